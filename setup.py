@@ -1,0 +1,102 @@
+"""The extension modules; everything else about the package is in pyproject.toml.
+
+srwm/_cy/kernels.pxi is compiled once per instruction set and real type; srwm/_cy/backend.py picks
+one when it is first used. No -march=native: the modules run wherever their instruction set does.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+CY = Path("srwm", "_cy")
+X86_FLAGS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+}
+MSVC_X86_FLAGS = {"avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
+REAL_TYPES = {"f32": [], "f64": [("SRWM_DOUBLE", "1")]}
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": os.environ.get("SRWM_BOUNDS_CHECKED") == "1",
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+}
+
+
+def extensions():
+    """One extension per instruction set of this architecture and real type, and the one that chooses."""
+    yield Extension(
+        "srwm._cy.processor",
+        [str(CY / "processor.pyx")],
+        depends=[str(CY / "processor.h")],
+        include_dirs=[str(CY)],
+    )
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    for instruction_set in ("baseline", *(X86_FLAGS if is_x86 else ())):
+        for real_type, macros in REAL_TYPES.items():
+            name = f"{instruction_set}_{real_type}"
+            yield Extension(
+                f"srwm._cy.{name}",
+                [str(CY / f"{name}.pyx")],
+                depends=[str(CY / f) for f in ("kernels.pxi", "sweeps.h", "vectors.h")],
+                include_dirs=[str(CY)],
+                define_macros=macros,
+            )
+
+
+class BuildKernels(build_ext):
+    """Adds the flags that this compiler has: its own optimisation and instruction-set flags, OpenMP."""
+
+    def build_extensions(self):
+        is_msvc = self.compiler.compiler_type == "msvc"
+        openmp = next((f for f in self.openmp_flags(is_msvc) if self.links_with(*f)), ([], []))
+        for extension in self.extensions:
+            instruction_set = extension.name.rsplit(".", 1)[1].split("_")[0]
+            flags = MSVC_X86_FLAGS if is_msvc else X86_FLAGS
+            extension.extra_compile_args = (
+                (["/O2"] if is_msvc else ["-O3", "-fno-math-errno", "-fno-trapping-math"])
+                + flags.get(instruction_set, [])
+                + openmp[0]
+            )
+            extension.extra_link_args = openmp[1]
+        super().build_extensions()
+
+    @staticmethod
+    def openmp_flags(is_msvc):
+        """(compile, link) flags to try, in order."""
+        if is_msvc:
+            return [(["/openmp"], [])]
+        if sys.platform == "darwin":
+            return [(["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+        return [(["-fopenmp"], ["-fopenmp"])]
+
+    def links_with(self, compile_flags, link_flags):
+        """Whether a program that calls OpenMP builds with these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=compile_flags
+                )
+                self.compiler.link_executable(
+                    objects, "probe", output_dir=folder, extra_postargs=link_flags
+                )
+            except (CompileError, LinkError):
+                return False
+        return True
+
+
+setup(
+    ext_modules=cythonize(list(extensions()), compiler_directives=DIRECTIVES),
+    cmdclass={"build_ext": BuildKernels},
+)

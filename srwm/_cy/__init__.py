@@ -1,0 +1,1 @@
+"""The CPU backend: Cython kernels and what chooses among them."""

@@ -1,0 +1,14 @@
+"""Which instruction sets this processor has, for the choice of kernels at run time."""
+
+cdef extern from "processor.h" nogil:
+    bint has_avx2_and_fma()
+    bint has_avx512()
+
+
+def has(str name):
+    """Whether kernels of this name ("baseline", "avx2", "avx512") run here."""
+    if name == "avx2":
+        return has_avx2_and_fma()
+    if name == "avx512":
+        return has_avx512()
+    return name == "baseline"

@@ -1,0 +1,312 @@
+"""torch operators around the backends: `srwm::forward` and `srwm::backward`, with their gradients.
+
+`forward`, `vjp` and `backward` here are what `srwm.forward` etc. call for tensors. The operators
+underneath are registered with torch.library, so that torch.compile, autograd, vmap and meta tensors
+know them; tensors and arrays share memory both ways. Letters and shapes: `srwm._reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srwm import _checks, _dispatch
+from srwm._broadcast import leading_shape
+from srwm.ops import check_gradients, check_operands
+
+_library = torch.library.Library("srwm", "DEF")
+_library.define(
+    "forward(Tensor x, Tensor W, Tensor? reset, bool keep, str? backend, int? num_threads)"
+    " -> (Tensor y, Tensor W_next, Tensor kept)"
+)
+_library.define(
+    "backward(Tensor x, Tensor W, Tensor? reset, Tensor kept, Tensor? grad_y, Tensor? grad_W_next,"
+    " str? backend, int? num_threads) -> (Tensor gx, Tensor gW)"
+)
+
+
+def _check(op: str, x: Tensor, W: Tensor, reset: Tensor | None) -> tuple[int, ...]:
+    for argument, a in (("W", W), ("reset", reset)):
+        if a is not None:
+            _checks.same_device(op, argument, a.device, x.device)
+    return check_operands(op, x, W, reset)
+
+
+def _wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that tensors of x's dtype are computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _array(t: Tensor | None) -> np.ndarray | None:
+    """The tensor's memory as an array; halves are widened: torch's bfloat16 has no NumPy type."""
+    if t is None:
+        return None
+    t = t.detach().resolve_neg()
+    return (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).numpy()
+
+
+def _threads(num_threads: int | None) -> int:
+    return torch.get_num_threads() if num_threads is None else num_threads
+
+
+def _forward_cpu(
+    x: Tensor,
+    W: Tensor,
+    reset: Tensor | None,
+    keep: bool,
+    backend: str | None,
+    num_threads: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    lead = _check("srwm.forward", x, W, reset)
+    module = _dispatch.resolve("srwm.forward", "cpu", backend)
+    y, W_next, kept = module.forward(
+        _array(x), _array(W), _array(reset), lead, keep=keep, num_threads=_threads(num_threads)
+    )
+    return (
+        torch.from_numpy(y).to(x.dtype),
+        torch.from_numpy(W_next).to(x.dtype),
+        x.new_empty(0) if kept is None else torch.from_numpy(kept),
+    )
+
+
+def _forward_fake(
+    x: Tensor,
+    W: Tensor,
+    reset: Tensor | None,
+    keep: bool,
+    backend: str | None,
+    num_threads: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    del num_threads
+    lead = _check("srwm.forward", x, W, reset)
+    L, D, M = x.shape[-2], x.shape[-1], W.shape[-1]
+    Do = M - 2 * D - 4
+    y, W_next = x.new_empty((*lead, L, Do)), x.new_empty((*lead, D, M))
+    if not keep:
+        return y, W_next, x.new_empty(0)
+    module = _dispatch.resolve("srwm.forward", x.device.type, backend)
+    dtype = _wide_dtype(x)
+    shape = module.kept_shape(np.dtype(str(dtype).removeprefix("torch.")), lead, L, int(D), int(Do))
+    return y, W_next, x.new_empty(shape, dtype=dtype)
+
+
+def _backward_cpu(
+    x: Tensor,
+    W: Tensor,
+    reset: Tensor | None,
+    kept: Tensor,
+    grad_y: Tensor | None,
+    grad_W_next: Tensor | None,
+    backend: str | None,
+    num_threads: int | None,
+) -> tuple[Tensor, Tensor]:
+    lead = leading_shape("srwm.backward", x, W, reset)
+    module = _dispatch.resolve("srwm.backward", "cpu", backend)
+    if grad_y is None:
+        Do = W.shape[-1] - 2 * x.shape[-1] - 4
+        grad_y = x.new_zeros(()).expand((*lead, x.shape[-2], Do))
+    gx, gW = module.backward(
+        _array(x),
+        _array(W),
+        _array(reset),
+        lead,
+        _array(kept.contiguous()),
+        _array(grad_y),
+        _array(grad_W_next),
+        num_threads=_threads(num_threads),
+    )
+    return torch.from_numpy(gx).to(x.dtype), torch.from_numpy(gW).to(W.dtype)
+
+
+def _backward_fake(
+    x: Tensor,
+    W: Tensor,
+    reset: Tensor | None,
+    kept: Tensor,
+    grad_y: Tensor | None,
+    grad_W_next: Tensor | None,
+    backend: str | None,
+    num_threads: int | None,
+) -> tuple[Tensor, Tensor]:
+    del reset, kept, grad_y, grad_W_next, backend, num_threads
+    return x.new_empty(x.shape), W.new_empty(W.shape)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, W, reset, keep, ctx.backend, ctx.num_threads = inputs
+    if not keep:
+        raise RuntimeError(
+            "srwm::forward: a gradient is wanted of a call with keep=False; call srwm.forward, which sets "
+            "it, or pass keep=True"
+        )
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(x, W, reset, output[2])
+
+
+def _gradients(
+    ctx: Any, grad_y: Tensor | None, grad_W_next: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, W, reset, kept = ctx.saved_tensors
+    if grad_y is None and grad_W_next is None:
+        return (None,) * 6
+    gx, gW = torch.ops.srwm.backward(
+        x, W, reset, kept, grad_y, grad_W_next, ctx.backend, ctx.num_threads
+    )
+    return gx, gW, None, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+    raise RuntimeError(
+        "srwm.backward: expected to be differentiated once, but a second derivative is wanted; compute "
+        "the first without create_graph=True, or use an eager loop of torch operations"
+    )
+
+
+_library.impl("forward", _forward_cpu, "CPU")
+_library.impl("backward", _backward_cpu, "CPU")
+torch.library.register_fake("srwm::forward", _forward_fake, lib=_library)
+torch.library.register_fake("srwm::backward", _backward_fake, lib=_library)
+torch.library.register_autograd(
+    "srwm::forward", _gradients, setup_context=_save_for_backward, lib=_library
+)
+torch.library.register_autograd("srwm::backward", _no_second_derivative, lib=_library)
+
+
+def _own_lead(t: Tensor | None, axis: int | None, core: int) -> int:
+    """Leading axes of `t` besides the vmapped one."""
+    return 0 if t is None else t.ndim - core - (axis is not None)
+
+
+def _batch_first(t: Tensor | None, axis: int | None, core: int, lead: int, size: int) -> Tensor | None:
+    """`t` with the vmapped axis (of `size`) in front of exactly `lead` leading axes."""
+    if t is None:
+        return None
+    t = t.unsqueeze(0).expand(size, *t.shape) if axis is None else t.movedim(axis, 0)
+    missing = lead - (t.ndim - 1 - core)
+    return t.reshape(size, *(1,) * missing, *t.shape[1:])
+
+
+def _forward_vmap(
+    info: Any, axes: tuple[Any, ...], x: Tensor, W: Tensor, reset: Tensor | None, *options: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    lead = max(_own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2), _own_lead(reset, axes[2], 1))
+    results = torch.ops.srwm.forward(
+        _batch_first(x, axes[0], 2, lead, info.batch_size),
+        _batch_first(W, axes[1], 2, lead, info.batch_size),
+        _batch_first(reset, axes[2], 1, lead, info.batch_size),
+        *options,
+    )
+    keep = options[0]
+    return results, (0, 0, 0 if keep else None)
+
+
+def _backward_vmap(
+    info: Any, axes: tuple[Any, ...], x: Tensor, W: Tensor, reset: Tensor | None, *rest: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    kept, grad_y, grad_W_next, *options = rest
+    lead = max(_own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2), _own_lead(reset, axes[2], 1))
+    size = info.batch_size
+    gx, gW = torch.ops.srwm.backward(
+        _batch_first(x, axes[0], 2, lead, size),
+        _batch_first(W, axes[1], 2, lead, size),
+        _batch_first(reset, axes[2], 1, lead, size),
+        kept.expand(size, *kept.shape) if axes[3] is None else kept.movedim(axes[3], 0),
+        _batch_first(grad_y, axes[4], 2, lead, size),
+        _batch_first(grad_W_next, axes[5], 2, lead, size),
+        *options,
+    )
+    x_own, W_own = _own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2)
+    gx = gx.reshape(size, *gx.shape[1 + lead - x_own :])
+    gW = gW.reshape(size, *gW.shape[1 + lead - W_own :])
+    return (gx, gW), (0, 0)
+
+
+torch.library.register_vmap("srwm::forward", _forward_vmap, lib=_library)
+torch.library.register_vmap("srwm::backward", _backward_vmap, lib=_library)
+
+
+def _same_dtype_under_autocast(x: Any, W: Any) -> Any:
+    """x, in W's dtype where autocast is on: the state's precision decides, as it is what grows."""
+    if x.dtype != W.dtype and torch.is_autocast_enabled(x.device.type):
+        return x.to(W.dtype)
+    return x
+
+
+def _tensors(op: str, x: Tensor, **others: Any) -> None:
+    """Raise TypeError for what is not a tensor beside a tensor x."""
+    for argument, a in others.items():
+        if a is not None and not isinstance(a, Tensor):
+            _checks.array(op, argument, a)
+            _checks.same_kind(op, argument, a, x)
+
+
+def forward(
+    x: Tensor,
+    W: Tensor,
+    *,
+    reset: Tensor | None = None,
+    return_state: bool = False,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """`srwm.forward` of tensors: differentiable in x and W, also through the returned state."""
+    _tensors("srwm.forward", x, W=W, reset=reset)
+    x = _same_dtype_under_autocast(x, W)
+    keep = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
+    y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, backend, num_threads)
+    return (y, W_next) if return_state else y
+
+
+def vjp(
+    x: Tensor,
+    W: Tensor,
+    *,
+    reset: Tensor | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """`srwm.vjp` of tensors; its results are detached from any graph."""
+    op = "srwm.vjp"
+    _tensors(op, x, W=W, reset=reset)
+    # The pullback must not see what the caller does to x, W and reset afterwards.
+    x, W = x.detach().clone(), W.detach().clone()
+    reset = None if reset is None else reset.clone()
+    y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, backend, num_threads)
+    y_shape, W_shape = tuple(y.shape), tuple(W_next.shape)
+
+    def pullback(grad_y: Tensor, grad_W_next: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
+        with torch.no_grad():
+            gx, gW = torch.ops.srwm.backward(
+                x, W, reset, kept, grad_y, grad_W_next, backend, num_threads
+            )
+        return gx, gW
+
+    return (y, W_next), pullback
+
+
+def backward(
+    x: Tensor,
+    W: Tensor,
+    grad_y: Tensor,
+    grad_W_next: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`srwm.backward` of tensors; its results are detached from any graph."""
+    op = "srwm.backward"
+    _tensors(op, x, W=W, reset=reset)
+    lead = _check(op, x, W, reset)
+    Do = W.shape[-1] - 2 * x.shape[-1] - 4
+    check_gradients(op, x, (*lead, x.shape[-2], Do), (*lead, *W.shape[-2:]), grad_y, grad_W_next)
+    with torch.no_grad():
+        _, _, kept = torch.ops.srwm.forward(x, W, reset, True, backend, num_threads)
+        gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, backend, num_threads)
+    return gx, gW

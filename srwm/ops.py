@@ -1,0 +1,408 @@
+"""The operator on arrays: check the arguments, resolve a backend, call it.
+
+Arrays are NumPy's, or of any library that speaks DLPack; torch tensors go through `srwm.autograd`.
+Shapes and letters are those of `srwm._reference`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from srwm import _checks, _dispatch, _dlpack
+from srwm._broadcast import leading_shape
+from srwm._reference import namespace
+
+
+class _Call(NamedTuple):
+    """One checked call: the backend's arrays, their broadcast leading shape, the way back."""
+
+    backend: Any
+    x: Any
+    W: Any
+    reset: Any
+    lead: tuple[int, ...]
+    original: Any  # the x that came, where results must be given back as its array type; else None
+
+
+def check_operands(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
+    """The broadcast leading shape of x (..., L, D), W (..., D, M), reset (..., L); raises as §forward."""
+    _checks.array(op, "x", x)
+    _checks.array(op, "W", W)
+    _checks.floating(op, "x", x)
+    _checks.same_kind(op, "W", W, x)
+    _checks.rank(op, "x", x, 2, "(..., L, D)")
+    _checks.rank(op, "W", W, 2, "(..., D, M)")
+    _checks.columns(op, x, W)
+    if reset is not None:
+        _checks.boolean(op, "reset", reset, x, x.shape[-2])
+    return leading_shape(op, x, W, reset)
+
+
+def check_gradients(
+    op: str, x: Any, y_shape: tuple[int, ...], W_shape: tuple[int, ...], grad_y: Any, grad_W_next: Any
+) -> None:
+    """Raise unless grad_y and grad_W_next (or None) have the shapes of y and W_next, and x's dtype."""
+    wanted = [("grad_y", grad_y, y_shape, "y")]
+    if grad_W_next is not None:
+        wanted.append(("grad_W_next", grad_W_next, W_shape, "W_next"))
+    for argument, a, shape, of in wanted:
+        _checks.array(op, argument, a)
+        _checks.same_kind(op, argument, a, x)
+        _checks.shape(op, argument, a, shape, of)
+
+
+def _as_backend_arrays(op: str, x: Any, **others: Any) -> tuple[Any, ...]:
+    """Device name, then x and the others as the arrays the backends of that device compute with."""
+    if type(x) is np.ndarray:
+        return ("cpu", x, *others.values())
+    if isinstance(x, (np.ma.MaskedArray, np.matrix)):
+        raise TypeError(
+            f"{op}: x: expected a plain array, got {type(x).__module__}.{type(x).__qualname__}, whose mask "
+            "or rules would be lost; pass numpy.asarray(x) or fill it"
+        )
+    if isinstance(x, np.ndarray):
+        return ("cpu", x, *others.values())
+    device = _dlpack.device_of(x)
+    given = {name: a for name, a in others.items() if a is not None}
+    for name, a in given.items():
+        _checks.same_device(op, name, _dlpack.device_of(a), device)
+    if device[0] == "cpu":
+        x = _dlpack.to_numpy(op, "x", x)
+        others |= {name: _dlpack.to_numpy(op, name, a) for name, a in given.items()}
+    return (device[0], x, *others.values())
+
+
+def _prepare(op: str, x: Any, W: Any, reset: Any, backend: str | None, num_threads: Any) -> _Call:
+    lead = check_operands(op, x, W, reset)
+    if num_threads is not None:
+        _checks.thread_count(op, "num_threads", num_threads)
+    device, x_, W_, reset_ = _as_backend_arrays(op, x, W=W, reset=reset)
+    module = _dispatch.resolve(op, device, backend)
+    return _Call(module, x_, W_, reset_, lead, None if x_ is x else x)
+
+
+def _give_back(call: _Call, *results: Any) -> tuple[Any, ...]:
+    if call.original is None:
+        return results
+    return tuple(_dlpack.from_numpy(a, call.original) for a in results)
+
+
+def forward(
+    x: Any,
+    W: Any,
+    *,
+    reset: Any = None,
+    return_state: bool = False,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Run a self-referential weight matrix over sequences.
+
+    At every step t the matrix reads x_t, gives y_t, and rewrites itself::
+
+        y_t | q | k | b = x_t W                 q, k through softmax; b, four rates, through sigmoid
+        W <- W + k^T (b * ((q - k) W))          each rate for its block of columns y | q | k | beta
+
+    Parameters
+    ----------
+    x : array (..., L, D)
+        Inputs, as they are: any softmax on x belongs to the layer. L >= 0, D >= 1. float16, bfloat16
+        (computed in float32), float32 or float64. A NumPy array, a torch tensor (differentiable), or
+        any array with ``__dlpack__``; its device decides where the operator runs.
+    W : array (..., D, M)
+        Packed initial matrices, M = Do + 2 D + 4; see `pack`. Array type, dtype and device of x.
+        Leading axes broadcast with those of x, as in a NumPy generalised ufunc (l,d),(d,m)->(l,o).
+    reset : bool array (..., L), optional
+        Where true, W returns to the initial W before that step. Leading axes broadcast too.
+    return_state : bool
+        Whether to return W after the last step as well.
+    backend : {"cython", "cuda", "reference"}, optional
+        Forces a backend; by default the device of x decides.
+    num_threads : int, optional
+        Threads on the CPU; by default SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors
+        (torch tensors: ``torch.get_num_threads()``).
+
+    Returns
+    -------
+    y : array (..., L, Do)
+        Outputs, of x's array type, dtype and device.
+    W_next : array (..., D, M)
+        W after the last step; only with `return_state`.
+
+    Raises
+    ------
+    TypeError
+        Not arrays, dtypes that are not the four above or are mixed, mixed array types.
+    ValueError
+        Shapes that do not fit, leading axes that do not broadcast, arrays on two devices, a backend
+        of no such name.
+    RuntimeError
+        The backend asked for cannot run here; the message says why.
+
+    Notes
+    -----
+    Irie, Schlag, Csordás, Schmidhuber: A Modern Self-Referential Weight Matrix That Learns to Modify
+    Itself, ICML 2022, equations 5 to 8.
+
+    Examples
+    --------
+    >>> import numpy as np, srwm
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((32, 8, 100, 16))             # 32 sequences, 8 heads, 100 steps, D = 16
+    >>> W = rng.standard_normal((8, 16, 16 + 2 * 16 + 4)) / 4  # one matrix a head
+    >>> y, W_next = srwm.forward(x, W, return_state=True)
+    >>> y.shape, W_next.shape
+    ((32, 8, 100, 16), (32, 8, 16, 52))
+    """
+    op = "srwm.forward"
+    front_end = _dispatch.front_end_of(type(x))
+    if front_end is not None:
+        return _dispatch.front_ends[front_end].forward(
+            x, W, reset=reset, return_state=return_state, backend=backend, num_threads=num_threads
+        )
+    call = _prepare(op, x, W, reset, backend, num_threads)
+    y, W_next, _ = call.backend.forward(
+        call.x, call.W, call.reset, call.lead, keep=False, num_threads=num_threads
+    )
+    if return_state:
+        return _give_back(call, y, W_next)
+    return _give_back(call, y)[0]
+
+
+def vjp(
+    x: Any,
+    W: Any,
+    *,
+    reset: Any = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, Any]]]:
+    """`forward` with its vector-Jacobian product.
+
+    Takes the arguments of `forward` and raises as it does.
+
+    Returns
+    -------
+    (y, W_next) : tuple of arrays
+        As ``forward(..., return_state=True)``.
+    pullback : callable
+        ``pullback(grad_y, grad_W_next=None) -> (gx, gW)``: gradients of x and W, of exactly their
+        shapes (summed over broadcast axes), for the gradients of y and, unless None (zero), of
+        W_next. May be called any number of times. It holds O(L (D + M)) memory a sequence.
+
+    Examples
+    --------
+    >>> import numpy as np, srwm
+    >>> x, W = np.ones((5, 2)), np.ones((2, 3 + 2 * 2 + 4))
+    >>> (y, W_next), pullback = srwm.vjp(x, W)
+    >>> gx, gW = pullback(np.ones_like(y))
+    >>> gx.shape, gW.shape
+    ((5, 2), (2, 11))
+    """
+    op = "srwm.vjp"
+    front_end = _dispatch.front_end_of(type(x))
+    if front_end is not None:
+        return _dispatch.front_ends[front_end].vjp(x, W, reset=reset, backend=backend, num_threads=num_threads)
+    call = _prepare(op, x, W, reset, backend, num_threads)
+    # The pullback must not see what the caller does to x, W and reset afterwards.
+    call = call._replace(
+        x=call.x.copy(), W=call.W.copy(), reset=None if call.reset is None else call.reset.copy()
+    )
+    y, W_next, kept = call.backend.forward(
+        call.x, call.W, call.reset, call.lead, keep=True, num_threads=num_threads
+    )
+    y_shape, W_shape = y.shape, W_next.shape
+
+    def pullback(grad_y: Any, grad_W_next: Any = None) -> tuple[Any, Any]:
+        return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
+
+    return _give_back(call, y, W_next), pullback
+
+
+def _pull_back(
+    op: str,
+    call: _Call,
+    kept: Any,
+    y_shape: tuple[int, ...],
+    W_shape: tuple[int, ...],
+    grad_y: Any,
+    grad_W_next: Any,
+    num_threads: int | None,
+) -> tuple[Any, Any]:
+    like = call.x if call.original is None else call.original
+    check_gradients(op, like, y_shape, W_shape, grad_y, grad_W_next)
+    _, _, grad_y, grad_W_next = _as_backend_arrays(op, like, grad_y=grad_y, grad_W_next=grad_W_next)
+    gx, gW = call.backend.backward(
+        call.x,
+        call.W,
+        call.reset,
+        call.lead,
+        kept,
+        grad_y,
+        grad_W_next,
+        num_threads=num_threads,
+    )
+    gx, gW = _give_back(call, gx, gW)
+    return gx, gW
+
+
+def backward(
+    x: Any,
+    W: Any,
+    grad_y: Any,
+    grad_W_next: Any = None,
+    *,
+    reset: Any = None,
+    backend: str | None = None,
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Gradients of x and W, from those of the results of `forward`.
+
+    Runs forward again first; `vjp` keeps what it needs instead.
+
+    Parameters
+    ----------
+    x, W, reset, backend, num_threads
+        As for `forward`.
+    grad_y : array (..., L, Do)
+        Gradient of y, of y's shape and x's dtype.
+    grad_W_next : array (..., D, M), optional
+        Gradient of W_next; None is zero.
+
+    Returns
+    -------
+    gx, gW : arrays
+        Of exactly the shapes of x and W: summed over axes that were broadcast.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `forward`; also for gradients of other shapes or dtypes.
+
+    Examples
+    --------
+    >>> import numpy as np, srwm
+    >>> x, W = np.ones((5, 2)), np.ones((2, 3 + 2 * 2 + 4))
+    >>> gx, gW = srwm.backward(x, W, np.ones((5, 3)))
+    >>> gx.shape, gW.shape
+    ((5, 2), (2, 11))
+    """
+    op = "srwm.backward"
+    front_end = _dispatch.front_end_of(type(x))
+    if front_end is not None:
+        return _dispatch.front_ends[front_end].backward(
+            x, W, grad_y, grad_W_next, reset=reset, backend=backend, num_threads=num_threads
+        )
+    call = _prepare(op, x, W, reset, backend, num_threads)
+    L, Do = x.shape[-2], W.shape[-1] - 2 * x.shape[-1] - 4
+    y_shape, W_shape = (*call.lead, L, Do), (*call.lead, *W.shape[-2:])
+    check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
+    _, _, kept = call.backend.forward(
+        call.x, call.W, call.reset, call.lead, keep=True, num_threads=num_threads
+    )
+    return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
+
+
+def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
+    """One packed matrix (..., D, M = Do + 2 D + 4) from its four blocks of columns.
+
+    Parameters
+    ----------
+    W_y, W_q, W_k, w_beta : arrays (..., D, Do), (..., D, D), (..., D, D), (..., D, 4)
+        Of one array type and dtype; leading axes broadcast.
+
+    Returns
+    -------
+    W : array (..., D, M)
+        A new array; of tensors, a differentiable one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Blocks of other types, dtypes or shapes.
+
+    Examples
+    --------
+    >>> import numpy as np, srwm
+    >>> W = srwm.pack(np.ones((2, 3)), np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 4)))
+    >>> W.shape
+    (2, 11)
+    """
+    op = "srwm.pack"
+    blocks = {"W_y": W_y, "W_q": W_q, "W_k": W_k, "w_beta": w_beta}
+    for name, block in blocks.items():
+        _checks.array(op, name, block)
+        _checks.floating(op, name, block)
+        if name != "W_y":
+            _checks.same_kind(op, name, block, W_y)
+        _checks.rank(op, name, block, 2, "(..., D, columns)")
+    D = W_y.shape[-2]
+    for name, block, n in (("W_q", W_q, D), ("W_k", W_k, D), ("w_beta", w_beta, 4)):
+        _checks.shape(op, f"{name}, last two axes", block[(0,) * (block.ndim - 2)], (D, n), f"D = {D}")
+    xp = namespace(W_y)
+    leads = [tuple(block.shape[:-2]) for block in blocks.values()]
+    try:
+        lead = np.broadcast_shapes(*leads)
+    except ValueError:
+        raise ValueError(
+            f"{op}: expected leading axes that broadcast, got {', '.join(map(str, leads))}"
+        ) from None
+    return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], -1)
+
+
+def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
+    """The four blocks of columns of a packed matrix: views where the array library gives views.
+
+    Parameters
+    ----------
+    W : array (..., D, M)
+        M = Do + 2 D + 4 with Do >= 1.
+
+    Returns
+    -------
+    W_y, W_q, W_k, w_beta : arrays (..., D, Do), (..., D, D), (..., D, D), (..., D, 4)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not an array of a floating dtype; too few axes or columns.
+
+    Examples
+    --------
+    >>> import numpy as np, srwm
+    >>> [block.shape for block in srwm.unpack(np.zeros((8, 2, 11)))]
+    [(8, 2, 3), (8, 2, 2), (8, 2, 2), (8, 2, 4)]
+    """
+    op = "srwm.unpack"
+    _checks.array(op, "W", W)
+    _checks.floating(op, "W", W)
+    _checks.rank(op, "W", W, 2, "(..., D, M)")
+    D, M = W.shape[-2:]
+    Do = _checks.output_size(op, W, D, M)
+    return W[..., :Do], W[..., Do : Do + D], W[..., Do + D : Do + 2 * D], W[..., Do + 2 * D :]
+
+
+def show_config() -> None:
+    """Print versions, which backends are usable, and for each that is not: why.
+
+    Examples
+    --------
+    >>> import srwm
+    >>> srwm.show_config()  # doctest: +ELLIPSIS
+    srwm ...
+    """
+    print(f"srwm {importlib.metadata.version('srwm')}")  # noqa: T201  the result is what it prints
+    print(f"python {platform.python_version()} on {platform.machine()} ({platform.system()})")  # noqa: T201
+    for name in ("numpy", "torch", "cupy-cuda12x"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        print(f"{name} {version}")  # noqa: T201
+    for name, state in _dispatch.states().items():
+        print(f"backend {name}: {state}")  # noqa: T201
