@@ -13,14 +13,22 @@ from srwm import _checks
 def leading_shape(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
     """The broadcast of the leading axes of x (..., L, D), W (..., D, M) and reset (..., L) or None."""
     lead = tuple(x.shape[:-2])
-    others = [tuple(W.shape[:-2])] + ([] if reset is None else [tuple(reset.shape[:-1])])
-    for other in others:
-        if other not in (lead, ()):
-            try:
-                lead = np.broadcast_shapes(lead, other)
-            except ValueError:
-                raise _checks.no_broadcast(op, x, W, reset) from None
+    for other in (W.shape[:-2], () if reset is None else reset.shape[:-1]):
+        if other != lead:
+            both = _broadcast_pair(lead, tuple(other))
+            if both is None:
+                raise _checks.no_broadcast(op, x, W, reset)
+            lead = both
     return lead
+
+
+def _broadcast_pair(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """numpy.broadcast_shapes of two, or None; also for torch's symbolic sizes, and in a microsecond."""
+    length = max(len(a), len(b))
+    a, b = (1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b
+    if any(m != n and m != 1 and n != 1 for m, n in zip(a, b, strict=True)):
+        return None
+    return tuple(n if m == 1 else m for m, n in zip(a, b, strict=True))
 
 
 def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
@@ -28,7 +36,10 @@ def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     if tuple(g.shape) == tuple(shape):
         return g
     added = len(g.shape) - len(shape)
-    axes = (*range(added), *(added + i for i, n in enumerate(shape) if n == 1 != g.shape[added + i]))
+    axes = (
+        *range(added),
+        *(added + i for i, n in enumerate(shape) if n == 1 != g.shape[added + i]),
+    )
     return xp.reshape(xp.sum(g, axis=axes), shape)
 
 
@@ -40,6 +51,6 @@ def sequences_by_weight(lead: tuple[int, ...], W_lead: tuple[int, ...]) -> np.nd
     own = (1,) * (len(lead) - len(W_lead)) + W_lead
     kept = [axis for axis, n in enumerate(own) if n != 1]
     shared = [axis for axis, n in enumerate(own) if n == 1]
+    weights, sharing = prod(own[axis] for axis in kept), prod(lead[axis] for axis in shared)
     index = np.arange(prod(lead), dtype=np.int64).reshape(lead)
-    weights = prod(W_lead)
-    return index.transpose(*kept, *shared).reshape(weights, -1 if weights else 0)
+    return index.transpose(*kept, *shared).reshape(weights, sharing)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # other libraries' dtypes may not be comparable
 def dtype_name(dtype: Any) -> str:
     """'float32' for NumPy's, torch's and any array library's float32."""
     return str(dtype).rpartition(".")[2]
@@ -24,7 +26,14 @@ def is_array(a: Any) -> bool:
 
 
 def array(op: str, argument: str, a: Any) -> None:
-    """Raise TypeError unless `a` is an array."""
+    """Raise TypeError unless `a` is an array, and not one with a mask or rules of its own."""
+    if type(a) is np.ndarray:
+        return
+    if isinstance(a, (np.ma.MaskedArray, np.matrix)):
+        raise TypeError(
+            f"{op}: {argument}: expected a plain array, got {type(a).__module__}."
+            f"{type(a).__qualname__}, whose mask or rules would be lost; fill it, or pass numpy.asarray"
+        )
     if not is_array(a):
         raise TypeError(
             f"{op}: {argument}: expected an array (NumPy, CuPy, torch, or anything with __dlpack__), "

@@ -96,7 +96,8 @@ def _rates(xp: Any, beta: Any, Do: int, D: int) -> Any:
     """beta (..., 4) -> (..., M): the rate of each column's block."""
     sizes = (Do, D, D, 4)
     return xp.concat(
-        [xp.broadcast_to(beta[..., j, None], (*beta.shape[:-1], n)) for j, n in enumerate(sizes)], axis=-1
+        [xp.broadcast_to(beta[..., j, None], (*beta.shape[:-1], n)) for j, n in enumerate(sizes)],
+        axis=-1,
     )
 
 

@@ -154,9 +154,7 @@ def _gradients(
     x, W, reset, kept = ctx.saved_tensors
     if grad_y is None and grad_W_next is None:
         return (None,) * 6
-    gx, gW = torch.ops.srwm.backward(
-        x, W, reset, kept, grad_y, grad_W_next, ctx.backend, ctx.num_threads
-    )
+    gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, ctx.backend, ctx.num_threads)
     return gx, gW, None, None, None, None
 
 
@@ -171,9 +169,7 @@ _library.impl("forward", _forward_cpu, "CPU")
 _library.impl("backward", _backward_cpu, "CPU")
 torch.library.register_fake("srwm::forward", _forward_fake, lib=_library)
 torch.library.register_fake("srwm::backward", _backward_fake, lib=_library)
-torch.library.register_autograd(
-    "srwm::forward", _gradients, setup_context=_save_for_backward, lib=_library
-)
+torch.library.register_autograd("srwm::forward", _gradients, setup_context=_save_for_backward, lib=_library)
 torch.library.register_autograd("srwm::backward", _no_second_derivative, lib=_library)
 
 
@@ -237,10 +233,10 @@ def _same_dtype_under_autocast(x: Any, W: Any) -> Any:
     return x
 
 
-def _tensors(op: str, x: Tensor, **others: Any) -> None:
+def _require_tensors(op: str, x: Tensor, W: Any, reset: Any) -> None:
     """Raise TypeError for what is not a tensor beside a tensor x."""
-    for argument, a in others.items():
-        if a is not None and not isinstance(a, Tensor):
+    for argument, a in (("W", W), ("reset", reset)):
+        if not (isinstance(a, Tensor) or (argument == "reset" and a is None)):
             _checks.array(op, argument, a)
             _checks.same_kind(op, argument, a, x)
 
@@ -255,7 +251,7 @@ def forward(
     num_threads: int | None = None,
 ) -> Any:
     """`srwm.forward` of tensors: differentiable in x and W, also through the returned state."""
-    _tensors("srwm.forward", x, W=W, reset=reset)
+    _require_tensors("srwm.forward", x, W, reset)
     x = _same_dtype_under_autocast(x, W)
     keep = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
     y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, backend, num_threads)
@@ -272,7 +268,8 @@ def vjp(
 ) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
     """`srwm.vjp` of tensors; its results are detached from any graph."""
     op = "srwm.vjp"
-    _tensors(op, x, W=W, reset=reset)
+    _require_tensors(op, x, W, reset)
+    _check(op, x, W, reset)
     # The pullback must not see what the caller does to x, W and reset afterwards.
     x, W = x.detach().clone(), W.detach().clone()
     reset = None if reset is None else reset.clone()
@@ -282,9 +279,7 @@ def vjp(
     def pullback(grad_y: Tensor, grad_W_next: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
         with torch.no_grad():
-            gx, gW = torch.ops.srwm.backward(
-                x, W, reset, kept, grad_y, grad_W_next, backend, num_threads
-            )
+            gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, backend, num_threads)
         return gx, gW
 
     return (y, W_next), pullback
@@ -302,7 +297,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """`srwm.backward` of tensors; its results are detached from any graph."""
     op = "srwm.backward"
-    _tensors(op, x, W=W, reset=reset)
+    _require_tensors(op, x, W, reset)
     lead = _check(op, x, W, reset)
     Do = W.shape[-1] - 2 * x.shape[-1] - 4
     check_gradients(op, x, (*lead, x.shape[-2], Do), (*lead, *W.shape[-2:]), grad_y, grad_W_next)

@@ -82,9 +82,7 @@ class SRWM(nn.Module):
     ) -> None:
         super().__init__()
         if d_model < 1 or n_heads < 1 or d_model % n_heads:
-            raise ValueError(
-                f"SRWM: d_model: expected a multiple of n_heads = {n_heads}, got {d_model}"
-            )
+            raise ValueError(f"SRWM: d_model: expected a multiple of n_heads = {n_heads}, got {d_model}")
         if residual not in get_args(Residual):
             raise ValueError(
                 f"SRWM: residual: expected one of {', '.join(get_args(Residual))}, got {residual!r}"
@@ -142,14 +140,15 @@ class SRWM(nn.Module):
             raise ValueError(
                 f"SRWM: h: expected shape (..., L, d_model={self.d_model}), got {tuple(h.shape)}"
             )
-        op_input = self.layer_norm(h) if self.residual == "pre_norm" else h
+        normed = h if self.layer_norm is None else self.layer_norm(h)
+        op_input = normed if self.residual == "pre_norm" else h
         # (..., L, H D) -> (..., H, L, D): a view, the kernels take any strides
         x = op_input.unflatten(-1, (self.n_heads, self.d_head)).transpose(-3, -2)
         if self.input_softmax:
             x = x.softmax(-1)
         y, W_next = self._run(x, state, reset)
         mixed = self.dropout(self.out_linear(y.transpose(-3, -2).flatten(-2)))
-        skip = self.layer_norm(h) if self.residual == "norm_skip" else h
+        skip = normed if self.residual == "norm_skip" else h
         return skip + mixed, W_next - self.W
 
     def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -183,9 +182,7 @@ class SRWM(nn.Module):
         )
 
 
-def _from_shifted_until_reset(
-    x: Tensor, W: Tensor, state: Tensor, reset: Tensor
-) -> tuple[Tensor, Tensor]:
+def _from_shifted_until_reset(x: Tensor, W: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
     """The operator from W + state (..., D, M), whose resets (..., L) lead back to W, not to W + state.
 
     Two calls share the steps, those before a sequence's first reset and those from it on. Each gets
@@ -197,9 +194,7 @@ def _from_shifted_until_reset(
         return autograd.forward(x, W + state, return_state=True)
     is_after = (reset.cumsum(-1) > 0).unsqueeze(-1)
     y_before, W_before = autograd.forward(x.masked_fill(is_after, 0), W + state, return_state=True)
-    y_after, W_after = autograd.forward(
-        x.masked_fill(~is_after, 0), W, reset=reset, return_state=True
-    )
+    y_after, W_after = autograd.forward(x.masked_fill(~is_after, 0), W, reset=reset, return_state=True)
     any_reset = is_after[..., -1:, :]
     return torch.where(is_after, y_after, y_before), torch.where(any_reset, W_after, W_before)
 

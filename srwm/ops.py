@@ -44,7 +44,12 @@ def check_operands(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
 
 
 def check_gradients(
-    op: str, x: Any, y_shape: tuple[int, ...], W_shape: tuple[int, ...], grad_y: Any, grad_W_next: Any
+    op: str,
+    x: Any,
+    y_shape: tuple[int, ...],
+    W_shape: tuple[int, ...],
+    grad_y: Any,
+    grad_W_next: Any,
 ) -> None:
     """Raise unless grad_y and grad_W_next (or None) have the shapes of y and W_next, and x's dtype."""
     wanted = [("grad_y", grad_y, y_shape, "y")]
@@ -58,13 +63,6 @@ def check_gradients(
 
 def _as_backend_arrays(op: str, x: Any, **others: Any) -> tuple[Any, ...]:
     """Device name, then x and the others as the arrays the backends of that device compute with."""
-    if type(x) is np.ndarray:
-        return ("cpu", x, *others.values())
-    if isinstance(x, (np.ma.MaskedArray, np.matrix)):
-        raise TypeError(
-            f"{op}: x: expected a plain array, got {type(x).__module__}.{type(x).__qualname__}, whose mask "
-            "or rules would be lost; pass numpy.asarray(x) or fill it"
-        )
     if isinstance(x, np.ndarray):
         return ("cpu", x, *others.values())
     device = _dlpack.device_of(x)
@@ -207,7 +205,9 @@ def vjp(
     op = "srwm.vjp"
     front_end = _dispatch.front_end_of(type(x))
     if front_end is not None:
-        return _dispatch.front_ends[front_end].vjp(x, W, reset=reset, backend=backend, num_threads=num_threads)
+        return _dispatch.front_ends[front_end].vjp(
+            x, W, reset=reset, backend=backend, num_threads=num_threads
+        )
     call = _prepare(op, x, W, reset, backend, num_threads)
     # The pullback must not see what the caller does to x, W and reset afterwards.
     call = call._replace(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from srwm import _checks
+
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 
@@ -58,9 +58,7 @@ def instruction_set() -> str:
         return next(name for name in INSTRUCTION_SETS if processor.has(name))
     if asked not in INSTRUCTION_SETS or not processor.has(asked):
         usable = ", ".join(name for name in INSTRUCTION_SETS if processor.has(name))
-        raise ValueError(
-            f"SRWM_INSTRUCTION_SET: expected one of {usable} on this processor, got {asked!r}"
-        )
+        raise ValueError(f"SRWM_INSTRUCTION_SET: expected one of {usable} on this processor, got {asked!r}")
     return asked
 
 
@@ -174,7 +172,18 @@ def backward(
     threads = _threads(num_threads, weights * chunks, 7 * N * L * D * M)
     scratch = _scratch(x.dtype, threads * _layout(x.dtype, D, Do)[3])
     kernels(x.dtype).backward(
-        x, W, reset, kept, grad_y, grad_W_next, order.reshape(-1, run), gx, gW, scratch, SEGMENT, threads
+        x,
+        W,
+        reset,
+        kept,
+        grad_y,
+        grad_W_next,
+        order.reshape(weights * chunks, run),
+        gx,
+        gW,
+        scratch,
+        SEGMENT,
+        threads,
     )
     gW = gW[:, 0] if chunks == 1 else gW.sum(axis=1)
     gx = sum_to_shape(np, gx, x_shape)

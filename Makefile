@@ -1,0 +1,54 @@
+# Every target makes what it needs: `make demo` or `make test` on a fresh machine with Python (and
+# its venv module), a C compiler and make is enough.
+
+# What .venv is made with. `make PYTHON=python3.13 test` takes another one.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The build environment is .venv itself (--no-build-isolation), so that a changed kernel costs its
+# compilation and neither the network nor a second environment; that the isolated build of
+# pyproject.toml works as well is part of `make test`.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Whatever changes the extension modules or the dependencies.
+INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
+    $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
+
+.PHONY: help demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scripts
+	$(BIN)/python -m examples.fewshot.train --name demo
+
+test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/installed_wheel.py
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint srwm
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## time the operator beside its peers
+	$(BIN)/python -m benchmarks.run
+
+clean: ## remove everything made here except runs/
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f srwm/_cy/*.c srwm/_cy/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(INSTALL_SOURCES) | $(BIN)/python
+	@echo "Installing srwm and what its development needs into $(VENV): minutes the first time"
+	$(PIP_INSTALL) pip setuptools cython
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	touch $@

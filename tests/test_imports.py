@@ -1,0 +1,172 @@
+"""Which module may import which: the layers of the package, read from the source text."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From top to bottom: a module imports from its own row and from rows below it. A row is a module,
+# or a folder with all that is in it (only the first `srwm` is srwm/__init__.py alone). Beside each
+# row: the packages it may import beyond the standard library and NumPy; None: whatever it wants.
+LAYERS: dict[str, set[str] | None] = {
+    "examples": None,
+    "benchmarks": None,
+    "srwm": set(),
+    "srwm.nn": {"torch"},
+    "srwm.autograd": {"torch"},
+    "srwm.ops": set(),
+    "srwm._dlpack": set(),
+    "srwm._dispatch": set(),
+    "srwm._raw_kernels": {"cupy"},
+    "srwm._cy": {"cython"},
+    "srwm._reference": set(),
+    "srwm._broadcast": set(),
+    "srwm._checks": set(),
+}
+ROWS = list(LAYERS)
+
+# The one step up, made by name when the first tensor arrives: so that torch is not loaded before,
+# the table that srwm.ops asks names the module above it that takes tensors.
+STEP_UP = ("srwm._dispatch", "srwm.autograd")
+
+OURS = {"srwm", "examples", "benchmarks", "tests"}
+
+SOURCES = sorted(
+    path
+    for folder in ("srwm", "examples", "benchmarks")
+    for pattern in ("*.py", "*.pyx", "*.pxd", "*.pxi")
+    for path in (ROOT / folder).rglob(pattern)
+)
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file, of srwm/__init__.py as of srwm/_cy/kernels.pxi."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def row_of(module: str) -> int | None:
+    """The row of LAYERS that a module stands in."""
+    for row, entry in enumerate(ROWS):
+        if module == entry or (entry != "srwm" and module.startswith(entry + ".")):
+            return row
+    return None
+
+
+def as_module(base: str, name: str) -> str:
+    """What `from base import name` imports: the module base.name where there is one, else base."""
+    return f"{base}.{name}" if f"{base}.{name}" in MODULES else base
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each import of a source file, late ones too: (module, whether only type checkers see it)."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        yield from ((name, False) for name in cython_imports(text))
+        return
+    tree = ast.parse(text)
+    for_types = {
+        id(inner)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for statement in block.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = [as_module(base, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Constant) and node.value in MODULES and "." in str(node.value):
+            names = [str(node.value)]  # in a table of modules to import by name
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [str(name.value) for name in node.args[:1] if isinstance(name, ast.Constant)]
+        else:
+            continue
+        yield from ((name, id(node) in for_types) for name in names)
+
+
+def cython_imports(text: str) -> Iterator[str]:
+    """The modules that a Cython source imports or cimports."""
+    for base, names in re.findall(r"^\s*from\s+([\w.]+)\s+c?import\s+([\w, ]+)", text, re.M):
+        yield from (as_module(base, name.split()[0]) for name in names.split(","))
+    for names in re.findall(r"^\s*c?import\s+([\w., ]+)", text, re.M):
+        yield from (name.split()[0] for name in names.split(","))
+
+
+@each_source
+def test_module_has_a_row(path: Path) -> None:
+    assert row_of(module_name(path)) is not None, (
+        f"{path.relative_to(ROOT)} stands in no row of LAYERS: say there what it may import"
+    )
+
+
+@each_source
+def test_imports_point_down(path: Path) -> None:
+    own_row = row_of(module_name(path))
+    assert own_row is not None
+    for imported, _ in imports(path):
+        if imported.split(".")[0] in OURS and (module_name(path), imported) != STEP_UP:
+            row = row_of(imported)
+            assert row is not None, f"{imported}, imported here, stands in no row of LAYERS"
+            assert row >= own_row, f"{ROWS[own_row]} stands below {ROWS[row]} and may not import {imported}"
+
+
+@each_source
+def test_imports_only_the_packages_of_its_row(path: Path) -> None:
+    row = row_of(module_name(path))
+    assert row is not None
+    allowed = LAYERS[ROWS[row]]
+    if allowed is None:
+        return
+    # C headers that Cython knows by name need no package.
+    allowed = allowed | OURS | {"numpy", "cpython", "libc"} | sys.stdlib_module_names
+    roots = {name.split(".")[0] for name, only_for_types in imports(path) if not only_for_types}
+    assert not roots - allowed
+
+
+def test_only_the_dlpack_module_calls_from_dlpack() -> None:
+    users = {
+        module_name(path)
+        for path in SOURCES
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if "from_dlpack"
+        in (getattr(node, "attr", None), getattr(node, "id", None), getattr(node, "value", None))
+    }
+    assert users == {"srwm._dlpack"}
+
+
+def test_srwm_on_numpy_arrays_asks_for_neither_torch_nor_cupy() -> None:
+    program = """
+import sys
+
+class Refuse:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        assert name not in ("torch", "cupy"), name + " was asked for"
+
+sys.meta_path.insert(0, Refuse)  # first, so that it hears of packages that are not installed too
+import numpy as np
+import srwm
+
+srwm.forward(np.ones((2, 1)), np.ones((1, 7)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
