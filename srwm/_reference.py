@@ -132,10 +132,8 @@ def forward(
         outputs.append(xp.broadcast_to(y_t, (*lead, y_t.shape[-1])))
         # 5
         W_t = W_t + _column(k) @ _row(u)
-    if outputs:
-        y = xp.stack(outputs, axis=-2)
-    else:
-        y = xp.zeros((*lead, 0, M - 2 * D - 4), dtype=W_0.dtype)
+    no_output = xp.zeros((*lead, 0, M - 2 * D - 4), dtype=W_0.dtype)
+    y = xp.stack(outputs, axis=-2) if outputs else no_output
     kept = None
     if keep:
         kept = xp.stack(states, axis=-3) if states else xp.zeros((*lead, 0, D, M), dtype=W_0.dtype)

@@ -16,7 +16,7 @@ from tests.cases import (
     relative_error,
     run,
 )
-from tests.eager import eager_forward
+from benchmarks.peers import eager_forward
 
 # Beyond the table of sizes: those whose published gradients are wrong, and the longest.
 LARGE = [((1,), (), 600, 128, 128), ((2,), (2,), 600, 64, 64), ((2,), (2,), 200, 40, 40)]

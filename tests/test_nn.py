@@ -7,7 +7,7 @@ import torch
 
 import srwm
 from srwm.nn import SRWM, FeedForward
-from tests.eager import eager_forward
+from benchmarks.peers import eager_forward
 
 B, L, H, D = 3, 9, 4, 8
 d_model = H * D

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 

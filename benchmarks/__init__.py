@@ -1,0 +1,1 @@
+"""Speed and memory of the operator beside its peers."""

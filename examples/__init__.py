@@ -1,0 +1,1 @@
+"""Typed command-line programs that use srwm, run from the checkout."""

@@ -1,0 +1,71 @@
+"""Small classes of pictures that need no rendering, and settings that train on them in seconds."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from examples.fewshot.data.episodes import ImageClasses, Splits
+from examples.fewshot.settings import Settings
+
+
+def patterns(count: int, per_class: int, seed: int) -> ImageClasses:
+    """Classes that a small network tells apart: a coarse random pattern each, dimmed at random."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((count, 1, 7, 7)) < 0.4
+    levels = rng.uniform(150, 255, (count, per_class, 1, 1))
+    images = np.kron(coarse * levels, np.ones((4, 4))).astype(np.uint8)
+    return ImageClasses(
+        images=images.reshape(-1, 28, 28),
+        offsets=np.arange(count + 1) * per_class,
+        names=tuple(f"SCRIPT LETTER {c}" for c in range(count)),
+        alphabets=("SCRIPT",) * count,
+    )
+
+
+@pytest.fixture(scope="session")
+def splits() -> Splits:
+    return Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Settings:
+    return Settings(
+        name="tiny",
+        n_way=3,
+        n_layers=1,
+        n_heads=2,
+        d_model=16,
+        ff_factor=2,
+        encoder_channels=8,
+        dropout=0.1,
+        encoder_warmup_steps=4,
+        encoder_warmup_classes=8,
+        steps=6,
+        pool_classes=6,
+        pool_images=3,
+        episodes=8,
+        queries=4,
+        report_every=2,
+        validate_every=3,
+        validation_episodes=6,
+        test_episodes=12,
+        test_queries=2,
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small only wait for a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
+    return dataclasses.replace(tiny_settings, runs=tmp_path)
