@@ -92,9 +92,7 @@ def time_training(size: tuple[int, int, int, int], rounds: int) -> dict[str, Any
     """One row: forward + backward of every peer at one size."""
     errors = check_results(size)
     case = random_case(size)
-    calls = {
-        name: lambda peer=peer: forward_and_backward(peer, *case) for name, peer in PEERS.items()
-    }
+    calls = {name: lambda peer=peer: forward_and_backward(peer, *case) for name, peer in PEERS.items()}
     times = medians(calls, rounds, f"forward + backward {size}")
     return {
         "size": size,

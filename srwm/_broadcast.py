@@ -14,7 +14,7 @@ def leading_shape(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
     """The broadcast of the leading axes of x (..., L, D), W (..., D, M) and reset (..., L) or None."""
     lead = tuple(x.shape[:-2])
     for other in (W.shape[:-2], () if reset is None else reset.shape[:-1]):
-        if other != lead:
+        if other and other != lead[-len(other) :]:
             both = _broadcast_pair(lead, tuple(other))
             if both is None:
                 raise _checks.no_broadcast(op, x, W, reset)

@@ -4,7 +4,7 @@ A backend is a module with these functions:
 
     unusable() -> why it cannot run on this machine, or None
     declines(device) -> why it does not take arrays of that device, or None
-    forward(x, W, reset, lead, *, keep, num_threads) -> y, W_next, kept
+    forward(x, W, reset, lead, *, keep, return_state, num_threads) -> y, W_next or None, kept or None
     kept_shape(dtype, lead, L, D, Do) -> shape of kept, the one array that forward keeps for backward
     backward(x, W, reset, lead, kept, grad_y, grad_W_next, *, num_threads) -> gx, gW
 

@@ -114,9 +114,10 @@ def forward(
     lead: tuple[int, ...],
     *,
     keep: bool,
+    return_state: bool = True,
     num_threads: int | None = None,
 ) -> tuple[Any, Any, Any]:
-    """y (*lead, L, Do), W_next (*lead, D, M) and, where `keep`, what backward wants."""
+    """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
     del num_threads  # the namespace's own business
     xp = namespace(x)
     L, D = x.shape[-2:]
@@ -137,7 +138,7 @@ def forward(
     kept = None
     if keep:
         kept = xp.stack(states, axis=-3) if states else xp.zeros((*lead, 0, D, M), dtype=W_0.dtype)
-    return xp.astype(y, x.dtype), xp.astype(W_t, x.dtype), kept
+    return xp.astype(y, x.dtype), xp.astype(W_t, x.dtype) if return_state else None, kept
 
 
 def backward(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import srwm
+from benchmarks.peers import eager_forward
 from tests.cases import (
     SIZES,
     TOLERANCE,
@@ -16,7 +17,6 @@ from tests.cases import (
     relative_error,
     run,
 )
-from benchmarks.peers import eager_forward
 
 # Beyond the table of sizes: those whose published gradients are wrong, and the longest.
 LARGE = [((1,), (), 600, 128, 128), ((2,), (2,), 600, 64, 64), ((2,), (2,), 200, 40, 40)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import srwm
-from srwm.nn import SRWM, FeedForward
 from benchmarks.peers import eager_forward
+from srwm.nn import SRWM, FeedForward
 
 B, L, H, D = 3, 9, 4, 8
 d_model = H * D

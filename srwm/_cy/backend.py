@@ -82,8 +82,10 @@ def _default_threads() -> int:
 
 
 @cache
-def _layout(dtype: np.dtype, D: int, Do: int) -> tuple[int, int, int, int]:
-    return kernels(dtype).layout(D, Do)
+def _layout(dtype: np.dtype, D: int, Do: int) -> tuple[Any, int, int, int, int]:
+    """The kernels for these sizes, entries kept per step and per segment, of scratch per thread."""
+    module = kernels(dtype)
+    return module, *module.layout(D, Do)
 
 
 def _threads(num_threads: int | None, pieces: int, work: int) -> int:
@@ -94,10 +96,9 @@ def _threads(num_threads: int | None, pieces: int, work: int) -> int:
     return max(1, min(wanted, pieces, work // WORK_PER_THREAD))
 
 
-def _scratch(dtype: np.dtype, entries: int) -> np.ndarray:
-    """Working memory of the calling thread: kept from call to call, since fresh pages are dear."""
+def _scratch(size: int) -> np.ndarray:
+    """Working memory of the calling thread, in bytes: kept, since fresh pages are dear."""
     held = getattr(_per_thread, "scratch", None)
-    size = entries * dtype.itemsize
     if held is None or held.nbytes < size:
         held = _per_thread.scratch = np.empty(size, np.uint8)
     return held
@@ -114,7 +115,7 @@ def _wide(a: Any) -> Any:
 
 def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
     """Shape of what forward keeps for backward: for each sequence its trace, then a W per segment."""
-    row, matrix, _, _ = _layout(dtype, D, Do)
+    _, row, matrix, _, _ = _layout(dtype, D, Do)
     return (*lead, L * row + (L + SEGMENT - 1) // SEGMENT * matrix)
 
 
@@ -125,22 +126,24 @@ def forward(
     lead: tuple[int, ...],
     *,
     keep: bool,
+    return_state: bool = True,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """y (*lead, L, Do), W_next (*lead, D, M) and, where `keep`, what backward wants."""
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
     dtype = x.dtype
     x, W = _wide(x), _wide(W)
     (L, D), M = x.shape[-2:], W.shape[-1]
     Do = M - 2 * D - 4
     y = np.empty((*lead, L, Do), x.dtype)
-    W_next = np.empty((*lead, D, M), x.dtype)
+    W_next = np.empty((*lead, D, M), x.dtype) if return_state else None
     kept = np.empty(kept_shape(x.dtype, lead, L, D, Do), x.dtype) if keep else None
     N = prod(lead)
     threads = _threads(num_threads, N, 3 * N * L * D * M)
-    scratch = _scratch(x.dtype, threads * _layout(x.dtype, D, Do)[2])
-    kernels(x.dtype).forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, threads)
+    module, _, _, entries, _ = _layout(x.dtype, D, Do)
+    scratch = _scratch(x.dtype.itemsize * threads * entries)
+    module.forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, threads)
     if y.dtype != dtype:
-        y, W_next = y.astype(dtype), W_next.astype(dtype)
+        y, W_next = y.astype(dtype), None if W_next is None else W_next.astype(dtype)
     return y, W_next, kept
 
 
@@ -169,21 +172,10 @@ def backward(
     gx = np.empty((*lead, L, D), x.dtype)
     gW = np.empty((weights, chunks, D, M), x.dtype)
     threads = _threads(num_threads, weights * chunks, 7 * N * L * D * M)
-    scratch = _scratch(x.dtype, threads * _layout(x.dtype, D, Do)[3])
-    kernels(x.dtype).backward(
-        x,
-        W,
-        reset,
-        kept,
-        grad_y,
-        grad_W_next,
-        order.reshape(weights * chunks, run),
-        gx,
-        gW,
-        scratch,
-        SEGMENT,
-        threads,
-    )
+    module, _, _, _, entries = _layout(x.dtype, D, Do)
+    scratch = _scratch(x.dtype.itemsize * threads * entries)
+    order = order.reshape(weights * chunks, run)
+    module.backward(x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, SEGMENT, threads)
     gW = gW[:, 0] if chunks == 1 else gW.sum(axis=1)
     gx = sum_to_shape(np, gx, x_shape)
     return gx.astype(dtype, copy=False), gW.reshape(W_shape).astype(dtype, copy=False)

@@ -29,6 +29,7 @@ cdef extern from "sweeps.h" nogil:
     void update_twice_and_sum(real *G, Py_ssize_t rows, Py_ssize_t width, const real *r,
                               const real *g_Delta, const real *x, const real *g_o, const real *k,
                               const real *u, real *g_u, real *g_k)
+    void copy(real *out, const real *a, Py_ssize_t n)
     real dot(const real *a, const real *b, Py_ssize_t width)
     void add_scaled(real *z, real s, const real *b, Py_ssize_t width)
     void scale(real *out, real s, const real *a, Py_ssize_t width)
@@ -80,7 +81,7 @@ cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
 cdef inline void read_vector(real *out, const char *a, Py_ssize_t stride, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     if stride == sizeof(real):
-        memcpy(out, a, n * sizeof(real))
+        copy(out, <const real *> a, n)
     else:
         for i in range(n):
             out[i] = (<const real *> (a + i * stride))[0]
@@ -93,25 +94,28 @@ cdef void read_matrix(real *out, View W, Sizes s) noexcept nogil:
     memset(out, 0, s.D * s.M_ * sizeof(real))
     for d in range(s.D):
         a = W.data + d * W.outer
-        read_vector(out, a, W.inner, s.Do)
-        read_vector(out + s.Do_, a + s.Do * W.inner, W.inner, s.D)
-        read_vector(out + s.Do_ + s.D_, a + (s.Do + s.D) * W.inner, W.inner, s.D)
-        read_vector(out + s.Do_ + 2 * s.D_, a + (M - 4) * W.inner, W.inner, 4)
+        if s.Do_ == s.Do and s.D_ == s.D:  # no padding but at the end
+            read_vector(out, a, W.inner, M)
+        else:
+            read_vector(out, a, W.inner, s.Do)
+            read_vector(out + s.Do_, a + s.Do * W.inner, W.inner, s.D)
+            read_vector(out + s.Do_ + s.D_, a + (s.Do + s.D) * W.inner, W.inner, s.D)
+            read_vector(out + s.Do_ + 2 * s.D_, a + (M - 4) * W.inner, W.inner, 4)
         out += s.M_
 
 
 # IN: padded (D, M_) -> OUT: contiguous (D, M).
 cdef void write_matrix(real *out, const real *A, Sizes s) noexcept nogil:
-    cdef Py_ssize_t d
+    cdef Py_ssize_t d, M = s.Do + 2 * s.D + 4
     for d in range(s.D):
-        memcpy(out, A, s.Do * sizeof(real))
-        out += s.Do
-        memcpy(out, A + s.Do_, s.D * sizeof(real))
-        out += s.D
-        memcpy(out, A + s.Do_ + s.D_, s.D * sizeof(real))
-        out += s.D
-        memcpy(out, A + s.Do_ + 2 * s.D_, 4 * sizeof(real))
-        out += 4
+        if s.Do_ == s.Do and s.D_ == s.D:
+            copy(out, A, M)
+        else:
+            copy(out, A, s.Do)
+            copy(out + s.Do, A + s.Do_, s.D)
+            copy(out + s.Do + s.D, A + s.Do_ + s.D_, s.D)
+            copy(out + M - 4, A + s.Do_ + 2 * s.D_, 4)
+        out += M
         A += s.M_
 
 
@@ -180,7 +184,7 @@ cdef void forward_sequence(
         Delta = beta + s.beta_
 
         # 1  o = x_t W is there already: the sweep of the step before made it
-        memcpy(y + t * s.Do, o, s.Do * sizeof(real))
+        copy(y + t * s.Do, o, s.Do)
         # 2  q = softmax(q^)   k = softmax(k^)   beta = sigmoid(b^)
         softmax(q, o + s.Do_, padding, d_width)
         softmax(k, o + s.Do_ + s.D_, padding, d_width)
@@ -189,7 +193,10 @@ cdef void forward_sequence(
         subtract(r, q, k, d_width)
         if t + 1 < s.L:
             read_vector(x_t, x.data + (t + 1) * x.outer, x.inner, s.D)
-        update_and_multiply(A, s.D, width, k_before, pending, r, x_t, Delta, o)
+        if t + 1 == s.L and pending == no_u:  # nothing behind and nothing ahead, as in a single step
+            multiply(A, s.D, width, r, Delta)
+        else:
+            update_and_multiply(A, s.D, width, k_before, pending, r, x_t, Delta, o)
         # 4
         scale_blocks(u, beta, Delta, s)
         # x_{t+1} (W + k^T u) = x_{t+1} W + (x_{t+1} . k) u
@@ -197,7 +204,7 @@ cdef void forward_sequence(
         k_before, pending = k, u
         u, u_before = u_before, u
         # 5  W <- W + k^T u, at once where W itself is wanted: the end of a segment, the last step
-        if t + 1 == s.L or (trace != NULL and (t + 1) % s.C == 0):
+        if (t + 1 == s.L and (W_next != NULL or trace != NULL)) or (trace != NULL and (t + 1) % s.C == 0):
             update(A, s.D, width, k_before, pending)
             k_before, pending = no_k, no_u
             if trace != NULL:
@@ -309,7 +316,7 @@ cdef void backward_sequence(
         if has_after:
             u_g_o = dot(u, g_o_after, width)
             add_scaled(g_x, u_g_o, k, d_width)
-            memcpy(gx + (t + 1) * s.D, g_x, s.D * sizeof(real))
+            copy(gx + (t + 1) * s.D, g_x, s.D)
         # 3'  g_q = g_d   g_k -= g_d
         # 2'  through the softmaxes and the sigmoid
         # 1'  g_o = [ g_y | g_q^ | g_k^ | g_b^ ]
@@ -325,7 +332,7 @@ cdef void backward_sequence(
             update(G, s.D, width, r, g_Delta)
             update(G, s.D, width, x_t, g_o)
             multiply(AT, s.M_, d_width, g_o, g_x)
-            memcpy(gx + t * s.D, g_x, s.D * sizeof(real))
+            copy(gx + t * s.D, g_x, s.D)
             for i in range(s.D * s.M_):
                 gW[i] += G[i]
             memset(G, 0, s.D * s.M_ * sizeof(real))

@@ -141,6 +141,13 @@ static void update_twice_and_sum(real *G, ptrdiff_t rows, ptrdiff_t width, const
         update_twice_and_sum_rows(G, width, d, 1, r, g_Delta, x, g_o, k, u, g_u, g_k);
 }
 
+/* out = a, n entries: the rows here are too short for a call of memcpy to pay. */
+static void copy(real *out, const real *a, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(out + i, load(a + i));
+    for (; i < n; i++) out[i] = a[i];
+}
+
 /* a . b over `width` vectors. */
 static real dot(const real *a, const real *b, ptrdiff_t width) {
     vector sum = splat(0);
@@ -170,10 +177,8 @@ static void subtract(real *out, const real *a, const real *b, ptrdiff_t width) {
 /* out = softmax(a) over `width` vectors; `padding` is 0 where a has an entry, -inf after its end. */
 static void softmax(real *out, const real *a, const real *padding, ptrdiff_t width) {
     vector highest = load(a) + load(padding);
-    for (ptrdiff_t j = 1; j < width; j++) {
-        vector here = load(a + j * LANES) + load(padding + j * LANES);
-        highest = select_bits(is_less(highest, here), here, highest);
-    }
+    for (ptrdiff_t j = 1; j < width; j++)
+        highest = larger(highest, load(a + j * LANES) + load(padding + j * LANES));
     vector shift = splat(max_lanes(highest)), sum = splat(0);
     for (ptrdiff_t j = 0; j < width; j++) {
         vector e = exp_nonpositive(load(a + j * LANES) + load(padding + j * LANES) - shift);

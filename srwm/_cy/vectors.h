@@ -40,7 +40,9 @@ typedef int32_t real_bits;
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #elif defined(__AVX__)
+#include <immintrin.h>
 #define VECTOR_BYTES 32
+#define WITH_AVX
 #else
 #define VECTOR_BYTES 16
 #endif
@@ -72,10 +74,6 @@ INLINE vector_bits is_less(vector a, vector b) { return a < b ? -1 : 0; }
 #define REGISTERS 16
 #endif
 
-#if defined(__AVX__) && !defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 INLINE vector load(const real *p) { return *(const vector_in_memory *)p; }
 INLINE void store(real *p, vector a) { *(vector_in_memory *)p = a; }
 
@@ -83,6 +81,31 @@ INLINE vector select_bits(vector_bits mask, vector yes, vector no) {
     return from_bits((mask & bits_of(yes)) | (~mask & bits_of(no)));
 }
 
+/* Sum and maximum over the lanes of one vector, by halves; a NaN may be lost from the maximum. */
+#if defined(WITH_AVX) && !defined(SRWM_DOUBLE)
+INLINE vector larger(vector a, vector b) { return (vector)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE real sum_lanes(vector a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)a), _mm256_extractf128_ps((__m256)a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE real max_lanes(vector a) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128((__m256)a), _mm256_extractf128_ps((__m256)a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+#elif defined(WITH_AVX)
+INLINE vector larger(vector a, vector b) { return (vector)_mm256_max_pd((__m256d)a, (__m256d)b); }
+INLINE real sum_lanes(vector a) {
+    __m128d s = _mm_add_pd(_mm256_castpd256_pd128((__m256d)a), _mm256_extractf128_pd((__m256d)a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+INLINE real max_lanes(vector a) {
+    __m128d s = _mm_max_pd(_mm256_castpd256_pd128((__m256d)a), _mm256_extractf128_pd((__m256d)a, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
+}
+#else
+INLINE vector larger(vector a, vector b) { return select_bits(is_less(a, b), b, a); }
 INLINE real sum_lanes(vector a) {
     real lanes[VECTOR_BYTES / sizeof(real)];
     memcpy(lanes, &a, sizeof lanes);
@@ -90,7 +113,6 @@ INLINE real sum_lanes(vector a) {
         for (ptrdiff_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
     return lanes[0];
 }
-
 INLINE real max_lanes(vector a) {
     real lanes[VECTOR_BYTES / sizeof(real)];
     memcpy(lanes, &a, sizeof lanes);
@@ -99,14 +121,15 @@ INLINE real max_lanes(vector a) {
             lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
     return lanes[0];
 }
+#endif
 
 /* The lane sums of four vectors, side by side: row sums of a matrix walked four rows at a time. */
 INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
-#if defined(__AVX__) && !defined(__AVX512F__) && !defined(SRWM_DOUBLE)
+#if defined(WITH_AVX) && !defined(SRWM_DOUBLE)
     __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps((__m256)a, (__m256)b),
                                   _mm256_hadd_ps((__m256)c, (__m256)d));
     _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
-#elif defined(__AVX__) && !defined(__AVX512F__)
+#elif defined(WITH_AVX)
     __m256d ab = _mm256_hadd_pd((__m256d)a, (__m256d)b), cd = _mm256_hadd_pd((__m256d)c, (__m256d)d);
     _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_permute2f128_pd(ab, cd, 0x20),
                                          _mm256_permute2f128_pd(ab, cd, 0x31)));

@@ -119,6 +119,20 @@ def test_instruction_set_asked_for_by_name(monkeypatch):
         cached.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gates_are_exact_to_a_few_ulps(instruction_set, dtype):
+    # One step, whose update of W shows q, k and beta; inputs large enough for all of exp's range.
+    case = random_case(((500,), (500,), 1, 16, 16))
+    x, W = (12 * case.x).astype(dtype), case.W.astype(dtype)
+    _, truth = srwm.forward(
+        x.astype("float64"), W.astype("float64"), return_state=True, backend="reference"
+    )
+    # Rounding of q^ itself, of about 40, is no fault of exp's.
+    _, W_next = srwm.forward(x, W, return_state=True)
+    change = np.abs(truth - W).max()
+    assert np.abs(W_next - truth).max() / change < 32 * np.finfo(dtype).eps
+
+
 def test_best_instruction_set_comes_first():
     assert backend.instruction_set() == USABLE[0]
     assert backend.kernels(np.dtype("float64")).vector_bytes() in (16, 32, 64)
