@@ -27,8 +27,7 @@ NOT_THE_OPERATORS = (
     "examples",  # the training programs are not in the wheel
     "benchmarks",  # nor are these
     "test_imports.py",  # reads the checkout's sources
-    "eager.py",  # needs torch, as do
-    "test_against_autograd.py",
+    "test_against_autograd.py",  # these three need torch
     "test_autograd.py",
     "test_nn.py",
     "installed_wheel.py",

@@ -1,0 +1,133 @@
+"""episodes.png: what the learner saw in some episodes, and what it answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from torch import Tensor
+
+from .data.episodes import EpisodeSampler
+from .models import FewShotLearner
+
+_COLUMNS, _ROWS = 2, 5
+_INK, _RIGHT, _WRONG, _TRACK, _QUIET = "#22262e", "#2f7d5b", "#c8472f", "#e3e1db", "#7d7a74"
+_PAPER = LinearSegmentedColormap.from_list("paper", ["#f6f4ee", _INK])
+_QUERY_PAPER = LinearSegmentedColormap.from_list("query paper", ["#fbeec4", _INK])
+_PITCH = 1.18  # from one card to the next; a card is 1 wide
+_FIRST_CARD = 1.75  # left edge of the support, to the right of the query
+
+
+def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -> None:
+    """Draw the sampler's first episodes: a query, the support, the probabilities answered.
+
+    Parameters
+    ----------
+    learner : left in evaluation mode.
+    sampler : of the episodes; the first query of each is shown.
+    path : of the picture.
+    """
+    drawn = sampler.batch(0, _COLUMNS * _ROWS)
+    learner.eval()
+    with torch.no_grad():
+        logits = learner(drawn.support, drawn.support_labels, drawn.query[:, :1])
+    probabilities = logits[:, 0].softmax(dim=-1)  # (B, N)
+
+    width = _FIRST_CARD + _PITCH * sampler.n_way
+    height = sampler.k_shot * _PITCH + 0.75
+    figure = Figure(
+        figsize=(_COLUMNS * width * 0.78, _ROWS * height * 0.78 + 1.1),
+        layout="constrained",
+        facecolor="white",
+    )
+    figure.suptitle(
+        f"{sampler.n_way}-way {sampler.k_shot}-shot: which of the cards is the query?",
+        color=_INK,
+        fontsize=17,
+        fontweight="bold",
+    )
+    panels = figure.subplots(_ROWS, _COLUMNS).flat
+    for episode, axes in enumerate(panels):
+        axes.set(xlim=(-0.1, width), ylim=(-0.62, height - 0.62), aspect="equal")
+        axes.axis("off")
+        by_label = drawn.support_labels[episode].argsort(stable=True)
+        support = drawn.support[episode, by_label, 0]  # (N * K, H, W)
+        true = int(drawn.query_labels[episode, 0])
+        by_class = support.reshape(sampler.n_way, sampler.k_shot, *support.shape[1:])
+        _draw_support(axes, by_class, probabilities[episode], true)
+        middle = (sampler.k_shot - 1) * _PITCH / 2
+        _card(axes, drawn.query[episode, 0, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
+        name = sampler.classes.names[int(drawn.classes[episode, true])]
+        axes.text(0.5, middle - 0.12, _caption(name), **_TEXT, color=_QUIET, fontsize=7.5, va="top")
+    figure.supxlabel(
+        "Left: the query. Beside it: the labelled examples, each with the probability the learner "
+        "gives it.\nFramed: its answer, green where right, red where wrong; ✓ is the true class.",
+        color=_QUIET,
+        fontsize=10.5,
+    )
+    figure.savefig(path, dpi=110)
+
+
+_TEXT: dict[str, Any] = {"ha": "center", "linespacing": 1.15}
+
+
+def _draw_support(axes: Axes, support: Tensor, probabilities: Tensor, true: int) -> None:
+    """Images (N, K, H, W) as columns of cards, with a bar below each column."""
+    answer = int(probabilities.argmax())
+    for label, (images, probability) in enumerate(zip(support, probabilities.tolist(), strict=True)):
+        left = _FIRST_CARD + _PITCH * label
+        chosen = label == answer
+        colour = (_RIGHT if answer == true else _WRONG) if chosen else _TRACK
+        for shot, image in enumerate(images):
+            _card(axes, image, left, shot * _PITCH, _PAPER, colour, 3.0 if chosen else 1.0)
+        for length, fill in ((1.0, _TRACK), (probability, colour if chosen else _QUIET)):
+            axes.barh(-0.19, length, height=0.1, left=left, color=fill)
+        text = f"{probability:.0%}" + (" ✓" if label == true else "")
+        weight = "bold" if chosen or label == true else "normal"
+        colour = colour if chosen else _INK if label == true else _QUIET
+        axes.text(left + 0.5, -0.3, text, **_TEXT, color=colour, fontsize=10, fontweight=weight, va="top")
+
+
+def _card(
+    axes: Axes,
+    image: Tensor,
+    left: float,
+    bottom: float,
+    paper: LinearSegmentedColormap,
+    colour: str,
+    line: float,
+) -> None:
+    frame = FancyBboxPatch(
+        (left + 0.06, bottom + 0.06),
+        0.88,
+        0.88,
+        boxstyle="round,pad=0.06,rounding_size=0.1",
+        facecolor=paper(0.0),
+        edgecolor=colour,
+        linewidth=line,
+        zorder=2,
+    )
+    axes.add_patch(frame)
+    picture = axes.imshow(
+        image.numpy(),
+        cmap=paper,
+        vmin=0,
+        vmax=1,
+        extent=(left, left + 1, bottom, bottom + 1),
+        interpolation="bicubic",
+        zorder=1.5,
+    )
+    picture.set_clip_path(frame)
+    picture.set_zorder(3)
+
+
+def _caption(name: str) -> str:
+    """A class's name on two short lines: the script, and the letter."""
+    words = name.replace("/", " ").replace("_", " ").title().split()
+    script, letter = words[0], " ".join(words[1:]).replace("Letter ", "")
+    return f"{script}\n{letter if len(letter) <= 18 else letter[:17] + '…'}"

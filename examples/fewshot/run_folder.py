@@ -1,0 +1,110 @@
+"""The files of a run, written so that an interruption at any moment leaves them usable."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .settings import Settings
+
+
+class RunFolder:
+    """``<runs>/<name>/``: paths, checkpoints and metrics.
+
+    Attributes
+    ----------
+    config, metrics, checkpoint, best, evaluation, curves, episodes : paths of the files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.json"
+        self.checkpoint = path / "checkpoint.pt"
+        self.best = path / "best.pt"
+        self.evaluation = path / "evaluation.json"
+        self.curves = path / "curves.png"
+        self.episodes = path / "episodes.png"
+
+    def open(self, settings: Settings) -> dict[str, Any] | None:
+        """Make ready for training: the checkpoint to continue from, or None for a new run.
+
+        Raises
+        ------
+        FileExistsError : if the folder holds a run that is neither resumed nor overwritten.
+        FileNotFoundError : if there is nothing to resume.
+        ValueError : if both are asked for, or the settings are not those of the run to resume.
+        """
+        if settings.resume and settings.overwrite:
+            raise ValueError("train: --resume and --overwrite exclude each other; give one")
+        if settings.resume:
+            return self._resume(settings)
+        if self.checkpoint.exists() and not settings.overwrite:
+            raise FileExistsError(
+                f"train: {self.path} already holds a run; add --resume to continue it, "
+                "--overwrite to replace it, or choose another --name"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The checkpoint goes first: without it, the rest is no run.
+        for file in (self.checkpoint, self.best, self.metrics, self.evaluation):
+            file.unlink(missing_ok=True)
+        for picture in (self.curves, self.episodes):
+            picture.unlink(missing_ok=True)
+        self.metrics.touch()
+        write_json(self.config, settings.record())
+        return None
+
+    def _resume(self, settings: Settings) -> dict[str, Any]:
+        if not self.checkpoint.exists():
+            raise FileNotFoundError(
+                f"train: --resume found no {self.checkpoint}; leave --resume out to start the run"
+            )
+        state = load(self.checkpoint)
+        changes = settings.changes(state["settings"])
+        if changes:
+            raise ValueError(
+                f"train: cannot resume {self.path} with changed settings: {'; '.join(changes)}; "
+                "give the old values, or start another run with --name"
+            )
+        # Lines written after the checkpoint will be written again.
+        os.truncate(self.metrics, state["progress"]["metrics_bytes"])
+        return state
+
+    def report(self, line: dict[str, Any]) -> int:
+        """Append a line to metrics.json; returns the file's size."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The lines of metrics.json."""
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """`torch.save` that replaces the file in one step, or not at all."""
+    partial = path.with_suffix(".part")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote; only tensors and plain values are read, so no code of the file is run."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,61 @@
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from examples.fewshot.settings import Settings, build_learner, load_settings
+
+
+def test_defaults_fit_together_and_are_the_published_model():
+    Settings().check()
+    assert sum(p.numel() for p in build_learner(Settings()).parameters()) == 1_342_021
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"encoder_warmup_steps": -1}, "--encoder-warmup-steps must be at least 0, got -1"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
+        ({"dropout": -0.1}, "--dropout must be at least 0"),
+        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
+        ({"clip": float("nan")}, "--clip must be at least 0, got nan"),
+        ({"encoder_warmup_images": 1}, "--encoder-warmup-images must be at least 2"),
+        ({"pool_classes": 4}, "--pool-classes must be at least --n-way .5., got 4"),
+        ({"queries": 16}, "--queries must be at most .* = 15, got 16; raise --pool-images"),
+        ({"pools": 3}, "--episodes must be a multiple of --pools .3., got 32"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change).check()
+
+
+def test_record_is_json_and_comes_back():
+    settings = Settings(root=Path("a/b"), max_minutes=1.5)
+    assert load_settings(json.loads(json.dumps(settings.record()))) == settings
+
+
+def test_command_gives_the_settings_back():
+    settings = Settings(name="a b", resume=True, augment_evaluation=False, max_minutes=2.0)
+    words = shlex.split(settings.command())
+    assert words[:3] == ["python", "-m", "examples.fewshot.train"]
+    assert tyro.cli(Settings, args=words[3:]) == settings
+
+
+def test_help_explains_every_setting():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "examples.fewshot.train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200"},
+    ).stdout
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in help_text
+    assert "Share of the training over which the learning rate rises" in help_text

@@ -1,0 +1,304 @@
+"""Whole runs at tiny size: what they leave behind, and that stopping changes no number."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.fewshot import evaluate, train
+from examples.fewshot.evaluate import load_learner
+from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
+from examples.fewshot.run_folder import RunFolder, load
+
+TIMINGS = ("seconds", "images_per_second", "episodes_per_second")
+FILES = {
+    "config.json",
+    "metrics.json",
+    "checkpoint.pt",
+    "best.pt",
+    "evaluation.json",
+    "curves.png",
+    "episodes.png",
+}
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, splits):
+    monkeypatch.setattr(train, "load_splits", lambda *args, **kwargs: splits)
+
+
+def without_times(line: dict) -> dict:
+    return {name: value for name, value in line.items() if name not in TIMINGS}
+
+
+def numbers_of(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Every tensor of the checkpoint and of the best weights, by name."""
+
+    def flatten(value, name):
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, (dict, list)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in items:
+                yield from flatten(inner, f"{name}.{key}")
+
+    return dict(flatten([load(folder.checkpoint), load(folder.best)], ""))
+
+
+def assert_same_run(one: RunFolder, other: RunFolder) -> None:
+    assert [without_times(line) for line in one.reports()] == [
+        without_times(line) for line in other.reports()
+    ]
+    tensors, others = numbers_of(one), numbers_of(other)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, others[name]), name
+    assert one.evaluation.read_text() == other.evaluation.read_text()
+
+
+def act_at_step(monkeypatch, objective: type, step: int, act) -> None:
+    """Do something in the middle of a training step, once."""
+    loss = objective.loss
+    done = []
+
+    def acting(self, at):
+        result = loss(self, at)
+        if at == step and not done:
+            done.append(at)
+            act()
+        return result
+
+    monkeypatch.setattr(objective, "loss", acting)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of a tiny run's time."""
+    patch.setattr(train, "draw_curves", lambda *args: None)
+    patch.setattr(evaluate, "draw_gallery", lambda *args: None)
+
+
+def test_a_run_leaves_its_files(settings, capsys):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    assert {file.name for file in folder.path.iterdir()} == FILES
+
+    reports = folder.reports()
+    steps = [(r["split"], r["phase"], r["step"]) for r in reports]
+    assert steps == [
+        ("train", "encoder", 2),
+        ("train", "encoder", 4),
+        ("validation", "episodes", 0),
+        ("train", "episodes", 2),
+        ("validation", "episodes", 3),
+        ("train", "episodes", 4),
+        ("train", "episodes", 6),
+        ("validation", "episodes", 6),
+    ]
+    assert all(np.isfinite(r["loss"]) for r in reports if r["split"] == "train")
+    for picture in (folder.curves, folder.episodes):
+        with Image.open(picture) as image:
+            assert image.size[0] > 500
+    best = max(r["accuracy"] for r in reports if r["split"] == "validation")
+    assert load(folder.best)["progress"]["best_accuracy"] == best
+    assert "nearest neighbour" in capsys.readouterr().out
+
+
+def test_the_loss_falls_in_both_phases(settings):
+    longer = dataclasses.replace(
+        settings,
+        dropout=0.0,
+        n_way=2,
+        n_layers=2,
+        n_heads=4,
+        d_model=32,
+        encoder_warmup_steps=40,
+        encoder_warmup_learning_rate=1e-2,
+        steps=120,
+        episodes=16,
+        learning_rate=5e-3,
+        lr_final=1.0,
+        report_every=20,
+        validate_every=120,
+    )
+    assert train.main(longer) == 0
+    reports = RunFolder(longer.folder).reports()
+    first, last = (
+        {r["phase"]: r for r in order if r["split"] == "train"} for order in (reports[::-1], reports)
+    )
+    assert last["encoder"]["loss"] < 0.7 * first["encoder"]["loss"]
+    # Below log(2): it has found out what the labels beside the support are for.
+    assert last["episodes"]["loss"] < 0.8 * math.log(2) < first["episodes"]["loss"]
+    assert last["episodes"]["accuracy"] > 0.65
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_settings, splits, tmp_path_factory) -> RunFolder:
+    whole = dataclasses.replace(tiny_settings, runs=tmp_path_factory.mktemp("runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load_splits", lambda *args, **kwargs: splits)
+        without_pictures(patch)
+        assert train.main(whole) == 0
+    return RunFolder(whole.folder)
+
+
+# Just before and just after a report (every 2 steps), a validation (every 3), and the phases' ends.
+@pytest.mark.parametrize(
+    ("objective", "step", "act"),
+    [
+        (EncoderWarmup, 0, interrupt),
+        (EncoderWarmup, 2, press_ctrl_c),
+        (EncoderWarmup, 3, press_ctrl_c),
+        (EpisodeTraining, 0, press_ctrl_c),
+        (EpisodeTraining, 2, press_ctrl_c),
+        (EpisodeTraining, 3, interrupt),
+        (EpisodeTraining, 5, interrupt),
+        (EpisodeTraining, 5, press_ctrl_c),
+    ],
+)
+def test_a_stopped_run_continues_to_the_same_numbers(
+    settings, uninterrupted, monkeypatch, capsys, objective, step, act
+):
+    without_pictures(monkeypatch)
+    with monkeypatch.context() as patch:
+        act_at_step(patch, objective, step, act)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    assert "--resume" in capsys.readouterr().out
+    assert not folder.evaluation.exists()
+    load_learner(folder)  # usable
+    progress = load(folder.checkpoint)["progress"]
+    if act is press_ctrl_c:
+        warmup = objective is EncoderWarmup
+        at = ("encoder" if warmup else "episodes", step + 1)
+        if at == ("encoder", settings.encoder_warmup_steps):
+            at = ("episodes", 0)
+        assert (progress["phase"], progress["step"]) == at, "a whole step was lost"
+
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def test_resuming_a_finished_run_changes_nothing(settings):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.metrics.read_text(), numbers_of(folder), folder.evaluation.read_text()
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    after = folder.metrics.read_text(), numbers_of(folder), folder.evaluation.read_text()
+    assert before[0] == after[0]
+    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+    assert before[2] == after[2]
+
+
+def test_a_finished_run_is_not_overwritten_unasked(settings):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.checkpoint.read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        train.main(settings)
+    assert folder.checkpoint.read_bytes() == before
+
+
+def test_ctrl_c_in_another_process(tmp_path):
+    for alphabet in "abc":
+        for character in "xyz":
+            for image in range(4):
+                path = tmp_path / "images" / alphabet / character / f"{image}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.effect_noise((28, 28), 50).save(path)
+    arguments = "--name tiny --data folder --n-way 3 --n-layers 1 --n-heads 2 --d-model 16 "
+    arguments += "--encoder-channels 8 --encoder-warmup-steps 3 --encoder-warmup-classes 3 "
+    arguments += "--pool-classes 3 --pool-images 2 --queries 2 --episodes 4 --threads 1 "
+    arguments += "--report-every 100000 --validate-every 100000 --validation-episodes 4"
+    command = [sys.executable, "-m", "examples.fewshot.train", *arguments.split()]
+    command += ["--root", str(tmp_path / "images"), "--runs", str(tmp_path), "--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        shown = ""
+        while not re.search(r"episodes: .*loss", shown):  # the bar of the second phase
+            character = process.stderr.read(1)
+            assert character, f"the program ended: {shown}"
+            shown += character
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == train.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert "--resume" in out
+    folder = RunFolder(tmp_path / "tiny")
+    progress = load(folder.checkpoint)["progress"]
+    assert progress["phase"] == "episodes"
+    assert progress["step"] > 0
+    learner, settings, _ = load_learner(folder)
+    assert settings.n_way == learner.n_way == 3
+
+
+def test_the_time_limit_ends_training(settings):
+    limited = dataclasses.replace(settings, steps=10**9, max_minutes=0.02, report_every=10**6)
+    assert train.main(limited) == 0
+    reports = RunFolder(limited.folder).reports()
+    assert reports[-1]["split"] == "train"
+    assert reports[-2]["split"] == "validation"
+    assert reports[-1]["step"] == reports[-2]["step"] < 10**9
+    assert reports[-1]["learning_rate"] < 0.1 * limited.learning_rate, "the schedule was cut off"
+
+
+def test_without_warmup_and_with_a_frozen_encoder_only_the_rest_learns(settings, monkeypatch):
+    frozen = dataclasses.replace(settings, encoder_warmup_steps=0, encoder="frozen")
+    assert train.main(frozen) == 0
+    folder = RunFolder(frozen.folder)
+    trained = load(folder.checkpoint)["learner"]
+    torch.manual_seed(frozen.seed)
+    fresh = train.Trainer(frozen, train.load_splits(""), folder).learner.state_dict()
+    for name in fresh:
+        same = torch.equal(fresh[name], trained[name])
+        assert same == name.startswith("encoder."), name
+
+
+def test_training_never_looks_at_the_test_classes(settings, splits, monkeypatch):
+    class Forbidden:
+        def __getattr__(self, name):
+            raise AssertionError(f"training read {name} of the test classes")
+
+    hidden = dataclasses.replace(splits, test=Forbidden())
+    monkeypatch.setattr(train, "load_splits", lambda *args, **kwargs: hidden)
+    evaluated = []
+    monkeypatch.setattr(train, "evaluate", lambda *args: evaluated.append(args))
+    assert train.main(settings) == 0
+    assert len(evaluated) == 1
+
+
+def test_errors_reach_the_user_without_a_traceback(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "examples.fewshot.train", "--steps", "0", "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr.strip() == "train: --steps must be at least 1, got 0"
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_metrics_hold_one_json_value_a_line(settings):
+    assert train.main(settings) == 0
+    lines = RunFolder(settings.folder).metrics.read_text().splitlines()
+    for line in lines:
+        json.loads(line, parse_constant=pytest.fail)
+    assert len(lines) == len(set(lines))
