@@ -20,8 +20,8 @@ from srwm.ops import check_gradients, check_operands
 
 _library = torch.library.Library("srwm", "DEF")
 _library.define(
-    "forward(Tensor x, Tensor W, Tensor? reset, bool keep, str? backend, int? num_threads)"
-    " -> (Tensor y, Tensor W_next, Tensor kept)"
+    "forward(Tensor x, Tensor W, Tensor? reset, bool keep, bool return_state, str? backend,"
+    " int? num_threads) -> (Tensor y, Tensor W_next, Tensor kept)"
 )
 _library.define(
     "backward(Tensor x, Tensor W, Tensor? reset, Tensor kept, Tensor? grad_y, Tensor? grad_W_next,"
@@ -58,17 +58,24 @@ def _forward_cpu(
     W: Tensor,
     reset: Tensor | None,
     keep: bool,
+    return_state: bool,
     backend: str | None,
     num_threads: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     lead = _check("srwm.forward", x, W, reset)
     module = _dispatch.resolve("srwm.forward", "cpu", backend)
     y, W_next, kept = module.forward(
-        _array(x), _array(W), _array(reset), lead, keep=keep, num_threads=_threads(num_threads)
+        _array(x),
+        _array(W),
+        _array(reset),
+        lead,
+        keep=keep,
+        return_state=return_state,
+        num_threads=_threads(num_threads),
     )
     return (
         torch.from_numpy(y).to(x.dtype),
-        torch.from_numpy(W_next).to(x.dtype),
+        x.new_empty(0) if W_next is None else torch.from_numpy(W_next).to(x.dtype),
         x.new_empty(0) if kept is None else torch.from_numpy(kept),
     )
 
@@ -78,6 +85,7 @@ def _forward_fake(
     W: Tensor,
     reset: Tensor | None,
     keep: bool,
+    return_state: bool,
     backend: str | None,
     num_threads: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +93,7 @@ def _forward_fake(
     lead = _check("srwm.forward", x, W, reset)
     L, D, M = x.shape[-2], x.shape[-1], W.shape[-1]
     Do = M - 2 * D - 4
-    y, W_next = x.new_empty((*lead, L, Do)), x.new_empty((*lead, D, M))
+    y, W_next = x.new_empty((*lead, L, Do)), x.new_empty((*lead, D, M) if return_state else 0)
     if not keep:
         return y, W_next, x.new_empty(0)
     module = _dispatch.resolve("srwm.forward", x.device.type, backend)
@@ -137,14 +145,14 @@ def _backward_fake(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, W, reset, keep, ctx.backend, ctx.num_threads = inputs
+    x, W, reset, keep, return_state, ctx.backend, ctx.num_threads = inputs
     if not keep:
         raise RuntimeError(
             "srwm::forward: a gradient is wanted of a call with keep=False; call srwm.forward, which sets "
             "it, or pass keep=True"
         )
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[2])
+    ctx.mark_non_differentiable(*output[2 if return_state else 1 :])
     ctx.save_for_backward(x, W, reset, output[2])
 
 
@@ -153,9 +161,9 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     x, W, reset, kept = ctx.saved_tensors
     if grad_y is None and grad_W_next is None:
-        return (None,) * 6
+        return (None,) * 7
     gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, ctx.backend, ctx.num_threads)
-    return gx, gW, None, None, None, None
+    return gx, gW, None, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
@@ -197,8 +205,8 @@ def _forward_vmap(
         _batch_first(reset, axes[2], 1, lead, info.batch_size),
         *options,
     )
-    keep = options[0]
-    return results, (0, 0, 0 if keep else None)
+    keep, return_state = options[:2]
+    return results, (0, 0 if return_state else None, 0 if keep else None)
 
 
 def _backward_vmap(
@@ -254,7 +262,7 @@ def forward(
     _require_tensors("srwm.forward", x, W, reset)
     x = _same_dtype_under_autocast(x, W)
     keep = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
-    y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, backend, num_threads)
+    y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, return_state, backend, num_threads)
     return (y, W_next) if return_state else y
 
 
@@ -273,7 +281,7 @@ def vjp(
     # The pullback must not see what the caller does to x, W and reset afterwards.
     x, W = x.detach().clone(), W.detach().clone()
     reset = None if reset is None else reset.clone()
-    y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, backend, num_threads)
+    y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, True, backend, num_threads)
     y_shape, W_shape = tuple(y.shape), tuple(W_next.shape)
 
     def pullback(grad_y: Tensor, grad_W_next: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -302,6 +310,6 @@ def backward(
     Do = W.shape[-1] - 2 * x.shape[-1] - 4
     check_gradients(op, x, (*lead, x.shape[-2], Do), (*lead, *W.shape[-2:]), grad_y, grad_W_next)
     with torch.no_grad():
-        _, _, kept = torch.ops.srwm.forward(x, W, reset, True, backend, num_threads)
+        _, _, kept = torch.ops.srwm.forward(x, W, reset, True, False, backend, num_threads)
         gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, backend, num_threads)
     return gx, gW

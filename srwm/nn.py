@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +108,29 @@ class SRWM(nn.Module):
             W_q.mul_(self.q_scale)
             w_beta.add_(self.beta_init)
 
+    @overload
     def forward(
         self, h: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        h: Tensor,
+        state: Tensor | None = None,
+        reset: Tensor | None = None,
+        *,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+    def forward(
+        self,
+        h: Tensor,
+        state: Tensor | None = None,
+        reset: Tensor | None = None,
+        *,
+        return_state: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the layer over a segment of steps.
 
         Parameters
@@ -124,12 +144,16 @@ class SRWM(nn.Module):
         reset : bool Tensor (..., L), optional
             Where true, the matrices return to the parameter W before that step (an episode's
             first).
+        return_state : bool
+            Whether the state is wanted. Without it, single steps of many sequences that all continue
+            from one state cost far less memory and time.
 
         Returns
         -------
         out : Tensor (..., L, d_model)
-        state : Tensor (..., H, D, M)
-            To carry on. Gradients flow through it; ``state.detach()`` truncates them.
+        state : Tensor (..., H, D, M) or None
+            To carry on; None without `return_state`. Gradients flow through it;
+            ``state.detach()`` truncates them.
 
         Raises
         ------
@@ -146,20 +170,24 @@ class SRWM(nn.Module):
         x = op_input.unflatten(-1, (self.n_heads, self.d_head)).transpose(-3, -2)
         if self.input_softmax:
             x = x.softmax(-1)
-        y, W_next = self._run(x, state, reset)
+        y, W_next = self._run(x, state, reset, return_state)
         mixed = self.dropout(self.out_linear(y.transpose(-3, -2).flatten(-2)))
         skip = normed if self.residual == "norm_skip" else h
-        return skip + mixed, W_next - self.W
+        return skip + mixed, None if W_next is None else W_next - self.W
 
-    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Tensor, state: Tensor | None, reset: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """x (..., H, L, D) through the operator, from W + state; a reset leads back to W alone."""
         if reset is not None:
             reset = reset.unsqueeze(-2)
-        if state is None:
-            return autograd.forward(x, self.W, reset=reset, return_state=True)
-        if reset is None:
-            return autograd.forward(x, self.W + state, return_state=True)
-        return _from_shifted_until_reset(x, self.W, state, reset)
+        if state is not None and reset is not None:
+            y, W_next = _from_shifted_until_reset(x, self.W, state, reset)
+            return y, W_next if return_state else None
+        W = self.W if state is None else self.W + state
+        if return_state:
+            return autograd.forward(x, W, reset=reset, return_state=True)
+        return autograd.forward(x, W, reset=reset), None
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

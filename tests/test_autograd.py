@@ -98,13 +98,15 @@ def test_compiles_as_one_graph(case, dynamic):
 def test_registration_is_what_torch_expects(case):
     x, W, reset = tensors(case)
     for keep in (False, True):
-        torch.library.opcheck(
-            torch.ops.srwm.forward.default,
-            (x.detach(), W.detach(), reset, keep, None, None),
-        )
-    torch.library.opcheck(torch.ops.srwm.forward.default, (x, W, reset, True, None, None))
+        for return_state in (False, True):
+            torch.library.opcheck(
+                torch.ops.srwm.forward.default,
+                (x.detach(), W.detach(), reset, keep, return_state, None, None),
+            )
+    for return_state in (False, True):
+        torch.library.opcheck(torch.ops.srwm.forward.default, (x, W, reset, True, return_state, None, None))
     with torch.no_grad():
-        y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, None, None)
+        y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, True, None, None)
         torch.library.opcheck(
             torch.ops.srwm.backward.default,
             (x.detach(), W.detach(), reset, kept, y, W_next, None, None),

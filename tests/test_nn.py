@@ -120,6 +120,23 @@ def test_reset_without_a_state_and_one_step_at_a_time():
     torch.testing.assert_close(state, last)
 
 
+def test_an_unwanted_state_changes_nothing_else():
+    layer = SRWM(d_model, H).double()
+    h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
+    start = 0.1 * torch.randn(B, H, D, 3 * D + 4, dtype=torch.double)
+    reset = torch.rand(B, L) < 0.3
+    for arguments in ((h,), (h, start), (h, None, reset), (h, start, reset), (h[:, :1], start)):
+        out, _ = layer(*arguments)
+        alone, none = layer(*arguments, return_state=False)
+        assert none is None
+        torch.testing.assert_close(alone, out, rtol=0, atol=0)
+        wanted = (h, *layer.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(alone.square().sum(), wanted),
+            torch.autograd.grad(out.square().sum(), wanted),
+        )
+
+
 def test_leading_axes_of_state_broadcast():
     layer = SRWM(d_model, H).double()
     support = torch.randn(B, L, d_model, dtype=torch.double)

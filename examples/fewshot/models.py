@@ -6,6 +6,7 @@ D the layers' width.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -64,7 +65,8 @@ class FewShotLearner(nn.Module):
     ff_factor : width of the feed-forward blocks, in units of ``d_model``.
     dropout, encoder_dropout : probabilities, in the layers and in the encoder.
     beta_init, q_scale, input_softmax : see `srwm.nn.SRWM`.
-    unit_features : whether the layers see each feature vector scaled to length 1.
+    unit_features : whether the layers see each feature vector centred and scaled to length 1.
+        Beside features of length 7, as the encoder's come out, the label's single 1 is hard to see.
     input_gain : factor on the initial weights of ``input_proj``. With weak inputs queries and keys
         start all but uniform, their difference, which is what writes, close to 0, and training
         waits long on the plateau at chance.
@@ -118,7 +120,9 @@ class FewShotLearner(nn.Module):
         features: Tensor = self.encoder(images.flatten(0, -4))
         return features.reshape(*images.shape[:-3], -1)
 
-    def read(self, features: Tensor, labels: Tensor, states: State | None = None) -> tuple[Tensor, State]:
+    def read(
+        self, features: Tensor, labels: Tensor, states: State | None = None, *, return_states: bool = True
+    ) -> tuple[Tensor, State]:
         """Go through sequences of images and the labels shown with them.
 
         Parameters
@@ -126,21 +130,23 @@ class FewShotLearner(nn.Module):
         features : (..., L, F).
         labels : (..., L) int64 in [0, N).
         states : what an earlier call returned; by default the layers' own weights.
+        return_states : whether they are wanted again.
 
         Returns
         -------
         logits : (..., L, N).
-        states : to continue with; leading axes broadcast against those of ``features``.
+        states : to continue with, or none at all; leading axes broadcast against those of ``features``.
         """
         if self.unit_features:
-            features = F.normalize(features, dim=-1)
+            features = F.layer_norm(features, features.shape[-1:]) / math.sqrt(self.n_features)
         feedback = F.one_hot(labels, self.n_way).to(features.dtype)
         h = self.input_proj(torch.cat([features, feedback], dim=-1))
         final: State = []
         for layer, (mixer, feed_forward) in enumerate(zip(self.mixers, self.feed_forwards, strict=True)):
-            h, state = mixer(h, None if states is None else states[layer])
+            h, state = mixer(h, None if states is None else states[layer], return_state=return_states)
             h = feed_forward(h)
-            final.append(state)
+            if return_states:
+                final.append(state)
         return self.out_layer(h), final
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor) -> Tensor:
@@ -162,7 +168,7 @@ class FewShotLearner(nn.Module):
         _, states = self.read(support, support_labels)
         unknown = torch.zeros(*query.shape[:-1], 1, dtype=torch.int64, device=query.device)
         logits, _ = self.read(
-            query.unsqueeze(-2), unknown, [state.unsqueeze(1) for state in states]
+            query.unsqueeze(-2), unknown, [state.unsqueeze(1) for state in states], return_states=False
         )  # (B, Q, 1, N)
         return logits.squeeze(-2)
 

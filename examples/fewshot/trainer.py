@@ -63,7 +63,8 @@ class Trainer:
         state: dict[str, Any] | None = None,
     ) -> None:
         self.settings, self.folder = settings, folder
-        self.classes = with_rotations(splits.train) if settings.rotate_classes else splits.train
+        turned = with_rotations(splits.train) if settings.rotate_classes else splits.train
+        self.classes = {"encoder": splits.train, "episodes": turned}
         torch.manual_seed(settings.seed)
         self.learner = build_learner(settings)
         self.validation = EpisodeSampler(
@@ -84,7 +85,8 @@ class Trainer:
 
     def _enter_phase(self) -> None:
         s = self.settings
-        self.objective: Objective = _PHASES[self.progress.phase](self.learner, self.classes, s)
+        phase = self.progress.phase
+        self.objective: Objective = _PHASES[phase](self.learner, self.classes[phase], s)
         self.optimizer = torch.optim.Adam(
             self.objective.parameter_groups(), betas=(s.beta1, s.beta2), eps=s.epsilon
         )

@@ -25,6 +25,10 @@ INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 # entries a step beside the 3 D + M + 8 of the trace, and keeps a W that grows as exact as stored ones.
 SEGMENT = 32
 
+# A last segment of this many steps or fewer is replayed: that costs less than the memory of one more
+# W, of which single steps of many sequences would need most.
+REPLAYED = 4
+
 # Below this much work (multiply-adds) a second thread costs more than it saves.
 WORK_PER_THREAD = 1 << 20
 
@@ -113,10 +117,15 @@ def _wide(a: Any) -> Any:
     return a if a.flags.aligned else a.copy()
 
 
+def _segments(L: int) -> int:
+    """Segments of L steps whose last W is kept: all but a last one of at most REPLAYED steps."""
+    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
+
+
 def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
     """Shape of what forward keeps for backward: for each sequence its trace, then a W per segment."""
     _, row, matrix, _, _ = _layout(dtype, D, Do)
-    return (*lead, L * row + (L + SEGMENT - 1) // SEGMENT * matrix)
+    return (*lead, L * row + _segments(L) * matrix)
 
 
 def forward(
@@ -141,7 +150,7 @@ def forward(
     threads = _threads(num_threads, N, 3 * N * L * D * M)
     module, _, _, entries, _ = _layout(x.dtype, D, Do)
     scratch = _scratch(x.dtype.itemsize * threads * entries)
-    module.forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, threads)
+    module.forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, _segments(L), threads)
     if y.dtype != dtype:
         y, W_next = y.astype(dtype), None if W_next is None else W_next.astype(dtype)
     return y, W_next, kept
@@ -175,7 +184,9 @@ def backward(
     module, _, _, _, entries = _layout(x.dtype, D, Do)
     scratch = _scratch(x.dtype.itemsize * threads * entries)
     order = order.reshape(weights * chunks, run)
-    module.backward(x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, SEGMENT, threads)
+    module.backward(
+        x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, SEGMENT, _segments(L), threads
+    )
     gW = gW[:, 0] if chunks == 1 else gW.sum(axis=1)
     gx = sum_to_shape(np, gx, x_shape)
     return gx.astype(dtype, copy=False), gW.reshape(W_shape).astype(dtype, copy=False)

@@ -3,7 +3,8 @@
 Letters (design of the operator, see srwm/_reference.py):
 
     N       sequences: the product of the broadcast leading axes
-    L       steps; C, the steps of a segment, whose last W is kept for the backward pass
+    L       steps; C, the steps of a segment, whose last W is kept for the
+            backward pass: of the first `segments`, all but a last one that is short, which is replayed
     D, Do   entries of x_t, of y_t;  M = Do + 2 D + 4 columns of W: [ y | q | k | beta ]
     D_, M_  the same in the padded layout used inside: each of the four blocks of columns starts on
             a whole vector, and the padding is zero
@@ -41,7 +42,7 @@ cdef extern from "sweeps.h" nogil:
 
 
 cdef struct Sizes:
-    Py_ssize_t D, Do, L, C
+    Py_ssize_t D, Do, L, C, segments
     Py_ssize_t D_, Do_, beta_, M_  # padded to whole vectors, in entries
     Py_ssize_t row  # entries of the trace per step: [ q : D_ | k : D_ | beta : beta_ | Delta : M_ ]
 
@@ -56,9 +57,11 @@ cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
     return (n + LANES - 1) // LANES * LANES
 
 
-cdef inline Sizes sizes_of(Py_ssize_t D, Py_ssize_t Do, Py_ssize_t L, Py_ssize_t C) noexcept nogil:
+cdef inline Sizes sizes_of(
+    Py_ssize_t D, Py_ssize_t Do, Py_ssize_t L, Py_ssize_t C, Py_ssize_t segments
+) noexcept nogil:
     cdef Sizes s
-    s.D, s.Do, s.L, s.C = D, Do, L, C
+    s.D, s.Do, s.L, s.C, s.segments = D, Do, L, C, segments
     s.D_, s.Do_, s.beta_ = padded(D), padded(Do), padded(4)
     s.M_ = s.Do_ + 2 * s.D_ + s.beta_
     s.row = 2 * s.D_ + s.beta_ + s.M_
@@ -66,7 +69,7 @@ cdef inline Sizes sizes_of(Py_ssize_t D, Py_ssize_t Do, Py_ssize_t L, Py_ssize_t
 
 
 cdef inline Py_ssize_t entries_kept(Sizes s) noexcept nogil:
-    return s.L * s.row + (s.L + s.C - 1) // s.C * s.D * s.M_
+    return s.L * s.row + s.segments * s.D * s.M_
 
 
 cdef inline Py_ssize_t forward_scratch(Sizes s) noexcept nogil:
@@ -166,6 +169,7 @@ cdef void forward_sequence(
     cdef real *beta
     cdef real *Delta
     cdef real *states = NULL if trace == NULL else trace + s.L * s.row
+    cdef bint is_kept
     cdef const real *k_before = no_k
     cdef const real *pending = no_u
     cdef Py_ssize_t t, d, width = s.M_ // LANES, d_width = s.D_ // LANES
@@ -204,10 +208,13 @@ cdef void forward_sequence(
         k_before, pending = k, u
         u, u_before = u_before, u
         # 5  W <- W + k^T u, at once where W itself is wanted: the end of a segment, the last step
-        if (t + 1 == s.L and (W_next != NULL or trace != NULL)) or (trace != NULL and (t + 1) % s.C == 0):
+        is_kept = (
+            trace != NULL and (t + 1 == s.L or (t + 1) % s.C == 0) and t // s.C < s.segments
+        )
+        if is_kept or (t + 1 == s.L and W_next != NULL):
             update(A, s.D, width, k_before, pending)
             k_before, pending = no_k, no_u
-            if trace != NULL:
+            if is_kept:
                 memcpy(states + t // s.C * s.D * s.M_, A, s.D * s.M_ * sizeof(real))
         if t + 1 < s.L and is_reset(reset, t + 1):
             read_matrix(A, W, s)
@@ -291,9 +298,9 @@ cdef void backward_sequence(
         is_first = t == 0 or is_reset(reset, t)
 
         # W after step t, where undoing the steps behind it does not lead there
-        if t + 1 == s.L or (t + 1) % s.C == 0:
+        if (t + 1 == s.L or (t + 1) % s.C == 0) and t // s.C < s.segments:
             transpose(AT, states + t // s.C * s.D * s.M_, s)
-        elif is_reset(reset, t + 1):
+        elif t + 1 == s.L or is_reset(reset, t + 1):
             replay(A, u, W, reset, trace, states, t, s)
             transpose(AT, A, s)
 
@@ -408,7 +415,7 @@ cdef inline Py_ssize_t apart(Py_ssize_t entries) noexcept nogil:
 
 def layout(Py_ssize_t D, Py_ssize_t Do):
     """(entries kept per step, per segment, of forward's scratch per thread, of backward's)."""
-    cdef Sizes s = sizes_of(D, Do, 0, 1)
+    cdef Sizes s = sizes_of(D, Do, 0, 1, 0)
     spare = 64 // sizeof(real)
     return (s.row, s.D * s.M_, apart(forward_scratch(s)) + spare, apart(backward_scratch(s)) + spare)
 
@@ -418,7 +425,8 @@ def vector_bytes():
     return VECTOR_BYTES
 
 
-def forward(x, W, reset, y, W_next, kept, scratch, Py_ssize_t C, int num_threads):
+def forward(x, W, reset, y, W_next, kept, scratch, Py_ssize_t C, Py_ssize_t segments,
+            int num_threads):
     """Fill y, and W_next and kept where not None.
 
     x (..., L, D), W (..., D, M), reset (..., L) or None: any strides, leading axes that broadcast to
@@ -435,7 +443,7 @@ def forward(x, W, reset, y, W_next, kept, scratch, Py_ssize_t C, int num_threads
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
     cdef int n_lead = y_.ndim - 2
     cdef Py_ssize_t n, N = 1
-    cdef Sizes s = sizes_of(x_.shape[x_.ndim - 1], y_.shape[n_lead + 1], y_.shape[n_lead], C)
+    cdef Sizes s = sizes_of(x_.shape[x_.ndim - 1], y_.shape[n_lead + 1], y_.shape[n_lead], C, segments)
     cdef Py_ssize_t matrix = s.D * (s.Do + 2 * s.D + 4)
     cdef Py_ssize_t K = entries_kept(s), each = apart(forward_scratch(s))
     for n in range(n_lead):
@@ -452,7 +460,7 @@ def forward(x, W, reset, y, W_next, kept, scratch, Py_ssize_t C, int num_threads
 
 
 def backward(x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, Py_ssize_t C,
-             int num_threads):
+             Py_ssize_t segments, int num_threads):
     """Fill gx and gW from what forward kept.
 
     x, W, reset, kept as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
@@ -474,7 +482,7 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, Py_
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
     cdef int n_lead = gx_.ndim - 2
     cdef Sizes s = sizes_of(gx_.shape[n_lead + 1], grad_y_.shape[grad_y_.ndim - 1],
-                            gx_.shape[n_lead], C)
+                            gx_.shape[n_lead], C, segments)
     cdef Py_ssize_t chunk, chunks = order_.shape[0], run = order_.shape[1]
     cdef Py_ssize_t each = apart(backward_scratch(s))
     for chunk in prange(chunks, nogil=True, num_threads=num_threads, schedule="static"):

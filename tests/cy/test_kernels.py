@@ -65,7 +65,7 @@ def test_equals_the_reference(instruction_set, poisoned_outputs, size, with_rese
         assert_close(got, truth, TOLERANCE[dtype], dtype)
 
 
-@pytest.mark.parametrize("L", [1, 2, 31, 32, 33, 64, 65, 600])
+@pytest.mark.parametrize("L", [1, 2, 4, 5, 31, 32, 33, 36, 37, 64, 65, 600])
 @each_reset
 def test_any_length(poisoned_outputs, L, with_reset):
     case = random_case(((2,), (2,), L, 16, 16), with_reset=with_reset)

@@ -45,6 +45,7 @@ def test_episodes_train_the_whole_learner_or_all_but_the_encoder(settings, split
 
 
 def test_the_tuned_encoder_learns_at_its_own_rate(settings, splits):
+    settings = dataclasses.replace(settings, encoder="tuned")
     objective = EpisodeTraining(build_learner(settings), splits.train, settings)
     others, encoder = objective.parameter_groups()
     assert encoder["lr"] == settings.encoder_learning_rate_factor * others["lr"]

@@ -57,7 +57,7 @@ def test_resuming_drops_what_was_reported_after_the_checkpoint(settings):
 def test_resuming_with_changed_settings_names_them(settings):
     folder = started(settings)
     changed = dataclasses.replace(settings, resume=True, steps=99, learning_rate=0.5)
-    with pytest.raises(ValueError, match=r"--learning-rate: was 0.003, now 0.5; --steps: was 6"):
+    with pytest.raises(ValueError, match=r"--learning-rate: was 0.004, now 0.5; --steps: was 6"):
         folder.open(changed)
 
 

@@ -27,7 +27,7 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"clip": float("nan")}, "--clip must be at least 0, got nan"),
         ({"encoder_warmup_images": 1}, "--encoder-warmup-images must be at least 2"),
         ({"pool_classes": 4}, "--pool-classes must be at least --n-way .5., got 4"),
-        ({"queries": 16}, "--queries must be at most .* = 15, got 16; raise --pool-images"),
+        ({"queries": 16}, "--queries must be at most .* = 10, got 16; raise --pool-images"),
         ({"pools": 3}, "--episodes must be a multiple of --pools .3., got 32"),
     ],
 )

@@ -1,0 +1,34 @@
+"""Turned classes: each image once at each angle, in a class of its own; for the episodes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from examples.fewshot.data.rotations import with_rotations
+from examples.fewshot.run_folder import RunFolder
+from examples.fewshot.trainer import Trainer
+
+
+def test_every_class_is_there_at_every_angle(splits):
+    classes = splits.train
+    turned = with_rotations(classes)
+    n = len(classes.names)
+    assert len(turned.names) == len(turned.alphabets) == len(turned.offsets) - 1 == 4 * n
+    assert len(set(turned.names)) == 4 * len(set(classes.names))
+    for c in range(n):
+        images = classes.images[classes.offsets[c] : classes.offsets[c + 1]]
+        for quarter in range(4):
+            i = c + quarter * n
+            of_class = turned.images[turned.offsets[i] : turned.offsets[i + 1]]
+            assert turned.alphabets[i] == classes.alphabets[c]
+            for image, original in zip(of_class, images, strict=True):
+                np.testing.assert_array_equal(image, np.rot90(original, quarter))
+
+
+def test_the_encoder_does_not_learn_the_turned_classes(settings, splits, tmp_path):
+    settings = dataclasses.replace(settings, rotate_classes=True)
+    trainer = Trainer(settings, splits, RunFolder(tmp_path / "run"))
+    assert len(trainer.classes["encoder"].names) == len(splits.train.names)
+    assert len(trainer.classes["episodes"].names) == 4 * len(splits.train.names)
