@@ -24,7 +24,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scripts
-	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.5 --overwrite
+	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.8 --steps 8000 --overwrite
 
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest

@@ -32,7 +32,7 @@ class Settings:
     """glyphs: letters rendered from matplotlib's fonts; folder: images below --root."""
     root: Path | None = None
     """With --data folder: a folder in Omniglot's layout, alphabet/character/*.png."""
-    rotate_classes: bool = False
+    rotate_classes: bool = True
     """In episodes, each training class makes three more, turned by 90, 180 and 270 degrees. The
     encoder's warm-up does not see those: three of four classes then look to the layers as the
     test's will, as no encoder has learnt to tell them apart."""
