@@ -17,11 +17,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench compile compile-matrix gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scripts
 	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.8 --steps 8000 --overwrite
@@ -38,6 +38,15 @@ lint: $(INSTALLED) ## check style and types
 
 bench: $(INSTALLED) ## time the operator beside its peers
 	$(BIN)/python -m benchmarks.run
+
+compile: $(INSTALLED) ## compile the CUDA kernels that matter most for every architecture; a spill fails
+	$(BIN)/python -m benchmarks.compile_matrix
+
+compile-matrix: $(INSTALLED) ## compile all of them, and renew the table in docs/kernels.md
+	$(BIN)/python -m benchmarks.compile_matrix --all --write docs/kernels.md
+
+gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, speed; leaves a report
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean: ## remove everything made here except runs/
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
-srwm/_cy/kernels.pxi is compiled once per instruction set and real type; srwm/_cy/backend.py picks
-one when it is first used. No -march=native: the modules run wherever their instruction set does.
+srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set and real type;
+srwm/_cy/backend.py picks one when it is first used. No -march=native: the modules run wherever their
+instruction set does. launch.pyx configures the CUDA kernels, which are compiled when they are first used.
 """
 
 import os
@@ -40,6 +41,7 @@ def extensions():
         depends=[str(CY / "processor.h")],
         include_dirs=[str(CY)],
     )
+    yield Extension("srwm._cy.launch", [str(CY / "launch.pyx")])
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     for instruction_set in ("baseline", *(X86_FLAGS if is_x86 else ())):
         for real_type, macros in REAL_TYPES.items():
@@ -47,7 +49,9 @@ def extensions():
             yield Extension(
                 f"srwm._cy.{name}",
                 [str(CY / f"{name}.pyx")],
-                depends=[str(CY / f) for f in ("kernels.pxi", "sweeps.h", "vectors.h")],
+                depends=[
+                    str(CY / f) for f in ("common.pxi", "kernels.pxi", "delta.pxi", "sweeps.h", "vectors.h")
+                ],
                 include_dirs=[str(CY)],
                 define_macros=macros,
             )

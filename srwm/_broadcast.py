@@ -1,4 +1,4 @@
-"""Leading axes: how those of x, W and reset broadcast, and how gradients are summed back over them."""
+"""Leading axes: how those of the operands broadcast, and how gradients are summed back over them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,25 @@ def leading_shape(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
             both = _broadcast_pair(lead, tuple(other))
             if both is None:
                 raise _checks.no_broadcast(op, x, W, reset)
+            lead = both
+    return lead
+
+
+def delta_leading_shape(op: str, q: Any, k: Any, v: Any, beta: Any, S: Any, reset: Any) -> tuple[int, ...]:
+    """As `leading_shape`, of q, k, v (..., L, D or Do), beta (..., L), S (..., D, Do) or None and reset."""
+    lead = tuple(q.shape[:-2])
+    for argument, a, core in (
+        ("k", k, 2),
+        ("v", v, 2),
+        ("beta", beta, 1),
+        ("S", S, 2),
+        ("reset", reset, 1),
+    ):
+        other = () if a is None else tuple(a.shape[:-core])
+        if other and other != lead[-len(other) :]:
+            both = _broadcast_pair(lead, other)
+            if both is None:
+                raise _checks.delta_no_broadcast(op, argument, a, lead)
             lead = both
     return lead
 

@@ -51,27 +51,27 @@ def floating(op: str, argument: str, a: Any) -> None:
         )
 
 
-def same_kind(op: str, argument: str, a: Any, x: Any, *, dtype: bool = True) -> None:
-    """Raise TypeError unless `a` is of x's array type and (where `dtype`) x's dtype."""
+def same_kind(op: str, argument: str, a: Any, x: Any, *, of: str = "x", dtype: bool = True) -> None:
+    """Raise TypeError unless `a` is of x's array type and (where `dtype`) x's dtype; `of`: x's name."""
     if type(a) is not type(x) and not (isinstance(a, type(x)) or isinstance(x, type(a))):
         raise TypeError(
-            f"{op}: {argument}: expected the array type of x, {type(x).__module__}."
+            f"{op}: {argument}: expected the array type of {of}, {type(x).__module__}."
             f"{type(x).__qualname__}, got {type(a).__module__}.{type(a).__qualname__}; convert one of "
             "the two"
         )
     if dtype and a.dtype != x.dtype:
         raise TypeError(
-            f"{op}: {argument}: expected the dtype of x, {x.dtype}, got {a.dtype}; cast one of the two, "
+            f"{op}: {argument}: expected the dtype of {of}, {x.dtype}, got {a.dtype}; cast one of the two, "
             "nothing is cast silently"
         )
 
 
-def same_device(op: str, argument: str, device: Any, x_device: Any) -> None:
-    """Raise ValueError unless both arrays lie on one device."""
+def same_device(op: str, argument: str, device: Any, x_device: Any, *, of: str = "x") -> None:
+    """Raise ValueError unless both arrays lie on one device; `of`: the name of the first."""
     if device != x_device:
         raise ValueError(
-            f"{op}: {argument}: expected on the device of x, {x_device}, got {device}; move one of the "
-            "two, nothing is moved silently"
+            f"{op}: {argument}: expected on the device of {of}, {x_device}, got {device}; move one of "
+            "the two, nothing is moved silently"
         )
 
 
@@ -87,8 +87,7 @@ def rank(op: str, argument: str, a: Any, least: int, form: str) -> None:
 def columns(op: str, x: Any, W: Any) -> int:
     """Do of W (..., D, M) for x (..., L, D); ValueError where the two do not fit."""
     D, M = x.shape[-1], W.shape[-1]
-    if D < 1:
-        raise ValueError(f"{op}: x: expected shape (..., L, D) with D >= 1, got {tuple(x.shape)}")
+    at_least_one(op, "x", x, "D", "(..., L, D)")
     if W.shape[-2] != D:
         raise ValueError(
             f"{op}: W: expected shape (..., D={D}, M) to go with x {tuple(x.shape)}, got "
@@ -108,15 +107,31 @@ def output_size(op: str, W: Any, D: int, M: int) -> int:
     return int(Do)
 
 
-def boolean(op: str, argument: str, a: Any, x: Any, L: int) -> None:
-    """Raise unless `a` is a bool array (..., L) of x's array type."""
+def last_axes(op: str, argument: str, a: Any, sizes: dict[str, Any], x: Any, *, of: str, why: str) -> None:
+    """Raise ValueError unless the last axes of `a` have these named sizes; `of`: x's name."""
+    if tuple(a.shape[-len(sizes) :]) != tuple(sizes.values()):
+        form = ", ".join(f"{name}={n}" for name, n in sizes.items())
+        raise ValueError(
+            f"{op}: {argument}: expected shape (..., {form}) to go with {of} {tuple(x.shape)}, got "
+            f"{tuple(a.shape)}; {why}"
+        )
+
+
+def at_least_one(op: str, argument: str, a: Any, name: str, form: str) -> None:
+    """Raise ValueError unless the last axis of `a`, of this name, has an entry."""
+    if a.shape[-1] < 1:
+        raise ValueError(f"{op}: {argument}: expected shape {form} with {name} >= 1, got {tuple(a.shape)}")
+
+
+def boolean(op: str, argument: str, a: Any, x: Any, L: int, *, of: str = "x") -> None:
+    """Raise unless `a` is a bool array (..., L) of x's array type; `of`: x's name."""
     array(op, argument, a)
-    same_kind(op, argument, a, x, dtype=False)
+    same_kind(op, argument, a, x, of=of, dtype=False)
     if dtype_name(a.dtype) != "bool":
         raise TypeError(f"{op}: {argument}: expected dtype bool, got {a.dtype}; compare, e.g. done != 0")
     if len(a.shape) < 1 or a.shape[-1] != L:
         raise ValueError(
-            f"{op}: {argument}: expected shape (..., L={L}), one flag for each step of x "
+            f"{op}: {argument}: expected shape (..., L={L}), one flag for each step of {of} "
             f"{tuple(x.shape)}, got {tuple(a.shape)}"
         )
 
@@ -127,6 +142,15 @@ def no_broadcast(op: str, x: Any, W: Any, reset: Any) -> ValueError:
     return ValueError(
         f"{op}: W: expected leading axes that broadcast with those of x {tuple(x.shape)}, got "
         f"{tuple(W.shape)}; all axes of x and W but the last two{with_reset} must be equal or 1"
+    )
+
+
+def delta_no_broadcast(op: str, argument: str, a: Any, lead: tuple[Any, ...]) -> ValueError:
+    """The error for leading axes that do not broadcast with those of the arguments before, `lead`."""
+    return ValueError(
+        f"{op}: {argument}: expected leading axes that broadcast with those of the arguments before it, "
+        f"{tuple(lead)}, got {tuple(a.shape)}; all axes but the last two of q, k, v and S, and but the "
+        "last of beta and reset, must be equal or 1"
     )
 
 
@@ -142,3 +166,9 @@ def thread_count(op: str, argument: str, n: Any) -> None:
     """Raise unless `n` is a positive int."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"{op}: {argument}: expected an int >= 1, got {n!r}")
+
+
+def one_of(op: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise ValueError unless `value` is one of those."""
+    if value not in allowed:
+        raise ValueError(f"{op}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}")

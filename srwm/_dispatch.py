@@ -7,8 +7,15 @@ A backend is a module with these functions:
     forward(x, W, reset, lead, *, keep, return_state, num_threads) -> y, W_next or None, kept or None
     kept_shape(dtype, lead, L, D, Do) -> shape of kept, the one array that forward keeps for backward
     backward(x, W, reset, lead, kept, grad_y, grad_W_next, *, num_threads) -> gx, gW
+    delta_forward(q, k, v, beta, S, reset, lead, *, keep, return_state, num_threads)
+        -> y, S_next or None, kept or None
+    delta_kept_shape(dtype, lead, L, D, Do) -> shape of kept
+    delta_backward(q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next, *, num_threads)
+        -> gq, gk, gv, gbeta, gS
 
-A new one is one more row. Modules are imported when first asked for.
+The first three of the six are the self-referential weight matrix (srwm/_reference.py), the others the
+delta rule (srwm/_delta_reference.py). `lead` is the broadcast of all leading axes; reset and grad_*_next
+may be None, S may not. A new backend is one more row. Modules are imported when first asked for.
 """
 
 from __future__ import annotations

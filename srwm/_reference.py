@@ -20,15 +20,28 @@ Vectors are rows. The same step numbers stand in the Cython and the CUDA text:
     5  W <- W + k^T u, also at the last step
 
 Written over an array namespace (NumPy's, or any of the array API standard). It keeps W of every step,
-O(L D M) memory, where the backends undo step 5 instead.
+O(L D M) memory, where the backends undo step 5 instead. The reference's row in the table of backends:
+the delta rule, the other operator, is defined in srwm/_delta_reference.py.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+from srwm._arrays import column, compute, namespace, row
 from srwm._broadcast import sum_to_shape
+from srwm._delta_reference import delta_backward, delta_forward, delta_kept_shape
+
+__all__ = [
+    "backward",
+    "declines",
+    "delta_backward",
+    "delta_forward",
+    "delta_kept_shape",
+    "forward",
+    "kept_shape",
+    "unusable",
+]
 
 
 def unusable() -> str | None:
@@ -39,29 +52,6 @@ def unusable() -> str | None:
 def declines(device: str) -> str | None:
     """Why this backend does not take arrays of `device` ("cpu", "cuda") by itself."""
     return f"it is the readable definition, for {device} too, and runs only when asked for by name"
-
-
-def namespace(a: Any) -> Any:
-    """The array namespace of `a`: torch for a tensor, else what the array API standard says."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(a, torch.Tensor):
-        return torch
-    return a.__array_namespace__()
-
-
-def _compute(xp: Any, a: Any) -> Any:
-    """`a` in the precision it is computed in: halves are widened to float32."""
-    return a if a.dtype in (xp.float32, xp.float64) else xp.astype(a, xp.float32)
-
-
-def _row(v: Any) -> Any:
-    """(..., n) -> (..., 1, n)."""
-    return v[..., None, :]
-
-
-def _column(v: Any) -> Any:
-    """(..., n) -> (..., n, 1)."""
-    return v[..., :, None]
 
 
 def _softmax(xp: Any, a: Any) -> Any:
@@ -79,14 +69,14 @@ def _gates_and_update(xp: Any, x_t: Any, W: Any) -> tuple[Any, ...]:
     D = x_t.shape[-1]
     Do = W.shape[-1] - 2 * D - 4
     # 1
-    o = (_row(x_t) @ W)[..., 0, :]
+    o = (row(x_t) @ W)[..., 0, :]
     y_t, b_hat = o[..., :Do], o[..., Do + 2 * D :]
     # 2
     q = _softmax(xp, o[..., Do : Do + D])
     k = _softmax(xp, o[..., Do + D : Do + 2 * D])
     beta = _sigmoid(xp, b_hat)
     # 3
-    Delta = (_row(q - k) @ W)[..., 0, :]
+    Delta = (row(q - k) @ W)[..., 0, :]
     # 4
     u = _rates(xp, beta, Do, D) * Delta
     return y_t, q, k, beta, Delta, u
@@ -122,7 +112,7 @@ def forward(
     xp = namespace(x)
     L, D = x.shape[-2:]
     M = W.shape[-1]
-    x_wide, W_0 = _compute(xp, x), _compute(xp, W)
+    x_wide, W_0 = compute(xp, x), compute(xp, W)
     W_0 = xp.broadcast_to(W_0, (*lead, D, M))
     W_t, outputs, states = W_0, [], []
     for t in range(L):
@@ -132,7 +122,7 @@ def forward(
         y_t, _, k, _, _, u = _gates_and_update(xp, x_wide[..., t, :], W_t)
         outputs.append(xp.broadcast_to(y_t, (*lead, y_t.shape[-1])))
         # 5
-        W_t = W_t + _column(k) @ _row(u)
+        W_t = W_t + column(k) @ row(u)
     no_output = xp.zeros((*lead, 0, M - 2 * D - 4), dtype=W_0.dtype)
     y = xp.stack(outputs, axis=-2) if outputs else no_output
     kept = None
@@ -158,26 +148,26 @@ def backward(
     L, D = x.shape[-2:]
     M = W.shape[-1]
     Do = M - 2 * D - 4
-    x_wide = xp.broadcast_to(_compute(xp, x), (*lead, L, D))
-    grad_y = _compute(xp, grad_y)
+    x_wide = xp.broadcast_to(compute(xp, x), (*lead, L, D))
+    grad_y = compute(xp, grad_y)
     zero = xp.zeros((*lead, D, M), dtype=x_wide.dtype)
-    G = zero if grad_W_next is None else xp.broadcast_to(_compute(xp, grad_W_next), zero.shape)
+    G = zero if grad_W_next is None else xp.broadcast_to(compute(xp, grad_W_next), zero.shape)
     gW, gx = zero, [None] * L
     for t in range(L - 1, -1, -1):
         x_t, W_t = x_wide[..., t, :], kept[..., t, :, :]
         _, q, k, beta, Delta, u = _gates_and_update(xp, x_t, W_t)
         W_T = xp.matrix_transpose(W_t)
         # 5'
-        g_u = (_row(k) @ G)[..., 0, :]
-        g_k = (_row(u) @ xp.matrix_transpose(G))[..., 0, :]
+        g_u = (row(k) @ G)[..., 0, :]
+        g_k = (row(u) @ xp.matrix_transpose(G))[..., 0, :]
         # 4'
         g_Delta = _rates(xp, beta, Do, D) * g_u
         blocks = (slice(0, Do), slice(Do, Do + D), slice(Do + D, Do + 2 * D), slice(Do + 2 * D, M))
         g_beta = xp.stack([xp.sum((g_u * Delta)[..., block], axis=-1) for block in blocks], axis=-1)
         # 3'
-        g_d = (_row(g_Delta) @ W_T)[..., 0, :]
+        g_d = (row(g_Delta) @ W_T)[..., 0, :]
         g_q, g_k = g_d, g_k - g_d
-        G = G + _column(q - k) @ _row(g_Delta)
+        G = G + column(q - k) @ row(g_Delta)
         # 2'
         g_q_hat = q * (g_q - xp.sum(g_q * q, axis=-1, keepdims=True))
         g_k_hat = k * (g_k - xp.sum(g_k * k, axis=-1, keepdims=True))
@@ -185,8 +175,8 @@ def backward(
         # 1'
         g_y = xp.broadcast_to(grad_y[..., t, :], (*lead, Do))
         g_o = xp.concat([g_y, g_q_hat, g_k_hat, g_b_hat], axis=-1)
-        gx[t] = (_row(g_o) @ W_T)[..., 0, :]
-        G = G + _column(x_t) @ _row(g_o)
+        gx[t] = (row(g_o) @ W_T)[..., 0, :]
+        G = G + column(x_t) @ row(g_o)
         if reset is not None:
             here = reset[..., t, None, None]
             gW, G = gW + xp.where(here, G, zero), xp.where(here, zero, G)

@@ -16,14 +16,28 @@ from torch import Tensor
 
 from srwm import _checks, _dispatch
 from srwm._broadcast import leading_shape
+from srwm._tensors import (
+    batch_first,
+    library,
+    no_second_derivative,
+    on_device_of,
+    own_lead,
+    register,
+    require_tensors,
+    same_dtype_under_autocast,
+    threads,
+    wide_dtype,
+)
+from srwm.delta_autograd import delta_backward, delta_forward, delta_vjp
 from srwm.ops import check_gradients, check_operands
 
-_library = torch.library.Library("srwm", "DEF")
-_library.define(
+__all__ = ["backward", "delta_backward", "delta_forward", "delta_vjp", "forward", "vjp"]
+
+library.define(
     "forward(Tensor x, Tensor W, Tensor? reset, bool keep, bool return_state, str? backend,"
     " int? num_threads) -> (Tensor y, Tensor W_next, Tensor kept)"
 )
-_library.define(
+library.define(
     "backward(Tensor x, Tensor W, Tensor? reset, Tensor kept, Tensor? grad_y, Tensor? grad_W_next,"
     " str? backend, int? num_threads) -> (Tensor gx, Tensor gW)"
 )
@@ -36,24 +50,7 @@ def _check(op: str, x: Tensor, W: Tensor, reset: Tensor | None) -> tuple[int, ..
     return check_operands(op, x, W, reset)
 
 
-def _wide_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that tensors of x's dtype are computed in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _array(t: Tensor | None) -> np.ndarray | None:
-    """The tensor's memory as an array; halves are widened: torch's bfloat16 has no NumPy type."""
-    if t is None:
-        return None
-    t = t.detach().resolve_neg()
-    return (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).numpy()
-
-
-def _threads(num_threads: int | None) -> int:
-    return torch.get_num_threads() if num_threads is None else num_threads
-
-
-def _forward_cpu(
+def _forward(
     x: Tensor,
     W: Tensor,
     reset: Tensor | None,
@@ -63,21 +60,20 @@ def _forward_cpu(
     num_threads: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     lead = _check("srwm.forward", x, W, reset)
-    module = _dispatch.resolve("srwm.forward", "cpu", backend)
-    y, W_next, kept = module.forward(
-        _array(x),
-        _array(W),
-        _array(reset),
-        lead,
-        keep=keep,
-        return_state=return_state,
-        num_threads=_threads(num_threads),
-    )
-    return (
-        torch.from_numpy(y).to(x.dtype),
-        x.new_empty(0) if W_next is None else torch.from_numpy(W_next).to(x.dtype),
-        x.new_empty(0) if kept is None else torch.from_numpy(kept),
-    )
+    module = _dispatch.resolve("srwm.forward", x.device.type, backend)
+    with on_device_of(x) as own:
+        y, W_next, kept = module.forward(
+            *map(own.array, (x, W, reset)),
+            lead,
+            keep=keep,
+            return_state=return_state,
+            num_threads=threads(num_threads),
+        )
+        return (
+            own.tensor(y, x.dtype),
+            x.new_empty(0) if W_next is None else own.tensor(W_next, x.dtype),
+            x.new_empty(0) if kept is None else own.tensor(kept, wide_dtype(x)),
+        )
 
 
 def _forward_fake(
@@ -97,12 +93,12 @@ def _forward_fake(
     if not keep:
         return y, W_next, x.new_empty(0)
     module = _dispatch.resolve("srwm.forward", x.device.type, backend)
-    dtype = _wide_dtype(x)
+    dtype = wide_dtype(x)
     shape = module.kept_shape(np.dtype(str(dtype).removeprefix("torch.")), lead, L, int(D), int(Do))
     return y, W_next, x.new_empty(shape, dtype=dtype)
 
 
-def _backward_cpu(
+def _backward(
     x: Tensor,
     W: Tensor,
     reset: Tensor | None,
@@ -113,21 +109,18 @@ def _backward_cpu(
     num_threads: int | None,
 ) -> tuple[Tensor, Tensor]:
     lead = leading_shape("srwm.backward", x, W, reset)
-    module = _dispatch.resolve("srwm.backward", "cpu", backend)
+    module = _dispatch.resolve("srwm.backward", x.device.type, backend)
     if grad_y is None:
         Do = W.shape[-1] - 2 * x.shape[-1] - 4
         grad_y = x.new_zeros(()).expand((*lead, x.shape[-2], Do))
-    gx, gW = module.backward(
-        _array(x),
-        _array(W),
-        _array(reset),
-        lead,
-        _array(kept.contiguous()),
-        _array(grad_y),
-        _array(grad_W_next),
-        num_threads=_threads(num_threads),
-    )
-    return torch.from_numpy(gx).to(x.dtype), torch.from_numpy(gW).to(W.dtype)
+    with on_device_of(x) as own:
+        gx, gW = module.backward(
+            *map(own.array, (x, W, reset)),
+            lead,
+            *map(own.array, (kept.contiguous(), grad_y, grad_W_next)),
+            num_threads=threads(num_threads),
+        )
+        return own.tensor(gx, x.dtype), own.tensor(gW, W.dtype)
 
 
 def _backward_fake(
@@ -166,43 +159,14 @@ def _gradients(
     return gx, gW, None, None, None, None, None
 
 
-def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
-    raise RuntimeError(
-        "srwm.backward: expected to be differentiated once, but a second derivative is wanted; compute "
-        "the first without create_graph=True, or use an eager loop of torch operations"
-    )
-
-
-_library.impl("forward", _forward_cpu, "CPU")
-_library.impl("backward", _backward_cpu, "CPU")
-torch.library.register_fake("srwm::forward", _forward_fake, lib=_library)
-torch.library.register_fake("srwm::backward", _backward_fake, lib=_library)
-torch.library.register_autograd("srwm::forward", _gradients, setup_context=_save_for_backward, lib=_library)
-torch.library.register_autograd("srwm::backward", _no_second_derivative, lib=_library)
-
-
-def _own_lead(t: Tensor | None, axis: int | None, core: int) -> int:
-    """Leading axes of `t` besides the vmapped one."""
-    return 0 if t is None else t.ndim - core - (axis is not None)
-
-
-def _batch_first(t: Tensor | None, axis: int | None, core: int, lead: int, size: int) -> Tensor | None:
-    """`t` with the vmapped axis (of `size`) in front of exactly `lead` leading axes."""
-    if t is None:
-        return None
-    t = t.unsqueeze(0).expand(size, *t.shape) if axis is None else t.movedim(axis, 0)
-    missing = lead - (t.ndim - 1 - core)
-    return t.reshape(size, *(1,) * missing, *t.shape[1:])
-
-
 def _forward_vmap(
     info: Any, axes: tuple[Any, ...], x: Tensor, W: Tensor, reset: Tensor | None, *options: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    lead = max(_own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2), _own_lead(reset, axes[2], 1))
+    lead = max(own_lead(x, axes[0], 2), own_lead(W, axes[1], 2), own_lead(reset, axes[2], 1))
     results = torch.ops.srwm.forward(
-        _batch_first(x, axes[0], 2, lead, info.batch_size),
-        _batch_first(W, axes[1], 2, lead, info.batch_size),
-        _batch_first(reset, axes[2], 1, lead, info.batch_size),
+        batch_first(x, axes[0], 2, lead, info.batch_size),
+        batch_first(W, axes[1], 2, lead, info.batch_size),
+        batch_first(reset, axes[2], 1, lead, info.batch_size),
         *options,
     )
     keep, return_state = options[:2]
@@ -213,40 +177,25 @@ def _backward_vmap(
     info: Any, axes: tuple[Any, ...], x: Tensor, W: Tensor, reset: Tensor | None, *rest: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     kept, grad_y, grad_W_next, *options = rest
-    lead = max(_own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2), _own_lead(reset, axes[2], 1))
+    lead = max(own_lead(x, axes[0], 2), own_lead(W, axes[1], 2), own_lead(reset, axes[2], 1))
     size = info.batch_size
     gx, gW = torch.ops.srwm.backward(
-        _batch_first(x, axes[0], 2, lead, size),
-        _batch_first(W, axes[1], 2, lead, size),
-        _batch_first(reset, axes[2], 1, lead, size),
+        batch_first(x, axes[0], 2, lead, size),
+        batch_first(W, axes[1], 2, lead, size),
+        batch_first(reset, axes[2], 1, lead, size),
         kept.expand(size, *kept.shape) if axes[3] is None else kept.movedim(axes[3], 0),
-        _batch_first(grad_y, axes[4], 2, lead, size),
-        _batch_first(grad_W_next, axes[5], 2, lead, size),
+        batch_first(grad_y, axes[4], 2, lead, size),
+        batch_first(grad_W_next, axes[5], 2, lead, size),
         *options,
     )
-    x_own, W_own = _own_lead(x, axes[0], 2), _own_lead(W, axes[1], 2)
+    x_own, W_own = own_lead(x, axes[0], 2), own_lead(W, axes[1], 2)
     gx = gx.reshape(size, *gx.shape[1 + lead - x_own :])
     gW = gW.reshape(size, *gW.shape[1 + lead - W_own :])
     return (gx, gW), (0, 0)
 
 
-torch.library.register_vmap("srwm::forward", _forward_vmap, lib=_library)
-torch.library.register_vmap("srwm::backward", _backward_vmap, lib=_library)
-
-
-def _same_dtype_under_autocast(x: Any, W: Any) -> Any:
-    """x, in W's dtype where autocast is on: the state's precision decides, as it is what grows."""
-    if x.dtype != W.dtype and torch.is_autocast_enabled(x.device.type):
-        return x.to(W.dtype)
-    return x
-
-
-def _require_tensors(op: str, x: Tensor, W: Any, reset: Any) -> None:
-    """Raise TypeError for what is not a tensor beside a tensor x."""
-    for argument, a in (("W", W), ("reset", reset)):
-        if not (isinstance(a, Tensor) or (argument == "reset" and a is None)):
-            _checks.array(op, argument, a)
-            _checks.same_kind(op, argument, a, x)
+register("forward", _forward, _forward_fake, _gradients, _save_for_backward, _forward_vmap)
+register("backward", _backward, _backward_fake, no_second_derivative("srwm.backward"), None, _backward_vmap)
 
 
 def forward(
@@ -259,8 +208,8 @@ def forward(
     num_threads: int | None = None,
 ) -> Any:
     """`srwm.forward` of tensors: differentiable in x and W, also through the returned state."""
-    _require_tensors("srwm.forward", x, W, reset)
-    x = _same_dtype_under_autocast(x, W)
+    require_tensors("srwm.forward", x, "x", W=W, reset=reset)
+    x = same_dtype_under_autocast(x, W)
     keep = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
     y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, return_state, backend, num_threads)
     return (y, W_next) if return_state else y
@@ -276,7 +225,7 @@ def vjp(
 ) -> tuple[tuple[Tensor, Tensor], Callable[..., tuple[Tensor, Tensor]]]:
     """`srwm.vjp` of tensors; its results are detached from any graph."""
     op = "srwm.vjp"
-    _require_tensors(op, x, W, reset)
+    require_tensors(op, x, "x", W=W, reset=reset)
     _check(op, x, W, reset)
     # The pullback must not see what the caller does to x, W and reset afterwards.
     x, W = x.detach().clone(), W.detach().clone()
@@ -305,7 +254,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """`srwm.backward` of tensors; its results are detached from any graph."""
     op = "srwm.backward"
-    _require_tensors(op, x, W, reset)
+    require_tensors(op, x, "x", W=W, reset=reset)
     lead = _check(op, x, W, reset)
     Do = W.shape[-1] - 2 * x.shape[-1] - 4
     check_gradients(op, x, (*lead, x.shape[-2], Do), (*lead, *W.shape[-2:]), grad_y, grad_W_next)

@@ -9,24 +9,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from srwm import _checks, _dispatch, _dlpack
+from srwm import _call, _checks, _dispatch
+from srwm._arrays import namespace
 from srwm._broadcast import leading_shape
-from srwm._reference import namespace
+from srwm._call import Call, as_backend_arrays, give_back, own_copy, prepare
 
-
-class _Call(NamedTuple):
-    """One checked call: the backend's arrays, their broadcast leading shape, the way back."""
-
-    backend: Any
-    x: Any
-    W: Any
-    reset: Any
-    lead: tuple[int, ...]
-    original: Any  # the x that came, where results must be given back as its array type; else None
+_OPERANDS = ("x", "W", "reset")
+_GRADIENTS = ("x", "grad_y", "grad_W_next")
 
 
 def check_operands(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
@@ -43,24 +36,6 @@ def check_operands(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
     return leading_shape(op, x, W, reset)
 
 
-# Leading shapes of the plain operands that have been checked, by all that the checks look at: an
-# agent's step takes microseconds, and so did looking at the same shapes again.
-_checked: dict[tuple[Any, ...], tuple[int, ...]] = {}
-
-
-def _leading_shape_of_checked(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
-    """`check_operands`, once for each set of shapes and dtypes of NumPy arrays without reset."""
-    if type(x) is not np.ndarray or type(W) is not np.ndarray or reset is not None:
-        return check_operands(op, x, W, reset)
-    seen = (x.shape, W.shape, x.dtype, W.dtype)
-    lead = _checked.get(seen)
-    if lead is None:
-        lead = check_operands(op, x, W, reset)
-        if len(_checked) < 1024:
-            _checked[seen] = lead
-    return lead
-
-
 def check_gradients(
     op: str,
     x: Any,
@@ -70,42 +45,14 @@ def check_gradients(
     grad_W_next: Any,
 ) -> None:
     """Raise unless grad_y and grad_W_next (or None) have the shapes of y and W_next, and x's dtype."""
-    wanted = [("grad_y", grad_y, y_shape, "y")]
-    if grad_W_next is not None:
-        wanted.append(("grad_W_next", grad_W_next, W_shape, "W_next"))
-    for argument, a, shape, of in wanted:
-        _checks.array(op, argument, a)
-        _checks.same_kind(op, argument, a, x)
-        _checks.shape(op, argument, a, shape, of)
+    _call.check_gradients(
+        *(op, x, "x"), ("grad_y", grad_y, y_shape, "y"), ("grad_W_next", grad_W_next, W_shape, "W_next")
+    )
 
 
-def _as_backend_arrays(op: str, x: Any, **others: Any) -> tuple[Any, ...]:
-    """Device name, then x and the others as the arrays the backends of that device compute with."""
-    if isinstance(x, np.ndarray):
-        return ("cpu", x, *others.values())
-    device = _dlpack.device_of(x)
-    given = {name: a for name, a in others.items() if a is not None}
-    for name, a in given.items():
-        _checks.same_device(op, name, _dlpack.device_of(a), device)
-    if device[0] == "cpu":
-        x = _dlpack.to_numpy(op, "x", x)
-        others |= {name: _dlpack.to_numpy(op, name, a) for name, a in given.items()}
-    return (device[0], x, *others.values())
-
-
-def _prepare(op: str, x: Any, W: Any, reset: Any, backend: str | None, num_threads: Any) -> _Call:
-    lead = _leading_shape_of_checked(op, x, W, reset)
-    if num_threads is not None:
-        _checks.thread_count(op, "num_threads", num_threads)
-    device, x_, W_, reset_ = _as_backend_arrays(op, x, W=W, reset=reset)
-    module = _dispatch.resolve(op, device, backend)
-    return _Call(module, x_, W_, reset_, lead, None if x_ is x else x)
-
-
-def _give_back(call: _Call, *results: Any) -> tuple[Any, ...]:
-    if call.original is None:
-        return results
-    return tuple(_dlpack.from_numpy(a, call.original) for a in results)
+def _prepare(op: str, x: Any, W: Any, reset: Any, backend: str | None, num_threads: Any) -> Call:
+    lead = _call.leading_shape(check_operands, op, x, W, reset)
+    return prepare(op, _OPERANDS, (x, W, reset), lead, backend, num_threads)
 
 
 def forward(
@@ -183,15 +130,13 @@ def forward(
         )
     call = _prepare(op, x, W, reset, backend, num_threads)
     y, W_next, _ = call.backend.forward(
-        call.x,
-        call.W,
-        call.reset,
+        *call.operands,
         call.lead,
         keep=False,
         return_state=return_state,
         num_threads=num_threads,
     )
-    return _give_back(call, y, W_next) if return_state else _give_back(call, y)[0]
+    return give_back(call, y, W_next) if return_state else give_back(call, y)[0]
 
 
 def vjp(
@@ -230,25 +175,20 @@ def vjp(
         return _dispatch.front_ends[front_end].vjp(
             x, W, reset=reset, backend=backend, num_threads=num_threads
         )
-    call = _prepare(op, x, W, reset, backend, num_threads)
     # The pullback must not see what the caller does to x, W and reset afterwards.
-    call = call._replace(
-        x=call.x.copy(), W=call.W.copy(), reset=None if call.reset is None else call.reset.copy()
-    )
-    y, W_next, kept = call.backend.forward(
-        call.x, call.W, call.reset, call.lead, keep=True, num_threads=num_threads
-    )
+    call = own_copy(_prepare(op, x, W, reset, backend, num_threads))
+    y, W_next, kept = call.backend.forward(*call.operands, call.lead, keep=True, num_threads=num_threads)
     y_shape, W_shape = y.shape, W_next.shape
 
     def pullback(grad_y: Any, grad_W_next: Any = None) -> tuple[Any, Any]:
         return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
 
-    return _give_back(call, y, W_next), pullback
+    return give_back(call, y, W_next), pullback
 
 
 def _pull_back(
     op: str,
-    call: _Call,
+    call: Call,
     kept: Any,
     y_shape: tuple[int, ...],
     W_shape: tuple[int, ...],
@@ -256,20 +196,13 @@ def _pull_back(
     grad_W_next: Any,
     num_threads: int | None,
 ) -> tuple[Any, Any]:
-    like = call.x if call.original is None else call.original
+    like = call.operands[0] if call.original is None else call.original
     check_gradients(op, like, y_shape, W_shape, grad_y, grad_W_next)
-    _, _, grad_y, grad_W_next = _as_backend_arrays(op, like, grad_y=grad_y, grad_W_next=grad_W_next)
-    gx, gW = call.backend.backward(
-        call.x,
-        call.W,
-        call.reset,
-        call.lead,
-        kept,
-        grad_y,
-        grad_W_next,
-        num_threads=num_threads,
+    _, grad_y, grad_W_next = as_backend_arrays(op, _GRADIENTS, (like, grad_y, grad_W_next))
+    gradients = call.backend.backward(
+        *call.operands, call.lead, kept, grad_y, grad_W_next, num_threads=num_threads
     )
-    gx, gW = _give_back(call, gx, gW)
+    gx, gW = give_back(call, *gradients)
     return gx, gW
 
 
@@ -324,9 +257,7 @@ def backward(
     L, Do = x.shape[-2], W.shape[-1] - 2 * x.shape[-1] - 4
     y_shape, W_shape = (*call.lead, L, Do), (*call.lead, *W.shape[-2:])
     check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
-    _, _, kept = call.backend.forward(
-        call.x, call.W, call.reset, call.lead, keep=True, num_threads=num_threads
-    )
+    _, _, kept = call.backend.forward(*call.operands, call.lead, keep=True, num_threads=num_threads)
     return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
 
 
@@ -407,6 +338,37 @@ def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
     D, M = W.shape[-2:]
     Do = _checks.output_size(op, W, D, M)
     return W[..., :Do], W[..., Do : Do + D], W[..., Do + D : Do + 2 * D], W[..., Do + 2 * D :]
+
+
+def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
+    """Compile the CUDA kernels of one size ahead, for CuPy's current device.
+
+    They are compiled when first used otherwise, which takes a second or two each, and kept on disk in
+    CuPy's folder, `CUPY_CACHE_DIR`. On the CPU there is nothing to compile.
+
+    Parameters
+    ----------
+    D, Do : int
+        Entries of an input and of an output; of the delta rule, of a key and of a value.
+    dtype : str or dtype
+        float16, bfloat16, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        No such dtype, or sizes that the kernels do not run.
+    RuntimeError
+        The CUDA backend cannot run here; the message says why.
+
+    Examples
+    --------
+    >>> import srwm
+    >>> srwm.warmup(16, 16)  # doctest: +SKIP
+    """
+    op = "srwm.warmup"
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    _checks.one_of(op, "dtype", name, ("float16", "bfloat16", "float32", "float64"))
+    _dispatch.resolve(op, "cuda", "cuda").warmup(D, Do, name)
 
 
 def show_config() -> None:

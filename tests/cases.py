@@ -60,6 +60,40 @@ def random_case(size: tuple[Any, ...], *, with_reset: bool = False, seed: int = 
     )
 
 
+class DeltaCase(NamedTuple):
+    """Arguments and gradients of one call of the delta rule, in float64."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    beta: np.ndarray
+    S: np.ndarray | None
+    reset: np.ndarray | None
+    grad_y: np.ndarray
+    grad_S_next: np.ndarray
+
+    def astype(self, dtype: Any) -> DeltaCase:
+        """The case rounded to `dtype`."""
+        return DeltaCase(*(a if a is None or a.dtype == bool else a.astype(dtype) for a in self))
+
+
+def random_delta_case(size: tuple[Any, ...], *, with_reset: bool = False, seed: int = 0) -> DeltaCase:
+    """A random case of a size of the table, the second leading axes those of S; keys about as long as 1."""
+    rng = np.random.default_rng(seed)
+    q_lead, S_lead, L, D, Do = size
+    lead = np.broadcast_shapes(q_lead, S_lead)
+    return DeltaCase(
+        q=rng.standard_normal((*q_lead, L, D)),
+        k=rng.standard_normal((*q_lead, L, D)) / np.sqrt(D),
+        v=rng.standard_normal((*lead, L, Do)),
+        beta=rng.random((*q_lead, L)),
+        S=rng.standard_normal((*S_lead, D, Do)),
+        reset=rng.random((*lead, L)) < 0.1 if with_reset else None,
+        grad_y=rng.standard_normal((*lead, L, Do)),
+        grad_S_next=rng.standard_normal((*lead, D, Do)),
+    )
+
+
 def growth_case() -> Case:
     """512 steps in which W_y grows a million-fold: what comes back by undoing updates is hardest here.
 
@@ -109,3 +143,12 @@ def run(srwm: Any, case: Case, **options: Any) -> dict[str, Any]:
     (y, W_next), pullback = srwm.vjp(case.x, case.W, reset=case.reset, **options)
     gx, gW = pullback(case.grad_y, case.grad_W_next)
     return {"y": y, "W_next": W_next, "gx": gx, "gW": gW}
+
+
+def run_delta(srwm: Any, case: DeltaCase, **options: Any) -> dict[str, Any]:
+    """All results of a case of the delta rule by name, from `srwm.delta_vjp`."""
+    operands = (case.q, case.k, case.v, case.beta, case.S)
+    (y, S_next), pullback = srwm.delta_vjp(*operands, reset=case.reset, **options)
+    names = ("gq", "gk", "gv", "gbeta", "gS")
+    gradients = dict(zip(names, pullback(case.grad_y, case.grad_S_next), strict=True))
+    return {"y": y, "S_next": S_next} | {name: g for name, g in gradients.items() if g is not None}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import srwm
+from srwm import _dispatch
 
 x = np.zeros((5, 7, 3), np.float32)
 W = np.zeros((3, 2 + 6 + 4), np.float32)
@@ -106,7 +107,12 @@ BAD_OPERANDS = {
         ValueError,
         r"backend: expected one of cython, cuda, reference",
     ),
-    "cuda": ((x, W), {"backend": "cuda"}, RuntimeError, r"backend 'cuda' cannot run: this version"),
+    "cuda": (
+        (x, W),
+        {"backend": "cuda"},
+        RuntimeError,
+        r"backend 'cuda' cannot run: (CuPy cannot|CUDA finds no|there is no CUDA|it takes CUDA arrays)",
+    ),
     "no threads": (
         (x, W),
         {"num_threads": 0},
@@ -210,8 +216,9 @@ class OnDevice:
 
 def test_devices_are_named_and_never_mixed():
     gpu = OnDevice(x, (2, 0)), OnDevice(W, (2, 0))
-    with pytest.raises(RuntimeError, match=r"^srwm\.forward: no backend takes arrays on the cuda here"):
-        srwm.forward(*gpu)
+    if _dispatch.states()["cuda"] != "usable":
+        with pytest.raises(RuntimeError, match=r"^srwm\.forward: no backend takes arrays on the cuda here"):
+            srwm.forward(*gpu)
     with pytest.raises(
         ValueError, match=r"W: expected on the device of x, \('cuda', 0\), got \('cuda', 1\)"
     ):
@@ -224,3 +231,11 @@ def test_devices_are_named_and_never_mixed():
         srwm.forward(OnDevice(x, (1, 0)), OnDevice(W, (1, 0)))
     with pytest.raises(TypeError, match=r"W: expected the array type of x, .*OnDevice, got numpy.ndarray"):
         srwm.forward(gpu[0], W)
+
+
+def test_warmup_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"^srwm\.warmup: dtype: expected one of float16, .* got 'int8'"):
+        srwm.warmup(16, 16, "int8")
+    if _dispatch.states()["cuda"] != "usable":
+        with pytest.raises(RuntimeError, match=r"^srwm\.warmup: backend 'cuda' cannot run"):
+            srwm.warmup(16, 16, np.float32)

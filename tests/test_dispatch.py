@@ -10,8 +10,9 @@ from srwm._cy import backend as cython_backend
 
 
 @pytest.fixture(autouse=True)
-def fresh_table():
-    """Nothing remembered from other tests, or for them."""
+def fresh_table(monkeypatch):
+    """The package's own table, nothing remembered from other tests, or for them."""
+    monkeypatch.delitem(_dispatch.BACKENDS, "cuda-on-host", raising=False)
     _dispatch._resolve.cache_clear()
     yield
     _dispatch._resolve.cache_clear()

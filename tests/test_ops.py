@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -223,7 +224,7 @@ def test_show_config_names_every_backend_and_why_not(capsys):
     assert f"srwm {srwm.__version__}" in printed
     assert "backend cython: usable" in printed
     assert "backend reference: usable" in printed
-    assert "backend cuda: this version of srwm has no CUDA kernels" in printed
+    assert re.search("^backend cuda: (usable|CuPy cannot|CUDA finds no|there is no CUDA)", printed, re.M)
 
 
 def test_calls_from_many_threads_do_not_meet():

@@ -117,7 +117,22 @@ def _wide(a: Any) -> Any:
     return a if a.flags.aligned else a.copy()
 
 
-def _segments(L: int) -> int:
+def _chunks_by_weight(lead: tuple[int, ...], W_lead: tuple[int, ...]) -> np.ndarray:
+    """The sequences that share each weight, in chunks: (weights, chunks, run), a short run ending in -1."""
+    order = sequences_by_weight(lead, W_lead)
+    weights, sharing = order.shape
+    chunks = min(sharing, -(-CHUNKS // max(1, weights)))
+    run = -(-sharing // max(1, chunks))
+    order = np.pad(order, ((0, 0), (0, chunks * run - sharing)), constant_values=-1)
+    return order.reshape(weights, chunks, run)
+
+
+def _sum_of_chunks(g: np.ndarray) -> np.ndarray:
+    """The gradient of each weight from those of its chunks, (weights, chunks, ...)."""
+    return g[:, 0] if g.shape[1] == 1 else g.sum(axis=1)
+
+
+def segments(L: int) -> int:
     """Segments of L steps whose last W is kept: all but a last one of at most REPLAYED steps."""
     return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
 
@@ -125,7 +140,7 @@ def _segments(L: int) -> int:
 def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
     """Shape of what forward keeps for backward: for each sequence its trace, then a W per segment."""
     _, row, matrix, _, _ = _layout(dtype, D, Do)
-    return (*lead, L * row + _segments(L) * matrix)
+    return (*lead, L * row + segments(L) * matrix)
 
 
 def forward(
@@ -150,7 +165,7 @@ def forward(
     threads = _threads(num_threads, N, 3 * N * L * D * M)
     module, _, _, entries, _ = _layout(x.dtype, D, Do)
     scratch = _scratch(x.dtype.itemsize * threads * entries)
-    module.forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, _segments(L), threads)
+    module.forward(x, W, reset, y, W_next, kept, scratch, SEGMENT, segments(L), threads)
     if y.dtype != dtype:
         y, W_next = y.astype(dtype), None if W_next is None else W_next.astype(dtype)
     return y, W_next, kept
@@ -173,20 +188,93 @@ def backward(
     (L, D), M = x_shape[-2:], W_shape[-1]
     Do = M - 2 * D - 4
     N = prod(lead)
-    order = sequences_by_weight(lead, W_shape[:-2])
-    weights, sharing = order.shape
-    chunks = min(sharing, -(-CHUNKS // max(1, weights)))  # per weight
-    run = -(-sharing // max(1, chunks))
-    order = np.pad(order, ((0, 0), (0, chunks * run - sharing)), constant_values=-1)
+    order = _chunks_by_weight(lead, W_shape[:-2])
+    pieces = order.shape[0] * order.shape[1]
     gx = np.empty((*lead, L, D), x.dtype)
-    gW = np.empty((weights, chunks, D, M), x.dtype)
-    threads = _threads(num_threads, weights * chunks, 7 * N * L * D * M)
+    gW = np.empty((*order.shape[:2], D, M), x.dtype)
+    threads = _threads(num_threads, pieces, 7 * N * L * D * M)
     module, _, _, _, entries = _layout(x.dtype, D, Do)
     scratch = _scratch(x.dtype.itemsize * threads * entries)
-    order = order.reshape(weights * chunks, run)
+    order = order.reshape(pieces, order.shape[2])
     module.backward(
-        x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, SEGMENT, _segments(L), threads
+        x, W, reset, kept, grad_y, grad_W_next, order, gx, gW, scratch, SEGMENT, segments(L), threads
     )
-    gW = gW[:, 0] if chunks == 1 else gW.sum(axis=1)
-    gx = sum_to_shape(np, gx, x_shape)
-    return gx.astype(dtype, copy=False), gW.reshape(W_shape).astype(dtype, copy=False)
+    gx, gW = sum_to_shape(np, gx, x_shape), _sum_of_chunks(gW).reshape(W_shape)
+    return gx.astype(dtype, copy=False), gW.astype(dtype, copy=False)
+
+
+@cache
+def _delta_layout(dtype: np.dtype, D: int, Do: int) -> tuple[Any, int, int, int, int]:
+    """As `_layout`, for the delta rule."""
+    module = kernels(dtype)
+    return module, *module.delta_layout(D, Do)
+
+
+def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
+    """Shape of what forward keeps for backward: for each sequence every Delta, then an S per segment."""
+    _, row, matrix, _, _ = _delta_layout(dtype, D, Do)
+    return (*lead, L * row + segments(L) * matrix)
+
+
+def delta_forward(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    beta: np.ndarray,
+    S: np.ndarray,
+    reset: np.ndarray | None,
+    lead: tuple[int, ...],
+    *,
+    keep: bool,
+    return_state: bool = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
+    dtype = q.dtype
+    q, k, v, beta, S = _wide(q), _wide(k), _wide(v), _wide(beta), _wide(S)
+    (L, D), Do, N = q.shape[-2:], v.shape[-1], prod(lead)
+    y = np.empty((*lead, L, Do), q.dtype)
+    S_next = np.empty((*lead, D, Do), q.dtype) if return_state else None
+    kept = np.empty(delta_kept_shape(q.dtype, lead, L, D, Do), q.dtype) if keep else None
+    threads = _threads(num_threads, N, 3 * N * L * D * Do)
+    module, _, _, entries, _ = _delta_layout(q.dtype, D, Do)
+    scratch = _scratch(q.dtype.itemsize * threads * entries)
+    module.delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, SEGMENT, segments(L), threads)
+    if y.dtype != dtype:
+        y, S_next = y.astype(dtype), None if S_next is None else S_next.astype(dtype)
+    return y, S_next, kept
+
+
+def delta_backward(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    beta: np.ndarray,
+    S: np.ndarray,
+    reset: np.ndarray | None,
+    lead: tuple[int, ...],
+    kept: np.ndarray,
+    grad_y: np.ndarray,
+    grad_S_next: np.ndarray | None,
+    *,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
+    dtype, shapes = q.dtype, [a.shape for a in (q, k, v, beta)]
+    q, k, beta, S = _wide(q), _wide(k), _wide(beta), _wide(S)
+    grad_y, grad_S_next = _wide(grad_y), _wide(grad_S_next)
+    (L, D), Do = q.shape[-2:], v.shape[-1]
+    order = _chunks_by_weight(lead, S.shape[:-2])
+    gq, gk = np.empty((*lead, L, D), q.dtype), np.empty((*lead, L, D), q.dtype)
+    gv, gbeta = np.empty((*lead, L, Do), q.dtype), np.empty((*lead, L), q.dtype)
+    gS = np.empty((*order.shape[:2], D, Do), q.dtype)
+    pieces = order.shape[0] * order.shape[1]
+    threads = _threads(num_threads, pieces, 6 * prod(lead) * L * D * Do)
+    module, _, _, _, entries = _delta_layout(q.dtype, D, Do)
+    scratch = _scratch(q.dtype.itemsize * threads * entries)
+    order = order.reshape(pieces, order.shape[2])
+    arrays = (q, k, beta, S, reset, kept, grad_y, grad_S_next, order, gq, gk, gv, gbeta, gS, scratch)
+    module.delta_backward(*arrays, SEGMENT, segments(L), threads)
+    gradients = [sum_to_shape(np, g, shape) for g, shape in zip((gq, gk, gv, gbeta), shapes, strict=True)]
+    gradients.append(_sum_of_chunks(gS).reshape(S.shape))
+    return tuple(g.astype(dtype, copy=False) for g in gradients)

@@ -13,48 +13,10 @@ The numbered steps are those of srwm/_reference.py. The matrix is swept once a s
 step 5 of one step, step 3 of the next and step 1 of the one after share every load and store of W.
 """
 
-from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange, threadid
-from libc.stdint cimport int64_t, uint8_t, uintptr_t
-from libc.string cimport memcpy, memset
-
-
-cdef extern from "sweeps.h" nogil:
-    ctypedef float real  # or double: the header knows
-    const Py_ssize_t LANES
-    const Py_ssize_t VECTOR_BYTES
-    void update_and_multiply(real *A, Py_ssize_t rows, Py_ssize_t width, const real *a, const real *b,
-                             const real *r, const real *x, real *p, real *z)
-    void multiply(const real *A, Py_ssize_t rows, Py_ssize_t width, const real *x, real *z)
-    void update(real *A, Py_ssize_t rows, Py_ssize_t width, const real *a, const real *b)
-    void update_twice_and_sum(real *G, Py_ssize_t rows, Py_ssize_t width, const real *r,
-                              const real *g_Delta, const real *x, const real *g_o, const real *k,
-                              const real *u, real *g_u, real *g_k)
-    void copy(real *out, const real *a, Py_ssize_t n)
-    real dot(const real *a, const real *b, Py_ssize_t width)
-    void add_scaled(real *z, real s, const real *b, Py_ssize_t width)
-    void scale(real *out, real s, const real *a, Py_ssize_t width)
-    void subtract(real *out, const real *a, const real *b, Py_ssize_t width)
-    void softmax(real *out, const real *a, const real *padding, Py_ssize_t width)
-    void softmax_backward(real *g, const real *q, Py_ssize_t width)
-    void sigmoid(real *out, const real *a, Py_ssize_t width)
-    const real INFINITY
-
-
 cdef struct Sizes:
     Py_ssize_t D, Do, L, C, segments
     Py_ssize_t D_, Do_, beta_, M_  # padded to whole vectors, in entries
     Py_ssize_t row  # entries of the trace per step: [ q : D_ | k : D_ | beta : beta_ | Delta : M_ ]
-
-
-# One sequence of a strided array: where it starts and how far its last two axes step, in bytes.
-cdef struct View:
-    char *data
-    Py_ssize_t outer, inner
-
-
-cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    return (n + LANES - 1) // LANES * LANES
 
 
 cdef inline Sizes sizes_of(
@@ -78,16 +40,6 @@ cdef inline Py_ssize_t forward_scratch(Sizes s) noexcept nogil:
 
 cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
     return 3 * s.D * s.M_ + s.M_ * s.D_ + 8 * s.D_ + s.beta_ + 8 * s.M_
-
-
-# IN: any strided vector of n entries -> OUT: the same, contiguous.
-cdef inline void read_vector(real *out, const char *a, Py_ssize_t stride, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == sizeof(real):
-        copy(out, <const real *> a, n)
-    else:
-        for i in range(n):
-            out[i] = (<const real *> (a + i * stride))[0]
 
 
 # IN: strided (D, M) -> OUT: padded (D, M_).
@@ -122,15 +74,6 @@ cdef void write_matrix(real *out, const real *A, Sizes s) noexcept nogil:
         A += s.M_
 
 
-# IN: padded (D, M_) -> OUT: its transpose, padded (M_, D_).
-cdef void transpose(real *out, const real *A, Sizes s) noexcept nogil:
-    cdef Py_ssize_t d, m
-    memset(out, 0, s.M_ * s.D_ * sizeof(real))
-    for d in range(s.D):
-        for m in range(s.M_):
-            out[m * s.D_ + d] = A[d * s.M_ + m]
-
-
 # 4  u = [ beta_0 Delta_y | beta_1 Delta_q | beta_2 Delta_k | beta_3 Delta_beta ]
 cdef inline void scale_blocks(real *u, const real *beta, const real *Delta, Sizes s) noexcept nogil:
     cdef Py_ssize_t q = s.Do_, k = s.Do_ + s.D_, b = s.Do_ + 2 * s.D_
@@ -138,10 +81,6 @@ cdef inline void scale_blocks(real *u, const real *beta, const real *Delta, Size
     scale(u + q, beta[1], Delta + q, s.D_ // LANES)
     scale(u + k, beta[2], Delta + k, s.D_ // LANES)
     scale(u + b, beta[3], Delta + b, s.beta_ // LANES)
-
-
-cdef inline bint is_reset(View reset, Py_ssize_t t) noexcept nogil:
-    return reset.data != NULL and (<uint8_t *> (reset.data + t * reset.inner))[0] != 0
 
 
 cdef void forward_sequence(
@@ -208,9 +147,7 @@ cdef void forward_sequence(
         k_before, pending = k, u
         u, u_before = u_before, u
         # 5  W <- W + k^T u, at once where W itself is wanted: the end of a segment, the last step
-        is_kept = (
-            trace != NULL and (t + 1 == s.L or (t + 1) % s.C == 0) and t // s.C < s.segments
-        )
+        is_kept = trace != NULL and is_kept_after(t, s.L, s.C, s.segments)
         if is_kept or (t + 1 == s.L and W_next != NULL):
             update(A, s.D, width, k_before, pending)
             k_before, pending = no_k, no_u
@@ -227,10 +164,8 @@ cdef void forward_sequence(
 # W after step t, from the trace: the last W known before it, and every update since.
 cdef void replay(real *A, real *u, View W, View reset, const real *trace, const real *states,
                  Py_ssize_t t, Sizes s) noexcept nogil:
-    cdef Py_ssize_t first = t
+    cdef Py_ssize_t first = replayed_from(t, reset, s.C)
     cdef const real *k
-    while first % s.C != 0 and not is_reset(reset, first):
-        first -= 1
     if first == 0 or is_reset(reset, first):
         read_matrix(A, W, s)
     else:
@@ -298,11 +233,11 @@ cdef void backward_sequence(
         is_first = t == 0 or is_reset(reset, t)
 
         # W after step t, where undoing the steps behind it does not lead there
-        if (t + 1 == s.L or (t + 1) % s.C == 0) and t // s.C < s.segments:
-            transpose(AT, states + t // s.C * s.D * s.M_, s)
+        if is_kept_after(t, s.L, s.C, s.segments):
+            transpose(AT, states + t // s.C * s.D * s.M_, s.D, s.M_, s.M_, s.D_)
         elif t + 1 == s.L or is_reset(reset, t + 1):
             replay(A, u, W, reset, trace, states, t, s)
-            transpose(AT, A, s)
+            transpose(AT, A, s.D, s.M_, s.M_, s.D_)
 
         scale_blocks(u, beta, Delta, s)
         subtract(r, q, k, d_width)
@@ -356,73 +291,11 @@ cdef void backward_sequence(
             has_after = True
 
 
-# Buffers of the arrays of one call, released together.
-cdef class Buffers:
-    cdef Py_buffer held[11]
-    cdef int count
-
-    def __cinit__(self):
-        self.count = 0
-
-    def __dealloc__(self):
-        cdef int i
-        for i in range(self.count):
-            PyBuffer_Release(&self.held[i])
-
-    cdef Py_buffer *of(self, object array) except NULL:
-        PyObject_GetBuffer(array, &self.held[self.count], PyBUF_FULL_RO)
-        self.count += 1
-        return &self.held[self.count - 1]
-
-    # NULL for None
-    cdef Py_buffer *of_optional(self, object array) except? NULL:
-        return NULL if array is None else self.of(array)
-
-
-# Sequence n of an array whose leading axes broadcast to `lead` (n_lead axes).
-cdef inline View sequence(const Py_buffer *a, int core, Py_ssize_t n, const Py_ssize_t *lead,
-                          int n_lead) noexcept nogil:
-    cdef View view
-    cdef int axis, own
-    view.data, view.outer, view.inner = NULL, 0, 0
-    if a == NULL:
-        return view
-    view.data = <char *> a.buf
-    for axis in range(n_lead - 1, -1, -1):
-        own = axis - (n_lead - (a.ndim - core))
-        if own >= 0 and a.shape[own] != 1:
-            view.data += n % lead[axis] * a.strides[own]
-        n //= lead[axis]
-    view.inner = a.strides[a.ndim - 1]
-    if core == 2:
-        view.outer = a.strides[a.ndim - 2]
-    return view
-
-
-cdef inline real *start(const Py_buffer *a) noexcept nogil:
-    return NULL if a == NULL else <real *> a.buf
-
-
-# What starts at or after `address` and on a cache line.
-cdef inline real *aligned(void *address) noexcept nogil:
-    return <real *> ((<uintptr_t> address + 63) // 64 * 64)
-
-
-# Entries from one thread's scratch to the next: whole cache lines.
-cdef inline Py_ssize_t apart(Py_ssize_t entries) noexcept nogil:
-    return (entries * <Py_ssize_t> sizeof(real) + 63) // 64 * 64 // <Py_ssize_t> sizeof(real)
-
-
 def layout(Py_ssize_t D, Py_ssize_t Do):
     """(entries kept per step, per segment, of forward's scratch per thread, of backward's)."""
     cdef Sizes s = sizes_of(D, Do, 0, 1, 0)
     spare = 64 // sizeof(real)
     return (s.row, s.D * s.M_, apart(forward_scratch(s)) + spare, apart(backward_scratch(s)) + spare)
-
-
-def vector_bytes():
-    """Bytes of the vectors this module computes with."""
-    return VECTOR_BYTES
 
 
 def forward(x, W, reset, y, W_next, kept, scratch, Py_ssize_t C, Py_ssize_t segments,

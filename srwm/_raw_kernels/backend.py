@@ -1,13 +1,158 @@
-"""The CUDA backend's row of the table of backends; this version has no CUDA kernels behind it."""
+"""The CUDA backend: CuPy arrays on their own device, in the caller's current stream.
+
+Nothing waits for the device and nothing goes through the host: a pass is one launch, and one more for
+each gradient that is a sum. Memory is that of CuPy's current allocator.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
 
+from srwm._cy import launch
+from srwm._raw_kernels import delta_passes, loader, passes
+from srwm._raw_kernels.delta_passes import delta_kept_shape
+from srwm._raw_kernels.passes import kept_shape
+
+__all__ = [
+    "backward",
+    "declines",
+    "delta_backward",
+    "delta_forward",
+    "delta_kept_shape",
+    "forward",
+    "kept_shape",
+    "unusable",
+    "warmup",
+]
+
+
+@cache
 def unusable() -> str | None:
     """Why this backend cannot run here."""
-    return "this version of srwm has no CUDA kernels; move the arrays to the CPU"
+    try:
+        import cupy
+    except ImportError as missing:
+        return f"CuPy cannot be imported ({missing}); install srwm[cuda12]"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CUDA finds no device ({error}); move the arrays to the CPU"
+    return None if count else "there is no CUDA device; move the arrays to the CPU"
 
 
 def declines(device: str) -> str | None:
     """Why this backend does not take arrays of `device` ("cpu", "cuda")."""
     return None if device == "cuda" else f"it takes CUDA arrays, these are on the {device}"
+
+
+class _Device:
+    """A platform of `launching`: the current device, which is the one of this index."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def limits(self) -> launch.Limits:
+        return loader.limits(self.index)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        import cupy
+
+        return cupy.empty(shape, dtype)
+
+    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...]) -> None:
+        loader.function(plan, self.index)((blocks,), (plan.threads,), args)
+
+
+def forward(
+    x: Any,
+    W: Any,
+    reset: Any,
+    lead: tuple[int, ...],
+    *,
+    keep: bool,
+    return_state: bool = True,
+    num_threads: int | None = None,
+) -> tuple[Any, Any, Any]:
+    """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
+    del num_threads  # the CPU's
+    with x.device as device:
+        platform = _Device(device.id)
+        return passes.forward(platform, x, W, reset, lead, keep=keep, return_state=return_state)
+
+
+def backward(
+    x: Any,
+    W: Any,
+    reset: Any,
+    lead: tuple[int, ...],
+    kept: Any,
+    grad_y: Any,
+    grad_W_next: Any,
+    *,
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """gx and gW, of exactly the shapes of x and W."""
+    del num_threads
+    with x.device as device:
+        return passes.backward(_Device(device.id), x, W, reset, lead, kept, grad_y, grad_W_next)
+
+
+def delta_forward(
+    q: Any,
+    k: Any,
+    v: Any,
+    beta: Any,
+    S: Any,
+    reset: Any,
+    lead: tuple[int, ...],
+    *,
+    keep: bool,
+    return_state: bool = True,
+    num_threads: int | None = None,
+) -> tuple[Any, Any, Any]:
+    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
+    del num_threads
+    with q.device as device:
+        operands = (q, k, v, beta, S, reset, lead)
+        return delta_passes.delta_forward(
+            _Device(device.id), *operands, keep=keep, return_state=return_state
+        )
+
+
+def delta_backward(
+    q: Any,
+    k: Any,
+    v: Any,
+    beta: Any,
+    S: Any,
+    reset: Any,
+    lead: tuple[int, ...],
+    kept: Any,
+    grad_y: Any,
+    grad_S_next: Any,
+    *,
+    num_threads: int | None = None,
+) -> tuple[Any, ...]:
+    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
+    del num_threads
+    with q.device as device:
+        operands = (q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next)
+        return delta_passes.delta_backward(_Device(device.id), *operands)
+
+
+def warmup(D: int, Do: int, storage: str) -> None:
+    """Compile the kernels of these sizes and this dtype for the current device."""
+    import cupy
+
+    index = cupy.cuda.Device().id
+    limits = loader.limits(index)
+    plans = [
+        launch.forward(D, Do, storage, limits),
+        launch.backward(D, Do, storage, limits),
+        launch.delta_forward(D, Do, storage, limits),
+        launch.delta_backward(D, Do, storage, limits),
+        launch.sum_pieces(storage),
+    ]
+    for plan in plans:
+        loader.function(plan, index)

@@ -1,0 +1,185 @@
+"""Every CUDA kernel, compiled for every architecture as CuPy would: registers, spills, stack, shared bytes.
+
+    python -m benchmarks.compile_matrix           # what CI compiles; fails on a spill
+    python -m benchmarks.compile_matrix --all     # every shipped specialisation
+    python -m benchmarks.compile_matrix --all --write docs/kernels.md
+
+No GPU is needed: NVRTC compiles for any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from srwm._cy import launch
+from srwm._raw_kernels import loader
+
+ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
+
+# The plans that are shipped compiled and seen: heads of these sizes, Do = D, in every dtype.
+SIZES = (8, 16, 32, 64, 128, 256)
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+KERNELS: dict[str, Callable[..., launch.Plan]] = {
+    "srwm_forward": launch.forward,
+    "srwm_backward": launch.backward,
+    "delta_forward": launch.delta_forward,
+    "delta_backward": launch.delta_backward,
+}
+
+# What CI compiles: all architectures in float32, and one for the other dtypes.
+CI_SIZES = (16, 32, 64, 128)
+CI_ARCHITECTURE = 90
+
+# A head of a width of its own, beside those.
+ODD = (28, 40)
+
+
+class Case(NamedTuple):
+    """One specialisation for one architecture."""
+
+    kernel: str
+    D: int
+    Do: int
+    dtype: str
+    architecture: int
+
+    def plan(self) -> launch.Plan:
+        """How it is compiled and launched there."""
+        return KERNELS[self.kernel](self.D, self.Do, self.dtype, launch.ARCHITECTURES[self.architecture])
+
+
+class Compiled(NamedTuple):
+    """What the compiler reports of one case."""
+
+    case: Case
+    registers: int
+    spilled_bytes: int
+    stack_bytes: int
+    shared_bytes: int
+    cubin: bytes
+
+
+def compiled(case: Case) -> Compiled:
+    """Compile one case by NVRTC, as CuPy does."""
+    from cupy.cuda import nvrtc
+
+    plan = case.plan()
+    program = nvrtc.createProgram(loader.source(plan.kernel), f"{plan.kernel}.cu", [], [])
+    options = [f"--gpu-architecture=sm_{case.architecture}", *loader.options(plan), "--ptxas-options=-v"]
+    try:
+        nvrtc.compileProgram(program, options)
+        log, cubin = (
+            nvrtc.getProgramLog(program),
+            nvrtc.getCUBIN(program) + b"\0",
+        )  # of which CuPy cuts the end
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(f"{case}: {nvrtc.getProgramLog(program)}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+    def number(pattern: str) -> int:
+        found = re.findall(pattern, log)
+        return int(found[-1]) if found else 0
+
+    return Compiled(
+        case,
+        number(r"Used (\d+) registers"),
+        number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        number(r"(\d+) bytes stack frame"),
+        number(r"(\d+) bytes smem"),
+        cubin,
+    )
+
+
+def shipped() -> Iterator[Case]:
+    """Every shipped specialisation on every architecture."""
+    for kernel in KERNELS:
+        for D in sorted((*SIZES, *ODD)):
+            for dtype in DTYPES:
+                for architecture in ARCHITECTURES:
+                    yield Case(kernel, D, D, dtype, architecture)
+
+
+def of_ci() -> Iterator[Case]:
+    """Those that CI compiles."""
+    for case in shipped():
+        if case.D in CI_SIZES and (case.dtype == "float32" or case.architecture == CI_ARCHITECTURE):
+            yield case
+
+
+def each(cases: Iterable[Case], workers: int | None = None) -> Iterator[Compiled]:
+    """Compile cases in parallel, in their order, behind a progress bar."""
+    cases = list(cases)
+    with ProcessPoolExecutor(workers) as pool:
+        yield from tqdm(pool.map(compiled, cases, chunksize=4), total=len(cases), unit="kernel")
+
+
+def table(results: Iterable[Compiled]) -> str:
+    """Markdown: a row for each kernel, size and dtype; registers and spills over the architectures."""
+    rows: dict[tuple[str, int, str], list[Compiled]] = {}
+    for result in results:
+        case = result.case
+        rows.setdefault((case.kernel, case.D, case.dtype), []).append(result)
+    lines = [
+        "| kernel | D = Do | dtype | threads | blocks | registers | spilled bytes | stack bytes "
+        "| shared bytes | working memory of a team, KB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+
+    def span(numbers: Iterable[int]) -> str:
+        low, high = min(numbers := list(numbers)), max(numbers)
+        return str(low) if low == high else f"{low} to {high}"
+
+    for (kernel, D, dtype), results in rows.items():
+        plans = [result.case.plan() for result in results]
+        size = 8 if dtype == "float64" else 4
+        lines.append(
+            f"| {kernel} | {D} | {dtype} "
+            f"| {span(p.threads for p in plans)} | {span(p.blocks for p in plans)} "
+            f"| {span(r.registers for r in results)} | {span(r.spilled_bytes for r in results)} "
+            f"| {span(r.stack_bytes for r in results)} | {span(r.shared_bytes for r in results)} "
+            f"| {plans[0].rest * size / 1024:.3g} |"
+        )
+    return "\n".join(lines)
+
+
+def markdown_between(path: Path, name: str, text: str) -> None:
+    """Put `text` between the two markers of that name in a Markdown file."""
+    page = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, after = page.partition(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after.partition(end)[2]}", encoding="utf-8")
+
+
+def main() -> None:
+    """Compile, print the table, fail on a spill."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every shipped specialisation; minutes")
+    parser.add_argument("--write", type=Path, help="Markdown file between whose markers the table goes")
+    options = parser.parse_args()
+    results = list(each(shipped() if options.all else of_ci()))
+    text = table(results)
+    if options.write is None:
+        print(text)
+    else:
+        markdown_between(options.write, "compile_matrix", text)
+    spilled = [result for result in results if result.spilled_bytes]
+    for result in spilled:
+        print(
+            f"spills: {result.case}: {result.spilled_bytes} bytes, {result.registers} registers",
+            file=sys.stderr,
+        )
+    print(f"{len(results)} compiled for {len(ARCHITECTURES)} architectures, {len(spilled)} spill")
+    sys.exit(bool(spilled))
+
+
+if __name__ == "__main__":
+    main()

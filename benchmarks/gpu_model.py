@@ -1,0 +1,386 @@
+"""What a time step of the CUDA kernels costs, from their compiled instructions: counts and model cycles.
+
+    python -m benchmarks.gpu_model
+    python -m benchmarks.gpu_model --write docs/kernels.md
+
+It is a model and no measurement. NVRTC compiles a kernel, nvdisasm lists it, and the instructions of its
+loop over time (no reset, no end of a segment) go through a pipeline of this kind, all warps of one block:
+each partition of a multiprocessor starts one instruction a cycle, in order, when its operands are there,
+after the latencies below; shared memory serves one access a cycle for all partitions; a barrier opens
+when all warps have come. It knows nothing of bank conflicts, caches, clock rates, or other blocks, and
+branches it takes as they usually go. `make gpu-check` on a device falsifies it: where the ranking of two
+kernels by measured time contradicts this table, or a step takes more than twice the cycles given here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.compile_matrix import Case, markdown_between
+from srwm._raw_kernels import loader
+
+# Cycles until a result can be used (H100: published microbenchmarks; global memory as an L2 hit, since
+# every step's operands are fetched a step before).
+LATENCY = {
+    "LDS": 30,
+    "SHFL": 25,
+    "MUFU": 20,
+    "LDG": 260,
+    "LD": 35,
+    "LDC": 30,
+    "ULDC": 30,
+    "S2R": 30,
+    "STS": 1,
+    "BAR": 20,
+    "WARPSYNC": 5,
+}
+ARITHMETIC = 4
+ARCHITECTURE = 90
+SIZES = (16, 32, 64, 128)
+STEPS = 4  # simulated; the last one is counted, so that what is fetched a step ahead is seen
+
+# Cycles a step by performance counts on paper, ours to stay within 1.5 times of: (D, pass) -> range.
+PAPER = {
+    (16, "srwm_forward"): (270, 350),
+    (32, "srwm_forward"): (450, 500),
+    (64, "srwm_forward"): (750, 850),
+    (128, "srwm_forward"): (1500, 2000),
+    (16, "srwm_backward"): (550, 650),
+    (32, "srwm_backward"): (650, 800),
+    (64, "srwm_backward"): (1000, 1300),
+    (128, "srwm_backward"): (3500, 4500),
+}
+
+# A statement of the time loop that few steps come to.
+_RARE = re.compile(r"ends_segment &&|reset != nullptr|t % SEGMENT == 0\)")
+
+
+class Instruction(NamedTuple):
+    """One line of the listing."""
+
+    opcode: str
+    writes: tuple[str, ...]
+    reads: tuple[str, ...]
+    target: str  # of a branch
+    predicated: bool
+    label: str  # that stands before it
+    place: tuple[str, int]  # innermost file and line
+    line: int  # of the kernel's own file
+
+
+def listing(case: Case) -> str:
+    """The disassembly of a case with its lines."""
+    import nvidia
+    from cupy.cuda import nvrtc
+
+    plan = case.plan()
+    program = nvrtc.createProgram(loader.source(plan.kernel), f"{plan.kernel}.cu", [], [])
+    options = [f"--gpu-architecture=sm_{case.architecture}", *loader.options(plan), "-lineinfo"]
+    nvrtc.compileProgram(program, options)
+    found = [Path(folder) / "cu13" / "bin" / "nvdisasm" for folder in nvidia.__path__]
+    nvdisasm = next(path for path in found if path.exists())
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(nvrtc.getCUBIN(program) + b"\0")  # CuPy cuts the last byte
+        cubin.flush()
+        return subprocess.run(
+            [str(nvdisasm), "-c", "-gi", cubin.name], capture_output=True, text=True, check=True
+        ).stdout
+
+
+def registers(operand: str, width: int = 1) -> list[str]:
+    """The registers and predicates that an operand names."""
+    names = []
+    for kind, number in re.findall(r"\b(U?[RP])(\d+)\b", operand):
+        names += [f"{kind}{int(number) + i}" for i in range(width if kind == "R" else 1)]
+    return names
+
+
+def parsed(text: str, kernel: str) -> list[Instruction]:
+    """The instructions of a listing."""
+    instructions, label, place, line = [], "", ("", 0), 0
+    fresh = True
+    for row in text.splitlines():
+        of_file = re.match(r'\s*//## File "(?:.*/)?([\w.]+)", line (\d+)', row)
+        if of_file:
+            if fresh or "inlined at" not in row:
+                if fresh:
+                    place = (of_file[1], int(of_file[2]))
+                fresh = False
+            own = re.findall(rf'"(?:.*/)?{kernel}\.cu", line (\d+)', row)
+            line = int(own[-1]) if own else line
+            continue
+        fresh = True
+        if row.startswith(".L"):
+            label = row.strip().rstrip(":")
+            continue
+        code = re.match(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+)?\s*([A-Z][\w.]*)\s*(.*?);", row)
+        if code is None:
+            continue
+        guard, opcode, rest = code[1] or "", code[2], code[3]
+        operands = [o.strip() for o in rest.split(",")]
+        wide = 4 if ".128" in opcode else 2 if ".64" in opcode or opcode.startswith("IMAD.WIDE") else 1
+        base = opcode.split(".")[0]
+        stores = base in (
+            "STS",
+            "STG",
+            "ST",
+            "STL",
+            "BRA",
+            "BAR",
+            "EXIT",
+            "CALL",
+            "RET",
+            "WARPSYNC",
+            "BSYNC",
+        )
+        writes = [] if stores or not operands[0] else registers(operands[0], wide)
+        if base in ("ISETP", "FSETP", "SHFL", "IADD3", "LOP3") and len(operands) > 1:
+            writes += [r for r in registers(operands[1]) if r.startswith("P")]
+        sources = operands if stores else operands[1:]
+        reads = [r for o in sources for r in registers(o, wide if stores else 1)] + registers(guard)
+        target = re.search(r"`\((\.L\w+)\)", rest)
+        instructions.append(
+            Instruction(
+                opcode,
+                tuple(writes),
+                tuple(reads),
+                target[1] if target else "",
+                bool(guard),
+                label,
+                place,
+                line,
+            )
+        )
+        label = ""
+    return instructions
+
+
+def block_of(lines: list[str], number: int) -> set[int]:
+    """Lines of the statement that begins on line `number`."""
+    depth, at = 0, number
+    while True:
+        depth += lines[at - 1].count("{") - lines[at - 1].count("}")
+        if depth <= 0 and lines[at - 1].rstrip().endswith((";", "}")):
+            return set(range(number, at + 1))
+        at += 1
+
+
+def lines_of(kernel: str) -> tuple[set[int], set[int]]:
+    """Lines of the loop over time in a kernel's file, and those among them that few steps come to."""
+    lines = (loader.FOLDER / f"{kernel}.cu").read_text(encoding="utf-8").splitlines()
+    begin = next(n for n, text in enumerate(lines, 1) if re.search(r"for \(long long t = .*t", text))
+    loop = block_of(lines, begin)
+    rare = [block_of(lines, n) for n in loop if _RARE.search(lines[n - 1])]
+    return loop, set().union(*rare)
+
+
+def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -> tuple[int, int]:
+    """First and last instruction of the loop over time: the smallest with many of its FMAs."""
+    at = {i.label: n for n, i in enumerate(instructions) if i.label}
+    theirs = [
+        n for n, i in enumerate(instructions) if i.opcode.startswith("FFMA") and i.line in loop - rare
+    ]
+    loops = [
+        (at[i.target], n)
+        for n, i in enumerate(instructions)
+        # Jumps back that are always taken come from where lanes that have parted meet again.
+        if i.opcode == "BRA" and i.predicated and i.target in at and at[i.target] <= n
+    ]
+    # The compiler makes several of it, for what is not wanted (no kept states, no reset): the one that
+    # stores most is that of training.
+    large = [
+        (first, last) for first, last in loops if 3 * sum(first <= n <= last for n in theirs) >= len(theirs)
+    ]
+    inner = [a for a in large if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in large)]
+    return max(inner, key=lambda ends: sum(i.opcode.startswith("ST") for i in instructions[slice(*ends)]))
+
+
+def trips(case: Case, instruction: Instruction) -> int:
+    """Turns of a loop inside a step."""
+    options = dict(o[7:].split("=") for o in case.plan().options if "=" in o)
+    of = {name: int(value) for name, value in options.items() if value.isdecimal()}
+    file, _ = instruction.place
+    if file.startswith(case.kernel) and "HELD" not in of:
+        return -(-case.Do // (8 if of["TEAM"] < 128 else 32))  # g_beta's
+    if "HELD" in of:
+        return -(-case.D // 4) - of["HELD"]
+    groups = -(-of["M"] // (4 * of["LANES"])), -(-case.D // (4 * of["SPLIT"]))
+    return max(groups[0] - of["HELD_ROWS"], groups[1] - of["HELD_COLUMNS"], 1)
+
+
+def of_one_step(case: Case, instructions: list[Instruction]) -> list[tuple[Instruction, bool]]:
+    """The instructions of an ordinary step in the order in which they run; and which are in inner loops."""
+    loop, rare = lines_of(case.kernel)
+    first, last = time_loop(instructions, loop, rare)
+    at = {i.label: n for n, i in enumerate(instructions) if i.label}
+    turns: Counter[int] = Counter()
+    n, path, inside = first, [], 0
+    while n <= last and len(path) < 200_000:
+        instruction = instructions[n]
+        if instruction.opcode.startswith("BRA") and instruction.target in at and n != last:
+            target = at[instruction.target]
+            path.append((instruction, inside > 0))
+            if target == first and sum(i.line in rare for i in instructions[n + 1 : last]) > 0.8 * (
+                last - n - 1
+            ):
+                break  # the step ends here, but for what few steps come to
+            if "DIV" in instruction.opcode:
+                n += 1
+            elif target <= n:
+                turns[n] += 1
+                inside = 1
+                if turns[n] < trips(case, instruction):
+                    n = target
+                else:
+                    turns[n], inside = 0, 0
+                    n += 1
+            elif not instruction.predicated:
+                n = target
+            else:
+                skipped = instructions[n + 1 : target]
+                few_come = sum(i.line in rare for i in skipped) > 0.8 * len(skipped)
+                avoided = few_come or any(i.opcode.startswith("CALL") for i in skipped)
+                n = target if avoided else n + 1
+            continue
+        if instruction.line not in rare:
+            path.append((instruction, inside > 0))
+        n += 1
+    return path
+
+
+class Cost(NamedTuple):
+    """Of one step: of a warp, but for cycles and barriers."""
+
+    counts: Counter[str]
+    cycles: int
+
+
+def simulated(case: Case) -> Cost:
+    """Counts and cycles of one step of one block."""
+    plan = case.plan()
+    path = of_one_step(case, parsed(listing(case), case.kernel))
+    warps = plan.threads // 32
+    partitions = min(4, warps)
+    of_partition = [range(p, warps, 4) for p in range(partitions)]
+    ready: list[dict[str, int]] = [{} for _ in range(warps)]
+    clock = [0] * warps
+    pipe, ends = 0, []
+    for _ in range(STEPS):
+        position = [0] * warps
+        while any(p < len(path) for p in position):
+            # each warp runs on to its next barrier; partitions share nothing but shared memory
+            arrivals = []
+            for members in of_partition:
+                issue = 0
+                running = [w for w in members if position[w] < len(path)]
+                while running:
+                    w = min(
+                        running, key=lambda v: _earliest(path[position[v]][0], ready[v], clock[v], issue)
+                    )
+                    instruction, _ = path[position[w]]
+                    start = _earliest(instruction, ready[w], clock[w], issue)
+                    base = instruction.opcode.split(".")[0]
+                    if base in ("LDS", "STS") or of_working_memory(instruction):
+                        start = max(start, pipe)
+                        pipe = start + (1 if base in ("LDS", "STS") else 4)  # of 128 bytes each
+                    done = start + latency(instruction)
+                    for register in instruction.writes:
+                        ready[w][register] = done
+                    clock[w], issue = start + 1, start + 1
+                    position[w] += 1
+                    if base == "BAR" or position[w] == len(path):
+                        running.remove(w)
+                arrivals += [clock[w] for w in members]
+                pipe = min(pipe, min(clock))
+            if path[min(position[0], len(path)) - 1][0].opcode.startswith("BAR"):
+                clock = [max(arrivals) + LATENCY["BAR"]] * warps
+                pipe = max(arrivals)
+        ends.append(max(clock))
+    counts = Counter(instruction.opcode.split(".")[0] for instruction, _ in path)
+    return Cost(counts, ends[-1] - ends[-2])
+
+
+def of_working_memory(instruction: Instruction) -> bool:
+    """Whether it reads or writes a part of the state that is not in registers: near by, in the L1 cache."""
+    return (
+        instruction.opcode.split(".")[0] in ("LD", "ST", "LDG", "STG")
+        and instruction.place[0] == "team.cuh"
+    )
+
+
+def latency(instruction: Instruction) -> int:
+    """Cycles until its result can be used."""
+    base = instruction.opcode.split(".")[0]
+    return LATENCY["LD" if of_working_memory(instruction) else base] if base in LATENCY else ARITHMETIC
+
+
+def _earliest(instruction: Instruction, ready: dict[str, int], clock: int, issue: int) -> int:
+    """The first cycle at which an instruction can start."""
+    return max([clock, issue, *(ready.get(r, 0) for r in instruction.reads)])
+
+
+def published(D: int, pass_: str) -> tuple[int, int, tuple[int, int]]:
+    """Barriers, shared float atomics and cycles a step of the published kernels, by the same latencies.
+
+    Their structure: every product term is an atomic addition to shared memory, which is a loop of
+    compare-and-swap on every architecture; a chain on one address is D of them long, one after another.
+    """
+    swap = LATENCY["LDS"] + LATENCY["LDS"]  # read, compare and swap
+    barriers, atomics, chains = (
+        (10, 9 * D * D + 14 * D, 6) if pass_ == "srwm_forward" else (31, 18 * D * D + 26 * D, 9)
+    )
+    alone = D * D if pass_ == "srwm_backward" else 0  # three times so many on a single address
+    low = barriers * 60 + (chains * D + 3 * alone) * swap
+    return barriers, atomics, (low, low * 2)
+
+
+def rows() -> Iterator[list[Any]]:
+    """The table's rows."""
+    for pass_ in ("srwm_forward", "srwm_backward", "delta_forward", "delta_backward"):
+        for D in SIZES:
+            case = Case(pass_, D, D, "float32", ARCHITECTURE)
+            cost = simulated(case)
+            c = cost.counts
+            atomics = c["ATOMS"] + c["ATOM"] + c["ATOMG"] + c["RED"]
+            memory = c["LD"] + c["ST"] + c["LDG"] + c["STG"]
+            paper = PAPER.get((D, pass_))
+            row = [pass_, D, case.plan().threads, c["BAR"], c["WARPSYNC"], c["SHFL"], atomics]
+            row += [c["LDS"] + c["STS"], memory, c["FFMA"], sum(c.values()), cost.cycles]
+            row += ["" if paper is None else f"{paper[0]} to {paper[1]}"]
+            if paper is None:
+                row += ["", "", ""]
+            else:
+                barriers, theirs, (low, high) = published(D, pass_)
+                row += [barriers, theirs, f"{low:,} to {high:,}"]
+            yield row
+
+
+HEAD = [
+    *("kernel", "D = Do", "threads", "barriers", "warp syncs", "shuffles", "atomics", "shared accesses"),
+    *("global accesses", "FMAs", "instructions", "cycles", "cycles on paper"),
+    *("published: barriers", "published: atomics", "published: cycles"),
+]
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--write", type=Path, help="Markdown file between whose markers the table goes")
+    options = parser.parse_args()
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows()]
+    text = "\n".join(lines)
+    print(text)
+    if options.write is not None:
+        markdown_between(options.write, "gpu_model", text)
+
+
+if __name__ == "__main__":
+    main()

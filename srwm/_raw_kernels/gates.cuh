@@ -1,0 +1,23 @@
+// The packed matrix of a self-referential weight matrix: where its blocks of columns are, and their rates.
+#ifndef SRWM_GATES_CUH
+#define SRWM_GATES_CUH
+
+#include "arrays.cuh"
+
+// Columns of W: [ y : DO | q : D | k : D | beta : 4 ].
+constexpr int Q = DO, K = DO + D, BETA = DO + 2 * D;
+static_assert(M == BETA + 4, "M is Do + 2 D + 4");
+
+// What is kept of a step for backward: [ q : D | k : D | beta : 4 | Delta : M ].
+constexpr int TRACE = 2 * D + 4 + M;
+
+// The rate that scales column c's update: 0 for y, 1 for q, 2 for k, 3 for beta.
+__device__ __forceinline__ int rate_of(int c) { return (c >= Q) + (c >= K) + (c >= BETA); }
+
+// 1 / (1 + exp(-a)) without overflow: exp only of -|a|.
+__device__ __forceinline__ real sigmoid(real a) {
+    real e = exp(a < 0 ? a : -a);
+    return (a < 0 ? e : real(1)) / (1 + e);
+}
+
+#endif

@@ -1,0 +1,77 @@
+"""CUDA text to kernels: the only place that compiles. CuPy keeps what it compiled, on disk too.
+
+The folder is CuPy's: `CUPY_CACHE_DIR`, by default ~/.cupy/kernel_cache.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from srwm._cy import launch
+
+FOLDER = Path(__file__).parent
+STANDARD = "-std=c++17"
+_INCLUDE = re.compile(r'#include "(.+)"')
+
+
+@cache
+def source(kernel: str) -> str:
+    """The whole text of a kernel, its own headers inside: CuPy's cache looks at this text alone."""
+    return "\n".join(_lines(f"{kernel}.cu", set())) + "\n"
+
+
+def _lines(name: str, seen: set[str]) -> list[str]:
+    """The lines of a file with its headers, each once, in their places; messages name file and line."""
+    seen.add(name)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((FOLDER / name).read_text(encoding="utf-8").splitlines(), 1):
+        header = _INCLUDE.match(line)
+        if header is None:
+            lines.append(line)
+        elif header[1] not in seen:
+            lines += [*_lines(header[1], seen), f'#line {number + 1} "{name}"']
+        else:
+            lines.append("")
+    return lines
+
+
+@cache
+def headers() -> tuple[str, ...]:
+    """Where the halves' headers are: in the wheel nvidia-cuda-runtime-cu12, or where CuPy looks."""
+    found = find_spec("nvidia.cuda_runtime") if find_spec("nvidia") else None
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    return tuple(f"-I{Path(folder) / 'include'}" for folder in folders)
+
+
+def options(plan: launch.Plan) -> tuple[str, ...]:
+    """What NVRTC is told for a plan."""
+    return (STANDARD, *plan.options, *headers())
+
+
+@cache
+def limits(device: int) -> launch.Limits:
+    """What the device of this index allows."""
+    import cupy
+
+    of = cupy.cuda.Device(device).attributes
+    return launch.Limits(
+        of["MaxThreadsPerBlock"],
+        of["MaxSharedMemoryPerBlock"],
+        of["MaxRegistersPerBlock"],
+        of["MaxThreadsPerMultiProcessor"],
+        of["MultiProcessorCount"],
+    )
+
+
+@cache
+def function(plan: launch.Plan, device: int) -> Any:
+    """The kernel of a plan on the current device, which is the one of this index."""
+    import cupy
+
+    del device  # a kernel is loaded once for each
+    module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
+    return module.get_function(plan.kernel)

@@ -1,0 +1,246 @@
+// Forward pass of the self-referential weight matrix: one launch, the loop over time inside.
+//
+// A thread owns whole columns of W, so steps 1, 3 and 5 need no sum across threads: the vectors over
+// rows (x, q, k) come to all threads from shared memory, 16 bytes at a time. W is swept twice a step:
+// for step 3, and for step 5 together with step 1 of the step to come.
+// In small teams each warp does step 2 for itself, so that a step has one barrier: the one behind which
+// the gates are read. In large ones two warps do it for all, which takes a second.
+//
+//   SRWM_COLUMNS   columns of a thread
+//   SRWM_HELD      groups of four rows of them in registers, the others in memory
+#include "gates.cuh"
+#include "team.cuh"
+
+constexpr int COLUMNS = SRWM_COLUMNS;
+constexpr int D_ = up_to(D, 4);  // entries of a vector over rows, padded with zeros
+constexpr int GATES = 2 * D + 4; // q^ | k^ | b^
+constexpr bool EACH_WARP = D <= 64 && WARPS <= 16;
+constexpr int SHARERS = EACH_WARP ? 32 : TEAM;       // threads with one copy of x, q and k
+constexpr int LANES_OF_SOFTMAX = EACH_WARP ? 16 : 32; // of each of the two
+constexpr int LOGITS = (D + LANES_OF_SOFTMAX - 1) / LANES_OF_SOFTMAX;
+constexpr int INPUTS = (D + SHARERS - 1) / SHARERS;
+static_assert(COLUMNS * TEAM >= M, "columns without a thread");
+static_assert(EACH_WARP || WARPS >= 2, "one warp for q, one for k");
+
+typedef Part<COLUMNS, D_ / 4, SRWM_HELD> Columns;
+static_assert(Columns::REST == SRWM_REST, "working memory of another size");
+
+enum { X, W0, RESET, VIEWS };
+
+struct ForwardSizes {
+    long long sequences, steps, segments;
+    Axes lead;
+    View views[VIEWS];
+};
+
+// Column j of the thread.
+__device__ __forceinline__ int column(int rank, int j) { return j * TEAM + rank; }
+
+__device__ __forceinline__ void read_W(Columns &w, const storage *W, const View &view, int rank) {
+    w.change([&](int g, real (&e)[COLUMNS][4]) {
+        const storage *at = W + g * 4 * opaque(view.row);
+#pragma unroll
+        for (int i = 0; i < 4; i++, at += view.row)
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) {
+                int c = column(rank, j);
+                e[j][i] = g * 4 + i < D && c < M ? widen(at[c * view.entry]) : real(0);
+            }
+    });
+}
+
+template <class T>
+__device__ __forceinline__ void write_W(const Columns &w, T *out, int rank) {
+    w.read([&](int g, const real (&e)[COLUMNS][4]) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int d = g * 4 + i, c = column(rank, j);
+                if (d < D && c < M) narrow(e[j][i], out[d * M + c]);
+            }
+    });
+}
+
+// y (N, L, DO), W_next (N, D, M) or null, kept (N, L * TRACE + segments * D * M) or null: contiguous.
+// rest (SRWM_REST for each team of the grid).
+extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
+    srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
+                 storage *__restrict__ y, storage *__restrict__ W_next, real *__restrict__ kept,
+                 real *__restrict__ rest, const ForwardSizes s) {
+    constexpr int COPIES = TEAM * TEAMS / SHARERS;
+    // Two of the gates: a warp may be a step ahead of one that still reads.
+    __shared__ __align__(16) real gates_of_team[TEAMS][2][GATES];
+    // exp(q^ - max), exp(k^ - max), and x of the step to come.
+    __shared__ __align__(16) real vectors[COPIES][3][D_];
+    __shared__ real per_sum[2]; // one over the sums of the first two, where two warps do step 2 for all
+    __shared__ long long start_of_team[TEAMS][VIEWS];
+
+    const int team = threadIdx.x / TEAM, rank = threadIdx.x % TEAM, lane = threadIdx.x % 32;
+    const int sharer = threadIdx.x % SHARERS, copy = threadIdx.x / SHARERS;
+    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
+    real *const exp_q = vectors[copy][0], *const exp_k = vectors[copy][1], *const x_shared = vectors[copy][2];
+    long long *const start = start_of_team[team];
+    Columns w(rest + first * Columns::REST, rank);
+    int which = 0; // of the two gates
+
+    if (sharer < D_ - D) exp_q[D + sharer] = exp_k[D + sharer] = x_shared[D + sharer] = 0;
+
+    for (long long n = first; n < s.sequences; n += together) {
+        TEAM_SYNC(); // all is read of the sequence before
+        if (rank < VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
+        TEAM_SYNC();
+
+        real next_x[INPUTS]; // fetched a step before it is published, so that memory is never waited for
+        // What walks through memory a step at a time, so that nothing is multiplied on the way.
+        const storage *x_t = x + start[X];
+        storage *y_t = y + n * s.steps * DO;
+        real *trace = kept + n * (s.steps * TRACE + s.segments * (D * M));
+        auto fetch_x = [&](bool advances) {
+            // Past the last step the last one again: a load that depends on nothing is not waited for here.
+            if (advances) x_t += s.views[X].row;
+#pragma unroll
+            for (int p = 0; p < INPUTS; p++) {
+                int d = p * SHARERS + sharer;
+                next_x[p] = widen(x_t[(d < D ? d : 0) * s.views[X].entry]);
+            }
+        };
+        auto publish_x = [&] {
+#pragma unroll
+            for (int p = 0; p < INPUTS; p++)
+                if (p * SHARERS + sharer < D) x_shared[p * SHARERS + sharer] = next_x[p];
+        };
+        real o[COLUMNS];
+        auto multiply_x = [&] {
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) o[j] = 0;
+            w.read([&](int g, const real (&e)[COLUMNS][4]) {
+                real a[4];
+                load4(x_shared + g * 4, a);
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < COLUMNS; j++) o[j] += a[i] * e[j][i];
+            });
+        };
+
+        read_W(w, W + start[W0], s.views[W0], rank);
+        if (s.steps > 0) {
+            fetch_x(false);
+            publish_x();
+            fetch_x(s.steps > 1);
+        }
+        SHARERS_SYNC(EACH_WARP);
+        if (s.steps > 0) multiply_x();
+
+        for (long long t = 0; t < s.steps; t++) {
+            real *const gates = gates_of_team[team][which];
+            which ^= 1;
+
+            // 1  o = x_t W, which the sweep before has left
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) {
+                int c = column(rank, j);
+                if (c < Q) narrow(o[j], y_t[c]);
+                else if (c < M) gates[c - Q] = o[j];
+                if (kept != nullptr && BETA <= c && c < M) trace[2 * D + c - BETA] = sigmoid(o[j]);
+            }
+            TEAM_SYNC();
+
+            // 2  q = softmax(q^), k = softmax(k^), each times its sum so far; beta = sigmoid(b^)
+            real per_q = 1, per_k = 1; // one over these sums
+            const int half = (EACH_WARP ? lane : rank) / LANES_OF_SOFTMAX; // 0: q, 1: k
+            if (half < 2) {
+                real *const to = half == 0 ? exp_q : exp_k;
+                real e[LOGITS], highest = LOWEST, sum = 0;
+#pragma unroll
+                for (int p = 0; p < LOGITS; p++) {
+                    int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
+                    e[p] = d < D ? gates[half * D + d] : LOWEST;
+                    highest = fmax(highest, e[p]);
+                }
+                highest = max_over<LANES_OF_SOFTMAX>(highest);
+#pragma unroll
+                for (int p = 0; p < LOGITS; p++) {
+                    int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
+                    e[p] = exp(e[p] - highest);
+                    if (d < D) to[d] = e[p], sum += e[p];
+                }
+                sum = 1 / sum_over<LANES_OF_SOFTMAX>(sum);
+                if constexpr (EACH_WARP) {
+                    per_q = __shfl_sync(ALL_LANES, sum, 0);
+                    per_k = __shfl_sync(ALL_LANES, sum, 16);
+                } else if (lane == 0) {
+                    per_sum[half] = sum;
+                }
+            }
+            real beta[COLUMNS];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) {
+                int c = column(rank, j);
+                beta[j] = c < M ? sigmoid(gates[2 * D + rate_of(c)]) : real(0);
+            }
+            publish_x();
+            fetch_x(t + 2 < s.steps);
+            SHARERS_SYNC(EACH_WARP);
+            if constexpr (!EACH_WARP) per_q = per_sum[0], per_k = per_sum[1];
+            if (kept != nullptr && rank < 32) {
+                for (int d = lane; d < D; d += 32) {
+                    trace[d] = exp_q[d] * per_q;
+                    trace[D + d] = exp_k[d] * per_k;
+                }
+            }
+
+            // 3  Delta = (q - k) W
+            real along_q[COLUMNS] = {}, along_k[COLUMNS] = {};
+            w.read([&](int g, const real (&e)[COLUMNS][4]) {
+                real a[4], b[4];
+                load4(exp_q + g * 4, a);
+                load4(exp_k + g * 4, b);
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < COLUMNS; j++) {
+                        along_q[j] += a[i] * e[j][i];
+                        along_k[j] += b[i] * e[j][i];
+                    }
+            });
+
+            // 4  u = beta * Delta; here also what 1 / sum is still owed to k
+            real u[COLUMNS];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) {
+                int c = column(rank, j);
+                real Delta = along_q[j] * per_q - along_k[j] * per_k;
+                if (kept != nullptr && c < M) trace[2 * D + 4 + c] = Delta;
+                u[j] = beta[j] * Delta * per_k;
+                o[j] = 0;
+            }
+
+            // 5  W <- W + k^T u, and step 1 of the step to come
+            w.change([&](int g, real (&e)[COLUMNS][4]) {
+                real a[4], b[4];
+                load4(x_shared + g * 4, a);
+                load4(exp_k + g * 4, b);
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < COLUMNS; j++) {
+                        e[j][i] += b[i] * u[j];
+                        o[j] += a[i] * e[j][i];
+                    }
+            });
+
+            y_t += DO;
+            trace += TRACE;
+            const bool ends_segment = (t + 1) % SEGMENT == 0 || t + 1 == s.steps;
+            if (kept != nullptr && ends_segment && t / SEGMENT < s.segments)
+                write_W(w, trace + (s.steps - 1 - t) * TRACE + t / SEGMENT * (D * M), rank);
+            if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
+                read_W(w, W + start[W0], s.views[W0], rank);
+                multiply_x();
+            }
+        }
+        if (W_next != nullptr) write_W(w, W_next + n * D * M, rank);
+    }
+}

@@ -1,0 +1,1 @@
+"""CUDA text on a CPU: see README.md."""

@@ -1,0 +1,168 @@
+"""The launch configuration: every size, dtype and architecture within its limits, on no device."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from srwm._cy import launch
+
+PLANS = {
+    "srwm_forward": launch.forward,
+    "srwm_backward": launch.backward,
+    "delta_forward": launch.delta_forward,
+    "delta_backward": launch.delta_backward,
+}
+each_plan = pytest.mark.parametrize("kernel", PLANS)
+each_architecture = pytest.mark.parametrize("architecture", launch.ARCHITECTURES)
+WIDTHS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    100,
+    127,
+    128,
+    129,
+    255,
+    256,
+    500,
+    1000,
+    1024,
+)
+
+
+def definitions(plan):
+    """SRWM_NAME -> value of a plan's compiler options, the numbers as numbers."""
+    found = dict(re.fullmatch(r"-DSRWM_(\w+?)=(.+)", o).groups() for o in plan.options if "=" in o)
+    return {name: int(value) if value.isdecimal() else value for name, value in found.items()}
+
+
+def parts_of(kernel, of):
+    """(groups, lines, held) of each part of the state that a thread owns, as the CUDA text has them."""
+
+    def up_to(n, multiple):
+        return -(-n // multiple) * multiple
+
+    if kernel.endswith("forward"):
+        return [(up_to(of["D"], 4) // 4, of["COLUMNS"], of["HELD"])]
+    columns = -(-of["M"] // (of["TEAM"] // of["SPLIT"]))
+    return [
+        (up_to(of["M"], 4 * of["LANES"]) // (4 * of["LANES"]), 2, of["HELD_ROWS"]),
+        (up_to(of["D"], 4 * of["SPLIT"]) // (4 * of["SPLIT"]), columns, of["HELD_COLUMNS"]),
+    ]
+
+
+@each_architecture
+@each_plan
+@pytest.mark.parametrize("storage", launch.STORAGES)
+def test_every_size_is_within_the_limits(kernel, architecture, storage):
+    limits = launch.ARCHITECTURES[architecture]
+    words = 2 if storage == "float64" else 1
+    for D in range(1, 257):
+        for Do in WIDTHS:
+            plan = PLANS[kernel](D, Do, storage, limits)
+            of = definitions(plan)
+            where = (kernel, D, Do, storage, architecture, plan)
+            assert plan.threads == plan.team * plan.teams <= limits.threads_per_block, where
+            assert plan.team % 32 == 0, where
+            assert plan.teams == 1 or plan.team == 32, where
+            assert plan.shared_bytes <= min(49152, limits.shared_bytes_per_block), where
+            warps_of_a_partition = -(-plan.blocks * plan.threads // 32 // 4)
+            assert plan.registers * 32 * warps_of_a_partition * 4 <= limits.registers_per_block, where
+            assert plan.registers <= 255, where
+            assert plan.blocks * plan.threads <= limits.threads_per_multiprocessor, where
+            parts = parts_of(kernel, of)
+            held = sum(lines * held * 4 * words for _, lines, held in parts)
+            assert held < plan.registers - 24, where
+            rest = sum((groups - held) * lines * 4 * plan.team for groups, lines, held in parts)
+            if of.get("SHARED_VECTORS") == 0:
+                rest += (
+                    (5 if kernel == "srwm_backward" else 6)
+                    * -(-of["M"] // (4 * of["LANES"]))
+                    * 4
+                    * of["LANES"]
+                )
+            assert plan.rest == of["REST"] == rest, where
+            assert of["M"] == (Do + 2 * D + 4 if kernel.startswith("srwm") else Do), where
+
+
+@each_plan
+def test_columns_and_rows_all_have_a_thread(kernel):
+    for D in range(1, 257):
+        for Do in WIDTHS:
+            plan = PLANS[kernel](D, Do, "float32", launch.ARCHITECTURES[80])
+            of = definitions(plan)
+            if kernel == "srwm_forward":
+                assert of["COLUMNS"] * plan.team >= of["M"]
+            elif kernel == "delta_forward":
+                assert (
+                    of["COLUMNS"] * plan.team * plan.tiles
+                    >= Do
+                    > of["COLUMNS"] * plan.team * (plan.tiles - 1)
+                )
+            else:
+                assert plan.team // of["LANES"] >= D
+                assert of["LANES"] in (1, 2, 4, 8, 16, 32)
+                assert of["SPLIT"] in (1, 2, 4, 8)
+
+
+def test_small_heads_are_a_warp_each():
+    """So that a step of theirs waits for no barrier of a block."""
+    for D in range(1, 17):
+        for pass_ in (launch.forward, launch.backward):
+            assert pass_(D, D, "float32", launch.ARCHITECTURES[90]).team == 32
+
+
+@each_plan
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 4), "1 <= D <= 256 .* D = 0"),
+        ((257, 4), "got D = 257"),
+        ((4, 0), "Do = 0"),
+        ((4, 1025), "Do = 1025"),
+    ],
+)
+def test_what_cannot_run_says_which_limit(kernel, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        PLANS[kernel](*sizes, "float32", launch.ARCHITECTURES[90])
+
+
+def test_devices_that_are_too_small_say_so():
+    small = launch.ARCHITECTURES[90]._replace(threads_per_block=64)
+    with pytest.raises(ValueError, match=r"srwm.delta_forward: 128 threads .* allows 64"):
+        launch.delta_forward(16, 16, "float32", small)
+    few = launch.ARCHITECTURES[90]._replace(registers_per_block=4096)
+    with pytest.raises(
+        ValueError, match=r"srwm.backward: \d+ registers for each of 128 threads .* has 4096"
+    ):
+        launch.backward(16, 16, "float32", few)
+    little = launch.ARCHITECTURES[90]._replace(shared_bytes_per_block=1024)
+    with pytest.raises(ValueError, match=r"srwm.forward: \d+ bytes of shared memory .* has 1024"):
+        launch.forward(32, 32, "float32", little)
+
+
+def test_a_grid_is_no_larger_than_what_runs_at_a_time():
+    plan = launch.forward(16, 16, "float32", launch.ARCHITECTURES[90])
+    assert launch.grid(plan, 1, 132) == 1
+    assert launch.grid(plan, plan.teams * 10 + 1, 132) == 11
+    assert launch.grid(plan, 1 << 40, 132) == 132 * plan.blocks
+
+
+def test_plans_are_remembered():
+    of = launch.ARCHITECTURES[90]
+    assert launch.backward(16, 16, "float32", of) is launch.backward(16, 16, "float32", of)

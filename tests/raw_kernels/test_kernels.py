@@ -1,0 +1,142 @@
+"""The CUDA kernels under the sanitizers, in every variant; each of their barriers shown to be needed."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from srwm._cy import launch
+from srwm._raw_kernels import loader
+from tests.cases import TOLERANCE, assert_close, random_case, random_delta_case, run, run_delta
+from tests.cuda_host import backend
+from tests.cuda_host.raw_module import CudaHostError
+from tests.parity import CUDA_ON_HOST, REFERENCE
+
+pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
+
+# A size for each way in which the kernels are laid out, and what is special about it.
+VARIANTS = {
+    "teams of one warp": (((9,), (), 4, 16, 16), "float32"),
+    "a head of odd size": (((2, 3), (3,), 4, 5, 3), "float32"),
+    "several warps": (((5,), (2, 1), 4, 32, 32), "float32"),
+    "a state partly in memory": (((1,), (1,), 3, 64, 64), "float32"),
+    "two warps for the softmax": (((2,), (1,), 3, 70, 3), "float32"),
+    "vectors in memory, two columns a thread": (((1,), (1,), 2, 64, 1024), "float64"),
+    "several segments": (((1,), (1,), 70, 4, 4), "float32"),
+    "halves": (((3,), (), 4, 16, 16), "float16"),
+}
+each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+
+
+def case_of(variant):
+    size, dtype = variant
+    return random_case(size, with_reset=True).astype(dtype)
+
+
+def equals_the_reference(case):
+    truth = run(REFERENCE, case.astype(np.float64))
+    assert_close(run(CUDA_ON_HOST, case), truth, TOLERANCE[case.x.dtype.name])
+
+
+@each_variant
+@pytest.mark.parametrize("mode", ["race", "bounds"])
+def test_no_race_and_nothing_out_of_bounds(variant, mode):
+    with backend.running(mode=mode):
+        equals_the_reference(case_of(variant))
+
+
+@each_variant
+@pytest.mark.parametrize("mode", ["race", "bounds"])
+def test_no_race_and_nothing_out_of_bounds_in_the_delta_rule(variant, mode):
+    size, dtype = variant
+    case = random_delta_case(size, with_reset=True).astype(dtype)
+    truth = run_delta(REFERENCE, case.astype(np.float64))
+    with backend.running(mode=mode):
+        assert_close(run_delta(CUDA_ON_HOST, case), truth, TOLERANCE[dtype])
+
+
+@each_variant
+def test_bitwise_the_same_in_any_order_of_threads(variant):
+    case = case_of(variant)
+    expected = run(CUDA_ON_HOST, case)
+    for how in ({"order": "reverse"}, {"order": "random", "seed": 1}, {"order": "random", "seed": 2}):
+        with backend.running(**how):
+            got = run(CUDA_ON_HOST, case)
+        for name, a in expected.items():
+            assert np.array_equal(got[name], a), (name, how)
+
+
+def barriers(kernel):
+    """Where the barriers of a kernel stand in its text; those of the macros that make them up not."""
+    text = loader.source(kernel)
+    for match in re.finditer(r"^(?!#define).*?((?:TEAM_SYNC|SHARERS_SYNC)\(.*\);)", text, re.MULTILINE):
+        yield text[: match.start(1)] + ";" + text[match.end(1) :]
+
+
+BARRIERS = [
+    (kernel, i) for kernel in ("srwm_forward", "srwm_backward") for i, _ in enumerate(barriers(kernel))
+]
+
+
+@pytest.mark.parametrize(("kernel", "which"), BARRIERS, ids=lambda v: str(v))
+def test_no_barrier_can_go_unnoticed(kernel, which):
+    without = list(barriers(kernel))[which]
+    # One that nothing needs while there are steps is needed by sequences of none.
+    sizes = [VARIANTS[name][0] for name in ("several warps", "two warps for the softmax")]
+    sizes += [((5,), (2, 1), 0, 32, 32)]
+    with backend.running(
+        mode="race", source=lambda name: without if name == kernel else loader.source(name)
+    ):
+        for size in sizes:
+            try:
+                if kernel.startswith("srwm"):
+                    run(CUDA_ON_HOST, random_case(size, with_reset=True).astype(np.float32))
+                else:
+                    run_delta(CUDA_ON_HOST, random_delta_case(size, with_reset=True).astype(np.float32))
+            except CudaHostError:
+                return
+    pytest.fail("a barrier was removed and no run noticed")
+
+
+def test_barriers_of_a_step_are_few():
+    """None of the block for heads of 16 and less, one forward and three backward up to 64."""
+    for D, wanted in ((16, (0, 0)), (32, (1, 3)), (64, (1, 3))):
+        for pass_, of_a_step in zip((launch.forward, launch.backward), wanted, strict=True):
+            counts = [barriers_passed(pass_, D, steps) for steps in (10, 20)]
+            assert (counts[1] - counts[0]) / 10 == of_a_step, (D, pass_)
+
+
+def barriers_passed(pass_, D, steps):
+    """Barriers of the block that a pass of one sequence takes."""
+    counted = {}
+    platform = CountingPlatform(counted)
+    with backend.on(platform):
+        run(CUDA_ON_HOST, random_case(((1,), (1,), steps, D, D)).astype(np.float32))
+    kernel = pass_(D, D, "float32", platform.limits()).kernel
+    return counted[kernel]["syncthreads"]
+
+
+class CountingPlatform:
+    """A platform that remembers what each kernel counted."""
+
+    def __init__(self, counted):
+        self.counted, self.of = counted, backend.Platform()
+        self.limits, self.empty = self.of.limits, self.of.empty
+
+    def launch(self, plan, blocks, args):
+        kernel = self.of.kernel(plan)
+        kernel((blocks,), (plan.threads,), args)
+        self.counted[plan.kernel] = kernel.counts
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_go_through(value):
+    case = random_case(((2,), (2,), 5, 16, 16))
+    case.x[0, 2, 3] = value
+    with np.errstate(invalid="ignore"):
+        got, truth = run(CUDA_ON_HOST, case), run(REFERENCE, case)
+    for name in ("y", "W_next"):
+        assert np.array_equal(np.isnan(got[name]), np.isnan(truth[name])), name
+    assert not np.isnan(got["gx"][1]).any()
