@@ -6,10 +6,12 @@
 It is a model and no measurement. NVRTC compiles a kernel, nvdisasm lists it, and the instructions of its
 loop over time (no reset, no end of a segment) go through a pipeline of this kind, all warps of one block:
 each partition of a multiprocessor starts one instruction a cycle, in order, when its operands are there,
-after the latencies below; shared memory serves one access a cycle for all partitions; a barrier opens
-when all warps have come. It knows nothing of bank conflicts, caches, clock rates, or other blocks, and
-branches it takes as they usually go. `make gpu-check` on a device falsifies it: where the ranking of two
-kernels by measured time contradicts this table, or a step takes more than twice the cycles given here.
+after the latencies below; the memory pipe serves one access to shared vectors a cycle for all partitions,
+and 128 bytes of the state that is not in registers (64 where neither shared memory nor the L1 cache is
+large enough for it); a barrier opens when all warps have come. It knows nothing of bank conflicts, clock
+rates, or other blocks, and branches it takes as they usually go. `make gpu-check` on a device falsifies it:
+where the ranking of two kernels by measured time contradicts this table, or a step takes more than twice
+the cycles given here.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +36,7 @@ LATENCY = {
     "SHFL": 25,
     "MUFU": 20,
     "LDG": 260,
-    "LD": 35,
+    "LD": 35,  # of working memory that stays in the L1 cache
     "LDC": 30,
     "ULDC": 30,
     "S2R": 30,
@@ -42,6 +45,7 @@ LATENCY = {
     "WARPSYNC": 5,
 }
 ARITHMETIC = 4
+L1_BYTES = 256 * 1024  # of a multiprocessor, shared memory included
 ARCHITECTURE = 90
 SIZES = (16, 32, 64, 128)
 STEPS = 4  # simulated; the last one is counted, so that what is fetched a step ahead is seen
@@ -59,7 +63,7 @@ PAPER = {
 }
 
 # A statement of the time loop that few steps come to.
-_RARE = re.compile(r"ends_segment &&|reset != nullptr|t % SEGMENT == 0\)")
+_RARE = re.compile(r"ends_segment &&|resets? (&&|!= nullptr)|(if|while) \(anew\)")
 
 
 class Instruction(NamedTuple):
@@ -71,7 +75,7 @@ class Instruction(NamedTuple):
     target: str  # of a branch
     predicated: bool
     label: str  # that stands before it
-    place: tuple[str, int]  # innermost file and line
+    frames: tuple[tuple[str, int], ...]  # files and lines, innermost first: what is inlined into what
     line: int  # of the kernel's own file
 
 
@@ -104,17 +108,16 @@ def registers(operand: str, width: int = 1) -> list[str]:
 
 def parsed(text: str, kernel: str) -> list[Instruction]:
     """The instructions of a listing."""
-    instructions, label, place, line = [], "", ("", 0), 0
+    instructions, label, line = [], "", 0
+    frames: list[tuple[str, int]] = []
     fresh = True
     for row in text.splitlines():
-        of_file = re.match(r'\s*//## File "(?:.*/)?([\w.]+)", line (\d+)', row)
-        if of_file:
-            if fresh or "inlined at" not in row:
-                if fresh:
-                    place = (of_file[1], int(of_file[2]))
-                fresh = False
-            own = re.findall(rf'"(?:.*/)?{kernel}\.cu", line (\d+)', row)
-            line = int(own[-1]) if own else line
+        places = re.findall(r'"(?:.*/)?([\w.]+)", line (\d+)', row) if "//## File" in row else []
+        if places:
+            frames = [] if fresh else frames
+            frames += [(file, int(number)) for file, number in places]
+            fresh = False
+            line = next((number for file, number in reversed(frames) if file == f"{kernel}.cu"), line)
             continue
         fresh = True
         if row.startswith(".L"):
@@ -141,9 +144,11 @@ def parsed(text: str, kernel: str) -> list[Instruction]:
             "BSYNC",
         )
         writes = [] if stores or not operands[0] else registers(operands[0], wide)
-        if base in ("ISETP", "FSETP", "SHFL", "IADD3", "LOP3") and len(operands) > 1:
+        if base in ("ISETP", "FSETP", "IADD3", "LOP3") and len(operands) > 1:
             writes += [r for r in registers(operands[1]) if r.startswith("P")]
         sources = operands if stores else operands[1:]
+        if base == "SHFL":  # a predicate first, then the register
+            writes, sources = registers(operands[1]), operands[2:]
         reads = [r for o in sources for r in registers(o, wide if stores else 1)] + registers(guard)
         target = re.search(r"`\((\.L\w+)\)", rest)
         instructions.append(
@@ -154,12 +159,26 @@ def parsed(text: str, kernel: str) -> list[Instruction]:
                 target[1] if target else "",
                 bool(guard),
                 label,
-                place,
+                tuple(frames),
                 line,
             )
         )
         label = ""
     return instructions
+
+
+@cache
+def _text(name: str) -> list[str]:
+    """The lines of a file of CUDA text."""
+    return (loader.FOLDER / name).read_text(encoding="utf-8").splitlines()
+
+
+@cache
+def _lines_of_working_memory() -> set[int]:
+    """Lines of team.cuh that read and write what a thread owns and has not in registers."""
+    lines = _text("team.cuh")
+    begin = [n for n, text in enumerate(lines, 1) if re.search(r"void (fetch|leave)\(", text)]
+    return set().union(*(block_of(lines, n) for n in begin))
 
 
 def block_of(lines: list[str], number: int) -> set[int]:
@@ -174,7 +193,7 @@ def block_of(lines: list[str], number: int) -> set[int]:
 
 def lines_of(kernel: str) -> tuple[set[int], set[int]]:
     """Lines of the loop over time in a kernel's file, and those among them that few steps come to."""
-    lines = (loader.FOLDER / f"{kernel}.cu").read_text(encoding="utf-8").splitlines()
+    lines = _text(f"{kernel}.cu")
     begin = next(n for n, text in enumerate(lines, 1) if re.search(r"for \(long long t = .*t", text))
     loop = block_of(lines, begin)
     rare = [block_of(lines, n) for n in loop if _RARE.search(lines[n - 1])]
@@ -191,7 +210,11 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
         (at[i.target], n)
         for n, i in enumerate(instructions)
         # Jumps back that are always taken come from where lanes that have parted meet again.
-        if i.opcode == "BRA" and i.predicated and i.target in at and at[i.target] <= n
+        if i.opcode == "BRA"
+        and i.predicated
+        and i.target in at
+        and at[i.target] <= n
+        and i.line not in rare
     ]
     # The compiler makes several of it, for what is not wanted (no kept states, no reset): the one that
     # stores most is that of training.
@@ -202,17 +225,37 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
     return max(inner, key=lambda ends: sum(i.opcode.startswith("ST") for i in instructions[slice(*ends)]))
 
 
-def trips(case: Case, instruction: Instruction) -> int:
-    """Turns of a loop inside a step."""
+def _tiers(groups: int, near: int, held: int) -> list[str]:
+    """Where each group of a matrix is, as team.cuh has them."""
+    return ["far"] * (groups - near - held) + ["near"] * near + ["held"] * held
+
+
+def trips(case: Case, body: list[Instruction]) -> int:
+    """Turns of a loop inside a step, by what one turn fetches of the groups that are not in registers."""
     options = dict(o[7:].split("=") for o in case.plan().options if "=" in o)
     of = {name: int(value) for name, value in options.items() if value.isdecimal()}
-    file, _ = instruction.place
-    if file.startswith(case.kernel) and "HELD" not in of:
-        return -(-case.Do // (8 if of["TEAM"] < 128 else 32))  # g_beta's
+    if any(re.search(r"int item\b", _text(f"{case.kernel}.cu")[i.line - 1]) for i in body[-1:]):
+        return -(-3 * case.D // of["TEAM"])  # the entries that are summed over the warps
+    # Groups in a row that are in the same places, each a loop: (places, groups).
     if "HELD" in of:
-        return -(-case.D // 4) - of["HELD"]
-    groups = -(-of["M"] // (4 * of["LANES"])), -(-case.D // (4 * of["SPLIT"]))
-    return max(groups[0] - of["HELD_ROWS"], groups[1] - of["HELD_COLUMNS"], 1)
+        tiers = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
+        lines = of["COLUMNS"]
+    else:
+        groups, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
+        of_G = _tiers(groups, of["NEAR_G"], of["HELD_G"])
+        tiers = list(zip(_tiers(groups, of["NEAR_W"], of["HELD_W"]), of_G, strict=True))
+        tiers += [(tier,) for tier in of_G]  # and those that need G alone
+    far = sum(i.opcode.startswith("LDG") and ".128" in i.opcode for i in body)
+    fmas = sum(i.opcode.startswith(("FFMA", "DFMA")) for i in body)
+    for places, count in Counter(tiers).items():
+        # Lines are fetched 16 bytes at a time; a sweep of both matrices has more to do than one of G alone.
+        if far == places.count("far") * lines and (
+            (len(places) == 2) == (fmas > lines * 4) or "HELD" in of
+        ):
+            return count
+    raise RuntimeError(
+        f"{case}: a loop of unknown length, {far} loads and {fmas} FMAs, at {body[-1].frames}"
+    )
 
 
 def of_one_step(case: Case, instructions: list[Instruction]) -> list[tuple[Instruction, bool]]:
@@ -231,12 +274,12 @@ def of_one_step(case: Case, instructions: list[Instruction]) -> list[tuple[Instr
                 last - n - 1
             ):
                 break  # the step ends here, but for what few steps come to
-            if "DIV" in instruction.opcode:
+            if "DIV" in instruction.opcode or (target <= n and instruction.line in rare):
                 n += 1
             elif target <= n:
                 turns[n] += 1
                 inside = 1
-                if turns[n] < trips(case, instruction):
+                if turns[n] < trips(case, instructions[target : n + 1]):
                     n = target
                 else:
                     turns[n], inside = 0, 0
@@ -266,6 +309,8 @@ def simulated(case: Case) -> Cost:
     """Counts and cycles of one step of one block."""
     plan = case.plan()
     path = of_one_step(case, parsed(listing(case), case.kernel))
+    size = 8 if case.dtype == "float64" else 4
+    cached = plan.teams * plan.rest * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
     warps = plan.threads // 32
     partitions = min(4, warps)
     of_partition = [range(p, warps, 4) for p in range(partitions)]
@@ -289,8 +334,8 @@ def simulated(case: Case) -> Cost:
                     base = instruction.opcode.split(".")[0]
                     if base in ("LDS", "STS") or of_working_memory(instruction):
                         start = max(start, pipe)
-                        pipe = start + (1 if base in ("LDS", "STS") else 4)  # of 128 bytes each
-                    done = start + latency(instruction)
+                        pipe = start + transfers(instruction, cached)
+                    done = start + latency(instruction, cached)
                     for register in instruction.writes:
                         ready[w][register] = done
                     clock[w], issue = start + 1, start + 1
@@ -308,17 +353,26 @@ def simulated(case: Case) -> Cost:
 
 
 def of_working_memory(instruction: Instruction) -> bool:
-    """Whether it reads or writes a part of the state that is not in registers: near by, in the L1 cache."""
-    return (
-        instruction.opcode.split(".")[0] in ("LD", "ST", "LDG", "STG")
-        and instruction.place[0] == "team.cuh"
+    """Whether it reads or writes a part of the state that is not in registers."""
+    return instruction.opcode.split(".")[0] in ("LDS", "STS", "LD", "ST", "LDG", "STG") and any(
+        file == "team.cuh" and line in _lines_of_working_memory() for file, line in instruction.frames
     )
 
 
-def latency(instruction: Instruction) -> int:
-    """Cycles until its result can be used."""
+def transfers(instruction: Instruction, cached: bool) -> int:
+    """Cycles for which it has the memory pipe; a vector's entries come to all lanes at once."""
+    if not of_working_memory(instruction):
+        return 1
+    bytes_of_warp = 32 * (16 if ".128" in instruction.opcode else 8 if ".64" in instruction.opcode else 4)
+    return bytes_of_warp // (128 if cached or instruction.opcode.startswith(("LDS", "STS")) else 64)
+
+
+def latency(instruction: Instruction, cached: bool) -> int:
+    """Cycles until its result can be used; `cached`: the working memory fits the L1 cache."""
     base = instruction.opcode.split(".")[0]
-    return LATENCY["LD" if of_working_memory(instruction) else base] if base in LATENCY else ARITHMETIC
+    if base in ("LD", "LDG") and cached and of_working_memory(instruction):
+        return LATENCY["LD"]
+    return LATENCY.get(base, ARITHMETIC)
 
 
 def _earliest(instruction: Instruction, ready: dict[str, int], clock: int, issue: int) -> int:

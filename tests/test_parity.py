@@ -40,6 +40,7 @@ GPU_SIZES = [
     ((1,), (1,), 37, 16, 300),
     ((1,), (1,), 5, 256, 3),
     ((1,), (1,), 5, 70, 1024),
+    ((1500,), (), 2, 2, 1),  # more sequences of one weight than pieces in which its gradient is summed
 ]
 each_size = pytest.mark.parametrize("size", GPU_SIZES, ids=lambda s: "-".join(map(str, s)))
 

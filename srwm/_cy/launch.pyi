@@ -1,5 +1,7 @@
 from typing import NamedTuple
 
+SHARED_BYTES: int
+
 class Limits(NamedTuple):
     threads_per_block: int
     shared_bytes_per_block: int
@@ -26,6 +28,7 @@ class Plan(NamedTuple):
     blocks: int
     registers: int
     shared_bytes: int
+    dynamic_bytes: int
     @property
     def threads(self) -> int: ...
 

@@ -2,7 +2,7 @@
 
 For sizes, dtype and a device's limits it says how many threads work on a sequence, what of the state
 each holds in registers, what the kernel is compiled with, and how many blocks are launched. The names
-of the definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh, roles.cuh and the
+of the definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh, tile.cuh and the
 heads of the kernels.
 """
 
@@ -15,20 +15,21 @@ cdef enum:
     WARP = 32
     TEAMS_OF_A_WARP = 4  # teams of one warp to a block: a block slot is as scarce as a register
     VIEW_BYTES = 8  # in which a block remembers where a sequence begins in one array
-    SHARED_BYTES = 49152  # of a block without asking for more: every architecture has them
     PARTITIONS = 4  # of a multiprocessor: each has its warps and a share of the registers
     REGISTER_STEP = 8  # registers are given to a thread in eights
     LARGEST_D = 256
     LARGEST_DO = 1024
-    WORDS_OF_A_THREAD = 28  # of each form of the state that a backward thread should own, about
-    LARGEST_BACKWARD_TEAM = 512  # more threads would leave each too few registers
+    WORDS_OF_A_THREAD = 28  # of the state that a backward thread should own, about, and of its gradient
+    MOST_BACKWARD_WARPS = 16  # more would leave each thread too few registers
+
+SHARED_BYTES = 49152  # of a block without asking for more: every architecture has them
 
 
 class Limits(NamedTuple):
     """What a device allows."""
 
     threads_per_block: int
-    shared_bytes_per_block: int
+    shared_bytes_per_block: int  # of those that ask for more than all have
     registers_per_block: int
     threads_per_multiprocessor: int
     multiprocessors: int
@@ -77,7 +78,8 @@ class Plan(NamedTuple):
     rest: int  # entries of working memory for each team
     blocks: int  # resident on a multiprocessor at a time, at the least
     registers: int  # that the compiler may use for a thread
-    shared_bytes: int  # of a block
+    shared_bytes: int  # of a block, declared in the kernel
+    dynamic_bytes: int  # and those that a launch adds
 
     @property
     def threads(self) -> int:
@@ -98,29 +100,30 @@ class _Needs(NamedTuple):
     """
 
     fewest: int  # registers of a thread
-    always: int  # hundredths of a register
-    memory: int  # and so many more where a part of the state is in memory
+    share: int  # hundredths of its registers that can hold the state; others hold what is on its way
+    always: int  # and besides, in hundredths of a register, not these
+    memory: int  # nor so many more for each entry of a group where a part of the state is in memory
 
 
 # By kernel and bytes of the type of the sums.
 _NEEDS = {
-    ("srwm_forward", 4): _Needs(56, 1400, 1000),
-    ("srwm_forward", 8): _Needs(112, 2400, 0),
-    ("srwm_backward", 4): _Needs(104, 1500, 1600),
-    ("srwm_backward", 8): _Needs(112, 2400, 3000),
-    ("delta_forward", 4): _Needs(80, 1650, 0),
-    ("delta_forward", 8): _Needs(112, 2400, 0),
-    ("delta_backward", 4): _Needs(80, 1500, 800),
-    ("delta_backward", 8): _Needs(112, 2400, 0),
+    ("srwm_forward", 4): _Needs(56, 100, 9000, 500),
+    ("srwm_forward", 8): _Needs(112, 45, 2400, 100),
+    ("srwm_backward", 4): _Needs(104, 100, 15100, 270),
+    ("srwm_backward", 8): _Needs(112, 100, 19500, 90),
+    ("delta_forward", 4): _Needs(80, 45, 1650, 0),
+    ("delta_forward", 8): _Needs(112, 45, 2800, 100),
+    ("delta_backward", 4): _Needs(80, 100, 9000, 350),
+    ("delta_backward", 8): _Needs(112, 100, 14000, 170),
 }
 
 
-cdef int _words_held(int registers, int needs):
-    """Registers of a thread, of so many, that can hold its part of the state.
+cdef int _words_held(int registers, needs, int of_group):
+    """Registers of a thread, of so many, that can hold its part of the state; below 0: more are needed.
 
-    The others hold addresses, loop counts and what is on its way: the more, the more there is to fetch.
+    `of_group`: those of a group that is in memory, 0 where none is.
     """
-    return max(0, (45 * registers - needs) // 100)
+    return (<int>needs.share * registers - <int>needs.always - <int>needs.memory * of_group) // 100
 
 
 cdef int _parts(int n, int size):
@@ -144,6 +147,7 @@ class _Fit(NamedTuple):
     held: tuple  # groups of each part in registers
     blocks: int
     registers: int
+    free: int  # registers left, below 0 where the compiler will want more
 
 
 cdef int _registers(int threads, limits):
@@ -154,37 +158,42 @@ cdef int _registers(int threads, limits):
 
 
 def _fit(str op, kernel, int threads, list parts, int size, limits):
-    """How many groups of each part (groups, lines) a thread holds, and how many blocks then fit.
+    """How many groups of each part (groups, lines, absent) a thread holds, and how many blocks then fit.
 
-    A group is four entries of `size` bytes in each of a part's lines. Earlier parts go first.
+    A group is four entries of `size` bytes in each of a part's lines; in the last one so many are absent,
+    and it is the first to be held. Earlier parts go first.
     """
     if threads > limits.threads_per_block:
         raise ValueError(
             f"{op}: {threads} threads a block are needed; this device allows {limits.threads_per_block}"
         )
-    cdef int registers = _registers(threads, limits), fewest = _NEEDS[kernel, size].fewest
+    needs = _NEEDS[kernel, size]
+    cdef int registers = _registers(threads, limits), fewest = needs.fewest
     if registers < fewest:
         raise ValueError(
             f"{op}: {fewest} registers for each of {threads} threads are needed; this device has "
             f"{limits.registers_per_block} registers a block"
         )
-    cdef int needs = _NEEDS[kernel, size].always, whole = 0, held_words = 0, groups, lines, n, blocks = 1
-    for groups, lines in parts:
-        whole += groups * lines * size
-    if _words_held(registers, needs) < whole:
-        needs += _NEEDS[kernel, size].memory
-    cdef int free = _words_held(registers, needs)
+    cdef int whole = 0, held_words = 0, of_group = 0, groups, lines, absent, n, blocks = 1
+    cdef int of_line = size // 4
+    for groups, lines, absent in parts:
+        whole += (4 * groups - absent) * lines * of_line
+        of_group = max(of_group, 4 * lines * of_line)
+    if _words_held(registers, needs, 0) >= whole:
+        of_group = 0
+    cdef int free = _words_held(registers, needs, of_group)
     held = []
-    for groups, lines in parts:
-        n = min(groups, (free - held_words) // (lines * size))
-        held_words += n * lines * size
+    for groups, lines, absent in parts:
+        n = min(groups, (max(0, free - held_words) // (lines * of_line) + absent) // 4)
+        if n > 0:
+            held_words += (4 * n - absent) * lines * of_line
         held.append(n)
     while (blocks + 1) * threads <= limits.threads_per_multiprocessor:
         registers = _registers((blocks + 1) * threads, limits)
-        if registers < fewest or _words_held(registers, needs) < held_words:
+        if registers < fewest or _words_held(registers, needs, of_group) < held_words:
             break
         blocks += 1
-    return _Fit(tuple(held), blocks, _registers(blocks * threads, limits))
+    return _Fit(tuple(held), blocks, _registers(blocks * threads, limits), free - held_words)
 
 
 def _check_sizes(str op, int D, int Do):
@@ -203,7 +212,7 @@ def _check_shared(str op, int needed, limits):
 
 
 def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
-          defines):
+          int dynamic, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
@@ -211,7 +220,19 @@ def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles,
         "BLOCKS": fit.blocks, "REST": rest, "SEGMENT": SEGMENT, **defines,
     }
     options = (*macros, *(f"-DSRWM_{name}={value}" for name, value in values.items()))
-    return Plan(kernel, options, team, teams, tiles, rest, fit.blocks, fit.registers, shared)
+    return Plan(kernel, options, team, teams, tiles, rest, fit.blocks, fit.registers, shared, dynamic)
+
+
+cdef int _near(int groups, int held, long group_bytes, long room):
+    """Groups not in registers for which there is room in shared memory; few are not worth a loop."""
+    cdef int near = min(groups - held, max(0, room) // group_bytes)
+    return near if near == groups - held or 8 * near >= groups else 0
+
+
+def _resident(fit, int threads, int shared, limits):
+    """The same fit with no more blocks than shared memory is enough for."""
+    cdef int blocks = max(1, min(<int>fit.blocks, <int>limits.shared_bytes_per_block // shared))
+    return fit._replace(blocks=blocks, registers=_registers(blocks * threads, limits))
 
 
 @lru_cache(maxsize=1024)
@@ -220,66 +241,108 @@ def forward(int D, int Do, str storage, limits) -> Plan:
     op = "srwm.forward"
     _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
-    cdef int M = Do + 2 * D + 4, columns = 1, team, teams = 1
-    cdef int fewest = _NEEDS["srwm_forward", size].fewest
+    cdef int M = Do + 2 * D + 4, groups = _parts(D, 4), teams = 1
+    cdef int columns, team, held, other_team
     if D <= 16 and M <= 4 * WARP:
         team, teams, columns = WARP, TEAMS_OF_A_WARP, _parts(M, WARP)
+        fit = _fit(op, "srwm_forward", team * teams, [(groups, columns, 0)], size, limits)
     else:
-        team = _up_to(M, WARP)
-        while team > limits.threads_per_block or _registers(team, limits) < fewest:
-            columns += 1
-            team = _up_to(_parts(M, columns), WARP)
-    cdef int groups = _up_to(D, 4) // 4
-    fit = _fit(op, "srwm_forward", team * teams, [(groups, columns)], size, limits)
-    cdef int rest = (groups - <int>fit.held[0]) * columns * 4 * team
+        # The number of columns that leaves the least of W in memory and then gives a partition the least to
+        # do: a warp's work for its columns, and about that of one more for what every warp does.
+        best = None
+        for other in range(1, 9):
+            other_team = _up_to(_parts(M, other), WARP)
+            if other_team > limits.threads_per_block:
+                continue
+            if _registers(other_team, limits) < _NEEDS["srwm_forward", size].fewest:
+                continue
+            other_fit = _fit(op, "srwm_forward", other_team, [(groups, other, 0)], size, limits)
+            cost = (
+                other_fit.free < 0,
+                (groups - <int>other_fit.held[0]) * 4 * other * other_team,
+                _parts(other_team // WARP, PARTITIONS) * (other + 1),
+            )
+            if best is None or cost < best:
+                best, fit, columns, team = cost, other_fit, other, other_team
+    held = fit.held[0]
     cdef bint each_warp = D <= 64 and team <= 16 * WARP
     cdef int copies = team * teams // (WARP if each_warp else team)
-    cdef int shared = size * (teams * _up_to(2 * (2 * D + 4), 4) + copies * 3 * 4 * groups + 4)
+    cdef int shared = size * (teams * 2 * (8 * groups + 4) + copies * 3 * 4 * groups + 4)
     shared += teams * 3 * VIEW_BYTES
     _check_shared(op, shared, limits)
+    cdef int group = 4 * columns * team, near
+    near = _near(groups, held, teams * size * group, limits.shared_bytes_per_block - shared)
+    cdef int dynamic = teams * size * near * group
     return _plan(
-        "srwm_forward", storage, D, Do, M, team, teams, 1, rest, fit, shared,
-        {"COLUMNS": columns, "HELD": fit.held[0]},
+        "srwm_forward", storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
+        _resident(fit, team * teams, shared + dynamic, limits), shared, dynamic,
+        {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
-def _two_roles(op, kernel, int D, int Do, int M, storage, limits, int vectors, int staged, int views, sums):
-    """The plan of a backward kernel: threads with the two roles of roles.cuh.
+class _Tile(NamedTuple):
+    """How the threads of a team share a state of D rows and M columns in a backward pass."""
 
-    `vectors`, `staged`: its shared vectors over columns and over rows; `views`: of its arrays.
+    row_lanes: int
+    rows: int  # of a thread, and likewise
+    columns: int
+    groups: int  # of four columns
+    warps: int  # of a team
+
+
+def _tile(int D, int M, int warps):
+    """The tile of each thread of so many warps, of which those that would have no columns are left out."""
+    cdef int row_lanes = min(max(_power_of_two(_parts(D, 4)), 4), WARP)
+    cdef int lanes = WARP // row_lanes, columns = _parts(M, warps * lanes)
+    return _Tile(row_lanes, _parts(D, row_lanes), columns, _parts(columns, 4), _parts(M, columns * lanes))
+
+
+def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums):
+    """The plan of a backward kernel, whose threads own tiles of the state and of its gradient: tile.cuh.
+
+    For each team the kernel has `shares` vectors over rows from each warp, `staged` from memory, and
+    `views` places that it remembers.
     """
     cdef int size = 8 if storage == "float64" else 4
-    cdef int rows = _power_of_two(D)
-    cdef int most = min(LARGEST_BACKWARD_TEAM, limits.threads_per_block)
-    cdef int team = min(max(_power_of_two(_parts(D * M, WORDS_OF_A_THREAD)), WARP), most)
-    cdef int lanes = min(max(team // rows, 1), WARP)
-    team = max(rows * lanes, WARP)
-    lanes = min(team // rows, WARP)
-    cdef int teams = TEAMS_OF_A_WARP if team == WARP else 1
-    cdef int split = 1
-    while split * 2 * M <= team and split < 8:
-        split *= 2
-    cdef int columns = _parts(M, team // split)
-    cdef int M_ = _up_to(M, 4 * lanes), D_ = _up_to(D, 4 * split)
-    cdef int row_groups = M_ // (4 * lanes), column_groups = D_ // (4 * split)
-    fit = _fit(
-        op, kernel, team * teams, [(row_groups, 2), (column_groups, columns)], size, limits
-    )
-    cdef int rest = 4 * team * (
-        (row_groups - <int>fit.held[0]) * 2 + (column_groups - <int>fit.held[1]) * columns
-    )
-    cdef int besides = teams * (size * (staged * D_ + 16 + 2 * (team // WARP)) + views * VIEW_BYTES)
-    cdef bint shared_vectors = besides + size * teams * vectors * M_ <= SHARED_BYTES
-    cdef int shared = besides + size * teams * (vectors * M_ if shared_vectors else 4)
-    if not shared_vectors:
-        rest += vectors * M_
+    cdef int natural = max(1, _parts(D * M, WORDS_OF_A_THREAD * WARP)), least = -1, words, teams
+    natural = min(natural, MOST_BACKWARD_WARPS, limits.threads_per_block // WARP)
+    # Of the numbers of warps that leave about the least in memory the largest.
+    for warps in (natural, 8, 4):
+        other = _tile(D, M, min(warps, natural))
+        teams = TEAMS_OF_A_WARP if other.warps == 1 else 1
+        part = other.groups, other.rows, 4 * other.groups - other.columns
+        other_fit = _fit(op, kernel, other.warps * WARP * teams, [part, part], size, limits)
+        words = (2 * other.groups - sum(other_fit.held)) * 4 * other.rows * other.warps * WARP
+        if least < 0 or 10 * words < 9 * least or fit.free < 0 <= other_fit.free:
+            least, tile, fit = words, other, other_fit
+    teams = TEAMS_OF_A_WARP if tile.warps == 1 else 1
+    cdef int team = tile.warps * WARP
+    cdef int rows = tile.row_lanes * _up_to(tile.rows, 4)
+    cdef int columns = team // tile.row_lanes * 4 * (tile.groups + 1 - tile.groups % 2)
+    cdef int exchanged = 3 * columns + (shares * tile.warps * rows if tile.warps > 1 else 0)
+    cdef int shared = teams * (size * (staged * rows + 8 + 6 * tile.warps) + views * VIEW_BYTES)
     _check_shared(op, shared, limits)
+    # What is exchanged, and what is not in registers, is in shared memory where there is room; G before W,
+    # since it is read more often.
+    cdef int held_G = fit.held[0], held_W = fit.held[1], near_G, near_W
+    cdef int of_group = teams * size * 4 * tile.rows * team
+    cdef int room = limits.shared_bytes_per_block - shared, dynamic = 0, rest
+    cdef bint shared_sums = teams * size * exchanged <= room
+    if shared_sums:
+        dynamic = teams * size * exchanged
+    near_G = _near(tile.groups, held_G, of_group, room - dynamic)
+    dynamic += of_group * near_G
+    near_W = _near(tile.groups, held_W, of_group, room - dynamic)
+    dynamic += of_group * near_W
+    rest = 4 * tile.rows * team * (2 * tile.groups - held_G - held_W - near_G - near_W)
+    rest += exchanged * (not shared_sums)
+    fit = _resident(fit, team * teams, shared + dynamic, limits)
     return _plan(
-        kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared,
+        kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
         {
-            "LANES": lanes, "SPLIT": split, "HELD_ROWS": fit.held[0], "HELD_COLUMNS": fit.held[1],
-            "SHARED_VECTORS": int(shared_vectors), "GX": STORAGES[storage].real if sums
-            else STORAGES[storage].type,
+            "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
+            "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
+            "GX": STORAGES[storage].real if sums else STORAGES[storage].type,
         },
     )
 
@@ -289,7 +352,7 @@ def backward(int D, int Do, str storage, limits, sums=False) -> Plan:
     """The plan of srwm_backward; `sums`: gx is summed afterwards, so it is wanted in the type of sums."""
     _check_sizes("srwm.backward", D, Do)
     cdef int M = Do + 2 * D + 4
-    return _two_roles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 5, 6, 7, sums)
+    return _tiles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 3, 6, 11, sums)
 
 
 @lru_cache(maxsize=1024)
@@ -298,15 +361,18 @@ def delta_forward(int D, int Do, str storage, limits) -> Plan:
     op = "srwm.delta_forward"
     _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
-    cdef int columns = 2 if D <= 32 and Do > WARP else 1, groups = _up_to(D, 4) // 4
+    cdef int columns = 2 if D <= 32 and Do > WARP else 1, groups = _parts(D, 4)
     cdef int threads = WARP * TEAMS_OF_A_WARP
-    fit = _fit(op, "delta_forward", threads, [(groups, columns)], size, limits)
-    cdef int rest = (groups - <int>fit.held[0]) * columns * 4 * WARP
+    fit = _fit(op, "delta_forward", threads, [(groups, columns, 0)], size, limits)
     cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + 6 * VIEW_BYTES)
     _check_shared(op, shared, limits)
+    cdef int group = 4 * columns * WARP, held = fit.held[0], near, dynamic
+    near = _near(groups, held, TEAMS_OF_A_WARP * size * group, limits.shared_bytes_per_block - shared)
+    dynamic = TEAMS_OF_A_WARP * size * near * group
     return _plan(
-        "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns), rest, fit,
-        shared, {"COLUMNS": columns, "HELD": fit.held[0]},
+        "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
+        (groups - held - near) * group, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
+        {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
@@ -314,10 +380,10 @@ def delta_forward(int D, int Do, str storage, limits) -> Plan:
 def delta_backward(int D, int Do, str storage, limits, sums=False) -> Plan:
     """The plan of delta_backward; `sums` as for `backward`."""
     _check_sizes("srwm.delta_backward", D, Do)
-    return _two_roles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 6, 6, 12, sums)
+    return _tiles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 4, 4, 16, sums)
 
 
 @lru_cache(maxsize=1024)
 def sum_pieces(str storage) -> Plan:
     """The plan of sum_pieces: a thread for each entry of the sum."""
-    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0), 0, {})
+    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, {})

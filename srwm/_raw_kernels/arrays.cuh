@@ -77,6 +77,26 @@ __device__ __forceinline__ long long opaque(long long a) {
     return a;
 }
 
+__device__ __forceinline__ int opaque(int a) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(a));
+#endif
+    return a;
+}
+
+// What stands below reads memory after what stands above. Left to itself the compiler begins all the loads of
+// an unrolled loop at once, into registers that it spills; for work that few steps have, waiting is better.
+__device__ __forceinline__ void one_at_a_time() {
+#ifdef __CUDA_ARCH__
+    asm volatile("" ::: "memory");
+#endif
+}
+
+// 1 / a for a neither tiny nor huge. A division looks for these cases, and what stands around its branch is
+// not interleaved with it.
+__device__ __forceinline__ float inverse(float a) { return __fdividef(1.0f, a); }
+__device__ __forceinline__ double inverse(double a) { return 1 / a; }
+
 __device__ __forceinline__ float widen(float a) { return a; }
 __device__ __forceinline__ double widen(double a) { return a; }
 __device__ __forceinline__ void narrow(float a, float &out) { out = a; }

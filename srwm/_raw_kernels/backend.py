@@ -61,7 +61,8 @@ class _Device:
         return cupy.empty(shape, dtype)
 
     def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...]) -> None:
-        loader.function(plan, self.index)((blocks,), (plan.threads,), args)
+        kernel = loader.function(plan, self.index)
+        kernel((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)
 
 
 def forward(

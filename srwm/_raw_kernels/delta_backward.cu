@@ -1,20 +1,22 @@
 // Backward pass of the delta rule: one launch, the loop over time inside.
 //
 // S before a step comes back by undoing step 4 from what forward kept; G is the gradient of S after the
-// step at hand, without step 5' of that step. One barrier a step, behind g_u and its kin. Who owns what:
-// roles.cuh, where W is S.
-//
-//   SRWM_SHARED_VECTORS   1: the vectors over columns are in shared memory; 0: in the working memory
-#include "roles.cuh"
+// step at hand, without step 5' of that step. A step has one barrier, behind the warps' shares of g_q and
+// g_k. Who owns what: tile.cuh, where W is S.
+#include "tile.cuh"
 
 constexpr int STAGED = 2 * D + 1; // [ q | k | beta ] of a step
 constexpr int STAGED_BY_EACH = (STAGED + TEAM - 1) / TEAM;
-constexpr bool SHARED_VECTORS = SRWM_SHARED_VECTORS;
-constexpr int VECTORS = 6; // over columns: two each of u, g_Delta and g_y: one is written while the last is still read
-static_assert(Rows::REST + Columns::REST + (SHARED_VECTORS ? 0 : VECTORS * M_) == SRWM_REST,
-              "working memory of another size");
+constexpr int SHARES = WARPS > 1 ? 2 * WARPS * 2 * D_ : 0; // two of the warps' of g_q and g_k
+constexpr int SUMS = 3 * M_ + SHARES;                      // and over columns u, g_Delta, g_y: in this order
+constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
+static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
 enum { QUERY, KEY, RATE, S0, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, VIEWS };
+// What a block remembers for a team in shared memory, since registers are scarce: where the sequence at hand
+// begins in each array and where the gradient of its piece does; the sequence to come, the end of the piece's,
+// and the piece to come.
+enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct DeltaBackwardSizes {
     Pieces gS;
@@ -26,49 +28,64 @@ struct DeltaBackwardSizes {
 // gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L): every entry is written. gS (pieces, D, DO): the
 // gradient of one initial state summed over one chunk of the sequences that share it, in their order.
 // reset and grad_S_next may be null. rest (SRWM_REST for each team of the grid).
+// Dynamic shared memory: SHARED for each team.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ beta,
                    const storage *__restrict__ S, const bool *__restrict__ reset, const real *__restrict__ kept,
                    const storage *__restrict__ grad_y, const storage *__restrict__ grad_S_next,
                    SRWM_GX *__restrict__ gq, SRWM_GX *__restrict__ gk, SRWM_GX *__restrict__ gv,
                    SRWM_GX *__restrict__ gbeta, real *gS, real *rest, const DeltaBackwardSizes s) {
-    __shared__ __align__(16) real vectors_of_team[TEAMS][SHARED_VECTORS ? VECTORS : 1][SHARED_VECTORS ? M_ : 4];
-    __shared__ long long start_of_team[TEAMS][VIEWS];
-    __shared__ real g_beta_of_warp[TEAMS * WARPS][2];
-    // Three: the step to come is staged while one thread reads this step's and another the last's.
-    __shared__ __align__(16) real staged_of_team[TEAMS][3][2 * D_ + 4]; // q | k | beta
+    extern __shared__ __align__(16) real shared_of_team[];
+    // Two of what is written before a barrier and read until the next one.
+    __shared__ __align__(16) real staged_of_team[TEAMS][2][2 * D_ + 4]; // q | k | beta
+    __shared__ real g_beta_of_warp[TEAMS][2][WARPS];
+    __shared__ long long start_of_team[TEAMS][PLACES];
 
-    const int team = threadIdx.x / TEAM;
+    const int team = threadIdx.x / TEAM, lane = threadIdx.x % 32;
     const Place at = {(int)threadIdx.x % TEAM};
-    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
-    real *const rest_of_team = rest + first * SRWM_REST;
-    Rows rows(rest_of_team, at.rank);
-    Columns columns(rest_of_team + Rows::REST, at.rank);
-    real *const vectors = SHARED_VECTORS ? vectors_of_team[team][0] : rest_of_team + Rows::REST + Columns::REST;
+    const long long first = (long long)blockIdx.x * TEAMS + team;
+    real *const working = rest + first * SRWM_REST, *const shared = shared_of_team + team * SHARED;
+    W_Part w(working, shared, at.rank);
+    G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
+    real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
+    real *const g_y = g_Delta + M_, *const shares = g_y + M_; // [2][2][WARPS][D_]
     long long *const start = start_of_team[team];
-    int which = 0, stage_of_step = 0;
+    int which = 0; // of what there are two
 
-    for (int i = at.rank; i < VECTORS * (M_ - M); i += TEAM) vectors[i / (M_ - M) * M_ + M + i % (M_ - M)] = 0;
-    for (int i = at.rank; i < 6 * (D_ - D); i += TEAM) staged_of_team[team][i % 3][i / 3 % 2 * D_ + D + i / 6] = 0;
+    // What lies between the places of rows and columns is read, and is no number's.
+    for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
+    for (int i = at.rank; i < 4 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
-    for (long long piece = first; piece < s.gS.pieces; piece += together) {
-        real *const gS_piece = gS + piece * (D * M);
-        const long long chunk = piece % s.gS.chunks, n_0 = piece / s.gS.chunks * s.gS.sharing;
-        const long long end = chunk * s.gS.run + s.gS.run;
+    if (at.rank == 0) start[PIECE] = first;
+    for (;;) {
+        TEAM_SYNC(); // all is read of the piece before
+        const long long piece = start[PIECE];
+        if (piece >= s.gS.pieces) break;
+        TEAM_SYNC();
+        if (at.rank == 0) {
+            const long long begin = piece % s.gS.chunks * s.gS.run, n_0 = piece / s.gS.chunks * s.gS.sharing;
+            start[GRADIENT] = piece * (D * M);
+            start[SEQUENCE] = n_0 + begin;
+            start[END] = n_0 + (begin + s.gS.run < s.gS.sharing ? begin + s.gS.run : s.gS.sharing);
+            start[PIECE] = piece + gridDim.x * (long long)TEAMS;
+        }
         bool first_of_gS = true;
 
-        for (long long i = chunk * s.gS.run; i < end && i < s.gS.sharing; i++) {
-            const long long n = n_0 + i;
+        for (;;) {
             TEAM_SYNC(); // all is read of the sequence before
+            const long long n = start[SEQUENCE];
+            if (n >= start[END]) break;
             if (at.rank < VIEWS) start[at.rank] = start_of(n, s.lead, s.views[at.rank]);
             TEAM_SYNC();
+            if (at.rank == 0) start[SEQUENCE] = n + 1;
+
             auto entry_of = [&](int array, long long t, int i) {
                 return start[array] + t * s.views[array].row + i * s.views[array].entry;
             };
 
-            // What a step reads from memory is fetched a step before, a column's own share by its
-            // threads; what all threads want of it two steps before, and staged in shared memory.
-            real next[STAGED_BY_EACH], next_Delta[COLUMNS], next_g_y[COLUMNS];
+            // What a step reads from memory is fetched a step before, a column's own share by its owner;
+            // what all threads want of it two steps before, and staged in shared memory.
+            real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
             auto fetch_vectors = [&](long long t) {
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
@@ -81,142 +98,137 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             };
             auto fetch_columns = [&](long long t) {
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) {
-                    int c = at.column(j);
-                    next_Delta[j] = c < M ? kept[start[KEPT] + t * M + c] : real(0);
-                    next_g_y[j] = c < M ? widen(grad_y[entry_of(GRAD_Y, t, c)]) : real(0);
+                for (int i = 0; i < OWN; i++) {
+                    int c = at.owns(i) ? at.own_column(i) : 0;
+                    next_Delta[i] = kept[start[KEPT] + t * M + c];
+                    next_g_y[i] = widen(grad_y[entry_of(GRAD_Y, t, c)]);
                 }
             };
             auto stage = [&](real *staged) {
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
                     int e = p * TEAM + at.rank;
-                    if (e < STAGED) staged[e < 2 * D ? e / D * D_ + e % D : 2 * D_] = next[p];
+                    if (e < STAGED) staged[e < 2 * D ? e / D * D_ + place_of_row(e % D) : 2 * D_] = next[p];
                 }
             };
-            auto state_kept = [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; };
-            auto replay_before = [&](long long t) {
-                const long long row = opaque(s.views[S0].row), entry = opaque(s.views[S0].entry);
-                const storage *const S_n = S + start[S0];
-                replay(
-                    rows, at, t, reset == nullptr ? nullptr : reset + start[RESET], s.views[RESET].row,
-                    [&](int d, int c) { return real(widen(S_n[d * row + c * entry])); }, state_kept,
-                    [&](long long step, int d, int c) {
-                        real k_d = widen(k[entry_of(KEY, step, d)]), beta_t = widen(beta[entry_of(RATE, step, 0)]);
-                        return k_d * (beta_t * kept[start[KEPT] + step * M + c]);
+            auto restore_before = [&](long long t) {
+                restore(
+                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
+                    s.views[RESET].row, Source<storage>{S + start[S0], s.views[S0].row, s.views[S0].entry},
+                    [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; },
+                    [&](long long step, int d) { return real(widen(k[entry_of(KEY, step, d)])); },
+                    [&](long long step, int c) {
+                        return real(widen(beta[entry_of(RATE, step, 0)])) * kept[start[KEPT] + step * M + c];
                     });
             };
 
             if (grad_S_next == nullptr) {
-                set_G(rows, columns, at, [](int, int) { return real(0); });
+                set_zero(G);
             } else {
-                const storage *const G_n = grad_S_next + start[GRAD_S];
-                const long long row = opaque(s.views[GRAD_S].row), entry = opaque(s.views[GRAD_S].entry);
-                set_G(rows, columns, at, [&](int d, int c) { return real(widen(G_n[d * row + c * entry])); });
+                set(G, at, Source<storage>{grad_S_next + start[GRAD_S], s.views[GRAD_S].row, s.views[GRAD_S].entry});
             }
             if (s.steps > 0) {
-                if ((s.steps - 1) / SEGMENT < s.segments)
-                    set_W(rows, at, state_kept(s.segments - 1));
-                else
-                    replay_before(s.steps);
                 fetch_vectors(s.steps - 1);
                 fetch_columns(s.steps - 1);
-                stage(staged_of_team[team][stage_of_step]);
+                stage(staged_of_team[team][which]);
                 if (s.steps > 1) fetch_vectors(s.steps - 2);
-                TEAM_SYNC();
             }
+            TEAM_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                const real *const q_t = staged_of_team[team][stage_of_step], *const k_t = q_t + D_;
-                const real beta_t = k_t[D_];
-                real *const u = vectors + which * M_, *const g_Delta = u + 2 * M_, *const g_y = g_Delta + 2 * M_;
+                bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S does not come from undoing
+                if (reset != nullptr && t + 1 < s.steps && reset[entry_of(RESET, t + 1, 0)]) {
+                    anew = true;
+                    add_G(G, at, gS + start[GRADIENT], first_of_gS);
+                    first_of_gS = false;
+                    set_zero(G);
+                }
+                if (anew) restore_before(t + 1);
+                const real *const staged = staged_of_team[team][which];
+                const real beta_t = staged[2 * D_];
+                real *const shares_t = shares + which * (2 * WARPS * D_);
+                real *const g_beta_t = g_beta_of_warp[team][which];
+                which ^= 1;
 
-                // 5'  G += q^T g_y   4'  g_u = k G, which is k (G before) + <k, q> g_y
-                real g_u[COLUMNS], g_Delta_c[COLUMNS], g_y_c[COLUMNS], g_beta = 0;
+                // 4'  g_u = k G, where 5'  G + q^T g_y is meant: k (G before) + <k, q> g_y
+                real q_t[ROWS], k_t[ROWS], g_u[OWN], along = 0, g_beta = 0;
+                load_rows(staged, at, q_t);
+                load_rows(staged + D_, at, k_t);
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) g_y_c[j] = next_g_y[j];
-                columns.change([&](int g, real (&e)[COLUMNS][4]) {
-                    real q_[4];
-                    load4(q_t + at.row_of_group(g), q_);
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-#pragma unroll
-                        for (int j = 0; j < COLUMNS; j++) e[j][i] += q_[i] * g_y_c[j];
-                });
-                multiply_G(columns, at, k_t, g_u);
+                for (int r = 0; r < ROWS; r++) along += k_t[r] * q_t[r];
+                along = sum_over<ROW_LANES>(along);
+                multiply_G(G, at, k_t, g_u);
                 // 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) {
-                    g_Delta_c[j] = beta_t * g_u[j];
-                    int c = at.column(j);
-                    if (c < M && at.rank % SPLIT == 0) {
-                        u[c] = beta_t * next_Delta[j];
-                        g_Delta[c] = g_Delta_c[j];
-                        g_y[c] = g_y_c[j];
-                        g_beta += g_u[j] * next_Delta[j];
-                        narrow(g_Delta_c[j], gv[start[GV] + t * M + c]);
+                for (int i = 0; i < OWN; i++) {
+                    if (at.owns(i)) {
+                        const real g = g_u[i] + along * next_g_y[i];
+                        u[at.own_place(i)] = beta_t * next_Delta[i];
+                        g_Delta[at.own_place(i)] = beta_t * g;
+                        g_y[at.own_place(i)] = next_g_y[i];
+                        g_beta += g * next_Delta[i];
+                        narrow(beta_t * g, gv[start[GV] + t * M + at.own_column(i)]);
                     }
                 }
                 g_beta = sum_over<32>(g_beta);
-                if (threadIdx.x % 32 == 0) g_beta_of_warp[threadIdx.x / 32][which] = g_beta;
-                stage_of_step = (stage_of_step + 1) % 3;
                 if (t > 0) {
-                    stage(staged_of_team[team][stage_of_step]);
+                    stage(staged_of_team[team][which]);
                     fetch_columns(t - 1);
                 }
                 if (t > 1) fetch_vectors(t - 2);
+                __syncwarp();
+
+                // 5'  g_q = g_y S'^T, G += q^T g_y   4 undone: S before the step
+                // 4'  g_k = u G^T   1'  g_k -= g_Delta S^T, G -= k^T g_Delta
+                real g_qk[1][2 * ROWS] = {};
+                sweep<true, true>(
+                    w, G, [&](int g) { return OfGroup<3>(u, at, g); },
+                    [&](int g, int r, const OfGroup<3> &vectors, real (&w_)[4], real (&e)[4]) {
+#pragma unroll
+                        for (int i = 0; i < 4; i++)
+                            if (has_column(g, i)) {
+                                g_qk[0][r] += w_[i] * vectors.of[2][i];
+                                e[i] += q_t[r] * vectors.of[2][i];
+                                w_[i] -= k_t[r] * vectors.of[0][i];
+                                g_qk[0][ROWS + r] += e[i] * vectors.of[0][i];
+                                g_qk[0][ROWS + r] -= w_[i] * vectors.of[1][i];
+                                e[i] -= k_t[r] * vectors.of[1][i];
+                            }
+                    });
+                const Share rows = share_sums<COLUMN_LANES, ROW_LANES>(g_qk, lane);
+#pragma unroll
+                for (int i = 0; i < SHARE<2 * ROWS, COLUMN_LANES>; i++) {
+                    const int of_k = (rows.first + i) / ROWS, r = (rows.first + i) % ROWS, d = at.row(r);
+                    if constexpr (WARPS > 1) {
+                        if (!rows.again)
+                            shares_t[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
+                    } else {
+                        if (!rows.again && d < D)
+                            narrow(g_qk[0][i], of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
+                    }
+                }
+                if (lane == 0) g_beta_t[at.warp()] = g_beta;
                 TEAM_SYNC();
 
-                if (at.rank == 0) {
-                    g_beta = 0;
-                    for (int warp = 0; warp < WARPS; warp++) g_beta += g_beta_of_warp[team * WARPS + warp][which];
-                    narrow(g_beta, gbeta[start[GRATE] + t]);
-                }
-                // 5'  g_q = g_y S'^T   4 undone: S before the step   4'  g_k = u G^T   1'  g_k -= g_Delta S^T
-                // G -= k^T g_Delta
-                const int d = at.row();
-                const real q_d = d < D ? q_t[d] : real(0), k_d = d < D ? k_t[d] : real(0);
-                real g_q = 0, g_k = 0;
-                rows.change([&](int g, real (&e)[2][4]) {
-                    real a[4], b[4], y_[4];
-                    load4(u + at.column_of_group(g), a);
-                    load4(g_Delta + at.column_of_group(g), b);
-                    load4(g_y + at.column_of_group(g), y_);
+                if constexpr (WARPS > 1) {
+#pragma unroll 1
+                    for (int item = at.rank; item < 2 * D; item += TEAM) {
+                        const int of_k = item / D, d = item % D;
+                        real sum = 0;
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        g_q += e[0][i] * y_[i];
-                        e[1][i] += q_d * y_[i];
-                        e[0][i] -= k_d * a[i];
-                        g_k += e[1][i] * a[i] - e[0][i] * b[i];
-                        e[1][i] -= k_d * b[i];
+                        for (int warp = 0; warp < WARPS; warp++)
+                            sum += shares_t[(of_k * WARPS + warp) * D_ + place_of_row(d)];
+                        narrow(sum, of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
                     }
-                });
-                real of_row[2] = {g_q, g_k};
-                sum_all_over<LANES>(of_row);
-                g_q = of_row[0], g_k = of_row[1];
-                if (d < D && at.rank % LANES == 0) {
-                    narrow(g_q, gq[start[GQ] + t * D + d]);
-                    narrow(g_k, gk[start[GK] + t * D + d]);
                 }
-                columns.change([&](int g, real (&e)[COLUMNS][4]) {
-                    real k_[4];
-                    load4(k_t + at.row_of_group(g), k_);
+                if (at.rank == TEAM - 1) {
+                    real sum = 0;
 #pragma unroll
-                    for (int i = 0; i < 4; i++)
-#pragma unroll
-                        for (int j = 0; j < COLUMNS; j++) e[j][i] -= k_[i] * g_Delta_c[j];
-                });
-                which ^= 1;
-
-                if (t > 0 && reset != nullptr && reset[entry_of(RESET, t, 0)]) {
-                    add_G(rows, at, gS_piece, first_of_gS);
-                    first_of_gS = false;
-                    set_G(rows, columns, at, [](int, int) { return real(0); });
-                    if (t % SEGMENT != 0) replay_before(t);
+                    for (int warp = 0; warp < WARPS; warp++) sum += g_beta_t[warp];
+                    narrow(sum, gbeta[start[GRATE] + t]);
                 }
-                if (t > 0 && t % SEGMENT == 0) set_W(rows, at, state_kept(t / SEGMENT - 1));
             }
-            add_G(rows, at, gS_piece, first_of_gS);
+            add_G(G, at, gS + start[GRADIENT], first_of_gS);
             first_of_gS = false;
         }
     }

@@ -4,7 +4,8 @@
 // columns of one sequence, which shares q and k alone. No barrier of the block. Steps: srwm/_delta_reference.py.
 //
 //   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers, the others in memory
+//   SRWM_HELD      groups of four rows of them in registers
+//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
 #include "team.cuh"
 
 constexpr int COLUMNS = SRWM_COLUMNS;
@@ -13,7 +14,7 @@ constexpr int INPUTS = (D + 31) / 32;
 constexpr int TILE = 32 * COLUMNS, TILES = (M + TILE - 1) / TILE; // of columns
 static_assert(WARPS == 1, "a team is a warp");
 
-typedef Part<COLUMNS, D_ / 4, SRWM_HELD> Columns;
+typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
 static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 
 enum { QUERY, KEY, VALUE, RATE, S0, RESET, VIEWS };
@@ -27,19 +28,21 @@ struct DeltaForwardSizes {
 // The columns c, c + 32, ... of S.
 __device__ __forceinline__ void read_S(Columns &state, const storage *S, const View &view, int c) {
     state.change([&](int g, real (&e)[COLUMNS][4]) {
-        const long long row = opaque(view.row), entry = opaque(view.entry);
-        const storage *at = S + g * 4 * row;
 #pragma unroll
-        for (int i = 0; i < 4; i++, at += row)
+        for (int j = 0; j < COLUMNS; j++) {
+            // One address goes down the column: each on its own they would take the registers that S is in.
+            const storage *at = S + opaque(g * 4 * view.row + (c + 32 * j) * view.entry);
 #pragma unroll
-            for (int j = 0; j < COLUMNS; j++)
-                e[j][i] = g * 4 + i < D && c + 32 * j < M ? widen(at[(c + 32 * j) * entry]) : real(0);
+            for (int i = 0; i < 4; i++, at += view.row)
+                e[j][i] = g * 4 + i < D && c + 32 * j < M ? widen(*at) : real(0);
+            one_at_a_time();
+        }
     });
 }
 
 template <class T>
-__device__ __forceinline__ void write_S(const Columns &state, T *out, int c) {
-    state.read([&](int g, const real (&e)[COLUMNS][4]) {
+__device__ __forceinline__ void write_S(Columns &state, T *out, int c) {
+    state.read([&](int g, real (&e)[COLUMNS][4]) {
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++)
 #pragma unroll
@@ -51,18 +54,19 @@ __device__ __forceinline__ void write_S(const Columns &state, T *out, int c) {
 }
 
 // y (N, L, DO), S_next (N, D, DO) or null, kept (N, L * DO + segments * D * DO) or null: contiguous.
-// rest (SRWM_REST for each team of the grid).
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     delta_forward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
                   const storage *__restrict__ beta, const storage *__restrict__ S, const bool *__restrict__ reset,
                   storage *__restrict__ y, storage *__restrict__ S_next, real *__restrict__ kept,
                   real *__restrict__ rest, const DeltaForwardSizes s) {
+    extern __shared__ __align__(16) real shared_rest[];
     __shared__ __align__(16) real vectors[TEAMS][2][2][D_]; // q, k; two of each: one is written while one is read
     __shared__ long long start_of_team[TEAMS][VIEWS];
 
     const int team = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
     const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
-    Columns state(rest + first * Columns::REST, rank);
+    Columns state(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
     long long *const start = start_of_team[team];
     int which = 0;
 
@@ -117,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 
             // 1  v_bar = k S
             real v_bar[COLUMNS] = {}, y_t[COLUMNS] = {}, u[COLUMNS];
-            state.read([&](int g, const real (&e)[COLUMNS][4]) {
+            state.read([&](int g, real (&e)[COLUMNS][4]) {
                 real a[4];
                 load4(k_t + g * 4, a);
 #pragma unroll

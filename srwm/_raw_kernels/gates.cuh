@@ -14,10 +14,7 @@ constexpr int TRACE = 2 * D + 4 + M;
 // The rate that scales column c's update: 0 for y, 1 for q, 2 for k, 3 for beta.
 __device__ __forceinline__ int rate_of(int c) { return (c >= Q) + (c >= K) + (c >= BETA); }
 
-// 1 / (1 + exp(-a)) without overflow: exp only of -|a|.
-__device__ __forceinline__ real sigmoid(real a) {
-    real e = exp(a < 0 ? a : -a);
-    return (a < 0 ? e : real(1)) / (1 + e);
-}
+// Where exp is infinite the sigmoid is 0, as it should be.
+__device__ __forceinline__ real sigmoid(real a) { return inverse(1 + exp(-a)); }
 
 #endif

@@ -60,7 +60,7 @@ def limits(device: int) -> launch.Limits:
     of = cupy.cuda.Device(device).attributes
     return launch.Limits(
         of["MaxThreadsPerBlock"],
-        of["MaxSharedMemoryPerBlock"],
+        of["MaxSharedMemoryPerBlockOptin"],
         of["MaxRegistersPerBlock"],
         of["MaxThreadsPerMultiProcessor"],
         of["MultiProcessorCount"],
@@ -74,4 +74,7 @@ def function(plan: launch.Plan, device: int) -> Any:
 
     del device  # a kernel is loaded once for each
     module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
-    return module.get_function(plan.kernel)
+    kernel = module.get_function(plan.kernel)
+    if plan.shared_bytes + plan.dynamic_bytes > launch.SHARED_BYTES:  # a device gives these to who asks
+        kernel.max_dynamic_shared_size_bytes = plan.dynamic_bytes
+    return kernel

@@ -1,23 +1,24 @@
 // Backward pass of the self-referential weight matrix: one launch, the loop over time inside.
 //
 // W before a step comes back by undoing step 5 from what forward kept; G is the gradient of W after the
-// step at hand. A step has three barriers: behind g_u (and with it u, g_Delta, g_beta's terms), behind
-// the two dot products of the softmaxes, behind g_o. Who owns what: roles.cuh.
-//
-//   SRWM_SHARED_VECTORS   1: the vectors over columns are in shared memory; 0: in the working memory
+// step at hand. A step has two barriers: behind the warps' shares of g_q and g_k, and behind g_o. Who owns
+// what: tile.cuh.
 #include "gates.cuh"
-#include "roles.cuh"
+#include "tile.cuh"
 
 constexpr int STAGED = 3 * D + 4; // [ q | k | x | beta ] of a step
 constexpr int STAGED_BY_EACH = (STAGED + TEAM - 1) / TEAM;
-constexpr int ADDING = WARPS < 4 ? 8 : 32; // lanes that add up a block of columns
-constexpr int LARGEST_BLOCK = DO > D ? DO : D > 4 ? D : 4;
-constexpr bool SHARED_VECTORS = SRWM_SHARED_VECTORS;
-constexpr int VECTORS = 5; // over columns: u, g_o, two of g_Delta, g_u * Delta
-static_assert(Rows::REST + Columns::REST + (SHARED_VECTORS ? 0 : VECTORS * M_) == SRWM_REST,
-              "working memory of another size");
+constexpr bool AHEAD = ROWS <= 4; // what a step reads from memory is fetched before; a large head has no registers
+constexpr int SHARES = WARPS > 1 ? WARPS * 3 * D_ : 0; // the warps' of g_q, g_k and g_x
+constexpr int SUMS = 3 * M_ + SHARES;                  // and over columns u, g_Delta, g_o: in this order
+constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
+static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
 enum { X, W0, RESET, KEPT, GRAD_Y, GRAD_W, GX, VIEWS };
+// What a block remembers for a team in shared memory, since registers are scarce: where the sequence at hand
+// begins in each array and where the gradient of its piece does; the sequence to come, the end of the piece's,
+// and the piece to come.
+enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct BackwardSizes {
     Pieces gW;
@@ -26,251 +27,307 @@ struct BackwardSizes {
     View views[VIEWS];
 };
 
+// Entry e of what a step stages: where it comes from and where it goes.
+struct Staged {
+    int of_trace, place;
+    long long of_x;
+
+    __device__ __forceinline__ Staged() {}
+    __device__ __forceinline__ Staged(int e, long long entry_of_x)
+        : of_trace(is_x(e) || e >= STAGED ? 0 : e < 2 * D ? e : e - D),
+          place(e < 3 * D ? e / D * D_ + place_of_row(e % D) : 3 * D_ + e - 3 * D),
+          of_x((is_x(e) ? e - 2 * D : 0) * entry_of_x) {}
+    static __device__ __forceinline__ bool is_x(int e) { return 2 * D <= e && e < 3 * D; }
+};
+
 // gx (..., L, D): every entry is written. gW (pieces, D, M): the gradient of one weight summed over one
 // chunk of the sequences that share it, in their order. reset and grad_W_next may be null.
-// rest (SRWM_REST for each team of the grid).
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
                   const real *__restrict__ kept, const storage *__restrict__ grad_y,
                   const storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW, real *rest,
                   const BackwardSizes s) {
-    __shared__ __align__(16) real vectors_of_team[TEAMS][SHARED_VECTORS ? VECTORS : 1][SHARED_VECTORS ? M_ : 4];
+    extern __shared__ __align__(16) real shared_of_team[];
     // Two of what is written before a barrier and read after the last one of the step before.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][3 * D_ + 4]; // q | k | x | beta
-    __shared__ long long start_of_team[TEAMS][VIEWS];
-    __shared__ real dots_of_warp[TEAMS * WARPS][2];                     // <g_q, q>, <g_k, k>
+    __shared__ real sums_of_warp[TEAMS][6][WARPS];                      // of g_beta 4, <g_q, q>, <g_k, k>
+    __shared__ long long start_of_team[TEAMS][PLACES];
 
-    const int team = threadIdx.x / TEAM;
-    const Place at = {(int)threadIdx.x % TEAM};
-    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
-    real *const rest_of_team = rest + first * SRWM_REST;
-    Rows rows(rest_of_team, at.rank);
-    Columns columns(rest_of_team + Rows::REST, at.rank);
-    real *const vectors = SHARED_VECTORS ? vectors_of_team[team][0] : rest_of_team + Rows::REST + Columns::REST;
-    real *const u = vectors, *const g_o = vectors + M_, *const g_Delta_of_2 = vectors + 2 * M_;
-    real *const g_u_Delta = vectors + 4 * M_;
+    const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
+    const int team = thread / TEAM, lane = thread % 32;
+    const Place at = {thread % TEAM};
+    const long long first = (long long)blockIdx.x * TEAMS + team;
+    real *const working = rest + first * SRWM_REST, *const shared = shared_of_team + team * SHARED;
+    W_Part w(working, shared, at.rank);
+    G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
+    real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
+    real *const g_o = g_Delta + M_, *const shares = g_o + M_; // [3][WARPS][D_]
     long long *const start = start_of_team[team];
     int which = 0; // of what there are two
 
-    for (int i = at.rank; i < VECTORS * (M_ - M); i += TEAM) vectors[i / (M_ - M) * M_ + M + i % (M_ - M)] = 0;
-    for (int i = at.rank; i < 6 * (D_ - D); i += TEAM)
-        staged_of_team[team][i % 2][i / 2 % 3 * D_ + D + i / 6] = 0;
+    // What a thread fetches of each step, and where it belongs.
+    Staged entries[STAGED_BY_EACH];
+    int own_of_trace[OWN];
+    long long own_of_y[OWN];
+#pragma unroll
+    for (int p = 0; p < STAGED_BY_EACH; p++) {
+        entries[p] = Staged(p * TEAM + at.rank, s.views[X].entry);
+        entries[p].of_trace = pinned(entries[p].of_trace), entries[p].place = pinned(entries[p].place);
+        entries[p].of_x = pinned(entries[p].of_x);
+    }
+    auto entry = [&](int p) { return AHEAD ? entries[p] : Staged(p * TEAM + opaque(at.rank), s.views[X].entry); };
+    auto own_column = [&](Place place, int i) { return place.owns(i) ? place.own_column(i) : 0; };
+    auto own_entry = [&](int c) { return (c < DO ? c : 0) * s.views[GRAD_Y].entry; };
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        own_of_trace[i] = pinned(2 * D + 4 + own_column(at, i));
+        own_of_y[i] = pinned(own_entry(own_column(at, i)));
+    }
 
-    for (long long piece = first; piece < s.gW.pieces; piece += together) {
-        real *const gW_piece = gW + piece * (D * M);
-        const long long chunk = piece % s.gW.chunks, n_0 = piece / s.gW.chunks * s.gW.sharing;
-        const long long end = chunk * s.gW.run + s.gW.run;
+    // What lies between the places of rows and columns is read, and is no number's.
+    for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
+    for (int i = at.rank; i < 6 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
+
+    if (at.rank == 0) start[PIECE] = first;
+    for (;;) {
+        TEAM_SYNC(); // all is read of the piece before
+        const long long piece = start[PIECE];
+        if (piece >= s.gW.pieces) break;
+        TEAM_SYNC();
+        if (at.rank == 0) {
+            const long long begin = piece % s.gW.chunks * s.gW.run, n_0 = piece / s.gW.chunks * s.gW.sharing;
+            start[GRADIENT] = piece * (D * M);
+            start[SEQUENCE] = n_0 + begin;
+            start[END] = n_0 + (begin + s.gW.run < s.gW.sharing ? begin + s.gW.run : s.gW.sharing);
+            start[PIECE] = piece + gridDim.x * (long long)TEAMS;
+        }
         bool first_of_gW = true;
 
-        for (long long i = chunk * s.gW.run; i < end && i < s.gW.sharing; i++) {
-            const long long n = n_0 + i;
+        for (;;) {
             TEAM_SYNC(); // all is read of the sequence before
+            const long long n = start[SEQUENCE];
+            if (n >= start[END]) break;
             if (at.rank < VIEWS) start[at.rank] = start_of(n, s.lead, s.views[at.rank]);
             TEAM_SYNC();
+            if (at.rank == 0) start[SEQUENCE] = n + 1;
+            const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
 
             // What a step reads from memory is fetched a step before, a column's own share by its
             // threads; what all threads want of it two steps before, and staged in shared memory.
-            real next[STAGED_BY_EACH], next_beta[COLUMNS], next_Delta[COLUMNS], next_g_y[COLUMNS];
+            real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
             // Each walks back through memory a step at a time, so that nothing is multiplied on the way.
-            const real *vectors_trace = kept + start[KEPT] + s.steps * TRACE, *columns_trace = vectors_trace;
+            const real *trace = kept + start[KEPT] + s.steps * TRACE; // of the step after the one at hand
             const storage *x_t = x + start[X] + s.steps * s.views[X].row;
             const storage *g_y_t = grad_y + start[GRAD_Y] + s.steps * s.views[GRAD_Y].row;
             SRWM_GX *gx_t = gx + start[GX] + s.steps * D;
             auto fetch_vectors = [&] {
-                const real *const trace = vectors_trace -= TRACE;
                 x_t -= s.views[X].row;
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    int e = p * TEAM + at.rank;
                     // Loads that depend on nothing, not even on whether they are wanted: none is waited for.
-                    real of_trace = trace[e < 2 * D ? e : e < 3 * D ? 0 : e < STAGED ? e - D : 0];
-                    storage of_x = x_t[(2 * D <= e && e < 3 * D ? e - 2 * D : 0) * s.views[X].entry];
-                    next[p] = 2 * D <= e && e < 3 * D ? widen(of_x) : of_trace;
+                    const Staged from = entry(p);
+                    real a = (trace - TRACE)[from.of_trace];
+                    storage b = x_t[from.of_x];
+                    next[p] = Staged::is_x(p * TEAM + at.rank) ? widen(b) : a;
                 }
             };
             auto fetch_columns = [&] {
-                const real *const trace = columns_trace -= TRACE;
+                trace -= TRACE;
                 g_y_t -= s.views[GRAD_Y].row;
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) {
-                    int c = at.column(j) < M ? at.column(j) : 0;
-                    next_beta[j] = trace[2 * D + rate_of(c)];
-                    next_Delta[j] = trace[2 * D + 4 + c];
-                    next_g_y[j] = widen(g_y_t[(c < DO ? c : 0) * s.views[GRAD_Y].entry]);
+                for (int i = 0; i < OWN; i++) {
+                    const int c = AHEAD ? 0 : own_column(Place{opaque(at.rank)}, i);
+                    next_Delta[i] = trace[AHEAD ? own_of_trace[i] : 2 * D + 4 + c];
+                    next_g_y[i] = widen(g_y_t[AHEAD ? own_of_y[i] : own_entry(c)]);
                 }
             };
             auto stage = [&](real *staged) {
 #pragma unroll
-                for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    int e = p * TEAM + at.rank;
-                    if (e < STAGED) staged[e < 3 * D ? e / D * D_ + e % D : 3 * D_ + e - 3 * D] = next[p];
-                }
+                for (int p = 0; p < STAGED_BY_EACH; p++)
+                    if (p * TEAM + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
-            auto state_kept = [&](long long segment) {
-                return kept + start[KEPT] + s.steps * TRACE + segment * (D * M);
-            };
-            auto replay_before = [&](long long t) {
-                const long long row = opaque(s.views[W0].row), entry = opaque(s.views[W0].entry);
-                const storage *const W_n = W + start[W0];
-                replay(
-                    rows, at, t, reset == nullptr ? nullptr : reset + start[RESET], s.views[RESET].row,
-                    [&](int d, int c) { return real(widen(W_n[d * row + c * entry])); }, state_kept,
-                    [&](long long step, int d, int c) {
-                        const real *trace = kept + start[KEPT] + step * TRACE;
-                        return trace[D + d] * (trace[2 * D + rate_of(c)] * trace[2 * D + 4 + c]);
+            auto restore_before = [&](long long t) {
+                restore(
+                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
+                    s.views[RESET].row, Source<storage>{W + start[W0], s.views[W0].row, s.views[W0].entry},
+                    [&](long long segment) { return kept + start[KEPT] + s.steps * TRACE + segment * (D * M); },
+                    [&](long long step, int d) { return (kept + start[KEPT] + step * TRACE)[D + d]; },
+                    [&](long long step, int c) {
+                        const real *of_step = kept + start[KEPT] + step * TRACE + 2 * D;
+                        return of_step[rate_of(c)] * of_step[4 + c];
                     });
+            };
+            // 1'  g_x of a step, from the warps' shares of it.
+            auto add_g_x = [&](int row, SRWM_GX *to) {
+                real g_x = 0;
+#pragma unroll
+                for (int warp = 0; warp < WARPS; warp++) g_x += shares[(2 * WARPS + warp) * D_ + place_of_row(row)];
+                narrow(g_x, to[row]);
             };
 
             if (grad_W_next == nullptr) {
-                set_G(rows, columns, at, [](int, int) { return real(0); });
+                set_zero(G);
             } else {
-                const storage *const G_n = grad_W_next + start[GRAD_W];
-                const long long row = opaque(s.views[GRAD_W].row), entry = opaque(s.views[GRAD_W].entry);
-                set_G(rows, columns, at, [&](int d, int c) { return real(widen(G_n[d * row + c * entry])); });
+                set(G, at, Source<storage>{grad_W_next + start[GRAD_W], s.views[GRAD_W].row, s.views[GRAD_W].entry});
             }
             if (s.steps > 0) {
-                if ((s.steps - 1) / SEGMENT < s.segments)
-                    set_W(rows, at, state_kept(s.segments - 1));
-                else
-                    replay_before(s.steps);
                 fetch_vectors();
-                fetch_columns();
+                if (AHEAD) fetch_columns();
                 stage(staged_of_team[team][which]);
-                if (s.steps > 1) fetch_vectors();
-                TEAM_SYNC();
+                if (AHEAD && s.steps > 1) fetch_vectors();
             }
+            TEAM_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                const real *const q = staged_of_team[team][which], *const k = q + D_, *const x_now = k + D_;
-                const real *const beta = x_now + D_;
-                real *const g_Delta = g_Delta_of_2 + which * M_;
-                real g_y[COLUMNS];
-#pragma unroll
-                for (int j = 0; j < COLUMNS; j++) g_y[j] = next_g_y[j];
+                // In a large head no register keeps from step to step what comes of the thread's number.
+                const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
+                bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
+                if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
+                    anew = true;
+                    add_G(G, at, gW + start[GRADIENT], first_of_gW);
+                    first_of_gW = false;
+                    set_zero(G);
+                }
+                if (anew) restore_before(t + 1);
+                const real *const staged = staged_of_team[team][which], *const beta = staged + 3 * D_;
+                which ^= 1;
 
                 // 5'  g_u = k G
-                real g_u[COLUMNS], g_Delta_c[COLUMNS];
-                multiply_G(columns, at, k, g_u);
-                // 4'  g_Delta = beta * g_u
+                real k[ROWS], g_u[OWN], beta_of_own[OWN];
+                load_rows(staged + D_, at, k);
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) {
-                    int c = at.column(j);
-                    g_Delta_c[j] = c < M ? next_beta[j] * g_u[j] : real(0);
-                    if (c < M && at.rank % SPLIT == 0) {
-                        u[c] = next_beta[j] * next_Delta[j];
-                        g_Delta[c] = g_Delta_c[j];
-                        g_u_Delta[c] = g_u[j] * next_Delta[j];
+                for (int i = 0; i < OWN; i++) beta_of_own[i] = beta[rate_of(at.own_column(i))];
+                multiply_G(G, at, k, g_u);
+                if (!AHEAD) fetch_columns();
+                // 4'  g_Delta = beta * g_u, and the addends of g_beta
+                real sums[1][8] = {}; // of g_beta 4, <g_q, q>, <g_k, k>
+#pragma unroll
+                for (int i = 0; i < OWN; i++) {
+                    if (at.owns(i)) {
+                        const int c = at.own_column(i), rate = rate_of(c);
+                        u[at.own_place(i)] = beta_of_own[i] * next_Delta[i];
+                        g_Delta[at.own_place(i)] = beta_of_own[i] * g_u[i];
+                        if (c < DO) g_o[at.own_place(i)] = next_g_y[i];
+#pragma unroll
+                        for (int j = 0; j < 4; j++) sums[0][j] += j == rate ? g_u[i] * next_Delta[i] : real(0);
                     }
                 }
-                if (t > 0) fetch_columns();
-                TEAM_SYNC();
+                if (AHEAD && t > 0) fetch_columns();
+                __syncwarp();
 
                 // 5 undone: W before the step.  3'  g_d = W g_Delta^T   5'  g_k = G u^T
-                const int d = at.row();
-                const real q_d = d < D ? q[d] : real(0), k_d = d < D ? k[d] : real(0), x_d = d < D ? x_now[d] : real(0);
-                real g_q = 0, g_k = 0;
-                rows.change([&](int g, real (&e)[2][4]) {
-                    real a[4], b[4];
-                    load4(u + at.column_of_group(g), a);
-                    load4(g_Delta + at.column_of_group(g), b);
+                real g_qk[1][2 * ROWS] = {};
+                sweep<true, false>(
+                    w, G, [&](int g) { return OfGroup<2>(u, at, g); },
+                    [&](int g, int r, const OfGroup<2> &vectors, real (&w_)[4], real (&e)[4]) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        e[0][i] -= k_d * a[i];
-                        g_q += e[0][i] * b[i];
-                        g_k += e[1][i] * a[i];
-                    }
-                });
-                real of_row[2] = {g_q, g_k};
-                sum_all_over<LANES>(of_row);
-                g_q = of_row[0], g_k = of_row[1] - g_q;
-                // 4'  g_beta: ADDING lanes for each block of columns. Its sum goes with the two dot products.
-                const int j = at.rank / ADDING % 4, lane = at.rank % ADDING;
-                const int begin = j == 0 ? 0 : j == 1 ? Q : j == 2 ? K : BETA;
-                const int after = j == 0 ? Q : j == 1 ? K : j == 2 ? BETA : M;
-                real sums[3] = {g_q * q_d, g_k * k_d, 0};
-#pragma unroll 4
-                for (int i = 0; i < (LARGEST_BLOCK + ADDING - 1) / ADDING; i++) {
-                    int c = begin + i * ADDING + lane;
-                    sums[2] += c < after ? g_u_Delta[c] : real(0);
+                        for (int i = 0; i < 4; i++)
+                            if (has_column(g, i)) {
+                                w_[i] -= k[r] * vectors.of[0][i];
+                                g_qk[0][r] += w_[i] * vectors.of[1][i];
+                                g_qk[0][ROWS + r] += e[i] * vectors.of[0][i];
+                            }
+                    });
+                real q[ROWS];
+                load_rows(staged, at, q);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    g_qk[0][ROWS + r] -= g_qk[0][r];
+                    sums[0][4] += g_qk[0][r] * q[r];
+                    sums[0][5] += g_qk[0][ROWS + r] * k[r];
                 }
-                sum_all_over<ADDING == 32 ? 32 / LANES : 1, LANES>(sums);
-                if constexpr (ADDING == 32) {
-                    sums[2] = sum_over<LANES>(sums[2]);
+                const real rate_of_lane = beta[lane / 4 % 4]; // of which it will have the sum
+                const Share rows = share_sums<COLUMN_LANES, ROW_LANES>(g_qk, lane);
+                const Share one = share_sums<32, 1>(sums, lane); // of 4 lanes each
+                constexpr int ROWS_LEFT = SHARE<2 * ROWS, COLUMN_LANES>;
+                if (!AHEAD && t > 0) fetch_vectors();
+                if (t > 0) stage(staged_of_team[team][which]);
+                if (AHEAD && t > 1) fetch_vectors();
+                if constexpr (WARPS == 1) {
+                    // 2'  g_q^ = q * (g_q - <g_q, q>), g_k^ likewise, of it g_b^
+                    const int of_k = rows.first / ROWS; // one of both, for all that is left to the lane
+                    real vector[ROWS_LEFT];
+#pragma unroll
+                    for (int i = 0; i < ROWS_LEFT; i++)
+                        vector[i] = staged[of_k * D_ + at.place_of_rows() + rows.first % ROWS + i];
+                    const real dot = __shfl_sync(ALL_LANES, sums[0][0], of_k ? 20 : 16);
+#pragma unroll
+                    for (int i = 0; i < ROWS_LEFT; i++) {
+                        const int d = at.row(rows.first % ROWS + i);
+                        if (d < D && !rows.again)
+                            g_o[place_of_column(Q + of_k * D + d)] = vector[i] * (g_qk[0][i] - dot);
+                    }
+                    if (!one.again && one.first < 4)
+                        g_o[place_of_column(BETA + one.first)] = sums[0][0] * rate_of_lane * (1 - rate_of_lane);
                 } else {
-                    real dots[2] = {sums[0], sums[1]};
-                    sum_all_over<32 / LANES, LANES>(dots);
-                    sums[0] = dots[0], sums[1] = dots[1], sums[2] = sum_over<ADDING>(sums[2]);
-                }
-                real dot_q = sums[0], dot_k = sums[1];
-                if constexpr (WARPS > 1) {
-                    if (threadIdx.x % 32 == 0) {
-                        dots_of_warp[threadIdx.x / 32][0] = dot_q;
-                        dots_of_warp[threadIdx.x / 32][1] = dot_k;
-                    }
-                }
-                // 2'  of it
-                if (at.rank < 4 * ADDING && lane == 0) g_o[BETA + j] = sums[2] * beta[j] * (1 - beta[j]);
+                    if (!one.again && one.first < 6) sums_of_warp[team][one.first][at.warp()] = sums[0][0];
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++)
-                    if (at.column(j) < DO && at.rank % SPLIT == 0) g_o[at.column(j)] = g_y[j];
-                if (t > 0) stage(staged_of_team[team][which ^ 1]);
-                if (t > 1) fetch_vectors();
-                if constexpr (WARPS > 1) {
+                    for (int i = 0; i < ROWS_LEFT; i++) {
+                        const int of_k = (rows.first + i) / ROWS, r = (rows.first + i) % ROWS;
+                        if (!rows.again) shares[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
+                    }
                     TEAM_SYNC();
-                    dot_q = dot_k = 0;
+                    // 2'  the same, by a thread for each entry, and g_x of the step before
+#pragma unroll 1
+                    for (int item = at.rank; item < 3 * D; item += TEAM) {
+                        const int of = item / D, d = item - of * D;
+                        if (of < 2) {
+                            real sum = 0, dot = 0;
 #pragma unroll
-                    for (int warp = 0; warp < WARPS; warp++) {
-                        dot_q += dots_of_warp[warp][0];
-                        dot_k += dots_of_warp[warp][1];
+                            for (int warp = 0; warp < WARPS; warp++) {
+                                sum += shares[(of * WARPS + warp) * D_ + place_of_row(d)];
+                                dot += sums_of_warp[team][4 + of][warp];
+                            }
+                            g_o[place_of_column(Q + item)] = staged[of * D_ + place_of_row(d)] * (sum - dot);
+                        } else if (t + 1 < s.steps) {
+                            add_g_x(d, gx_t);
+                        }
+                    }
+                    if (at.rank >= TEAM - 4) {
+                        const int j = at.rank - (TEAM - 4);
+                        real sum = 0;
+#pragma unroll
+                        for (int warp = 0; warp < WARPS; warp++) sum += sums_of_warp[team][j][warp];
+                        g_o[place_of_column(BETA + j)] = sum * beta[j] * (1 - beta[j]);
                     }
                 }
-                // 2'  g_q^ = q * (g_q - <g_q, q>), g_k^ likewise
-                if (d < D && at.rank % LANES == 0) {
-                    g_o[Q + d] = q_d * (g_q - dot_q);
-                    g_o[K + d] = k_d * (g_k - dot_k);
-                }
+                // Before the barrier: behind it another warp may stage the next step but one in this place.
+                real x_now[ROWS], g_x[1][ROWS] = {};
+                load_rows(staged + 2 * D_, at, x_now);
                 TEAM_SYNC();
 
                 // 1'  g_x = W g_o^T   3', 1'  G += (q - k)^T g_Delta + x_t^T g_o
-                real g_x = 0;
-                rows.change([&](int g, real (&e)[2][4]) {
-                    real a[4], b[4];
-                    load4(g_o + at.column_of_group(g), a);
-                    load4(g_Delta + at.column_of_group(g), b);
+                sweep<false, true>(
+                    w, G, [&](int g) { return OfGroup<2>(g_Delta, at, g); },
+                    [&](int g, int r, const OfGroup<2> &vectors, real (&w_)[4], real (&e)[4]) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        g_x += e[0][i] * a[i];
-                        e[1][i] += (q_d - k_d) * b[i] + x_d * a[i];
-                    }
-                });
-                g_x = sum_over<LANES>(g_x);
+                        for (int i = 0; i < 4; i++)
+                            if (has_column(g, i)) {
+                                g_x[0][r] += w_[i] * vectors.of[1][i];
+                                e[i] += (q[r] - k[r]) * vectors.of[0][i];
+                                e[i] += x_now[r] * vectors.of[1][i];
+                            }
+                    });
                 gx_t -= D;
-                if (d < D && at.rank % LANES == 0) narrow(g_x, gx_t[d]);
-                real g_o_c[COLUMNS];
+                const Share of_x = share_sums<COLUMN_LANES, ROW_LANES>(g_x, lane);
 #pragma unroll
-                for (int j = 0; j < COLUMNS; j++) g_o_c[j] = at.column(j) < M ? g_o[at.column(j)] : real(0);
-                columns.change([&](int g, real (&e)[COLUMNS][4]) {
-                    real q_[4], k_[4], x_[4];
-                    load4(q + at.row_of_group(g), q_);
-                    load4(k + at.row_of_group(g), k_);
-                    load4(x_now + at.row_of_group(g), x_);
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-#pragma unroll
-                        for (int j = 0; j < COLUMNS; j++)
-                            e[j][i] += (q_[i] - k_[i]) * g_Delta_c[j] + x_[i] * g_o_c[j];
-                });
-                which ^= 1;
-
-                if (t > 0 && reset != nullptr && reset[start[RESET] + t * s.views[RESET].row]) {
-                    add_G(rows, at, gW_piece, first_of_gW);
-                    first_of_gW = false;
-                    set_G(rows, columns, at, [](int, int) { return real(0); });
-                    if (t % SEGMENT != 0) replay_before(t);
+                for (int i = 0; i < SHARE<ROWS, COLUMN_LANES>; i++) {
+                    const int r = of_x.first + i;
+                    if constexpr (WARPS > 1) {
+                        if (!of_x.again) shares[(2 * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_x[0][i];
+                    } else {
+                        if (!of_x.again && at.row(r) < D) narrow(g_x[0][i], gx_t[at.row(r)]);
+                    }
                 }
-                if (t > 0 && t % SEGMENT == 0) set_W(rows, at, state_kept(t / SEGMENT - 1));
+
+                __syncwarp(); // all is read of u, g_Delta and g_o
             }
-            add_G(rows, at, gW_piece, first_of_gW);
+            if (WARPS > 1 && s.steps > 0) {
+                TEAM_SYNC();
+                for (int d = opaque(at.rank); d < D; d += TEAM) add_g_x(d, gx_t); // opaque: no address made early
+            }
+            add_G(G, at, gW + start[GRADIENT], first_of_gW);
             first_of_gW = false;
         }
     }

@@ -7,13 +7,14 @@
 // the gates are read. In large ones two warps do it for all, which takes a second.
 //
 //   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers, the others in memory
+//   SRWM_HELD      groups of four rows of them in registers
+//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
 #include "gates.cuh"
 #include "team.cuh"
 
 constexpr int COLUMNS = SRWM_COLUMNS;
 constexpr int D_ = up_to(D, 4);  // entries of a vector over rows, padded with zeros
-constexpr int GATES = 2 * D + 4; // q^ | k^ | b^
+constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^, the first two padded with what no maximum is
 constexpr bool EACH_WARP = D <= 64 && WARPS <= 16;
 constexpr int SHARERS = EACH_WARP ? 32 : TEAM;       // threads with one copy of x, q and k
 constexpr int LANES_OF_SOFTMAX = EACH_WARP ? 16 : 32; // of each of the two
@@ -22,7 +23,7 @@ constexpr int INPUTS = (D + SHARERS - 1) / SHARERS;
 static_assert(COLUMNS * TEAM >= M, "columns without a thread");
 static_assert(EACH_WARP || WARPS >= 2, "one warp for q, one for k");
 
-typedef Part<COLUMNS, D_ / 4, SRWM_HELD> Columns;
+typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
 static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 
 enum { X, W0, RESET, VIEWS };
@@ -33,42 +34,48 @@ struct ForwardSizes {
     View views[VIEWS];
 };
 
+// Where the gate of column c >= Q is among them.
+__device__ __forceinline__ int gate_of(int c) { return c - Q + (c >= K) * (D_ - D) + (c >= BETA) * (D_ - D); }
+
 // Column j of the thread.
 __device__ __forceinline__ int column(int rank, int j) { return j * TEAM + rank; }
 
 __device__ __forceinline__ void read_W(Columns &w, const storage *W, const View &view, int rank) {
     w.change([&](int g, real (&e)[COLUMNS][4]) {
-        const storage *at = W + g * 4 * opaque(view.row);
 #pragma unroll
-        for (int i = 0; i < 4; i++, at += view.row)
+        for (int j = 0; j < COLUMNS; j++) {
+            // One address goes down the column: each on its own they would take the registers that W is in.
+            const storage *at = W + opaque(g * 4 * view.row + column(rank, j) * view.entry);
 #pragma unroll
-            for (int j = 0; j < COLUMNS; j++) {
-                int c = column(rank, j);
-                e[j][i] = g * 4 + i < D && c < M ? widen(at[c * view.entry]) : real(0);
-            }
+            for (int i = 0; i < 4; i++, at += view.row)
+                e[j][i] = g * 4 + i < D && column(rank, j) < M ? widen(*at) : real(0);
+            one_at_a_time();
+        }
     });
 }
 
 template <class T>
-__device__ __forceinline__ void write_W(const Columns &w, T *out, int rank) {
-    w.read([&](int g, const real (&e)[COLUMNS][4]) {
+__device__ __forceinline__ void write_W(Columns &w, T *out, int rank) {
+    w.read([&](int g, real (&e)[COLUMNS][4]) {
 #pragma unroll
-        for (int j = 0; j < COLUMNS; j++)
+        for (int j = 0; j < COLUMNS; j++) {
+            T *at = out + opaque(g * 4 * M + column(rank, j));
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int d = g * 4 + i, c = column(rank, j);
-                if (d < D && c < M) narrow(e[j][i], out[d * M + c]);
-            }
+            for (int i = 0; i < 4; i++)
+                if (g * 4 + i < D && column(rank, j) < M) narrow(e[j][i], at[i * M]);
+            one_at_a_time();
+        }
     });
 }
 
 // y (N, L, DO), W_next (N, D, M) or null, kept (N, L * TRACE + segments * D * M) or null: contiguous.
-// rest (SRWM_REST for each team of the grid).
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
                  storage *__restrict__ y, storage *__restrict__ W_next, real *__restrict__ kept,
                  real *__restrict__ rest, const ForwardSizes s) {
     constexpr int COPIES = TEAM * TEAMS / SHARERS;
+    extern __shared__ __align__(16) real shared_rest[];
     // Two of the gates: a warp may be a step ahead of one that still reads.
     __shared__ __align__(16) real gates_of_team[TEAMS][2][GATES];
     // exp(q^ - max), exp(k^ - max), and x of the step to come.
@@ -76,15 +83,20 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     __shared__ real per_sum[2]; // one over the sums of the first two, where two warps do step 2 for all
     __shared__ long long start_of_team[TEAMS][VIEWS];
 
-    const int team = threadIdx.x / TEAM, rank = threadIdx.x % TEAM, lane = threadIdx.x % 32;
-    const int sharer = threadIdx.x % SHARERS, copy = threadIdx.x / SHARERS;
+    const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
+    const int team = thread / TEAM, rank = thread % TEAM, lane = thread % 32;
+    const int sharer = thread % SHARERS, copy = thread / SHARERS;
     const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
     real *const exp_q = vectors[copy][0], *const exp_k = vectors[copy][1], *const x_shared = vectors[copy][2];
     long long *const start = start_of_team[team];
-    Columns w(rest + first * Columns::REST, rank);
+    Columns w(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
     int which = 0; // of the two gates
+    int rate[COLUMNS]; // of each column, among the gates
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) rate[j] = opaque(2 * D_ + rate_of(column(rank, j)));
 
     if (sharer < D_ - D) exp_q[D + sharer] = exp_k[D + sharer] = x_shared[D + sharer] = 0;
+    for (int i = rank; i < 4 * (D_ - D); i += TEAM) gates_of_team[team][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
 
     for (long long n = first; n < s.sequences; n += together) {
         TEAM_SYNC(); // all is read of the sequence before
@@ -114,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         auto multiply_x = [&] {
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) o[j] = 0;
-            w.read([&](int g, const real (&e)[COLUMNS][4]) {
+            w.read([&](int g, real (&e)[COLUMNS][4]) {
                 real a[4];
                 load4(x_shared + g * 4, a);
 #pragma unroll
@@ -142,58 +154,62 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             for (int j = 0; j < COLUMNS; j++) {
                 int c = column(rank, j);
                 if (c < Q) narrow(o[j], y_t[c]);
-                else if (c < M) gates[c - Q] = o[j];
-                if (kept != nullptr && BETA <= c && c < M) trace[2 * D + c - BETA] = sigmoid(o[j]);
+                else if (c < M) gates[gate_of(c)] = o[j];
             }
             TEAM_SYNC();
 
             // 2  q = softmax(q^), k = softmax(k^), each times its sum so far; beta = sigmoid(b^)
-            real per_q = 1, per_k = 1; // one over these sums
             const int half = (EACH_WARP ? lane : rank) / LANES_OF_SOFTMAX; // 0: q, 1: k
+            real exps[LOGITS] = {}, sum = 0, beta[COLUMNS];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) beta[j] = sigmoid(gates[rate[j]]);
             if (half < 2) {
                 real *const to = half == 0 ? exp_q : exp_k;
-                real e[LOGITS], highest = LOWEST, sum = 0;
+                real highest = LOWEST;
 #pragma unroll
                 for (int p = 0; p < LOGITS; p++) {
                     int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
-                    e[p] = d < D ? gates[half * D + d] : LOWEST;
-                    highest = fmax(highest, e[p]);
+                    exps[p] = d < D ? gates[half * D_ + d] : LOWEST;
+                    highest = fmax(highest, exps[p]);
                 }
-                highest = max_over<LANES_OF_SOFTMAX>(highest);
+                if constexpr (D <= 16) { // each lane for itself: sooner done than by shuffles
+                    real all[4] = {LOWEST, LOWEST, LOWEST, LOWEST};
+#pragma unroll
+                    for (int g = 0; g < D_; g += 4) {
+                        real a[4];
+                        load4(gates + half * D_ + g, a);
+#pragma unroll
+                        for (int i = 0; i < 4; i++) all[i] = fmax(all[i], a[i]);
+                    }
+                    highest = fmax(fmax(all[0], all[1]), fmax(all[2], all[3]));
+                } else {
+                    highest = max_over<LANES_OF_SOFTMAX>(highest);
+                }
 #pragma unroll
                 for (int p = 0; p < LOGITS; p++) {
                     int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
-                    e[p] = exp(e[p] - highest);
-                    if (d < D) to[d] = e[p], sum += e[p];
+                    exps[p] = exp(exps[p] - highest);
+                    if (d < D) to[d] = exps[p], sum += exps[p];
                 }
-                sum = 1 / sum_over<LANES_OF_SOFTMAX>(sum);
-                if constexpr (EACH_WARP) {
-                    per_q = __shfl_sync(ALL_LANES, sum, 0);
-                    per_k = __shfl_sync(ALL_LANES, sum, 16);
-                } else if (lane == 0) {
-                    per_sum[half] = sum;
+                if constexpr (!EACH_WARP) {
+                    sum = inverse(sum_over<LANES_OF_SOFTMAX>(sum));
+                    if (lane == 0) per_sum[half] = sum;
                 }
-            }
-            real beta[COLUMNS];
-#pragma unroll
-            for (int j = 0; j < COLUMNS; j++) {
-                int c = column(rank, j);
-                beta[j] = c < M ? sigmoid(gates[2 * D + rate_of(c)]) : real(0);
             }
             publish_x();
             fetch_x(t + 2 < s.steps);
             SHARERS_SYNC(EACH_WARP);
-            if constexpr (!EACH_WARP) per_q = per_sum[0], per_k = per_sum[1];
-            if (kept != nullptr && rank < 32) {
-                for (int d = lane; d < D; d += 32) {
-                    trace[d] = exp_q[d] * per_q;
-                    trace[D + d] = exp_k[d] * per_k;
-                }
-            }
 
-            // 3  Delta = (q - k) W
-            real along_q[COLUMNS] = {}, along_k[COLUMNS] = {};
-            w.read([&](int g, const real (&e)[COLUMNS][4]) {
+            // 3  Delta = (q - k) W.  The sums of the softmaxes are added up by the way: a shuffle's result takes
+            // as long to come as a few groups.
+            constexpr int LEVELS = 5; // four within 16 lanes, and the other's sum
+            real along_q[COLUMNS] = {}, along_k[COLUMNS] = {}, others = 0;
+            auto level = [&](int l) {
+                if (l > 0 && l < LEVELS) sum += others;
+                if (l < LEVELS) others = __shfl_xor_sync(ALL_LANES, sum, l + 1 < LEVELS ? 8 >> l : 16);
+            };
+            w.read([&](int g, real (&e)[COLUMNS][4]) {
+                if (EACH_WARP && g < LEVELS) level(g);
                 real a[4], b[4];
                 load4(exp_q + g * 4, a);
                 load4(exp_k + g * 4, b);
@@ -205,6 +221,29 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                         along_k[j] += b[i] * e[j][i];
                     }
             });
+            real per_q, per_k; // one over these sums
+            if constexpr (EACH_WARP) {
+#pragma unroll
+                for (int l = D_ / 4; l < LEVELS; l++) level(l);
+                sum = inverse(sum), others = inverse(others);
+                per_q = half == 0 ? sum : others, per_k = half == 0 ? others : sum;
+            } else {
+                per_q = per_sum[0], per_k = per_sum[1];
+            }
+            if (kept != nullptr) {
+                if (half < 2 && (!EACH_WARP || rank < 32)) {
+#pragma unroll
+                    for (int p = 0; p < LOGITS; p++) {
+                        int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
+                        if (d < D) trace[half * D + d] = exps[p] * sum;
+                    }
+                }
+#pragma unroll
+                for (int j = 0; j < COLUMNS; j++) {
+                    int c = column(rank, j);
+                    if (c == 0 || c == Q || c == K || c == BETA) trace[2 * D - 2 * D_ + rate[j]] = beta[j];
+                }
+            }
 
             // 4  u = beta * Delta; here also what 1 / sum is still owed to k
             real u[COLUMNS];
@@ -213,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 int c = column(rank, j);
                 real Delta = along_q[j] * per_q - along_k[j] * per_k;
                 if (kept != nullptr && c < M) trace[2 * D + 4 + c] = Delta;
-                u[j] = beta[j] * Delta * per_k;
+                u[j] = c < M ? beta[j] * Delta * per_k : real(0);
                 o[j] = 0;
             }
 

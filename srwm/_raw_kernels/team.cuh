@@ -16,25 +16,12 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 #define TEAM_SYNC() SHARERS_SYNC(WARPS == 1)
 
-// Sums over groups of `lanes` neighbouring lanes, `apart` lanes from one addend to the next. Several at a
-// time: a shuffle's result takes long to come, and the next shuffle need not wait for it.
-template <int lanes, int apart = 1, int n>
-__device__ __forceinline__ void sum_all_over(real (&a)[n]) {
-#pragma unroll
-    for (int offset = lanes * apart / 2; offset >= apart; offset /= 2) {
-        real others[n];
-#pragma unroll
-        for (int i = 0; i < n; i++) others[i] = __shfl_xor_sync(ALL_LANES, a[i], offset);
-#pragma unroll
-        for (int i = 0; i < n; i++) a[i] += others[i];
-    }
-}
-
-template <int lanes, int apart = 1>
+// The sum over groups of `lanes` neighbouring lanes, which all of them get.
+template <int lanes>
 __device__ __forceinline__ real sum_over(real a) {
-    real of_one[1] = {a};
-    sum_all_over<lanes, apart>(of_one);
-    return of_one[0];
+#pragma unroll
+    for (int offset = lanes / 2; offset > 0; offset /= 2) a += __shfl_xor_sync(ALL_LANES, a, offset);
+    return a;
 }
 
 template <int lanes>
@@ -42,6 +29,53 @@ __device__ __forceinline__ real max_over(real a) {
 #pragma unroll
     for (int offset = lanes / 2; offset > 0; offset /= 2) a = fmax(a, __shfl_xor_sync(ALL_LANES, a, offset));
     return a;
+}
+
+// Which of n sums a lane is left with.
+struct Share {
+    int first = 0;
+    bool again = false; // another lane has the same, and is the one to write them
+};
+
+// Sums over groups of `lanes` lanes that are `apart` lanes from each other, of m times n addends. As long as
+// n can be halved, each half of the lanes gets half of the sums: a shuffle brings the other half's addend of
+// a sum and takes one of theirs along. The m, or the first of_m of them, go side by side: no shuffle waits for
+// another's.
+template <int lanes, int apart, int n, int m, int N>
+__device__ __forceinline__ void share_sums_of(real (&a)[m][N], int lane, int of_m, Share &share) {
+    if constexpr (lanes > 1) {
+        constexpr int OFFSET = lanes / 2 * apart, KEPT = n % 2 == 0 ? n / 2 : n;
+        const bool upper = lane & OFFSET;
+        real others[m][KEPT];
+#pragma unroll
+        for (int k = 0; k < m; k++)
+#pragma unroll
+            for (int i = 0; i < KEPT && k < of_m; i++) {
+                real sent = KEPT < n && !upper ? a[k][i + n - KEPT] : a[k][i];
+                if (KEPT < n && upper) a[k][i] = a[k][i + n - KEPT];
+                others[k][i] = __shfl_xor_sync(ALL_LANES, sent, OFFSET);
+            }
+#pragma unroll
+        for (int k = 0; k < m; k++)
+#pragma unroll
+            for (int i = 0; i < KEPT && k < of_m; i++) a[k][i] += others[k][i];
+        if (KEPT < n) share.first += upper ? KEPT : 0;
+        else share.again |= upper;
+        share_sums_of<lanes / 2, apart, KEPT>(a, lane, of_m, share);
+    }
+}
+
+// What is left to a lane is in the first SHARE of `a`: entries `first`, `first` + 1, ... of the sums.
+template <int n, int lanes>
+constexpr int SHARE = lanes > 1 ? SHARE<n % 2 == 0 ? n / 2 : n, lanes / 2> : n;
+template <int n>
+constexpr int SHARE<n, 1> = n;
+
+template <int lanes, int apart, int m, int n>
+__device__ __forceinline__ Share share_sums(real (&a)[m][n], int lane, int of_m = m) {
+    Share share;
+    share_sums_of<lanes, apart, n>(a, lane, of_m, share);
+    return share;
 }
 
 // Four entries in a row, by one 16-byte load for each 16 bytes; `a` is aligned to 16 bytes.
@@ -61,52 +95,69 @@ __device__ __forceinline__ void store4(double *a, const double (&v)[4]) {
     *reinterpret_cast<double2 *>(a + 2) = make_double2(v[2], v[3]);
 }
 
-// A thread's own part of a matrix: LINES lines of GROUPS * 4 entries. The first HELD groups of each
-// line are in registers, the others in `rest`, memory of which each thread of the team reads and
-// writes its own entries only: no barrier ever guards it.
-template <int LINES, int GROUPS, int HELD>
+// Where a group of a part of a matrix is.
+enum Tier { FAR, NEAR, HELD };
+
+// A thread's own part of a matrix: LINES lines of GROUPS * 4 entries. The last HELD_ groups of each line are
+// in registers, those before in shared memory, the first ones in the working memory; of both each thread of
+// the team reads and writes its own entries only: no barrier ever guards them.
+template <int LINES, int GROUPS, int HELD_, int NEAR_>
 struct Part {
-    static_assert(0 <= HELD && HELD <= GROUPS, "more groups in registers than there are");
-    static constexpr int REST = (GROUPS - HELD) * LINES * 4 * TEAM; // entries of `rest` for a team
+    static constexpr int FIRST_HELD = GROUPS - HELD_, FIRST_NEAR = FIRST_HELD - NEAR_;
+    static constexpr int REST = FIRST_NEAR * LINES * 4 * TEAM;  // entries of working memory for a team
+    static constexpr int SHARED = NEAR_ * LINES * 4 * TEAM; // and of shared memory
+    static_assert(0 <= HELD_ && 0 <= NEAR_ && 0 <= FIRST_NEAR, "more groups than there are");
 
-    real held[HELD > 0 ? HELD : 1][LINES][4];
-    real *rest;
+    real held[HELD_ > 0 ? HELD_ : 1][LINES][4];
+    real *rest, *shared;
 
-    __device__ __forceinline__ Part(real *rest_of_team, int rank) : rest(rest_of_team + rank * 4) {}
+    __device__ __forceinline__ Part(real *rest_of_team, real *shared_of_team, int rank)
+        : rest(rest_of_team + rank * 4), shared(shared_of_team + rank * 4) {}
 
-    __device__ __forceinline__ real *of_rest(int g, int line) const {
-        return rest + ((g - HELD) * LINES + line) * (4 * TEAM);
+    static __host__ __device__ constexpr Tier tier(int g) { return g < FIRST_NEAR ? FAR : g < FIRST_HELD ? NEAR : HELD; }
+
+    template <Tier tier>
+    __device__ __forceinline__ real *line(int g, int l) const {
+        return tier == FAR ? rest + (g * LINES + l) * (4 * TEAM)
+                           : shared + ((g - FIRST_NEAR) * LINES + l) * (4 * TEAM);
     }
 
-    // f(group, entries [LINES][4]) for each group, which f may read only.
-    template <class F>
-    __device__ __forceinline__ void read(F f) const {
-#pragma unroll
-        for (int g = 0; g < HELD; g++) f(g, held[g]);
+    template <Tier tier>
+    __device__ __forceinline__ void fetch(int g, int l, real (&entries)[4]) const {
+        load4(line<tier>(g, l), entries);
+    }
+
+    template <Tier tier>
+    __device__ __forceinline__ void leave(int g, int l, const real (&entries)[4]) {
+        store4(line<tier>(g, l), entries);
+    }
+
+    template <Tier tier, bool changes, class F>
+    __device__ __forceinline__ void in_memory(int first, int end, F f) {
 #pragma unroll 1
-        for (int g = HELD; g < GROUPS; g++) {
+        for (int g = first; g < end; g++) {
             real entries[LINES][4];
 #pragma unroll
-            for (int l = 0; l < LINES; l++) load4(of_rest(g, l), entries[l]);
+            for (int l = 0; l < LINES; l++) fetch<tier>(g, l, entries[l]);
             f(g, entries);
+#pragma unroll
+            for (int l = 0; l < LINES; l++)
+                if (changes) leave<tier>(g, l, entries[l]);
         }
     }
 
-    // The same, and what f leaves in the entries is kept.
-    template <class F>
-    __device__ __forceinline__ void change(F f) {
+    // f(group, entries [LINES][4]) for each group, which f may change where the caller says so.
+    template <bool changes, class F>
+    __device__ __forceinline__ void each(F f) {
+        in_memory<FAR, changes>(0, FIRST_NEAR, f);
+        in_memory<NEAR, changes>(FIRST_NEAR, FIRST_HELD, f);
 #pragma unroll
-        for (int g = 0; g < HELD; g++) f(g, held[g]);
-#pragma unroll 1
-        for (int g = HELD; g < GROUPS; g++) {
-            real entries[LINES][4];
-#pragma unroll
-            for (int l = 0; l < LINES; l++) load4(of_rest(g, l), entries[l]);
-            f(g, entries);
-#pragma unroll
-            for (int l = 0; l < LINES; l++) store4(of_rest(g, l), entries[l]);
-        }
+        for (int g = FIRST_HELD; g < GROUPS; g++) f(g, held[g - FIRST_HELD]);
     }
+    template <class F>
+    __device__ __forceinline__ void read(F f) { each<false>(f); }
+    template <class F>
+    __device__ __forceinline__ void change(F f) { each<true>(f); }
 };
 
 #endif

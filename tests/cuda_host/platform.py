@@ -43,4 +43,5 @@ class Platform(NamedTuple):
 
     def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...]) -> None:
         """Run a kernel, on fewer blocks than asked for where those are many."""
-        self.kernel(plan)((min(blocks, self.most_blocks),), (plan.threads,), args)
+        blocks = min(blocks, self.most_blocks)
+        self.kernel(plan)((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)

@@ -52,18 +52,20 @@ def definitions(plan):
 
 
 def parts_of(kernel, of):
-    """(groups, lines, held) of each part of the state that a thread owns, as the CUDA text has them."""
-
-    def up_to(n, multiple):
-        return -(-n // multiple) * multiple
-
+    """(groups, lines, held, near) of each part of the state that a thread owns, as in the CUDA text."""
     if kernel.endswith("forward"):
-        return [(up_to(of["D"], 4) // 4, of["COLUMNS"], of["HELD"])]
-    columns = -(-of["M"] // (of["TEAM"] // of["SPLIT"]))
-    return [
-        (up_to(of["M"], 4 * of["LANES"]) // (4 * of["LANES"]), 2, of["HELD_ROWS"]),
-        (up_to(of["D"], 4 * of["SPLIT"]) // (4 * of["SPLIT"]), columns, of["HELD_COLUMNS"]),
-    ]
+        return [(-(-of["D"] // 4), of["COLUMNS"], of["HELD"], of["NEAR"])]
+    rows, groups = -(-of["D"] // of["ROW_LANES"]), -(-of["COLUMNS"] // 4)
+    return [(groups, rows, of[f"HELD_{m}"], of[f"NEAR_{m}"]) for m in "WG"]
+
+
+def exchanged_of(kernel, of):
+    """Entries through which the threads of a backward team exchange sums, as the CUDA text has them."""
+    rows, groups = -(-of["D"] // of["ROW_LANES"]), -(-of["COLUMNS"] // 4)
+    warps = of["TEAM"] // 32
+    columns = of["TEAM"] // of["ROW_LANES"] * 4 * (groups if groups % 2 else groups + 1)
+    shares = {"srwm_backward": 3, "delta_backward": 4}[kernel]
+    return 3 * columns + (shares * warps * of["ROW_LANES"] * -(-rows // 4) * 4 if warps > 1 else 0)
 
 
 @each_architecture
@@ -80,22 +82,27 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
             assert plan.threads == plan.team * plan.teams <= limits.threads_per_block, where
             assert plan.team % 32 == 0, where
             assert plan.teams == 1 or plan.team == 32, where
-            assert plan.shared_bytes <= min(49152, limits.shared_bytes_per_block), where
+            assert plan.shared_bytes <= 49152, where
+            assert plan.shared_bytes + plan.dynamic_bytes <= limits.shared_bytes_per_block, where
+            assert plan.blocks == 1 or plan.blocks * (plan.shared_bytes + plan.dynamic_bytes) <= (
+                limits.shared_bytes_per_block
+            ), where
             warps_of_a_partition = -(-plan.blocks * plan.threads // 32 // 4)
             assert plan.registers * 32 * warps_of_a_partition * 4 <= limits.registers_per_block, where
             assert plan.registers <= 255, where
             assert plan.blocks * plan.threads <= limits.threads_per_multiprocessor, where
             parts = parts_of(kernel, of)
-            held = sum(lines * held * 4 * words for _, lines, held in parts)
+            held = sum(
+                lines * (min(held * 4, of["COLUMNS"]) if kernel.endswith("backward") else held * 4) * words
+                for _, lines, held, _ in parts
+            )
             assert held < plan.registers - 24, where
-            rest = sum((groups - held) * lines * 4 * plan.team for groups, lines, held in parts)
-            if of.get("SHARED_VECTORS") == 0:
-                rest += (
-                    (5 if kernel == "srwm_backward" else 6)
-                    * -(-of["M"] // (4 * of["LANES"]))
-                    * 4
-                    * of["LANES"]
-                )
+            near = sum(near * lines * 4 * plan.team for _, lines, _, near in parts)
+            rest = sum((n - held - near) * lines * 4 * plan.team for n, lines, held, near in parts)
+            if kernel.endswith("backward"):
+                near += exchanged_of(kernel, of) * of["SHARED_SUMS"]
+                rest += exchanged_of(kernel, of) * (1 - of["SHARED_SUMS"])
+            assert plan.dynamic_bytes == plan.teams * near * 4 * words, where
             assert plan.rest == of["REST"] == rest, where
             assert of["M"] == (Do + 2 * D + 4 if kernel.startswith("srwm") else Do), where
 
@@ -115,9 +122,9 @@ def test_columns_and_rows_all_have_a_thread(kernel):
                     > of["COLUMNS"] * plan.team * (plan.tiles - 1)
                 )
             else:
-                assert plan.team // of["LANES"] >= D
-                assert of["LANES"] in (1, 2, 4, 8, 16, 32)
-                assert of["SPLIT"] in (1, 2, 4, 8)
+                assert of["ROW_LANES"] in (4, 8, 16, 32)
+                assert plan.team // of["ROW_LANES"] * of["COLUMNS"] >= of["M"]
+                assert of["HELD_W"] <= of["HELD_G"]
 
 
 def test_small_heads_are_a_warp_each():

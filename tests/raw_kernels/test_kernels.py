@@ -16,23 +16,29 @@ from tests.parity import CUDA_ON_HOST, REFERENCE
 
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
-# A size for each way in which the kernels are laid out, and what is special about it.
+# For each way in which the kernels are laid out a size, a dtype, the architecture whose limits they have.
 VARIANTS = {
-    "teams of one warp": (((9,), (), 4, 16, 16), "float32"),
-    "a head of odd size": (((2, 3), (3,), 4, 5, 3), "float32"),
-    "several warps": (((5,), (2, 1), 4, 32, 32), "float32"),
-    "a state partly in memory": (((1,), (1,), 3, 64, 64), "float32"),
-    "two warps for the softmax": (((2,), (1,), 3, 70, 3), "float32"),
-    "vectors in memory, two columns a thread": (((1,), (1,), 2, 64, 1024), "float64"),
-    "several segments": (((1,), (1,), 70, 4, 4), "float32"),
-    "halves": (((3,), (), 4, 16, 16), "float16"),
+    "teams of one warp": (((9,), (), 4, 16, 16), "float32", 90),
+    "a head of odd size": (((2, 3), (3,), 4, 5, 3), "float32", 90),
+    "several warps": (((5,), (2, 1), 4, 32, 32), "float32", 90),
+    "two columns a thread": (((1,), (1,), 3, 64, 64), "float32", 90),
+    "two warps for the softmax": (((2,), (1,), 3, 70, 3), "float32", 90),
+    "a state partly in shared memory": (((1,), (1,), 3, 128, 8), "float32", 90),
+    "a state partly in working memory": (((2,), (1,), 2, 100, 3), "float64", 75),
+    "sums in working memory": (((1,), (1,), 2, 160, 1), "float64", 60),
+    "several segments": (((1,), (1,), 70, 4, 4), "float32", 90),
+    "halves": (((3,), (), 4, 16, 16), "float16", 90),
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
 def case_of(variant):
-    size, dtype = variant
+    size, dtype, _ = variant
     return random_case(size, with_reset=True).astype(dtype)
+
+
+def running(variant, **how):
+    return backend.running(device=launch.ARCHITECTURES[variant[2]]._replace(multiprocessors=1), **how)
 
 
 def equals_the_reference(case):
@@ -43,49 +49,57 @@ def equals_the_reference(case):
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
 def test_no_race_and_nothing_out_of_bounds(variant, mode):
-    with backend.running(mode=mode):
+    with running(variant, mode=mode):
         equals_the_reference(case_of(variant))
 
 
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
 def test_no_race_and_nothing_out_of_bounds_in_the_delta_rule(variant, mode):
-    size, dtype = variant
+    size, dtype, _ = variant
     case = random_delta_case(size, with_reset=True).astype(dtype)
     truth = run_delta(REFERENCE, case.astype(np.float64))
-    with backend.running(mode=mode):
+    with running(variant, mode=mode):
         assert_close(run_delta(CUDA_ON_HOST, case), truth, TOLERANCE[dtype])
 
 
 @each_variant
 def test_bitwise_the_same_in_any_order_of_threads(variant):
     case = case_of(variant)
-    expected = run(CUDA_ON_HOST, case)
+    with running(variant):
+        expected = run(CUDA_ON_HOST, case)
     for how in ({"order": "reverse"}, {"order": "random", "seed": 1}, {"order": "random", "seed": 2}):
-        with backend.running(**how):
+        with running(variant, **how):
             got = run(CUDA_ON_HOST, case)
         for name, a in expected.items():
             assert np.array_equal(got[name], a), (name, how)
 
 
 def barriers(kernel):
-    """Where the barriers of a kernel stand in its text; those of the macros that make them up not."""
+    """Where the barriers of a kernel stand in its text; those of the macros that make them up not.
+
+    And not those that are there for the compiler.
+    """
     text = loader.source(kernel)
-    for match in re.finditer(r"^(?!#define).*?((?:TEAM_SYNC|SHARERS_SYNC)\(.*\);)", text, re.MULTILINE):
+    word = r"^(?!#define).*?((?:TEAM_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
+    for match in re.finditer(word, text, re.MULTILINE):
         yield text[: match.start(1)] + ";" + text[match.end(1) :]
 
 
 BARRIERS = [
-    (kernel, i) for kernel in ("srwm_forward", "srwm_backward") for i, _ in enumerate(barriers(kernel))
+    (kernel, i)
+    for kernel in ("srwm_forward", "srwm_backward", "delta_forward", "delta_backward")
+    for i, _ in enumerate(barriers(kernel))
 ]
 
 
 @pytest.mark.parametrize(("kernel", "which"), BARRIERS, ids=lambda v: str(v))
 def test_no_barrier_can_go_unnoticed(kernel, which):
     without = list(barriers(kernel))[which]
-    # One that nothing needs while there are steps is needed by sequences of none.
+    # One that nothing needs while there are steps is needed by sequences of none, and some only by more
+    # sequences than run at a time.
     sizes = [VARIANTS[name][0] for name in ("several warps", "two warps for the softmax")]
-    sizes += [((5,), (2, 1), 0, 32, 32)]
+    sizes += [((5,), (2, 1), 0, 32, 32), ((15,), (2, 1), 2, 8, 8)]
     with backend.running(
         mode="race", source=lambda name: without if name == kernel else loader.source(name)
     ):
@@ -101,8 +115,8 @@ def test_no_barrier_can_go_unnoticed(kernel, which):
 
 
 def test_barriers_of_a_step_are_few():
-    """None of the block for heads of 16 and less, one forward and three backward up to 64."""
-    for D, wanted in ((16, (0, 0)), (32, (1, 3)), (64, (1, 3))):
+    """None of the block for heads of 16 and less, one forward and two backward up to 64."""
+    for D, wanted in ((16, (0, 0)), (32, (1, 2)), (64, (1, 2))):
         for pass_, of_a_step in zip((launch.forward, launch.backward), wanted, strict=True):
             counts = [barriers_passed(pass_, D, steps) for steps in (10, 20)]
             assert (counts[1] - counts[0]) / 10 == of_a_step, (D, pass_)
@@ -127,7 +141,7 @@ class CountingPlatform:
 
     def launch(self, plan, blocks, args):
         kernel = self.of.kernel(plan)
-        kernel((blocks,), (plan.threads,), args)
+        kernel((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)
         self.counted[plan.kernel] = kernel.counts
 
 

@@ -1,0 +1,279 @@
+// The tile that a thread owns of the state W and of its gradient G in a backward pass.
+//
+// A warp has whole columns of both: ROW_LANES neighbouring lanes share COLUMNS of them, each with ROWS rows.
+// Sums along columns (k G) are then shuffles of one warp. Sums along rows (W g, G u) end in shared memory,
+// where the warps' shares are added. Each lane is also the owner of OWN single columns, for what is done
+// once for a column.
+//
+//   SRWM_ROW_LANES      neighbouring lanes that share columns
+//   SRWM_COLUMNS        columns of a thread
+//   SRWM_HELD_W         groups of four of these columns whose part of W is in registers
+//   SRWM_HELD_G         the same of G, at least as many
+//   SRWM_NEAR_W         groups before these whose part of W is in shared memory; others are in the working memory
+//   SRWM_NEAR_G         the same of G
+//   SRWM_SHARED_SUMS    1: what threads exchange is in shared memory; 0: in the working memory
+#ifndef SRWM_TILE_CUH
+#define SRWM_TILE_CUH
+
+#include "team.cuh"
+
+constexpr int ROW_LANES = SRWM_ROW_LANES, COLUMN_LANES = 32 / ROW_LANES;
+constexpr int ROWS = (D + ROW_LANES - 1) / ROW_LANES, COLUMNS = SRWM_COLUMNS;
+constexpr int GROUPS = (COLUMNS + 3) / 4;
+static_assert(ROW_LANES >= 4 && WARPS * COLUMN_LANES * COLUMNS >= M, "columns without a thread");
+
+// Vectors in shared memory have a place for each thread's rows or columns at a multiple of four, so that
+// they are read 16 bytes at a time; the columns' places are an odd number of 16 bytes apart, in other banks.
+constexpr int ROWS_ = up_to(ROWS, 4), D_ = ROW_LANES * ROWS_;
+constexpr int COLUMNS_ = GROUPS % 2 == 1 ? 4 * GROUPS : 4 * GROUPS + 4;
+constexpr int M_ = WARPS * COLUMN_LANES * COLUMNS_;
+__device__ __forceinline__ int place_of_row(int d) { return d / ROWS * ROWS_ + d % ROWS; }
+__device__ __forceinline__ int place_of_column(int c) { return c / COLUMNS * COLUMNS_ + c % COLUMNS; }
+
+constexpr int REPLICAS = ROW_LANES / 4;                       // lanes to which one sum of a group comes
+constexpr int OWN = (GROUPS + REPLICAS - 1) / REPLICAS;       // columns whose owner a lane is
+constexpr bool SHARED_SUMS = SRWM_SHARED_SUMS;
+
+typedef Part<ROWS, GROUPS, SRWM_HELD_W, SRWM_NEAR_W> W_Part;
+typedef Part<ROWS, GROUPS, SRWM_HELD_G, SRWM_NEAR_G> G_Part;
+static_assert(W_Part::FIRST_HELD >= G_Part::FIRST_HELD, "G goes first into registers");
+
+// What a team has of them in shared and in working memory.
+constexpr int TILES_SHARED = W_Part::SHARED + G_Part::SHARED, TILES_REST = W_Part::REST + G_Part::REST;
+
+// Which sequences share a weight, and in which pieces its gradient is summed.
+struct Pieces {
+    long long pieces;  // for each weight its chunks of sequences
+    long long chunks;  // of a weight
+    long long run;     // sequences of a chunk
+    long long sharing; // sequences of a weight
+};
+
+// Where the thread's entries are.
+struct Place {
+    int rank;
+    __device__ __forceinline__ int warp() const { return rank / 32; }
+    __device__ __forceinline__ int row_lane() const { return rank % ROW_LANES; }
+    __device__ __forceinline__ int columns_index() const { return rank / ROW_LANES; }
+    __device__ __forceinline__ int row(int r) const { return row_lane() * ROWS + r; }
+    __device__ __forceinline__ int column(int g, int i) const { return columns_index() * COLUMNS + 4 * g + i; }
+    __device__ __forceinline__ int place_of_rows() const { return row_lane() * ROWS_; }
+    __device__ __forceinline__ int place_of_group(int g) const { return columns_index() * COLUMNS_ + 4 * g; }
+    // The i-th column that the lane is the owner of: its number within the thread's, and overall.
+    __device__ __forceinline__ int own_group(int i) const { return row_lane() % REPLICAS + REPLICAS * i; }
+    __device__ __forceinline__ int own(int i) const { return 4 * own_group(i) + row_lane() / REPLICAS; }
+    __device__ __forceinline__ int own_column(int i) const { return columns_index() * COLUMNS + own(i); }
+    __device__ __forceinline__ int own_place(int i) const { return columns_index() * COLUMNS_ + own(i); }
+    __device__ __forceinline__ bool owns(int i) const { return own(i) < COLUMNS && own_column(i) < M; }
+};
+
+// A number that every step needs: computed once where tiles are small enough to leave a register for it.
+template <class T>
+__device__ __forceinline__ T pinned(T a) {
+    return ROWS * COLUMNS <= 64 ? opaque(a) : a;
+}
+
+// Whether a group has an i-th column; known to the compiler where the group is.
+__device__ __forceinline__ bool has_column(int g, int i) { return 4 * g + i < COLUMNS; }
+
+// Whether a row and a column of a tile are the matrix's; known where all threads' are.
+__device__ __forceinline__ bool is_entry(int d, int c) {
+    return (ROW_LANES * ROWS == D || d < D) && (WARPS * COLUMN_LANES * COLUMNS == M || c < M);
+}
+
+// The thread's entries of a vector over rows, as it lies in shared memory.
+__device__ __forceinline__ void load_rows(const real *a, Place at, real (&out)[ROWS]) {
+#pragma unroll
+    for (int r = 0; r < ROWS_; r += 4) {
+        real four[4];
+        load4(a + at.place_of_rows() + r, four);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (r + i < ROWS) out[r + i] = four[i];
+    }
+}
+
+// The first group after `first` of which a matrix is elsewhere.
+__host__ __device__ constexpr int end_of_tiers(int first) {
+    int end = first + 1;
+    while (end < GROUPS && W_Part::tier(end) == W_Part::tier(first) && G_Part::tier(end) == G_Part::tier(first)) end++;
+    return end;
+}
+
+// f(group, row, vectors, four entries of W, four of G) for each row of each group from `first` on, where
+// vectors = vectors_of(group): first the groups that are in the same places as this one, then the others.
+template <bool changes_W, bool changes_G, int first = 0, class V, class F>
+__device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
+    if constexpr (first < GROUPS) {
+        constexpr Tier of_W = W_Part::tier(first), of_G = G_Part::tier(first);
+        constexpr int end = end_of_tiers(first);
+        if constexpr (of_G != HELD) {
+#pragma unroll 1
+            for (int g = first; g < end; g++) {
+                const auto vectors = vectors_of(g);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    real w[4], e[4];
+                    W.template fetch<of_W>(g, r, w);
+                    G.template fetch<of_G>(g, r, e);
+                    f(g, r, vectors, w, e);
+                    if (changes_W) W.template leave<of_W>(g, r, w);
+                    if (changes_G) G.template leave<of_G>(g, r, e);
+                    if (ROWS > 4) one_at_a_time();
+                }
+            }
+        } else {
+#pragma unroll
+            for (int g = first; g < end; g++) {
+                const auto vectors = vectors_of(g);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    if constexpr (of_W != HELD) {
+                        real w[4];
+                        W.template fetch<of_W>(g, r, w);
+                        f(g, r, vectors, w, G.held[g - G_Part::FIRST_HELD][r]);
+                        if (changes_W) W.template leave<of_W>(g, r, w);
+                    } else {
+                        f(g, r, vectors, W.held[g - W_Part::FIRST_HELD][r], G.held[g - G_Part::FIRST_HELD][r]);
+                    }
+                }
+            }
+        }
+        sweep<changes_W, changes_G, end>(W, G, vectors_of, f);
+    }
+}
+
+// The parts of n vectors over columns that belong to a group, one vector M_ after the other.
+template <int n>
+struct OfGroup {
+    real of[n][4];
+    __device__ __forceinline__ OfGroup(const real *vectors, Place at, int g) {
+#pragma unroll
+        for (int v = 0; v < n; v++) load4(vectors + v * M_ + at.place_of_group(g), of[v]);
+    }
+};
+
+// A matrix of the caller's or a kept one, with its strides.
+template <class T>
+struct Source {
+    const T *first;
+    long long row, entry;
+};
+
+// A matrix = its entries there, 0 beyond. One address goes from entry to entry: each on its own they would
+// take the registers that the matrices are in.
+template <class P, class T>
+__device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
+    matrix.change([&](int g, real (&e)[ROWS][4]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const T *entry = from.first + opaque(at.row(0) * from.row + at.column(g, i) * from.entry);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++, entry += from.row)
+                e[r][i] = has_column(g, i) && is_entry(at.row(r), at.column(g, i)) ? widen(*entry) : real(0);
+            __syncwarp(); // the compiler begins no load earlier: it would begin all, and spill for that
+        }
+    });
+}
+
+template <class P>
+__device__ __forceinline__ void set_zero(P &matrix) {
+    matrix.change([&](int, real (&e)[ROWS][4]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) e[r][i] = 0;
+    });
+}
+
+// gW (D, M) = or += G; every entry has one thread, at every call the same.
+__device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool first) {
+    G.read([&](int g, real (&e)[ROWS][4]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int d = at.row(r), c = at.column(g, i);
+                if (has_column(g, i) && is_entry(d, c)) {
+                    real *to = gW + d * M + c;
+                    *to = e[r][i] + (first ? real(0) : *to);
+                    one_at_a_time();
+                }
+            }
+    });
+}
+
+// Sums over rows: out = sum over d of a[d] G[d, c] for the columns whose owner the lane is.
+__device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[ROWS], real (&out)[OWN]) {
+#pragma unroll
+    for (int i = 0; i < OWN; i++) out[i] = 0;
+    auto along = [&](const real (&e)[ROWS][4], int g, real (&sums)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            sums[i] = 0;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                if (has_column(g, i)) sums[i] += a[r] * e[r][i];
+        }
+    };
+    auto keep = [&](int g, real sum) {
+#pragma unroll
+        for (int i = 0; i < OWN; i++)
+            if (at.own_group(i) == g) out[i] = sum;
+    };
+    auto of_group = [&](int g, const real (&e)[ROWS][4]) {
+        real sums[1][4];
+        along(e, g, sums[0]);
+        share_sums<ROW_LANES, 1>(sums, at.row_lane());
+        keep(g, sums[0][0]);
+    };
+    G.in_memory<FAR, false>(0, G_Part::FIRST_NEAR, of_group);
+    G.in_memory<NEAR, false>(G_Part::FIRST_NEAR, G_Part::FIRST_HELD, of_group);
+    // Four groups at a time, so that the one's shuffles do not wait for the other's.
+    constexpr int AT_ONCE = 4;
+#pragma unroll
+    for (int first = G_Part::FIRST_HELD; first < GROUPS; first += AT_ONCE) {
+        real sums[AT_ONCE][4] = {};
+#pragma unroll
+        for (int g = first; g < first + AT_ONCE; g++)
+            if (g < GROUPS) along(G.held[g - G_Part::FIRST_HELD], g, sums[g - first]);
+        share_sums<ROW_LANES, 1>(sums, at.row_lane(), GROUPS - first);
+#pragma unroll
+        for (int g = first; g < first + AT_ONCE; g++)
+            if (g < GROUPS) keep(g, sums[g - first][0]);
+    }
+}
+
+// The state before step `end`, where it cannot come from undoing: a state kept there, or the last one kept
+// before and the updates since done again. kept(i) is the state after segment i, of which there are so many;
+// what a step adds at (d, c) is key(t, d) * value(t, c).
+template <class S, class A, class B>
+__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, long long steps, long long segments,
+                                        const bool *reset, long long reset_row, Source<storage> initial, S kept, A key, B value) {
+    long long after = (end - 1) / SEGMENT, begin = end;
+    if (after >= segments || (end < steps && end % SEGMENT != 0)) {
+        begin = after * SEGMENT, after--;
+        for (long long t = begin; reset != nullptr && t < end; t++)
+            if (reset[t * reset_row]) begin = t, after = -1;
+    }
+    if (after < 0) set(W, at, initial);
+    else set(W, at, Source<real>{kept(after), M, 1});
+    for (long long t = begin; t < end; t++) {
+        real a[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) a[r] = at.row(r) < D ? key(t, at.row(r)) : real(0);
+        W.change([&](int g, real (&e)[ROWS][4]) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int c = at.column(g, i);
+                real b = has_column(g, i) && c < M ? value(t, c) : real(0);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++)
+                    if (has_column(g, i)) e[r][i] += a[r] * b;
+                one_at_a_time();
+            }
+        });
+    }
+}
+
+#endif
