@@ -15,6 +15,7 @@ class Storage(NamedTuple):
     type: str
     real: str
     macro: str
+    bytes: int
 
 STORAGES: dict[str, Storage]
 
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     registers: int
     shared_bytes: int
     dynamic_bytes: int
+    cached_bytes: int
     @property
     def threads(self) -> int: ...
 

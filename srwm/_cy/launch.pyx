@@ -20,6 +20,7 @@ cdef enum:
     LARGEST_D = 256
     LARGEST_DO = 1024
     WORDS_OF_A_THREAD = 28  # of the state that a backward thread should own, about, and of its gradient
+    LARGEST_CACHED = 204800  # bytes of a state that a block may keep: arrays.cuh
     MOST_BACKWARD_WARPS = 16  # more would leave each thread too few registers
 
 SHARED_BYTES = 49152  # of a block without asking for more: every architecture has them
@@ -57,13 +58,14 @@ class Storage(NamedTuple):
     type: str  # C++ type of the arrays
     real: str  # of the state and of every sum
     macro: str  # defined for the halves, whose type has a header
+    bytes: int  # of an entry of the arrays
 
 
 STORAGES = {
-    "float16": Storage("__half", "float", "SRWM_HALF"),
-    "bfloat16": Storage("__nv_bfloat16", "float", "SRWM_BFLOAT16"),
-    "float32": Storage("float", "float", ""),
-    "float64": Storage("double", "double", ""),
+    "float16": Storage("__half", "float", "SRWM_HALF", 2),
+    "bfloat16": Storage("__nv_bfloat16", "float", "SRWM_BFLOAT16", 2),
+    "float32": Storage("float", "float", "", 4),
+    "float64": Storage("double", "double", "", 8),
 }
 
 
@@ -80,6 +82,7 @@ class Plan(NamedTuple):
     registers: int  # that the compiler may use for a thread
     shared_bytes: int  # of a block, declared in the kernel
     dynamic_bytes: int  # and those that a launch adds
+    cached_bytes: int  # and those for a state with which all sequences begin, if there is room
 
     @property
     def threads(self) -> int:
@@ -212,7 +215,7 @@ def _check_shared(str op, int needed, limits):
 
 
 def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
-          int dynamic, defines):
+          int dynamic, limits, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
@@ -220,7 +223,16 @@ def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles,
         "BLOCKS": fit.blocks, "REST": rest, "SEGMENT": SEGMENT, **defines,
     }
     options = (*macros, *(f"-DSRWM_{name}={value}" for name, value in values.items()))
-    return Plan(kernel, options, team, teams, tiles, rest, fit.blocks, fit.registers, shared, dynamic)
+    cdef int cached = _up_to(D * M * kind.bytes, 16)
+    if (
+        limits is None
+        or cached > LARGEST_CACHED
+        or fit.blocks * (shared + dynamic + cached) > limits.shared_bytes_per_block
+    ):
+        cached = 0
+    return Plan(
+        kernel, options, team, teams, tiles, rest, fit.blocks, fit.registers, shared, dynamic, cached
+    )
 
 
 cdef int _near(int groups, int held, long group_bytes, long room):
@@ -276,7 +288,7 @@ def forward(int D, int Do, str storage, limits) -> Plan:
     return _plan(
         "srwm_forward", storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
         _resident(fit, team * teams, shared + dynamic, limits), shared, dynamic,
-        {"COLUMNS": columns, "HELD": held, "NEAR": near},
+        limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
@@ -339,7 +351,7 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
     fit = _resident(fit, team * teams, shared + dynamic, limits)
     return _plan(
         kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
-        {
+        limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
             "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
             "GX": STORAGES[storage].real if sums else STORAGES[storage].type,
@@ -372,7 +384,7 @@ def delta_forward(int D, int Do, str storage, limits) -> Plan:
     return _plan(
         "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
         (groups - held - near) * group, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
-        {"COLUMNS": columns, "HELD": held, "NEAR": near},
+        limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
@@ -386,4 +398,4 @@ def delta_backward(int D, int Do, str storage, limits, sums=False) -> Plan:
 @lru_cache(maxsize=1024)
 def sum_pieces(str storage) -> Plan:
     """The plan of sum_pieces: a thread for each entry of the sum."""
-    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, {})
+    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})

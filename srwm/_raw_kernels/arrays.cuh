@@ -68,6 +68,23 @@ __device__ __forceinline__ long long start_of(long long n, const Axes &axes, con
     return at;
 }
 
+// A state: the caller's or a kept one, with its strides.
+template <class T>
+struct Source {
+    const T *first;
+    long long row, entry;
+};
+
+// Whether any device's block could have room for a state beside its own work.
+constexpr bool CACHEABLE = D * M * sizeof(storage) <= 200 * 1024;
+
+// The state from which all sequences begin, read once by a block, into its shared memory. All threads come here.
+__device__ __forceinline__ void copy_for_block(storage *copy, const storage *state, const View &view) {
+    for (int i = threadIdx.x; i < D * M; i += TEAM * TEAMS)
+        copy[i] = state[i / M * view.row + i % M * view.entry];
+    __syncthreads();
+}
+
 // `a`, of which the compiler knows nothing: its multiples are computed where they are used. Left to
 // itself it computes those of a stride for all of an unrolled loop long before, and spills them.
 __device__ __forceinline__ long long opaque(long long a) {

@@ -60,9 +60,9 @@ class _Device:
 
         return cupy.empty(shape, dtype)
 
-    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...]) -> None:
+    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...], dynamic: int) -> None:
         kernel = loader.function(plan, self.index)
-        kernel((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)
+        kernel((blocks,), (plan.threads,), args, shared_mem=dynamic)
 
 
 def forward(

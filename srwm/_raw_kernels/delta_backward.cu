@@ -20,7 +20,7 @@ enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct DeltaBackwardSizes {
     Pieces gS;
-    long long steps, segments;
+    long long steps, segments, cached; // cached: all sequences begin with one S, and a block has room for it
     Axes lead;
     View views[VIEWS];
 };
@@ -28,7 +28,7 @@ struct DeltaBackwardSizes {
 // gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L): every entry is written. gS (pieces, D, DO): the
 // gradient of one initial state summed over one chunk of the sequences that share it, in their order.
 // reset and grad_S_next may be null. rest (SRWM_REST for each team of the grid).
-// Dynamic shared memory: SHARED for each team.
+// Dynamic shared memory: SHARED for each team, and S if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ beta,
                    const storage *__restrict__ S, const bool *__restrict__ reset, const real *__restrict__ kept,
@@ -50,7 +50,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_y = g_Delta + M_, *const shares = g_y + M_; // [2][2][WARPS][D_]
     long long *const start = start_of_team[team];
+    storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
+    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
 
     // What lies between the places of rows and columns is read, and is no number's.
     for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
@@ -111,10 +113,14 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     if (e < STAGED) staged[e < 2 * D ? e / D * D_ + place_of_row(e % D) : 2 * D_] = next[p];
                 }
             };
+            auto initial = [&] {
+                const View &view = s.views[S0];
+                return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{S + start[S0], view.row, view.entry};
+            };
             auto restore_before = [&](long long t) {
                 restore(
                     w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, Source<storage>{S + start[S0], s.views[S0].row, s.views[S0].entry},
+                    s.views[RESET].row, initial(),
                     [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; },
                     [&](long long step, int d) { return real(widen(k[entry_of(KEY, step, d)])); },
                     [&](long long step, int c) {

@@ -20,20 +20,20 @@ static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 enum { QUERY, KEY, VALUE, RATE, S0, RESET, VIEWS };
 
 struct DeltaForwardSizes {
-    long long sequences, steps, segments;
+    long long sequences, steps, segments, cached; // cached: all sequences begin with one S, there is room for it
     Axes lead;
     View views[VIEWS];
 };
 
 // The columns c, c + 32, ... of S.
-__device__ __forceinline__ void read_S(Columns &state, const storage *S, const View &view, int c) {
+__device__ __forceinline__ void read_S(Columns &state, Source<storage> from, int c) {
     state.change([&](int g, real (&e)[COLUMNS][4]) {
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
             // One address goes down the column: each on its own they would take the registers that S is in.
-            const storage *at = S + opaque(g * 4 * view.row + (c + 32 * j) * view.entry);
+            const storage *at = from.first + opaque(g * 4 * from.row + (c + 32 * j) * from.entry);
 #pragma unroll
-            for (int i = 0; i < 4; i++, at += view.row)
+            for (int i = 0; i < 4; i++, at += from.row)
                 e[j][i] = g * 4 + i < D && c + 32 * j < M ? widen(*at) : real(0);
             one_at_a_time();
         }
@@ -54,7 +54,8 @@ __device__ __forceinline__ void write_S(Columns &state, T *out, int c) {
 }
 
 // y (N, L, DO), S_next (N, D, DO) or null, kept (N, L * DO + segments * D * DO) or null: contiguous.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team.
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team, and S if
+// cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     delta_forward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
                   const storage *__restrict__ beta, const storage *__restrict__ S, const bool *__restrict__ reset,
@@ -68,8 +69,10 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
     Columns state(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
     long long *const start = start_of_team[team];
+    storage *const common = reinterpret_cast<storage *>(shared_rest + TEAMS * Columns::SHARED);
     int which = 0;
 
+    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
     if (rank < D_ - D)
         for (int i = 0; i < 4; i++) vectors[team][i / 2][i % 2][D + rank] = 0;
 
@@ -101,7 +104,11 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             next_beta = widen(beta[entry_of(RATE, t, 0)]);
         };
 
-        read_S(state, S + start[S0], s.views[S0], c_0);
+        auto initial = [&] {
+            const View &view = s.views[S0];
+            return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{S + start[S0], view.row, view.entry};
+        };
+        read_S(state, initial(), c_0);
         if (s.steps > 0) fetch(0);
         for (long long t = 0; t < s.steps; t++) {
             real *const q_t = vectors[team][which][0], *const k_t = vectors[team][which][1];
@@ -115,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             TEAM_SYNC();
             fetch(t + 1 < s.steps ? t + 1 : t);
             if (reset != nullptr && t > 0 && reset[entry_of(RESET, t, 0)])
-                read_S(state, S + start[S0], s.views[S0], c_0);
+                read_S(state, initial(), c_0);
 
             real *const kept_n = kept + n * (s.steps + s.segments * D) * M;
 

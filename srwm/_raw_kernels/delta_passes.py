@@ -11,6 +11,7 @@ from typing import Any
 from srwm._cy import launch
 from srwm._cy.backend import segments
 from srwm._raw_kernels.launching import (
+    cached_bytes,
     needs_sums,
     of_each_chunk,
     of_each_sequence,
@@ -53,6 +54,7 @@ def delta_forward(
     (L, D), Do = q.shape[-2:], v.shape[-1]
     plan = launch.delta_forward(D, Do, storage_of(q.dtype), platform.limits())
     q, k, v, beta, S = whole(q), whole(k), whole(v), whole(beta), whole(S)
+    cached = cached_bytes(plan, S, lead)
     y = platform.empty((*lead, L, Do), q.dtype)
     S_next = platform.empty((*lead, D, Do), q.dtype) if return_state else None
     kept = platform.empty(delta_kept_shape(q.dtype, lead, L, D, Do), real_of(q.dtype)) if keep else None
@@ -62,7 +64,7 @@ def delta_forward(
         _FORWARD,
         lead,
         tuple(range(len(lead))),
-        (N, L, segments(L)),
+        (N, L, segments(L), cached > 0),
         (
             strides_of(q, lead, 2),
             strides_of(k, lead, 2),
@@ -72,7 +74,8 @@ def delta_forward(
             strides_of(reset, lead, 1),
         ),
     )
-    run(platform, plan, real_of(q.dtype), N * plan.tiles, numbers, q, k, v, beta, S, reset, y, S_next, kept)
+    arrays = (q, k, v, beta, S, reset, y, S_next, kept)
+    run(platform, plan, cached, real_of(q.dtype), N * plan.tiles, numbers, *arrays)
     return y, S_next, kept
 
 
@@ -99,13 +102,13 @@ def delta_backward(
     plan = launch.delta_backward(D, Do, storage_of(dtype), platform.limits(), wide)
     gradients = [of_each_sequence(platform, a.shape, dtype, lead, core, wide) for a, core in cores]
     gS, run_length = of_each_chunk(platform, S.shape, dtype, sharing)
-    pieces = gS.outer * gS.parts
+    pieces, cached = gS.outer * gS.parts, cached_bytes(plan, S, lead)
     numbers = sizes(
         "srwm.delta_backward",
         _BACKWARD,
         lead,
         order,
-        (pieces, gS.parts, run_length, sharing, L, segments(L)),
+        (pieces, gS.parts, run_length, sharing, L, segments(L), cached > 0),
         (
             strides_of(q, lead, 2),
             strides_of(k, lead, 2),
@@ -119,5 +122,5 @@ def delta_backward(
         ),
     )
     arrays = (q, k, beta, S, reset, kept, grad_y, grad_S_next, *(g.pieces for g in gradients), gS.pieces)
-    run(platform, plan, real_of(dtype), pieces, numbers, *arrays)
+    run(platform, plan, cached, real_of(dtype), pieces, numbers, *arrays)
     return (*(total_of(platform, gradient) for gradient in gradients), total_of(platform, gS))

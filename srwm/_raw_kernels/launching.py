@@ -4,7 +4,8 @@ A platform is what they run on, CuPy's devices or the tests' stand-in for one:
 
     limits() -> launch.Limits             of the device at hand
     empty(shape, dtype) -> array          on that device
-    launch(plan, blocks, args)            in the caller's stream, waiting for nothing
+    launch(plan, blocks, args, dynamic)   in the caller's stream, waiting for nothing; so many bytes of
+                                          dynamic shared memory
 """
 
 from __future__ import annotations
@@ -38,13 +39,20 @@ def whole(a: Any) -> Any:
     return a if a is None or not any(stride % a.dtype.itemsize for stride in a.strides) else a.copy()
 
 
-def run(platform: Any, plan: launch.Plan, real: np.dtype, items: int, numbers: Any, *arrays: Any) -> None:
+def cached_bytes(plan: launch.Plan, state: Any, lead: tuple[int, ...]) -> int:
+    """Shared memory for the state with which all sequences begin, so that a block reads it once, or 0."""
+    return plan.cached_bytes if prod(lead) > prod(state.shape[:-2]) == 1 else 0
+
+
+def run(
+    platform: Any, plan: launch.Plan, cached: int, real: np.dtype, items: int, numbers: Any, *arrays: Any
+) -> None:
     """One launch over `items` pieces of work; the kernel's working memory is added to its arguments."""
     if items == 0:
         return
     blocks = launch.grid(plan, items, platform.limits().multiprocessors)
     rest = platform.empty((blocks * plan.teams * plan.rest,), real) if plan.rest else None
-    platform.launch(plan, blocks, (*arrays, rest, numbers))
+    platform.launch(plan, blocks, (*arrays, rest, numbers), plan.dynamic_bytes + cached)
 
 
 class Gradient(NamedTuple):
@@ -102,5 +110,6 @@ def total_of(platform: Any, gradient: Gradient) -> Any:
         plan = launch.sum_pieces(storage_of(dtype))
         blocks = launch.grid(plan, -(-entries // plan.threads), platform.limits().multiprocessors)
         inner = entries // gradient.outer
-        platform.launch(plan, blocks, (gradient.pieces, total, gradient.outer, gradient.parts, inner))
+        args = (gradient.pieces, total, gradient.outer, gradient.parts, inner)
+        platform.launch(plan, blocks, args, plan.dynamic_bytes)
     return total

@@ -75,6 +75,7 @@ def function(plan: launch.Plan, device: int) -> Any:
     del device  # a kernel is loaded once for each
     module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
     kernel = module.get_function(plan.kernel)
-    if plan.shared_bytes + plan.dynamic_bytes > launch.SHARED_BYTES:  # a device gives these to who asks
-        kernel.max_dynamic_shared_size_bytes = plan.dynamic_bytes
+    dynamic = plan.dynamic_bytes + plan.cached_bytes
+    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # a device gives so much to who asks for it
+        kernel.max_dynamic_shared_size_bytes = dynamic
     return kernel

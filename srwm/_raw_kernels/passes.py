@@ -11,6 +11,7 @@ from typing import Any
 from srwm._cy import launch
 from srwm._cy.backend import segments
 from srwm._raw_kernels.launching import (
+    cached_bytes,
     needs_sums,
     of_each_chunk,
     of_each_sequence,
@@ -42,6 +43,7 @@ def forward(
     Do = M - 2 * D - 4
     plan = launch.forward(D, Do, storage_of(x.dtype), platform.limits())
     x, W = whole(x), whole(W)
+    cached = cached_bytes(plan, W, lead)
     y = platform.empty((*lead, L, Do), x.dtype)
     W_next = platform.empty((*lead, D, M), x.dtype) if return_state else None
     kept = platform.empty(kept_shape(x.dtype, lead, L, D, Do), real_of(x.dtype)) if keep else None
@@ -50,10 +52,11 @@ def forward(
         _FORWARD,
         lead,
         tuple(range(len(lead))),
-        (prod(lead), L, segments(L)),
+        (prod(lead), L, segments(L), cached > 0),
         (strides_of(x, lead, 2), strides_of(W, lead, 2), strides_of(reset, lead, 1)),
     )
-    run(platform, plan, real_of(x.dtype), prod(lead), numbers, x, W, reset, y, W_next, kept)
+    arrays = (x, W, reset, y, W_next, kept)
+    run(platform, plan, cached, real_of(x.dtype), prod(lead), numbers, *arrays)
     return y, W_next, kept
 
 
@@ -76,13 +79,13 @@ def backward(
     plan = launch.backward(D, Do, storage_of(x.dtype), platform.limits(), wide)
     gx = of_each_sequence(platform, x.shape, x.dtype, lead, 2, wide)
     gW, run_length = of_each_chunk(platform, W.shape, W.dtype, sharing)
-    pieces = gW.outer * gW.parts
+    pieces, cached = gW.outer * gW.parts, cached_bytes(plan, W, lead)
     numbers = sizes(
         "srwm.backward",
         _BACKWARD,
         lead,
         order,
-        (pieces, gW.parts, run_length, sharing, L, segments(L)),
+        (pieces, gW.parts, run_length, sharing, L, segments(L), cached > 0),
         (
             strides_of(x, lead, 2),
             strides_of(W, lead, 2),
@@ -94,5 +97,5 @@ def backward(
         ),
     )
     arrays = (x, W, reset, kept, grad_y, grad_W_next, gx.pieces, gW.pieces)
-    run(platform, plan, real_of(x.dtype), pieces, numbers, *arrays)
+    run(platform, plan, cached, real_of(x.dtype), pieces, numbers, *arrays)
     return total_of(platform, gx), total_of(platform, gW)

@@ -22,7 +22,7 @@ enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct BackwardSizes {
     Pieces gW;
-    long long steps, segments;
+    long long steps, segments, cached; // cached: all sequences begin with one W, and a block has room for it
     Axes lead;
     View views[VIEWS];
 };
@@ -42,7 +42,7 @@ struct Staged {
 
 // gx (..., L, D): every entry is written. gW (pieces, D, M): the gradient of one weight summed over one
 // chunk of the sequences that share it, in their order. reset and grad_W_next may be null.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team.
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team, and W if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
                   const real *__restrict__ kept, const storage *__restrict__ grad_y,
@@ -64,7 +64,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_o = g_Delta + M_, *const shares = g_o + M_; // [3][WARPS][D_]
     long long *const start = start_of_team[team];
+    storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
+    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
 
     // What a thread fetches of each step, and where it belongs.
     Staged entries[STAGED_BY_EACH];
@@ -147,10 +149,14 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 for (int p = 0; p < STAGED_BY_EACH; p++)
                     if (p * TEAM + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
+            auto initial = [&] {
+                const View &view = s.views[W0];
+                return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{W + start[W0], view.row, view.entry};
+            };
             auto restore_before = [&](long long t) {
                 restore(
                     w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, Source<storage>{W + start[W0], s.views[W0].row, s.views[W0].entry},
+                    s.views[RESET].row, initial(),
                     [&](long long segment) { return kept + start[KEPT] + s.steps * TRACE + segment * (D * M); },
                     [&](long long step, int d) { return (kept + start[KEPT] + step * TRACE)[D + d]; },
                     [&](long long step, int c) {

@@ -29,7 +29,7 @@ static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 enum { X, W0, RESET, VIEWS };
 
 struct ForwardSizes {
-    long long sequences, steps, segments;
+    long long sequences, steps, segments, cached; // cached: all sequences begin with one W, there is room for it
     Axes lead;
     View views[VIEWS];
 };
@@ -40,14 +40,14 @@ __device__ __forceinline__ int gate_of(int c) { return c - Q + (c >= K) * (D_ - 
 // Column j of the thread.
 __device__ __forceinline__ int column(int rank, int j) { return j * TEAM + rank; }
 
-__device__ __forceinline__ void read_W(Columns &w, const storage *W, const View &view, int rank) {
+__device__ __forceinline__ void read_W(Columns &w, Source<storage> from, int rank) {
     w.change([&](int g, real (&e)[COLUMNS][4]) {
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
             // One address goes down the column: each on its own they would take the registers that W is in.
-            const storage *at = W + opaque(g * 4 * view.row + column(rank, j) * view.entry);
+            const storage *at = from.first + opaque(g * 4 * from.row + column(rank, j) * from.entry);
 #pragma unroll
-            for (int i = 0; i < 4; i++, at += view.row)
+            for (int i = 0; i < 4; i++, at += from.row)
                 e[j][i] = g * 4 + i < D && column(rank, j) < M ? widen(*at) : real(0);
             one_at_a_time();
         }
@@ -69,7 +69,8 @@ __device__ __forceinline__ void write_W(Columns &w, T *out, int rank) {
 }
 
 // y (N, L, DO), W_next (N, D, M) or null, kept (N, L * TRACE + segments * D * M) or null: contiguous.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team.
+// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team, and W if
+// cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
                  storage *__restrict__ y, storage *__restrict__ W_next, real *__restrict__ kept,
@@ -90,11 +91,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     real *const exp_q = vectors[copy][0], *const exp_k = vectors[copy][1], *const x_shared = vectors[copy][2];
     long long *const start = start_of_team[team];
     Columns w(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
+    storage *const common = reinterpret_cast<storage *>(shared_rest + TEAMS * Columns::SHARED);
     int which = 0; // of the two gates
     int rate[COLUMNS]; // of each column, among the gates
 #pragma unroll
     for (int j = 0; j < COLUMNS; j++) rate[j] = opaque(2 * D_ + rate_of(column(rank, j)));
 
+    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
     if (sharer < D_ - D) exp_q[D + sharer] = exp_k[D + sharer] = x_shared[D + sharer] = 0;
     for (int i = rank; i < 4 * (D_ - D); i += TEAM) gates_of_team[team][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
 
@@ -136,7 +139,11 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             });
         };
 
-        read_W(w, W + start[W0], s.views[W0], rank);
+        auto initial = [&] {
+            const View &view = s.views[W0];
+            return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{W + start[W0], view.row, view.entry};
+        };
+        read_W(w, initial(), rank);
         if (s.steps > 0) {
             fetch_x(false);
             publish_x();
@@ -276,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             if (kept != nullptr && ends_segment && t / SEGMENT < s.segments)
                 write_W(w, trace + (s.steps - 1 - t) * TRACE + t / SEGMENT * (D * M), rank);
             if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
-                read_W(w, W + start[W0], s.views[W0], rank);
+                read_W(w, initial(), rank);
                 multiply_x();
             }
         }

@@ -153,14 +153,7 @@ struct OfGroup {
     }
 };
 
-// A matrix of the caller's or a kept one, with its strides.
-template <class T>
-struct Source {
-    const T *first;
-    long long row, entry;
-};
-
-// A matrix = its entries there, 0 beyond. One address goes from entry to entry: each on its own they would
+// A matrix = the entries of a state, 0 beyond. One address goes from entry to entry: each on its own they would
 // take the registers that the matrices are in.
 template <class P, class T>
 __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {

@@ -11,7 +11,7 @@ import numpy as np
 
 # The numbers that begin a kernel's last argument, of a backward kernel and of any.
 PIECES = ("pieces", "chunks", "run", "sharing")
-STEPS = ("steps", "segments")
+STEPS = ("steps", "segments", "cached")
 
 LEADING = 8  # leading axes that a kernel walks, at the most; as in arrays.cuh
 

@@ -41,7 +41,7 @@ class Platform(NamedTuple):
         module = RawModule(code=code, options=options, mode=self.mode, order=self.order, seed=self.seed)
         return module.get_function(plan.kernel)
 
-    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...]) -> None:
+    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...], dynamic: int) -> None:
         """Run a kernel, on fewer blocks than asked for where those are many."""
         blocks = min(blocks, self.most_blocks)
-        self.kernel(plan)((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)
+        self.kernel(plan)((blocks,), (plan.threads,), args, shared_mem=dynamic)

@@ -257,6 +257,12 @@ CUDA_HOST_OWN inline void poison(char *memory, size_t size) {
 CUDA_HOST_OWN inline void *shared(int id, size_t size) {
     if (id >= MOST_SHARED) abort();
     Shared &array = shared_arrays[id];
+#ifndef CUDA_HOST_RACE
+    if (array.size != size) { // dynamic memory of another launch
+        free(array.memory);
+        array = {};
+    }
+#endif
     if (array.memory == nullptr) {
 #ifdef CUDA_HOST_RACE
         array.memory = arena + arena_used;

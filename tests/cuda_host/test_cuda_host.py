@@ -147,6 +147,22 @@ def test_unwritten_shared_memory_is_nan_in_every_block(mode):
     assert np.isnan(more[1])
 
 
+def test_dynamic_memory_is_as_large_as_each_launch_says():
+    code = """
+    extern "C" __global__ void f(float *out, int n) {
+        extern __shared__ float dynamic[];
+        for (int i = threadIdx.x; i < n; i += 32) dynamic[i] = i;
+        __syncthreads();
+        for (int i = threadIdx.x; i < n; i += 32) out[i] = dynamic[n - 1 - i];
+    }
+    """
+    f = kernel(code)
+    for n in (8, 100_000, 16):
+        out = np.zeros(n, np.float32)
+        f((1,), (32,), (out, np.int32(n)), shared_mem=4 * n)
+        assert np.array_equal(out, np.arange(n)[::-1])
+
+
 @pytest.mark.parametrize("memory", ["own", "dynamic", "out"])
 def test_a_write_beyond_an_array_is_caught(memory):
     code = """

@@ -87,6 +87,11 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
             assert plan.blocks == 1 or plan.blocks * (plan.shared_bytes + plan.dynamic_bytes) <= (
                 limits.shared_bytes_per_block
             ), where
+            with_copy = plan.shared_bytes + plan.dynamic_bytes + plan.cached_bytes
+            assert with_copy * plan.blocks <= limits.shared_bytes_per_block or not plan.cached_bytes, where
+            assert (
+                not plan.cached_bytes or plan.cached_bytes >= D * of["M"] * launch.STORAGES[storage].bytes
+            )
             warps_of_a_partition = -(-plan.blocks * plan.threads // 32 // 4)
             assert plan.registers * 32 * warps_of_a_partition * 4 <= limits.registers_per_block, where
             assert plan.registers <= 255, where

@@ -139,10 +139,29 @@ class CountingPlatform:
         self.counted, self.of = counted, backend.Platform()
         self.limits, self.empty = self.of.limits, self.of.empty
 
-    def launch(self, plan, blocks, args):
+    def launch(self, plan, blocks, args, dynamic):
         kernel = self.of.kernel(plan)
-        kernel((blocks,), (plan.threads,), args, shared_mem=plan.dynamic_bytes)
+        kernel((blocks,), (plan.threads,), args, shared_mem=dynamic)
         self.counted[plan.kernel] = kernel.counts
+
+
+@pytest.mark.parametrize(
+    ("own", "copies"), [((), 1), ((1,), 1), ((5,), 0)], ids=["one W", "1", "each its own"]
+)
+def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
+    bytes_asked = {}
+
+    class Asking(CountingPlatform):
+        def launch(self, plan, blocks, args, dynamic):
+            bytes_asked[plan.kernel] = (dynamic - plan.dynamic_bytes, plan.cached_bytes)
+            super().launch(plan, blocks, args, dynamic)
+
+    with backend.on(Asking({})):
+        run(CUDA_ON_HOST, random_case(((5,), own, 3, 16, 16)).astype(np.float32))
+    for kernel in ("srwm_forward", "srwm_backward"):
+        more, of_a_copy = bytes_asked[kernel]
+        assert of_a_copy == 16 * 52 * 4
+        assert more == copies * of_a_copy
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
