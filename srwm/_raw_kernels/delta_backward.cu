@@ -13,14 +13,11 @@ constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
 enum { QUERY, KEY, RATE, S0, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, VIEWS };
-// What a block remembers for a team in shared memory, since registers are scarce: where the sequence at hand
-// begins in each array and where the gradient of its piece does; the sequence to come, the end of the piece's,
-// and the piece to come.
-enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct DeltaBackwardSizes {
     Pieces gS;
-    long long steps, segments, cached; // cached: all sequences begin with one S, and a block has room for it
+    long long steps, segments;
+    long long cached; // whether all sequences begin with one state, of which a block has a copy
     Axes lead;
     View views[VIEWS];
 };
@@ -39,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     // Two of what is written before a barrier and read until the next one.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][2 * D_ + 4]; // q | k | beta
     __shared__ real g_beta_of_warp[TEAMS][2][WARPS];
-    __shared__ long long start_of_team[TEAMS][PLACES];
+    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
 
     const int team = threadIdx.x / TEAM, lane = threadIdx.x % 32;
     const Place at = {(int)threadIdx.x % TEAM};
@@ -49,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_y = g_Delta + M_, *const shares = g_y + M_; // [2][2][WARPS][D_]
-    long long *const start = start_of_team[team];
+    long long *const start = start_of_team[team], *const turn = start + VIEWS;
     storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
     if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
@@ -58,29 +55,11 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
     for (int i = at.rank; i < 4 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
-    if (at.rank == 0) start[PIECE] = first;
-    for (;;) {
-        TEAM_SYNC(); // all is read of the piece before
-        const long long piece = start[PIECE];
-        if (piece >= s.gS.pieces) break;
-        TEAM_SYNC();
-        if (at.rank == 0) {
-            const long long begin = piece % s.gS.chunks * s.gS.run, n_0 = piece / s.gS.chunks * s.gS.sharing;
-            start[GRADIENT] = piece * (D * M);
-            start[SEQUENCE] = n_0 + begin;
-            start[END] = n_0 + (begin + s.gS.run < s.gS.sharing ? begin + s.gS.run : s.gS.sharing);
-            start[PIECE] = piece + gridDim.x * (long long)TEAMS;
-        }
+    if (at.rank == 0) turn[PIECE] = first;
+    while (next_piece(s.gS, at, turn)) {
         bool first_of_gS = true;
 
-        for (;;) {
-            TEAM_SYNC(); // all is read of the sequence before
-            const long long n = start[SEQUENCE];
-            if (n >= start[END]) break;
-            if (at.rank < VIEWS) start[at.rank] = start_of(n, s.lead, s.views[at.rank]);
-            TEAM_SYNC();
-            if (at.rank == 0) start[SEQUENCE] = n + 1;
-
+        while (next_sequence(s.lead, s.views, at, turn, start)) {
             auto entry_of = [&](int array, long long t, int i) {
                 return start[array] + t * s.views[array].row + i * s.views[array].entry;
             };
@@ -115,7 +94,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             };
             auto initial = [&] {
                 const View &view = s.views[S0];
-                return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{S + start[S0], view.row, view.entry};
+                if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
+                return Source<storage>{S + start[S0], view.row, view.entry};
             };
             auto restore_before = [&](long long t) {
                 restore(
@@ -145,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S does not come from undoing
                 if (reset != nullptr && t + 1 < s.steps && reset[entry_of(RESET, t + 1, 0)]) {
                     anew = true;
-                    add_G(G, at, gS + start[GRADIENT], first_of_gS);
+                    add_G(G, at, gS + turn[GRADIENT], first_of_gS);
                     first_of_gS = false;
                     set_zero(G);
                 }
@@ -234,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     narrow(sum, gbeta[start[GRATE] + t]);
                 }
             }
-            add_G(G, at, gS + start[GRADIENT], first_of_gS);
+            add_G(G, at, gS + turn[GRADIENT], first_of_gS);
             first_of_gS = false;
         }
     }

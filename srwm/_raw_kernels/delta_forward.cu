@@ -20,7 +20,8 @@ static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 enum { QUERY, KEY, VALUE, RATE, S0, RESET, VIEWS };
 
 struct DeltaForwardSizes {
-    long long sequences, steps, segments, cached; // cached: all sequences begin with one S, there is room for it
+    long long sequences, steps, segments;
+    long long cached; // whether all sequences begin with one state, of which a block has a copy
     Axes lead;
     View views[VIEWS];
 };
@@ -106,7 +107,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 
         auto initial = [&] {
             const View &view = s.views[S0];
-            return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{S + start[S0], view.row, view.entry};
+            if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
+            return Source<storage>{S + start[S0], view.row, view.entry};
         };
         read_S(state, initial(), c_0);
         if (s.steps > 0) fetch(0);

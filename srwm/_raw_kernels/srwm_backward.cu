@@ -15,14 +15,11 @@ constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
 enum { X, W0, RESET, KEPT, GRAD_Y, GRAD_W, GX, VIEWS };
-// What a block remembers for a team in shared memory, since registers are scarce: where the sequence at hand
-// begins in each array and where the gradient of its piece does; the sequence to come, the end of the piece's,
-// and the piece to come.
-enum { GRADIENT = VIEWS, SEQUENCE, END, PIECE, PLACES };
 
 struct BackwardSizes {
     Pieces gW;
-    long long steps, segments, cached; // cached: all sequences begin with one W, and a block has room for it
+    long long steps, segments;
+    long long cached; // whether all sequences begin with one state, of which a block has a copy
     Axes lead;
     View views[VIEWS];
 };
@@ -52,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     // Two of what is written before a barrier and read after the last one of the step before.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][3 * D_ + 4]; // q | k | x | beta
     __shared__ real sums_of_warp[TEAMS][6][WARPS];                      // of g_beta 4, <g_q, q>, <g_k, k>
-    __shared__ long long start_of_team[TEAMS][PLACES];
+    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
 
     const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
     const int team = thread / TEAM, lane = thread % 32;
@@ -63,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_o = g_Delta + M_, *const shares = g_o + M_; // [3][WARPS][D_]
-    long long *const start = start_of_team[team];
+    long long *const start = start_of_team[team], *const turn = start + VIEWS;
     storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
     if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
@@ -91,28 +88,11 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
     for (int i = at.rank; i < 6 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
-    if (at.rank == 0) start[PIECE] = first;
-    for (;;) {
-        TEAM_SYNC(); // all is read of the piece before
-        const long long piece = start[PIECE];
-        if (piece >= s.gW.pieces) break;
-        TEAM_SYNC();
-        if (at.rank == 0) {
-            const long long begin = piece % s.gW.chunks * s.gW.run, n_0 = piece / s.gW.chunks * s.gW.sharing;
-            start[GRADIENT] = piece * (D * M);
-            start[SEQUENCE] = n_0 + begin;
-            start[END] = n_0 + (begin + s.gW.run < s.gW.sharing ? begin + s.gW.run : s.gW.sharing);
-            start[PIECE] = piece + gridDim.x * (long long)TEAMS;
-        }
+    if (at.rank == 0) turn[PIECE] = first;
+    while (next_piece(s.gW, at, turn)) {
         bool first_of_gW = true;
 
-        for (;;) {
-            TEAM_SYNC(); // all is read of the sequence before
-            const long long n = start[SEQUENCE];
-            if (n >= start[END]) break;
-            if (at.rank < VIEWS) start[at.rank] = start_of(n, s.lead, s.views[at.rank]);
-            TEAM_SYNC();
-            if (at.rank == 0) start[SEQUENCE] = n + 1;
+        while (next_sequence(s.lead, s.views, at, turn, start)) {
             const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
 
             // What a step reads from memory is fetched a step before, a column's own share by its
@@ -151,7 +131,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             };
             auto initial = [&] {
                 const View &view = s.views[W0];
-                return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{W + start[W0], view.row, view.entry};
+                if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
+                return Source<storage>{W + start[W0], view.row, view.entry};
             };
             auto restore_before = [&](long long t) {
                 restore(
@@ -191,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
                 if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
                     anew = true;
-                    add_G(G, at, gW + start[GRADIENT], first_of_gW);
+                    add_G(G, at, gW + turn[GRADIENT], first_of_gW);
                     first_of_gW = false;
                     set_zero(G);
                 }
@@ -333,7 +314,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 TEAM_SYNC();
                 for (int d = opaque(at.rank); d < D; d += TEAM) add_g_x(d, gx_t); // opaque: no address made early
             }
-            add_G(G, at, gW + start[GRADIENT], first_of_gW);
+            add_G(G, at, gW + turn[GRADIENT], first_of_gW);
             first_of_gW = false;
         }
     }

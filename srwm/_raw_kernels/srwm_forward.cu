@@ -29,7 +29,8 @@ static_assert(Columns::REST == SRWM_REST, "working memory of another size");
 enum { X, W0, RESET, VIEWS };
 
 struct ForwardSizes {
-    long long sequences, steps, segments, cached; // cached: all sequences begin with one W, there is room for it
+    long long sequences, steps, segments;
+    long long cached; // whether all sequences begin with one state, of which a block has a copy
     Axes lead;
     View views[VIEWS];
 };
@@ -141,7 +142,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 
         auto initial = [&] {
             const View &view = s.views[W0];
-            return CACHEABLE && s.cached ? Source<storage>{common, M, 1} : Source<storage>{W + start[W0], view.row, view.entry};
+            if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
+            return Source<storage>{W + start[W0], view.row, view.entry};
         };
         read_W(w, initial(), rank);
         if (s.steps > 0) {

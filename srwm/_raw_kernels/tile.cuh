@@ -153,6 +153,39 @@ struct OfGroup {
     }
 };
 
+// Where a team stands in its pieces; in shared memory, since registers are scarce: the first entry of the
+// piece's gradient, the sequence to come, the end of the piece's, and the piece to come.
+enum { GRADIENT, SEQUENCE, END, PIECE, TURN };
+
+// Goes on to the team's next piece, if there is one.
+__device__ __forceinline__ bool next_piece(const Pieces &of, Place at, long long *turn) {
+    TEAM_SYNC(); // all is read of the piece before
+    const long long piece = turn[PIECE];
+    if (piece >= of.pieces) return false;
+    TEAM_SYNC();
+    if (at.rank == 0) {
+        const long long begin = piece % of.chunks * of.run, n_0 = piece / of.chunks * of.sharing;
+        turn[GRADIENT] = piece * (D * M);
+        turn[SEQUENCE] = n_0 + begin;
+        turn[END] = n_0 + (begin + of.run < of.sharing ? begin + of.run : of.sharing);
+        turn[PIECE] = piece + gridDim.x * (long long)TEAMS;
+    }
+    return true;
+}
+
+// And to the piece's next sequence: start = where it begins in each array.
+template <int n>
+__device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&views)[n], Place at, long long *turn,
+                                              long long *start) {
+    TEAM_SYNC(); // all is read of the sequence before
+    const long long sequence = turn[SEQUENCE];
+    if (sequence >= turn[END]) return false;
+    if (at.rank < n) start[at.rank] = start_of(sequence, lead, views[at.rank]);
+    TEAM_SYNC();
+    if (at.rank == 0) turn[SEQUENCE] = sequence + 1;
+    return true;
+}
+
 // A matrix = the entries of a state, 0 beyond. One address goes from entry to entry: each on its own they would
 // take the registers that the matrices are in.
 template <class P, class T>
