@@ -57,6 +57,17 @@ def on_device_of(x: Tensor) -> Iterator[_OnCpu | _OnCuda]:
         yield _OnCuda()
 
 
+def forward_results(
+    own: _OnCpu | _OnCuda, like: Tensor, y: Any, state: Any, kept: Any
+) -> tuple[Tensor, ...]:
+    """What a backend's forward returned, as the operators' tensors: None as an empty one."""
+    return (
+        own.tensor(y, like.dtype),
+        like.new_empty(0) if state is None else own.tensor(state, like.dtype),
+        like.new_empty(0) if kept is None else own.tensor(kept, wide_dtype(like)),
+    )
+
+
 def threads(num_threads: int | None) -> int:
     """Threads on the CPU: as many as PyTorch uses, if none are asked for."""
     return torch.get_num_threads() if num_threads is None else num_threads

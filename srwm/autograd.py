@@ -18,6 +18,7 @@ from srwm import _checks, _dispatch
 from srwm._broadcast import leading_shape
 from srwm._tensors import (
     batch_first,
+    forward_results,
     library,
     no_second_derivative,
     on_device_of,
@@ -58,7 +59,7 @@ def _forward(
     return_state: bool,
     backend: str | None,
     num_threads: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     lead = _check("srwm.forward", x, W, reset)
     module = _dispatch.resolve("srwm.forward", x.device.type, backend)
     with on_device_of(x) as own:
@@ -69,11 +70,7 @@ def _forward(
             return_state=return_state,
             num_threads=threads(num_threads),
         )
-        return (
-            own.tensor(y, x.dtype),
-            x.new_empty(0) if W_next is None else own.tensor(W_next, x.dtype),
-            x.new_empty(0) if kept is None else own.tensor(kept, wide_dtype(x)),
-        )
+        return forward_results(own, x, y, W_next, kept)
 
 
 def _forward_fake(

@@ -16,6 +16,7 @@ from srwm import _checks, _dispatch
 from srwm._broadcast import delta_leading_shape
 from srwm._tensors import (
     batch_first,
+    forward_results,
     library,
     no_second_derivative,
     on_device_of,
@@ -60,7 +61,7 @@ def _forward(
     return_state: bool,
     backend: str | None,
     num_threads: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     operands = (q, k, v, beta, S, reset)
     lead = _check("srwm.delta_forward", *operands)
     module = _dispatch.resolve("srwm.delta_forward", q.device.type, backend)
@@ -72,11 +73,7 @@ def _forward(
             return_state=return_state,
             num_threads=threads(num_threads),
         )
-        return (
-            own.tensor(y, q.dtype),
-            q.new_empty(0) if S_next is None else own.tensor(S_next, q.dtype),
-            q.new_empty(0) if kept is None else own.tensor(kept, wide_dtype(q)),
-        )
+        return forward_results(own, q, y, S_next, kept)
 
 
 def _forward_fake(

@@ -12,6 +12,7 @@ from tests.parity import CUDA, REFERENCE
 
 pytestmark = [
     pytest.mark.gpu,
+    # All of it is about a device; the states say why there is none.
     pytest.mark.skipif(_dispatch.states()["cuda"] != "usable", reason=_dispatch.states()["cuda"]),
 ]
 

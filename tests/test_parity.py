@@ -74,7 +74,8 @@ def test_float64_equals_the_reference(backend, size, with_reset):
 )
 def test_halves_are_stored_so_and_computed_in_float32(backend, size, dtype):
     if backend is CUDA and dtype is ml_dtypes.bfloat16:
-        pytest.skip("CuPy has no bfloat16; torch tensors have, see test_autograd.py")
+        # It has no array of that dtype to be called with.
+        pytest.skip("CuPy has no bfloat16; torch tensors on a device have, see test_gpu.py")
     case = random_case(size, with_reset=True).astype(dtype)
     got = run(backend, case)
     assert all(a.dtype == dtype for a in got.values())
@@ -186,7 +187,8 @@ def test_delta_rule_float64_equals_the_reference(backend, size, with_reset):
 @pytest.mark.parametrize("size", [((2, 3), (3,), 34, 16, 16), ((), (2,), 9, 33, 64)])
 def test_delta_rule_in_halves(backend, size, dtype):
     if backend is CUDA and dtype is ml_dtypes.bfloat16:
-        pytest.skip("CuPy has no bfloat16; torch tensors have, see test_autograd.py")
+        # It has no array of that dtype to be called with.
+        pytest.skip("CuPy has no bfloat16; torch tensors on a device have, see test_gpu.py")
     case = random_delta_case(size, with_reset=True).astype(dtype)
     got = run_delta(backend, case)
     assert all(a.dtype == dtype for a in got.values())

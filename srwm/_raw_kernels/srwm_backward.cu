@@ -93,6 +93,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         bool first_of_gW = true;
 
         while (next_sequence(s.lead, s.views, at, turn, start)) {
+            // In a large head no register keeps from one sequence to the next what comes of the thread's number.
             const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
 
             // What a step reads from memory is fetched a step before, a column's own share by its
@@ -167,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             TEAM_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                // In a large head no register keeps from step to step what comes of the thread's number.
+                // Nor from step to step.
                 const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
                 if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {

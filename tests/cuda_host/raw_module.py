@@ -66,7 +66,8 @@ def _shared_declaration(match: re.Match[str]) -> str:
         raise CudaHostError(f"cannot read the declaration {match[0]!r}; write __shared__ type name[size]")
     declared = []
     for declarator in (head["declarator"], *others):
-        name, dimensions = re.fullmatch(r"(\w+) ?(.*)", declarator).groups()  # type: ignore[union-attr]
+        name, bracket, sizes = declarator.partition("[")
+        name, dimensions = name.strip(), bracket + sizes
         if match["extern"]:
             size = "(size_t)cuda_host::dynamic_bytes"
             declared.append(
