@@ -1,7 +1,7 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
-srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set and real type;
-srwm/_cy/backend.py picks one when it is first used. No -march=native: the modules run wherever their
+srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set, real type and layout (one
+sequence at a time, or many side by side: lanes.h); srwm/_cy/backend.py picks when they are first used. No -march=native: the modules run wherever their
 instruction set does. launch.pyx configures the CUDA kernels, which are compiled when they are first used.
 """
 
@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -23,6 +24,7 @@ X86_FLAGS = {
 }
 MSVC_X86_FLAGS = {"avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
 REAL_TYPES = {"f32": [], "f64": [("SRWM_DOUBLE", "1")]}
+LAYOUTS = {"one": [], "many": [("SRWM_MANY", "1")]}
 
 DIRECTIVES = {
     "language_level": 3,
@@ -34,31 +36,37 @@ DIRECTIVES = {
 
 
 def extensions():
-    """One extension per instruction set of this architecture and real type, and the one that chooses."""
+    """One per instruction set of this architecture, real type and layout, and what all of them use."""
     yield Extension(
         "srwm._cy.processor",
         [str(CY / "processor.pyx")],
         depends=[str(CY / "processor.h")],
         include_dirs=[str(CY)],
     )
-    yield Extension("srwm._cy.launch", [str(CY / "launch.pyx")])
+    for name in ("launch", "recycled"):
+        yield Extension(f"srwm._cy.{name}", [str(CY / f"{name}.pyx")])
+    sources = [str(path) for pattern in ("*.pxi", "*.h") for path in sorted(CY.glob(pattern))]
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     for instruction_set in ("baseline", *(X86_FLAGS if is_x86 else ())):
-        for real_type, macros in REAL_TYPES.items():
-            name = f"{instruction_set}_{real_type}"
+        for (real_type, real_macros), (layout, layout_macros) in product(
+            REAL_TYPES.items(), LAYOUTS.items()
+        ):
+            name = f"{instruction_set}_{real_type}_{layout}"
             yield Extension(
                 f"srwm._cy.{name}",
                 [str(CY / f"{name}.pyx")],
-                depends=[
-                    str(CY / f) for f in ("common.pxi", "kernels.pxi", "delta.pxi", "sweeps.h", "vectors.h")
-                ],
+                depends=sources,
                 include_dirs=[str(CY)],
-                define_macros=macros,
+                define_macros=real_macros + layout_macros,
             )
 
 
 class BuildKernels(build_ext):
     """Adds the flags that this compiler has: its own optimisation and instruction-set flags, OpenMP."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         is_msvc = self.compiler.compiler_type == "msvc"

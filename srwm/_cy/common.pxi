@@ -1,86 +1,77 @@
 """What the kernels of both operators share: vectors, views of arrays, segments of a sequence.
 
-Compiled with them once per instruction set and real type. A segment is C steps; the state at the end
-of each of the first `segments` is kept for the backward pass: that is all but a last one that is
-short, which is replayed. Entries past the end of a row are padding up to whole vectors, and zero.
+Compiled with them once per instruction set, real type and layout (lanes.h): one sequence at a time, or
+as many as a vector has lanes side by side, SEQUENCES. A segment is C steps; the state at the end of each
+of the first `segments` is kept for the backward pass: that is all but a last one that is short, which is
+replayed. Letters with an underscore (D_, M_) count entries as they are laid out inside: of all sequences
+at hand, padded with zeros to whole vectors; small letters (d, m) count those vectors.
 """
 
 from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 
 cdef extern from "sweeps.h" nogil:
     ctypedef float real  # or double: the header knows
-    const Py_ssize_t LANES
+    const Py_ssize_t LANES, SEQUENCES, STRIDE
     const Py_ssize_t VECTOR_BYTES
-    void update_and_multiply(real *A, Py_ssize_t rows, Py_ssize_t width, const real *a, const real *b,
-                             const real *r, const real *x, real *p, real *z)
+    const real INFINITY
+    Py_ssize_t vectors_for(Py_ssize_t n)
     void multiply(const real *A, Py_ssize_t rows, Py_ssize_t width, const real *x, real *z)
-    void update(real *A, Py_ssize_t rows, Py_ssize_t width, const real *a, const real *b)
-    void update_twice_and_sum(real *G, Py_ssize_t rows, Py_ssize_t width, const real *r,
-                              const real *g_Delta, const real *x, const real *g_o, const real *k,
-                              const real *u, real *g_u, real *g_k)
-    void copy(real *out, const real *a, Py_ssize_t n)
-    real dot(const real *a, const real *b, Py_ssize_t width)
-    void add_scaled(real *z, real s, const real *b, Py_ssize_t width)
-    void scale(real *out, real s, const real *a, Py_ssize_t width)
+    void multiply_twice(real *A, Py_ssize_t rows, Py_ssize_t width, const real *r, const real *x, real *p,
+                        real *z)
+    void update(real *A, Py_ssize_t rows, Py_ssize_t width, int terms, const real *a, const real *b)
+    void update_and_multiply(real *A, Py_ssize_t rows, Py_ssize_t width, int terms, const real *a,
+                             const real *b, const real *r, const real *x, real *p, real *z)
+    void update_and_multiply_both(real *G, Py_ssize_t rows, Py_ssize_t width, int terms, const real *a,
+                                  const real *b, const real *k, const real *u, real *g_u, real *g_k)
+    void transpose(real *out, Py_ssize_t out_width, const real *A, Py_ssize_t rows, Py_ssize_t width)
+
+
+cdef extern from "gates.h" nogil:
+    void add_missing(real *z, const real *x, const real *k, Py_ssize_t over, const real *u,
+                     Py_ssize_t width)
     void subtract(real *out, const real *a, const real *b, Py_ssize_t width)
+    void negate(real *out, const real *a, Py_ssize_t width)
+    void scale(real *out, const real *s, Py_ssize_t i, const real *a, Py_ssize_t width)
+    void finish(real *Delta, real *u, real *z, const real *beta, Py_ssize_t i, int terms, const real *b,
+                Py_ssize_t b_apart, const real *missing_Delta, const real *missing_z, const real *coming,
+                Py_ssize_t width)
+    void scale_backward(real *g_Delta, real *g_beta, Py_ssize_t i, const real *g_u, int terms, const real *b,
+                        Py_ssize_t b_apart, const real *missing, const real *beta, const real *Delta,
+                        Py_ssize_t width)
+    void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
     void softmax(real *out, const real *a, const real *padding, Py_ssize_t width)
     void softmax_backward(real *g, const real *q, Py_ssize_t width)
     void sigmoid(real *out, const real *a, Py_ssize_t width)
-    const real INFINITY
+    void sigmoid_backward(real *g, const real *beta, Py_ssize_t width)
 
 
-# One sequence of a strided array: where it starts and how far its last two axes step, in bytes.
-cdef struct View:
-    char *data
-    Py_ssize_t outer, inner
+cdef extern from "views.h" nogil:
+    const int REAL, FLOAT16, BFLOAT16
+    # Of one array, the part of each sequence at hand.
+    ctypedef struct View:
+        char **data
+        Py_ssize_t outer, inner
+        int kind
+    bint is_shared(const View *a)
+    bint is_reset(const View *reset, Py_ssize_t t, Py_ssize_t sequence)
+    bint any_reset(const View *reset, Py_ssize_t t)
+    bint all_reset(const View *reset, Py_ssize_t t)
+    void fetch(const void *p, Py_ssize_t nbytes)
+    void fetch_row(const View *a, Py_ssize_t at, Py_ssize_t n)
+    real read_entry(const char *p, int kind)
+    void read_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
+    void read_shared_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
+    void write_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
+    void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
+    real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
 
 
-cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    return (n + LANES - 1) // LANES * LANES
-
-
-# IN: any strided vector of n entries -> OUT: the same, contiguous.
-cdef inline void read_vector(real *out, const char *a, Py_ssize_t stride, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    if stride == sizeof(real):
-        copy(out, <const real *> a, n)
-    else:
-        for i in range(n):
-            out[i] = (<const real *> (a + i * stride))[0]
-
-
-# IN: strided (rows, n) -> OUT: padded (rows, n_).
-cdef void read_rows(real *out, View a, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t n_) noexcept nogil:
-    cdef Py_ssize_t d
-    if n_ != n:
-        memset(out, 0, rows * n_ * sizeof(real))
-    for d in range(rows):
-        read_vector(out + d * n_, a.data + d * a.outer, a.inner, n)
-
-
-# IN: padded (rows, n_) -> OUT: contiguous (rows, n).
-cdef void write_rows(real *out, const real *a, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t n_) noexcept nogil:
-    cdef Py_ssize_t d
-    for d in range(rows):
-        copy(out + d * n, a + d * n_, n)
-
-
-# IN: padded (rows, n_) -> OUT: its transpose, of which `columns` rows are wanted: (columns, rows_).
-cdef void transpose(real *out, const real *a, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t n_,
-                    Py_ssize_t rows_) noexcept nogil:
-    cdef Py_ssize_t d, m
-    memset(out, 0, columns * rows_ * sizeof(real))
-    for d in range(rows):
-        for m in range(columns):
-            out[m * rows_ + d] = a[d * n_ + m]
-
-
-cdef inline bint is_reset(View reset, Py_ssize_t t) noexcept nogil:
-    return reset.data != NULL and (<uint8_t *> (reset.data + t * reset.inner))[0] != 0
+cdef enum:
+    LATE = 2  # steps whose updates one sweep adds to a matrix: a store costs more than the products with it
 
 
 # Whether step t ends a segment whose last state is kept.
@@ -91,15 +82,15 @@ cdef inline bint is_kept_after(
 
 
 # The last step up to t whose state before it is known: the first of a segment, or one with a reset.
-cdef inline Py_ssize_t replayed_from(Py_ssize_t t, View reset, Py_ssize_t C) noexcept nogil:
-    while t % C != 0 and not is_reset(reset, t):
+cdef inline Py_ssize_t replayed_from(Py_ssize_t t, const View *reset, Py_ssize_t C) noexcept nogil:
+    while t % C != 0 and not all_reset(reset, t):
         t -= 1
     return t
 
 
 # Buffers of the arrays of one call, released together.
 cdef class Buffers:
-    cdef Py_buffer held[15]
+    cdef Py_buffer held[17]
     cdef int count
 
     def __cinit__(self):
@@ -120,28 +111,46 @@ cdef class Buffers:
         return NULL if array is None else self.of(array)
 
 
-# Sequence n of an array whose leading axes broadcast to `lead` (n_lead axes).
-cdef inline View sequence(const Py_buffer *a, int core, Py_ssize_t n, const Py_ssize_t *lead,
-                          int n_lead) noexcept nogil:
-    cdef View view
+# The real type, or a half: float16, and bfloat16 as int16, since Python's buffers have no name for it.
+cdef inline int kind_of(const Py_buffer *a) noexcept nogil:
+    if a.format != NULL and a.format[0] == b"e":
+        return FLOAT16
+    if a.format != NULL and a.format[0] == b"h":
+        return BFLOAT16
+    return REAL
+
+
+# Of an array whose leading axes broadcast to `lead` (n_lead axes), the sequences at positions p, p + 1,
+# ... of `order`, or of themselves where that is NULL.
+cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssize_t p, const int64_t *order,
+                                const Py_ssize_t *lead, int n_lead) noexcept nogil:
+    cdef Py_ssize_t i, n
     cdef int axis, own
-    view.data, view.outer, view.inner = NULL, 0, 0
+    cdef char *data
+    view.data[0], view.outer, view.inner = NULL, 0, 0
     if a == NULL:
-        return view
-    view.data = <char *> a.buf
-    for axis in range(n_lead - 1, -1, -1):
-        own = axis - (n_lead - (a.ndim - core))
-        if own >= 0 and a.shape[own] != 1:
-            view.data += n % lead[axis] * a.strides[own]
-        n //= lead[axis]
+        return
+    view.kind = kind_of(a)
     view.inner = a.strides[a.ndim - 1]
     if core == 2:
         view.outer = a.strides[a.ndim - 2]
-    return view
+    for i in range(SEQUENCES):
+        n = p + i if order == NULL else order[p + i]
+        data = <char *> a.buf
+        for axis in range(n_lead - 1, -1, -1):
+            own = axis - (n_lead - (a.ndim - core))
+            if own >= 0 and a.shape[own] != 1:
+                data += n % lead[axis] * a.strides[own]
+            n //= lead[axis]
+        view.data[i] = data
 
 
 cdef inline real *start(const Py_buffer *a) noexcept nogil:
     return NULL if a == NULL else <real *> a.buf
+
+
+cdef inline int64_t *indices(const Py_buffer *a) noexcept nogil:
+    return NULL if a == NULL else <int64_t *> a.buf
 
 
 # What starts at or after `address` and on a cache line.
@@ -157,3 +166,16 @@ cdef inline Py_ssize_t apart(Py_ssize_t entries) noexcept nogil:
 def vector_bytes():
     """Bytes of the vectors this module computes with."""
     return VECTOR_BYTES
+
+
+def sequences():
+    """Sequences that are computed side by side."""
+    return SEQUENCES
+
+
+# Of the gradients of the states (slots, rows, columns), those to which the sequences at p, p + 1, ... add.
+cdef inline void view_slots(View *view, const Py_buffer *a, Py_ssize_t p, const int64_t *slots) noexcept nogil:
+    cdef Py_ssize_t i
+    view.kind, view.outer, view.inner = REAL, a.strides[1], a.strides[2]
+    for i in range(SEQUENCES):
+        view.data[i] = <char *> a.buf + slots[p + i] * a.strides[0]

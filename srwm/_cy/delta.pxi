@@ -1,17 +1,21 @@
-"""The delta rule on the CPU: one text, compiled once per instruction set and real type.
+"""The delta rule on the CPU: one text, compiled once per instruction set, real type and layout.
 
 Letters as in kernels.pxi and srwm/_delta_reference.py, whose numbered steps these are:
 
     D, Do   entries of a query or key, of a value or output
-    D_, Do_ the same padded to whole vectors, the padding zero
+    D_, Do_, d, o   the same as laid out inside, in entries and in vectors (common.pxi)
 
-The fast weights are swept once a step going forward: steps 4 and 5 of one step and step 1 of the next
-share every load and store of S. Backward sweeps S once, transposed, and its gradient once.
+Going forward the fast weights are swept once a step: step 5 of one step and step 1 of the next share every
+load of S. Step 4 is late, as step 5 of kernels.pxi is. Backward sweeps S once, transposed, and its gradient
+once.
 """
 
 cdef struct DeltaSizes:
     Py_ssize_t D, Do, L, C, segments
-    Py_ssize_t D_, Do_
+    Py_ssize_t d, o      # vectors over D, Do
+    Py_ssize_t D_, Do_   # the same in entries
+    Py_ssize_t matrix    # entries of S: D Do_
+    Py_ssize_t rows      # of S transposed: one for each column, padding too
 
 
 cdef inline DeltaSizes delta_sizes_of(
@@ -19,249 +23,360 @@ cdef inline DeltaSizes delta_sizes_of(
 ) noexcept nogil:
     cdef DeltaSizes s
     s.D, s.Do, s.L, s.C, s.segments = D, Do, L, C, segments
-    s.D_, s.Do_ = padded(D), padded(Do)
+    s.d, s.o = vectors_for(D), vectors_for(Do)
+    s.D_, s.Do_ = s.d * LANES, s.o * LANES
+    s.matrix, s.rows = D * s.Do_, s.Do_ // STRIDE
     return s
 
 
-# Of a sequence: Delta of every step, then S at the end of each kept segment.
+# Of the sequences at hand: Delta of every step, then S at the end of each kept segment.
 cdef inline Py_ssize_t delta_entries_kept(DeltaSizes s) noexcept nogil:
-    return s.L * s.Do_ + s.segments * s.D * s.Do_
+    return s.L * s.Do_ + s.segments * s.matrix
 
 
 cdef inline Py_ssize_t delta_forward_scratch(DeltaSizes s) noexcept nogil:
-    return s.D * s.Do_ + 3 * s.D_ + 5 * s.Do_
+    return s.matrix + (2 + LATE) * s.D_ + (4 + LATE) * s.Do_ + STRIDE
 
 
 cdef inline Py_ssize_t delta_backward_scratch(DeltaSizes s) noexcept nogil:
-    return 3 * s.D * s.Do_ + s.Do_ * s.D_ + 8 * s.D_ + 7 * s.Do_
+    return 2 * s.matrix + s.rows * s.D_ + (7 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + 2 * STRIDE
 
 
-# One entry of beta (L) or of its gradient.
-cdef inline real *entry(View a, Py_ssize_t t) noexcept nogil:
-    return <real *> (a.data + t * a.inner)
+# IN: (D, Do) of each sequence -> OUT: (D, Do_).
+cdef void read_fast_weights(real *A, const View *S, DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t d
+    cdef bint shared = is_shared(S)
+    for d in range(s.D):
+        if shared:
+            read_shared_row(A + d * s.Do_, S, d * S.outer, s.Do)
+        else:
+            read_row(A + d * s.Do_, S, d * S.outer, s.Do)
 
 
-cdef void delta_forward_sequence(
-    View q,        # IN  (L, D)
-    View k,        # IN  (L, D)
-    View v,        # IN  (L, Do)
-    View beta,     # IN  (L)
-    View S,        # IN  (D, Do)
-    View reset,    # IN  (L) bool, or NULL
-    real *y,       # OUT (L, Do)
-    real *S_next,  # OUT (D, Do), or NULL
-    real *kept,    # OUT delta_entries_kept(s), or NULL
+# As read_fast_weights, of the sequences alone that begin anew before step t.
+cdef void read_reset_fast_weights(real *A, const View *S, const View *reset, Py_ssize_t t,
+                                  DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    if all_reset(reset, t):
+        read_fast_weights(A, S, s)
+        return
+    for i in range(SEQUENCES):
+        if is_reset(reset, t, i):
+            for d in range(s.D):
+                for j in range(s.Do):
+                    entry_of(A + d * s.Do_, j, i)[0] = read_entry(S.data[i] + d * S.outer + j * S.inner, S.kind)
+
+
+# The gradients G (D, Do_) of the sequences that begin before step t are complete: added to gS, and zero.
+cdef void hand_over_fast_weights(const View *gS, real *G, const View *reset, Py_ssize_t t,
+                                 DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    cdef real *entry
+    if t == 0 or all_reset(reset, t):
+        for d in range(s.D):
+            add_row(gS, d * gS.outer, G + d * s.Do_, s.Do)
+        memset(G, 0, s.matrix * sizeof(real))
+        return
+    for i in range(SEQUENCES):
+        if is_reset(reset, t, i):
+            for d in range(s.D):
+                for j in range(s.Do):
+                    entry = entry_of(G + d * s.Do_, j, i)
+                    (<real *> (gS.data[i] + d * gS.outer + j * gS.inner))[0] += entry[0]
+                    entry[0] = 0
+
+
+# OUT: u (Do_) = beta_t Delta_t, beta_t (STRIDE).
+cdef inline void scaled_error(real *u, real *beta_t, const View *beta, Py_ssize_t t, const real *Delta,
+                              DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(SEQUENCES):
+        beta_t[i] = read_entry(beta.data[i] + t * beta.inner, beta.kind)
+    scale(u, beta_t, 0, Delta, s.o)
+
+
+cdef void delta_forward_sequences(
+    const View *q,       # IN  (L, D)
+    const View *k,       # IN  (L, D)
+    const View *v,       # IN  (L, Do)
+    const View *beta,    # IN  (L)
+    const View *S,       # IN  (D, Do)
+    const View *reset,   # IN  (L) bool, or none
+    const View *y,       # OUT (L, Do)
+    const View *S_next,  # OUT (D, Do), or none
+    real *kept,          # OUT delta_entries_kept(s), or NULL
     real *scratch,
     DeltaSizes s,
 ) noexcept nogil:
-    cdef real *A = scratch             # (D, Do_)
-    cdef real *q_t = A + s.D * s.Do_   # (D_)
-    cdef real *k_t = q_t + s.D_        # (D_)
-    cdef real *k_after = k_t + s.D_    # (D_) of step t + 1
-    cdef real *v_t = k_after + s.D_    # (Do_)
-    cdef real *v_bar = v_t + s.Do_     # (Do_)
-    cdef real *u = v_bar + s.Do_       # (Do_)
-    cdef real *y_t = u + s.Do_         # (Do_)
-    cdef real *Delta = y_t + s.Do_     # (Do_)
-    cdef Py_ssize_t t, width = s.Do_ // LANES
-    memset(q_t, 0, (3 * s.D_ + 5 * s.Do_) * sizeof(real))
-    read_rows(A, S, s.D, s.Do, s.Do_)
+    cdef real *A = scratch                    # (D, Do_) S, short of the late updates
+    cdef real *q_t = A + s.matrix             # (D_)
+    cdef real *k_after = q_t + s.D_           # (D_) of step t + 1
+    cdef real *late_k = k_after + s.D_        # (LATE, D_) of the late updates, as late_u
+    cdef real *late_u = late_k + LATE * s.D_  # (LATE, Do_)
+    cdef real *v_t = late_u + LATE * s.Do_    # (Do_)
+    cdef real *v_bar = v_t + s.Do_            # (Do_)
+    cdef real *y_t = v_bar + s.Do_            # (Do_)
+    cdef real *Delta = y_t + s.Do_            # (Do_)
+    cdef real *beta_t = Delta + s.Do_         # (STRIDE)
+    cdef int late = 0
+    cdef bint is_kept
+    cdef Py_ssize_t t, i
+    memset(q_t, 0, ((2 + LATE) * s.D_ + (4 + LATE) * s.Do_) * sizeof(real))
+    read_fast_weights(A, S, s)
     if s.L > 0:
-        read_vector(k_t, k.data, k.inner, s.D)
+        read_row(k_after, k, 0, s.D)
+        # 1
+        multiply(A, s.D, s.o, k_after, v_bar)
     for t in range(s.L):
-        if t == 0 or is_reset(reset, t):
-            if t > 0:
-                read_rows(A, S, s.D, s.Do, s.Do_)
-            # 1
-            multiply(A, s.D, width, k_t, v_bar)
-        read_vector(q_t, q.data + t * q.outer, q.inner, s.D)
-        read_vector(v_t, v.data + t * v.outer, v.inner, s.Do)
+        if t > 0 and any_reset(reset, t):
+            read_reset_fast_weights(A, S, reset, t, s)
+            multiply(A, s.D, s.o, k_after, v_bar)
+        memcpy(late_k + late * s.D_, k_after, s.D_ * sizeof(real))
+        read_row(q_t, q, t * q.outer, s.D)
+        read_row(v_t, v, t * v.outer, s.Do)
         if t + 1 < s.L:
-            read_vector(k_after, k.data + (t + 1) * k.outer, k.inner, s.D)
+            read_row(k_after, k, (t + 1) * k.outer, s.D)
         # 2
-        subtract(Delta, v_t, v_bar, width)
+        subtract(Delta, v_t, v_bar, s.o)
         # 3
-        scale(u, entry(beta, t)[0], Delta, width)
-        # 4, 5, and 1 of step t + 1
-        update_and_multiply(A, s.D, width, k_t, u, q_t, k_after, y_t, v_bar)
-        copy(y + t * s.Do, y_t, s.Do)
+        scaled_error(late_u + late * s.Do_, beta_t, beta, t, Delta, s)
+        late += 1
+        # 4, late, 5, and 1 of step t + 1
+        if late == LATE:
+            update_and_multiply(A, s.D, s.o, LATE, late_k, late_u, q_t, k_after, y_t, v_bar)
+            late = 0
+        else:
+            multiply_twice(A, s.D, s.o, q_t, k_after, y_t, v_bar)
+            for i in range(late):
+                add_missing(y_t, q_t, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
+                add_missing(v_bar, k_after, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
+        write_row(y, t * y.outer, y_t, s.Do)
+        # 4, at once where S itself is wanted
+        is_kept = kept != NULL and is_kept_after(t, s.L, s.C, s.segments)
+        if is_kept or (S_next.data[0] != NULL if t + 1 == s.L else any_reset(reset, t + 1)):
+            update(A, s.D, s.o, late, late_k, late_u)
+            late = 0
         if kept != NULL:
             memcpy(kept + t * s.Do_, Delta, s.Do_ * sizeof(real))
-            if is_kept_after(t, s.L, s.C, s.segments):
-                memcpy(kept + s.L * s.Do_ + t // s.C * s.D * s.Do_, A, s.D * s.Do_ * sizeof(real))
-        k_t, k_after = k_after, k_t
-    if S_next != NULL:
-        write_rows(S_next, A, s.D, s.Do, s.Do_)
+        if is_kept:
+            memcpy(kept + s.L * s.Do_ + t // s.C * s.matrix, A, s.matrix * sizeof(real))
+    if S_next.data[0] != NULL:
+        for t in range(s.D):
+            write_row(S_next, t * S_next.outer, A + t * s.Do_, s.Do)
 
 
 # OUT: A (D, Do_), S after step t, by doing the updates again since it was last known.
 cdef void delta_replay(
-    real *A, real *k_t, real *u, View k, View beta, View S, View reset, const real *kept, Py_ssize_t t,
-    DeltaSizes s,
+    real *A, real *k_t, real *u, real *beta_t, const View *k, const View *beta, const View *S,
+    const View *reset, const real *kept, Py_ssize_t t, DeltaSizes s,
 ) noexcept nogil:
-    cdef Py_ssize_t first = replayed_from(t, reset, s.C), width = s.Do_ // LANES
-    if first == 0 or is_reset(reset, first):
-        read_rows(A, S, s.D, s.Do, s.Do_)
-    else:
-        memcpy(A, kept + s.L * s.Do_ + (first // s.C - 1) * s.D * s.Do_, s.D * s.Do_ * sizeof(real))
-    while first <= t:
-        read_vector(k_t, k.data + first * k.outer, k.inner, s.D)
-        scale(u, entry(beta, first)[0], kept + first * s.Do_, width)
-        update(A, s.D, width, k_t, u)
-        first += 1
+    cdef Py_ssize_t step, first = replayed_from(t, reset, s.C)
+    if first == 0:
+        read_fast_weights(A, S, s)
+    elif first % s.C == 0:
+        memcpy(A, kept + s.L * s.Do_ + (first // s.C - 1) * s.matrix, s.matrix * sizeof(real))
+    for step in range(first, t + 1):
+        if step > 0 and any_reset(reset, step):
+            read_reset_fast_weights(A, S, reset, step, s)
+        read_row(k_t, k, step * k.outer, s.D)
+        scaled_error(u, beta_t, beta, step, kept + step * s.Do_, s)
+        update(A, s.D, s.o, 1, k_t, u)
 
 
-cdef void delta_backward_sequence(
-    View q,            # IN  (L, D)
-    View k,            # IN  (L, D)
-    View beta,         # IN  (L)
-    View S,            # IN  (D, Do)
-    View reset,        # IN  (L) bool, or NULL
-    const real *kept,  # IN  what forward kept
-    View grad_y,       # IN  (L, Do)
-    View grad_S_next,  # IN  (D, Do), or NULL
-    real *gq,          # OUT (L, D)
-    real *gk,          # OUT (L, D)
-    real *gv,          # OUT (L, Do)
-    real *gbeta,       # OUT (L)
-    real *gS,          # IN OUT (D, Do_), added to
+cdef void delta_backward_sequences(
+    const View *q,            # IN  (L, D)
+    const View *k,            # IN  (L, D)
+    const View *beta,         # IN  (L)
+    const View *S,            # IN  (D, Do)
+    const View *reset,        # IN  (L) bool, or none
+    const real *kept,         # IN  what forward kept
+    const View *grad_y,       # IN  (L, Do)
+    const View *grad_S_next,  # IN  (D, Do), or none
+    const View *gq,           # OUT (L, D)
+    const View *gk,           # OUT (L, D)
+    const View *gv,           # OUT (L, Do)
+    const View *gbeta,        # OUT (L, 1)
+    const View *gS,           # IN OUT (D, Do), added to
     real *scratch,
     DeltaSizes s,
 ) noexcept nogil:
-    cdef real *G = scratch                      # (D, Do_) gradient of S, short of step t + 1's last term
-    cdef real *A = G + s.D * s.Do_              # (D, Do_)
-    cdef real *AT = A + s.D * s.Do_             # (Do_, D_) S, transposed: its products are sums of rows
-    cdef real *q_t = AT + s.Do_ * s.D_          # (D_)
-    cdef real *k_t = q_t + s.D_                 # (D_)
-    cdef real *minus_k_after = k_t + s.D_       # (D_) of step t + 1, as g_Delta_after
-    cdef real *g_q = minus_k_after + s.D_       # (D_)
-    cdef real *g_q_before = g_q + s.D_          # (D_) of step t - 1
-    cdef real *g_k = g_q_before + s.D_          # (D_)
-    cdef real *along = g_k + s.D_               # (D_)
-    cdef real *replayed_k = along + s.D_        # (D_)
-    cdef real *u = replayed_k + s.D_            # (Do_)
-    cdef real *minus_u = u + s.Do_              # (Do_)
-    cdef real *g_u = minus_u + s.Do_            # (Do_)
-    cdef real *g_Delta = g_u + s.Do_            # (Do_)
-    cdef real *g_Delta_after = g_Delta + s.Do_  # (Do_)
-    cdef real *g_y = g_Delta_after + s.Do_      # (Do_)
-    cdef real *g_y_before = g_y + s.Do_         # (Do_) of step t - 1
+    cdef real *G = scratch                          # (D, Do_) gradient of S, short of the late terms
+    cdef real *A = G + s.matrix                     # (D, Do_)
+    cdef real *AT = A + s.matrix                    # (rows, D_) S, transposed: its products are sums of
+    cdef real *k_t = AT + s.rows * s.D_             # (D_)                      rows too; short of `undone`
+    cdef real *g_q = k_t + s.D_                     # (D_)
+    cdef real *g_q_before = g_q + s.D_              # (D_) of step t - 1
+    cdef real *g_k = g_q_before + s.D_              # (D_)
+    cdef real *along = g_k + s.D_                   # (D_)
+    cdef real *replayed_k = along + s.D_            # (D_)
+    cdef real *minus_k_after = replayed_k + s.D_    # (D_) of step t + 1, as g_Delta
+    cdef real *late_a = minus_k_after + s.D_        # (2 LATE, D_)  minus k of the step after, and q
+    cdef real *undone_k = late_a + 2 * LATE * s.D_  # (LATE, D_)
+    cdef real *late_b = undone_k + LATE * s.D_      # (2 LATE, Do_) with g_Delta of the step after, and g_y
+    cdef real *undone_u = late_b + 2 * LATE * s.Do_  # (LATE, Do_)  minus u
+    cdef real *u = undone_u + LATE * s.Do_          # (Do_)
+    cdef real *g_u = u + s.Do_                      # (Do_)
+    cdef real *g_Delta = g_u + s.Do_                # (Do_)
+    cdef real *g_y = g_Delta + s.Do_                # (Do_) of step t, later of step t - 1
+    cdef real *beta_t = g_y + s.Do_                 # (STRIDE)
+    cdef real *g_beta = beta_t + STRIDE             # (STRIDE)
     cdef const real *Delta
-    cdef bint is_known
-    cdef Py_ssize_t t, i, width = s.Do_ // LANES, d_width = s.D_ // LANES
-    memset(q_t, 0, (8 * s.D_ + 7 * s.Do_) * sizeof(real))
-    if grad_S_next.data != NULL:
-        read_rows(G, grad_S_next, s.D, s.Do, s.Do_)
+    cdef bint is_known = False
+    cdef int late = 0, undone = 0
+    cdef Py_ssize_t t, i, j
+    memset(k_t, 0, ((7 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + 2 * STRIDE) * sizeof(real))
+    if grad_S_next.data[0] != NULL:
+        read_fast_weights(G, grad_S_next, s)
     else:
-        memset(G, 0, s.D * s.Do_ * sizeof(real))
-    if s.L > 0:
-        read_vector(g_y, grad_y.data + (s.L - 1) * grad_y.outer, grad_y.inner, s.Do)
+        memset(G, 0, s.matrix * sizeof(real))
+    if s.L == 0:
+        hand_over_fast_weights(gS, G, reset, 0, s)
+    else:
+        read_row(g_y, grad_y, (s.L - 1) * grad_y.outer, s.Do)
     for t in range(s.L - 1, -1, -1):
         Delta = kept + t * s.Do_
         # S after step t, where undoing the steps behind it does not lead there
-        is_known = False
         if is_kept_after(t, s.L, s.C, s.segments):
-            transpose(AT, kept + s.L * s.Do_ + t // s.C * s.D * s.Do_, s.D, s.Do_, s.Do_, s.D_)
-        elif t + 1 == s.L or is_reset(reset, t + 1):
-            delta_replay(A, replayed_k, u, k, beta, S, reset, kept, t, s)
-            transpose(AT, A, s.D, s.Do_, s.Do_, s.D_)
-        else:
-            is_known = True
+            transpose(AT, s.d, kept + s.L * s.Do_ + t // s.C * s.matrix, s.D, s.o)
+            undone, is_known = 0, False
+        elif t + 1 == s.L or all_reset(reset, t + 1):
+            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
+            transpose(AT, s.d, A, s.D, s.o)
+            undone, is_known = 0, False
+        elif any_reset(reset, t + 1):
+            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
+            update(AT, s.rows, s.d, undone, undone_u, undone_k)
+            undone, is_known = 0, False
+            for i in range(SEQUENCES):
+                if is_reset(reset, t + 1, i):
+                    for j in range(s.Do):
+                        copy_fast_column(AT + j * s.D_, A, j, i, s)
         # 5'  g_q = g_y S'^T, which the sweep of step t + 1 has left where it led here
         if is_known:
             g_q, g_q_before = g_q_before, g_q
         else:
-            multiply(AT, s.Do_, d_width, g_y, g_q)
-        copy(gq + t * s.D, g_q, s.D)
-        read_vector(q_t, q.data + t * q.outer, q.inner, s.D)
-        read_vector(k_t, k.data + t * k.outer, k.inner, s.D)
-        scale(u, entry(beta, t)[0], Delta, width)
-        # 1' of step t + 1, 5'  G += q^T g_y   4'  g_u = k G   g_k = u G^T
-        update_twice_and_sum(G, s.D, width, minus_k_after, g_Delta_after, q_t, g_y, k_t, u, g_u, g_k)
+            multiply(AT, s.rows, s.d, g_y, g_q)
+        write_row(gq, t * gq.outer, g_q, s.D)
+        read_row(k_t, k, t * k.outer, s.D)
+        scaled_error(u, beta_t, beta, t, Delta, s)
+        # 1' of step t + 1, 5'  G += q^T g_y, late   4'  g_u = k G   g_k = u G^T
+        memcpy(late_a + 2 * late * s.D_, minus_k_after, s.D_ * sizeof(real))
+        memcpy(late_b + 2 * late * s.Do_, g_Delta, s.Do_ * sizeof(real))
+        read_row(late_a + (2 * late + 1) * s.D_, q, t * q.outer, s.D)
+        memcpy(late_b + (2 * late + 1) * s.Do_, g_y, s.Do_ * sizeof(real))
+        late += 1
+        if late == LATE:
+            update_and_multiply_both(G, s.D, s.o, 2 * LATE, late_a, late_b, k_t, u, g_u, g_k)
+            late = 0
+        else:
+            update_and_multiply_both(G, s.D, s.o, 0, NULL, NULL, k_t, u, g_u, g_k)
+            for i in range(2 * late):
+                add_missing(g_u, k_t, late_a + i * s.D_, s.d, late_b + i * s.Do_, s.o)
+                add_missing(g_k, u, late_b + i * s.Do_, s.o, late_a + i * s.D_, s.d)
         # 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
-        gbeta[t] = dot(g_u, Delta, width)
-        scale(g_Delta, entry(beta, t)[0], g_u, width)
-        copy(gv + t * s.Do, g_Delta, s.Do)
+        dot(g_beta, 0, g_u, Delta, s.o)
+        for i in range(SEQUENCES):
+            (<real *> (gbeta.data[i] + t * gbeta.outer))[0] = g_beta[i]
+        scale(g_Delta, beta_t, 0, g_u, s.o)
+        write_row(gv, t * gv.outer, g_Delta, s.Do)
         # 4 undone, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
         if t > 0:
-            read_vector(g_y_before, grad_y.data + (t - 1) * grad_y.outer, grad_y.inner, s.Do)
-        scale(minus_u, -1, u, width)
-        update_and_multiply(AT, s.Do_, d_width, minus_u, k_t, g_Delta, g_y_before, along, g_q_before)
-        subtract(g_k, g_k, along, d_width)
-        copy(gk + t * s.D, g_k, s.D)
-        scale(minus_k_after, -1, k_t, d_width)
-        g_y, g_y_before = g_y_before, g_y
-        g_Delta, g_Delta_after = g_Delta_after, g_Delta
-        if t > 0 and is_reset(reset, t):
-            update(G, s.D, width, minus_k_after, g_Delta_after)
-            for i in range(s.D * s.Do_):
-                gS[i] += G[i]
-            memset(G, 0, s.D * s.Do_ * sizeof(real))
+            read_row(g_y, grad_y, (t - 1) * grad_y.outer, s.Do)
+        negate(undone_u + undone * s.Do_, u, s.o)
+        memcpy(undone_k + undone * s.D_, k_t, s.D_ * sizeof(real))
+        undone += 1
+        if undone == LATE:
+            update_and_multiply(AT, s.rows, s.d, LATE, undone_u, undone_k, g_Delta, g_y, along, g_q_before)
+            undone = 0
+        else:
+            multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
+            for i in range(undone):
+                add_missing(along, g_Delta, undone_u + i * s.Do_, s.o, undone_k + i * s.D_, s.d)
+                add_missing(g_q_before, g_y, undone_u + i * s.Do_, s.o, undone_k + i * s.D_, s.d)
+        is_known = True
+        subtract(g_k, g_k, along, s.d)
+        write_row(gk, t * gk.outer, g_k, s.D)
+        negate(minus_k_after, k_t, s.d)
+        if t == 0 or any_reset(reset, t):
+            # 1'  with nothing left to wait for
+            update(G, s.D, s.o, 2 * late, late_a, late_b)
+            update(G, s.D, s.o, 1, minus_k_after, g_Delta)
+            late = 0
             memset(minus_k_after, 0, s.D_ * sizeof(real))
-    update(G, s.D, width, minus_k_after, g_Delta_after)
-    for i in range(s.D * s.Do_):
-        gS[i] += G[i]
+            hand_over_fast_weights(gS, G, reset, t, s)
+
+
+# Column j of A (D, Do_), of one sequence -> row j of its transpose.
+cdef inline void copy_fast_column(real *out, real *A, Py_ssize_t j, Py_ssize_t sequence,
+                                  DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t d
+    for d in range(s.D):
+        entry_of(out, d, sequence)[0] = entry_of(A + d * s.Do_, j, sequence)[0]
 
 
 def delta_layout(Py_ssize_t D, Py_ssize_t Do):
-    """(entries kept per step, per segment, of forward's scratch per thread, of backward's)."""
+    """(entries kept per step and sequence, per segment, of forward's scratch per thread, of backward's)."""
     cdef DeltaSizes s = delta_sizes_of(D, Do, 0, 1, 0)
     spare = 64 // sizeof(real)
-    forward, backward = apart(delta_forward_scratch(s)) + spare, apart(delta_backward_scratch(s)) + spare
-    return (s.Do_, s.D * s.Do_, forward, backward)
+    return (s.Do_ // SEQUENCES, s.matrix // SEQUENCES, apart(delta_forward_scratch(s)) + spare,
+            apart(delta_backward_scratch(s)) + spare)
 
 
-def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, Py_ssize_t C, Py_ssize_t segments,
-                  int num_threads):
-    """Fill y, and S_next and kept where not None.
+def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, order, Py_ssize_t first,
+                  Py_ssize_t count, Py_ssize_t C, Py_ssize_t segments, int num_threads):
+    """Fill y, and S_next and kept where not None, of the sequences at `count` positions from `first` on.
 
     q, k (..., L, D), v (..., L, Do), beta (..., L), S (..., D, Do), reset (..., L) or None: any strides,
     leading axes that broadcast to those of y. y (..., L, Do), S_next (..., D, Do), kept (..., K), scratch:
-    contiguous; K and the size of scratch as `delta_layout` says. Checked by the caller.
+    contiguous; K and the size of scratch as `delta_layout` says. All but kept and scratch may be halves.
+    order, first, count as of `forward`. Checked by the caller.
     """
     cdef Buffers buffers = Buffers()
-    cdef Py_buffer *q_ = buffers.of(q)
-    cdef Py_buffer *k_ = buffers.of(k)
-    cdef Py_buffer *v_ = buffers.of(v)
-    cdef Py_buffer *beta_ = buffers.of(beta)
-    cdef Py_buffer *S_ = buffers.of(S)
-    cdef Py_buffer *reset_ = buffers.of_optional(reset)
-    cdef Py_buffer *y_ = buffers.of(y)
-    cdef real *S_next_0 = start(buffers.of_optional(S_next))
-    cdef real *kept_0 = start(buffers.of_optional(kept))
+    cdef Py_buffer *arrays[9]
+    arrays[0] = buffers.of(q)
+    arrays[1] = buffers.of(k)
+    arrays[2] = buffers.of(v)
+    arrays[3] = buffers.of(beta)
+    arrays[4] = buffers.of(S)
+    arrays[5] = buffers.of_optional(reset)
+    arrays[6] = buffers.of(y)
+    arrays[7] = buffers.of_optional(S_next)
+    arrays[8] = buffers.of_optional(kept)
+    cdef int64_t *order_0 = indices(buffers.of_optional(order))
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
-    cdef int n_lead = y_.ndim - 2
-    cdef Py_ssize_t n, N = 1
-    cdef DeltaSizes s = delta_sizes_of(q_.shape[q_.ndim - 1], y_.shape[n_lead + 1], y_.shape[n_lead], C,
-                                       segments)
-    cdef Py_ssize_t K = delta_entries_kept(s), each = apart(delta_forward_scratch(s))
-    for n in range(n_lead):
-        N *= y_.shape[n]
-    for n in prange(N, nogil=True, num_threads=num_threads, schedule="static"):
-        delta_forward_sequence(
-            sequence(q_, 2, n, y_.shape, n_lead),
-            sequence(k_, 2, n, y_.shape, n_lead),
-            sequence(v_, 2, n, y_.shape, n_lead),
-            sequence(beta_, 1, n, y_.shape, n_lead),
-            sequence(S_, 2, n, y_.shape, n_lead),
-            sequence(reset_, 1, n, y_.shape, n_lead),
-            start(y_) + n * s.L * s.Do,
-            NULL if S_next_0 == NULL else S_next_0 + n * s.D * s.Do,
-            NULL if kept_0 == NULL else kept_0 + n * K,
-            scratch_0 + threadid() * each, s)
+    cdef int n_lead = arrays[6].ndim - 2
+    cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
+    cdef DeltaSizes s = delta_sizes_of(D, arrays[6].shape[n_lead + 1], arrays[6].shape[n_lead], C, segments)
+    cdef Py_ssize_t group, groups = count // SEQUENCES, each = apart(delta_forward_scratch(s))
+    for group in prange(groups, nogil=True, num_threads=num_threads, schedule="static"):
+        delta_forward_group(arrays, order_0, first + group * SEQUENCES, scratch_0 + threadid() * each, s)
 
 
-def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, gq, gk, gv, gbeta, gS, scratch,
-                   Py_ssize_t C, Py_ssize_t segments, int num_threads):
-    """Fill the gradients from what forward kept.
+# arrays: q, k, v, beta, S, reset, y, S_next, kept
+cdef void delta_forward_group(
+    Py_buffer **arrays, const int64_t *order, Py_ssize_t p, real *scratch, DeltaSizes s
+) noexcept nogil:
+    cdef View[8] views
+    cdef int i
+    cdef int[8] core = [2, 2, 2, 1, 2, 1, 2, 2]
+    cdef Py_buffer *kept = arrays[8]
+    for i in range(8):
+        view_sequences(&views[i], arrays[i], core[i], p, order, arrays[6].shape, arrays[6].ndim - 2)
+    delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[5], &views[6],
+                            &views[7], NULL if kept == NULL else start(kept) + p * kept.shape[kept.ndim - 1],
+                            scratch, s)
 
-    q, k, beta, S, reset, kept as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or None:
-    any strides. order (chunks, run): the sequences whose gradients of S are summed, in this order, into
-    gS (chunks, D, Do); a run that is short ends in -1. gq, gk (..., L, D), gv (..., L, Do), gbeta (..., L)
-    with all leading axes, gS, order, scratch: contiguous.
+
+def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta, gS,
+                   scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads):
+    """Fill the gradients of q, k, v and beta and add to gS, from what forward kept.
+
+    q, k, beta, S, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
+    None: any strides. slots, starts as of `backward`. gq, gk (..., L, D), gv (..., L, Do), gbeta (..., L, 1)
+    with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of the real type.
     """
     cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[8]
+    cdef Py_buffer *arrays[13]
     arrays[0] = buffers.of(q)
     arrays[1] = buffers.of(k)
     arrays[2] = buffers.of(beta)
@@ -269,53 +384,42 @@ def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, gq, g
     arrays[4] = buffers.of_optional(reset)
     arrays[5] = buffers.of(grad_y)
     arrays[6] = buffers.of_optional(grad_S_next)
-    arrays[7] = buffers.of(gv)
-    cdef real *kept_0 = start(buffers.of(kept))
-    cdef real *gq_0 = start(buffers.of(gq))
-    cdef real *gk_0 = start(buffers.of(gk))
-    cdef real *gbeta_0 = start(buffers.of(gbeta))
-    cdef real *gS_0 = start(buffers.of(gS))
-    cdef Py_buffer *order_ = buffers.of(order)
-    cdef int64_t *order_0 = <int64_t *> order_.buf
+    arrays[7] = buffers.of(gq)
+    arrays[8] = buffers.of(gk)
+    arrays[9] = buffers.of(gv)
+    arrays[10] = buffers.of(gbeta)
+    arrays[11] = buffers.of(gS)
+    arrays[12] = buffers.of(kept)
+    cdef int64_t *order_0 = indices(buffers.of_optional(order))
+    cdef int64_t *slots_0 = indices(buffers.of(slots))
+    cdef Py_buffer *starts_ = buffers.of(starts)
+    cdef int64_t *starts_0 = indices(starts_)
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
-    cdef int n_lead = arrays[7].ndim - 2
+    cdef int n_lead = arrays[9].ndim - 2
     cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
-    cdef DeltaSizes s = delta_sizes_of(D, arrays[7].shape[n_lead + 1], arrays[7].shape[n_lead], C, segments)
-    cdef Py_ssize_t chunk, chunks = order_.shape[0], run = order_.shape[1]
-    cdef Py_ssize_t each = apart(delta_backward_scratch(s))
+    cdef DeltaSizes s = delta_sizes_of(D, arrays[9].shape[n_lead + 1], arrays[9].shape[n_lead], C, segments)
+    cdef Py_ssize_t chunk, chunks = starts_.shape[0] - 1, each = apart(delta_backward_scratch(s))
     for chunk in prange(chunks, nogil=True, num_threads=num_threads, schedule="static"):
-        delta_backward_chunk(arrays, kept_0, order_0 + chunk * run, run, gq_0, gk_0, gbeta_0,
-                             gS_0 + chunk * s.D * s.Do, scratch_0 + threadid() * each, s)
+        delta_backward_chunk(arrays, order_0, slots_0, starts_0[chunk], starts_0[chunk + 1],
+                             scratch_0 + threadid() * each, s)
 
 
-# arrays: q, k, beta, S, reset, grad_y, grad_S_next, gv
+# arrays: q, k, beta, S, reset, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, kept
 cdef void delta_backward_chunk(
-    Py_buffer **arrays, const real *kept, const int64_t *order, Py_ssize_t run, real *gq, real *gk,
-    real *gbeta, real *gS, real *scratch, DeltaSizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
+    real *scratch, DeltaSizes s,
 ) noexcept nogil:
-    cdef Py_ssize_t i, n, K = delta_entries_kept(s)
-    cdef const Py_ssize_t *lead = arrays[7].shape
-    cdef int n_lead = arrays[7].ndim - 2
-    cdef real *total = scratch  # (D, Do_)
-    memset(total, 0, s.D * s.Do_ * sizeof(real))
-    for i in range(run):
-        n = order[i]
-        if n < 0:
-            break
-        delta_backward_sequence(
-            sequence(arrays[0], 2, n, lead, n_lead),
-            sequence(arrays[1], 2, n, lead, n_lead),
-            sequence(arrays[2], 1, n, lead, n_lead),
-            sequence(arrays[3], 2, n, lead, n_lead),
-            sequence(arrays[4], 1, n, lead, n_lead),
-            kept + n * K,
-            sequence(arrays[5], 2, n, lead, n_lead),
-            sequence(arrays[6], 2, n, lead, n_lead),
-            gq + n * s.L * s.D,
-            gk + n * s.L * s.D,
-            start(arrays[7]) + n * s.L * s.Do,
-            gbeta + n * s.L,
-            total,
-            scratch + s.D * s.Do_,
-            s)
-    write_rows(gS, total, s.D, s.Do, s.Do_)
+    cdef View[11] views
+    cdef View gS
+    cdef int i
+    cdef int[11] core = [2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2]
+    cdef Py_buffer *kept = arrays[12]
+    cdef Py_ssize_t p = first
+    while p < last:
+        for i in range(11):
+            view_sequences(&views[i], arrays[i], core[i], p, order, arrays[9].shape, arrays[9].ndim - 2)
+        view_slots(&gS, arrays[11], p, slots)
+        delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4],
+                                 start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6], &views[7],
+                                 &views[8], &views[9], &views[10], &gS, scratch, s)
+        p += SEQUENCES

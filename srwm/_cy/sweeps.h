@@ -1,47 +1,82 @@
 /* Sweeps over a matrix kept in cache: every pass does as much as it can with each load and store.
 
-   A matrix has `rows` rows of `width` vectors, each row padded with zeros to whole vectors;
-   row-vector arguments over its columns are padded alike. Letters as in the operator's
-   definition: k, q, beta, Delta, u, G. */
+   A matrix has `rows` rows of `width` vectors; vectors over its columns are laid out alike, vectors
+   over its rows hold a factor for each (lanes.h). Letters as in the operator's definition: k, q, beta,
+   Delta, u, G. Updates that a matrix is still short of come as `terms` products a_i^T b_i, one after
+   the other in `a` and in `b`: a store costs more than the products that share it, so that a matrix is
+   written every second step only. */
 #ifndef SRWM_SWEEPS_H
 #define SRWM_SWEEPS_H
 
-#include "vectors.h"
+#include "lanes.h"
 
-/* Columns walked at a time, in vectors: two sums, the rank-1 row and three broadcasts must fit. */
-#define BLOCK (REGISTERS / 4)
+/* Columns walked at a time, in vectors: two sums each and, with terms, the terms' rows must fit into
+   registers; without, more sums than a multiply-add's latency hides. */
+#if REGISTERS == 32
+#define PRODUCT_BLOCK 8
+#define UPDATE_BLOCK 4
+#elif defined(SRWM_MANY)
+#define PRODUCT_BLOCK 4
+#define UPDATE_BLOCK 2
+#else
+#define PRODUCT_BLOCK 5 /* here a row's factors are broadcast, from one register each */
+#define UPDATE_BLOCK 2
+#endif
 
-/* A += a^T b;  p = r A;  z = x A  on `block` vectors of columns. Narrow blocks take two rows at a
+/* Rows walked at a time where rows are summed too. */
+#define PRODUCT_ROWS 4
+#define UPDATE_ROWS (REGISTERS / 8)
+
+#define MOST_TERMS 4
+
+/* Calls `f(block)` over `width` vectors of columns from `c` on: whole blocks, then what is left. */
+#define OVER_COLUMNS(width, block, f)                              \
+    do {                                                           \
+        ptrdiff_t c = 0, left = (width);                           \
+        for (; left >= (block); left -= (block), c += (block)) f(block); \
+        switch (left) {                                            \
+            case 7: f(7); break;                                   \
+            case 6: f(6); break;                                   \
+            case 5: f(5); break;                                   \
+            case 4: f(4); break;                                   \
+            case 3: f(3); break;                                   \
+            case 2: f(2); break;                                   \
+            case 1: f(1); break;                                   \
+            default: break;                                        \
+        }                                                          \
+    } while (0)
+
+/* A += the terms;  p = r A;  z = x A  on `block` vectors of columns. Narrow blocks take two rows at a
    time into sums of their own, or each sum would wait for the one before it. */
-INLINE void update_and_multiply_block(real *A, ptrdiff_t rows, ptrdiff_t width, const int block,
-                                      const real *a, const real *b, const real *r, const real *x,
-                                      real *p, real *z) {
-    vector b_row[BLOCK], p_sum[2][BLOCK], z_sum[2][BLOCK];
-    const int together = block <= BLOCK / 2 ? 2 : 1;
+INLINE void multiply_block(real *A, ptrdiff_t rows, ptrdiff_t width, const int block, const int terms,
+                           const real *a, const real *b, const real *r, const real *x, real *p, real *z) {
+    vector b_row[2][8], p_sum[2][8], z_sum[2][8];
+    const int together = terms == 0 && block <= 2 ? 2 : 1;
     UNROLL for (int j = 0; j < block; j++) {
-        b_row[j] = load(b + j * LANES);
+        UNROLL for (int i = 0; i < terms; i++) b_row[i][j] = load(b + (i * width + j) * LANES);
         UNROLL for (int i = 0; i < together; i++) p_sum[i][j] = z_sum[i][j] = splat(0);
     }
     ptrdiff_t d = 0;
     for (; d + together <= rows; d += together) {
-        UNROLL for (int i = 0; i < together; i++) {
-            real *row = A + (d + i) * width * LANES;
-            vector a_d = splat(a[d + i]), r_d = splat(r[d + i]), x_d = splat(x[d + i]);
+        UNROLL for (int n = 0; n < together; n++) {
+            real *row = A + (d + n) * width * LANES;
+            vector a_d[2], r_d = factor(r, d + n), x_d = factor(x, d + n);
+            UNROLL for (int i = 0; i < terms; i++) a_d[i] = factor(a + i * vectors_for(rows) * LANES, d + n);
             UNROLL for (int j = 0; j < block; j++) {
-                vector w = load(row + j * LANES) + a_d * b_row[j];
-                store(row + j * LANES, w);
-                p_sum[i][j] += r_d * w;
-                z_sum[i][j] += x_d * w;
+                vector w = load(row + j * LANES);
+                UNROLL for (int i = 0; i < terms; i++) w += a_d[i] * b_row[i][j];
+                KEEP(w);
+                if (terms > 0) store(row + j * LANES, w);
+                p_sum[n][j] += r_d * w;
+                z_sum[n][j] += x_d * w;
             }
         }
     }
-    for (; d < rows; d++) {
-        real *row = A + d * width * LANES;
+    if (d < rows) { /* the last of an odd number, without terms */
         UNROLL for (int j = 0; j < block; j++) {
-            vector w = load(row + j * LANES) + splat(a[d]) * b_row[j];
-            store(row + j * LANES, w);
-            p_sum[0][j] += splat(r[d]) * w;
-            z_sum[0][j] += splat(x[d]) * w;
+            vector w = load(A + d * width * LANES + j * LANES);
+            p_sum[0][j] += factor(r, d) * w;
+            z_sum[0][j] += factor(x, d) * w;
         }
     }
     UNROLL for (int j = 0; j < block; j++) {
@@ -50,159 +85,151 @@ INLINE void update_and_multiply_block(real *A, ptrdiff_t rows, ptrdiff_t width, 
     }
 }
 
+/* p (width) = r A;  z (width) = x A. */
+static void multiply_twice(real *A, ptrdiff_t rows, ptrdiff_t width, const real *r, const real *x, real *p,
+                           real *z) {
+#define STRIP(block) \
+    multiply_block(A + c * LANES, rows, width, block, 0, NULL, NULL, r, x, p + c * LANES, z + c * LANES)
+    OVER_COLUMNS(width, PRODUCT_BLOCK, STRIP);
+#undef STRIP
+}
+
+/* A (rows, width) += the terms (1 or 2);  p (width) = r A;  z (width) = x A,  with the new A. */
+static void update_and_multiply(real *A, ptrdiff_t rows, ptrdiff_t width, int terms, const real *a,
+                                const real *b, const real *r, const real *x, real *p, real *z) {
+#define STRIP(block, terms)                                                                             \
+    multiply_block(A + c * LANES, rows, width, block, terms, a, b + c * LANES, r, x, p + c * LANES, \
+                   z + c * LANES)
+#define STRIP_1(block) STRIP(block, 1)
+#define STRIP_2(block) STRIP(block, 2)
+    if (terms == 1)
+        OVER_COLUMNS(width, UPDATE_BLOCK, STRIP_1);
+    else
+        OVER_COLUMNS(width, UPDATE_BLOCK, STRIP_2);
+#undef STRIP_2
+#undef STRIP_1
+#undef STRIP
+}
+
 /* z = x A  on `block` vectors of columns. */
-INLINE void multiply_block(const real *A, ptrdiff_t rows, ptrdiff_t width, const int block,
-                           const real *x, real *z) {
-    vector z_sum[BLOCK];
+INLINE void multiply_once_block(const real *A, ptrdiff_t rows, ptrdiff_t width, const int block,
+                                const real *x, real *z) {
+    vector z_sum[8];
     UNROLL for (int j = 0; j < block; j++) z_sum[j] = splat(0);
     for (ptrdiff_t d = 0; d < rows; d++) {
         const real *row = A + d * width * LANES;
-        vector x_d = splat(x[d]);
+        vector x_d = factor(x, d);
         UNROLL for (int j = 0; j < block; j++) z_sum[j] += x_d * load(row + j * LANES);
     }
     UNROLL for (int j = 0; j < block; j++) store(z + j * LANES, z_sum[j]);
 }
 
-/* Calls `f(block, column)` over all columns: whole blocks, then what is left in halves. */
-#define OVER_COLUMNS(width, f)                                             \
-    do {                                                                   \
-        ptrdiff_t column = 0, left = (width);                              \
-        for (; left >= BLOCK; left -= BLOCK, column += BLOCK * LANES) f(BLOCK, column); \
-        if (BLOCK > 4 && left >= 4) { f(4, column); left -= 4; column += 4 * LANES; } \
-        if (left == 3) f(3, column);                                       \
-        else if (left == 2) f(2, column);                                  \
-        else if (left == 1) f(1, column);                                  \
-    } while (0)
-
-/* A (rows, width) += a^T b;  p (width) = r A;  z (width) = x A,  with the new A. */
-static void update_and_multiply(real *A, ptrdiff_t rows, ptrdiff_t width, const real *a, const real *b,
-                                const real *r, const real *x, real *p, real *z) {
-#define STRIP(block, c) \
-    update_and_multiply_block(A + c, rows, width, block, a, b + c, r, x, p + c, z + c)
-    OVER_COLUMNS(width, STRIP);
-#undef STRIP
-}
-
 /* z (width) = x A. */
 static void multiply(const real *A, ptrdiff_t rows, ptrdiff_t width, const real *x, real *z) {
-#define STRIP(block, c) multiply_block(A + c, rows, width, block, x, z + c)
-    OVER_COLUMNS(width, STRIP);
+#define STRIP(block) multiply_once_block(A + c * LANES, rows, width, block, x, z + c * LANES)
+    OVER_COLUMNS(width, 8, STRIP);
 #undef STRIP
 }
 
-/* A (rows, width) += a^T b. */
-static void update(real *A, ptrdiff_t rows, ptrdiff_t width, const real *a, const real *b) {
+INLINE void update_by(real *A, ptrdiff_t rows, ptrdiff_t width, const int terms, const real *a,
+                      const real *b) {
     for (ptrdiff_t d = 0; d < rows; d++) {
         real *row = A + d * width * LANES;
-        vector a_d = splat(a[d]);
-        for (ptrdiff_t j = 0; j < width; j++)
-            store(row + j * LANES, load(row + j * LANES) + a_d * load(b + j * LANES));
+        vector a_d[MOST_TERMS];
+        UNROLL for (int i = 0; i < terms; i++) a_d[i] = factor(a + i * vectors_for(rows) * LANES, d);
+        for (ptrdiff_t j = 0; j < width; j++) {
+            vector w = load(row + j * LANES);
+            UNROLL for (int i = 0; i < terms; i++) w += a_d[i] * load(b + (i * width + j) * LANES);
+            store(row + j * LANES, w);
+        }
     }
 }
 
-/* G += r^T g_Delta + x^T g_o on `together` rows from row d on;  g_u += k G;  g_k = G u. */
-INLINE void update_twice_and_sum_rows(real *G, ptrdiff_t width, ptrdiff_t d, const int together,
-                                      const real *r, const real *g_Delta, const real *x, const real *g_o,
-                                      const real *k, const real *u, real *g_u, real *g_k) {
-    vector r_d[4], x_d[4], k_d[4], sum[4];
-    UNROLL for (int i = 0; i < together; i++) {
-        r_d[i] = splat(r[d + i]);
-        x_d[i] = splat(x[d + i]);
-        k_d[i] = splat(k[d + i]);
-        sum[i] = splat(0);
+/* A (rows, width) += the terms (1, 2 or 4; 0 leaves it as it is). */
+static void update(real *A, ptrdiff_t rows, ptrdiff_t width, int terms, const real *a, const real *b) {
+    if (terms == 1)
+        update_by(A, rows, width, 1, a, b);
+    else if (terms == 2)
+        update_by(A, rows, width, 2, a, b);
+    else if (terms == 4)
+        update_by(A, rows, width, 4, a, b);
+}
+
+/* G += the terms on `together` rows from row d on;  g_u += k G;  g_k = G u. */
+INLINE void multiply_rows(real *G, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t d, const int together,
+                          const int terms, const real *a, const real *b, const real *k, const real *u,
+                          real *g_u, real *g_k) {
+    vector a_d[MOST_TERMS][4], k_d[4], sum[4];
+    UNROLL for (int n = 0; n < together; n++) {
+        UNROLL for (int i = 0; i < terms; i++) a_d[i][n] = factor(a + i * vectors_for(rows) * LANES, d + n);
+        k_d[n] = factor(k, d + n);
+        sum[n] = splat(0);
     }
     for (ptrdiff_t j = 0; j < width; j++) {
-        vector g_Delta_j = load(g_Delta + j * LANES), g_o_j = load(g_o + j * LANES);
         vector u_j = load(u + j * LANES), g_u_j = load(g_u + j * LANES);
-        UNROLL for (int i = 0; i < together; i++) {
-            real *entry = G + ((d + i) * width + j) * LANES;
-            vector g = load(entry) + r_d[i] * g_Delta_j + x_d[i] * g_o_j;
-            store(entry, g);
-            g_u_j += k_d[i] * g;
-            sum[i] += g * u_j;
+        UNROLL for (int n = 0; n < together; n++) {
+            real *entry = G + ((d + n) * width + j) * LANES;
+            /* two short chains: one long one is what a step would wait for */
+            vector g = load(entry), rest = splat(0);
+            UNROLL for (int i = 0; i < terms; i += 2) {
+                g += a_d[i][n] * load(b + (i * width + j) * LANES);
+                rest += a_d[i + 1][n] * load(b + ((i + 1) * width + j) * LANES);
+            }
+            if (terms > 0) g += rest;
+            KEEP(g);
+            if (terms > 0) store(entry, g);
+            g_u_j += k_d[n] * g;
+            sum[n] += g * u_j;
         }
         store(g_u + j * LANES, g_u_j);
     }
-    if (together == 4)
+#ifndef SRWM_MANY
+    if (together == 4) {
         sum_lanes_of_4(sum[0], sum[1], sum[2], sum[3], g_k + d);
-    else
-        UNROLL for (int i = 0; i < together; i++) g_k[d + i] = sum_lanes(sum[i]);
+        return;
+    }
+#endif
+    UNROLL for (int n = 0; n < together; n++) put_factor(g_k, d + n, sum_of(sum[n]));
 }
 
-/* G (rows, width) += r^T g_Delta + x^T g_o;  g_u (width) = k G;  g_k (rows) = G u,  with the new G. */
-static void update_twice_and_sum(real *G, ptrdiff_t rows, ptrdiff_t width, const real *r,
-                                 const real *g_Delta, const real *x, const real *g_o, const real *k,
-                                 const real *u, real *g_u, real *g_k) {
+/* Rows in turn: `together` at a time, then one by one. */
+#define OVER_ROWS(together, terms)                                                              \
+    do {                                                                                        \
+        ptrdiff_t d = 0;                                                                        \
+        for (; d + (together) <= rows; d += (together))                                         \
+            multiply_rows(G, rows, width, d, together, terms, a, b, k, u, g_u, g_k);            \
+        for (; d < rows; d++) multiply_rows(G, rows, width, d, 1, terms, a, b, k, u, g_u, g_k); \
+    } while (0)
+
+/* G (rows, width) += the terms (0, 2 or 4);  g_u (width) = k G;  g_k (rows) = G u,  with the new G. */
+static void update_and_multiply_both(real *G, ptrdiff_t rows, ptrdiff_t width, int terms, const real *a,
+                                     const real *b, const real *k, const real *u, real *g_u, real *g_k) {
     memset(g_u, 0, (size_t)(width * LANES) * sizeof(real));
-    ptrdiff_t d = 0;
-    for (; d + 4 <= rows; d += 4)
-        update_twice_and_sum_rows(G, width, d, 4, r, g_Delta, x, g_o, k, u, g_u, g_k);
-    for (; d < rows; d++)
-        update_twice_and_sum_rows(G, width, d, 1, r, g_Delta, x, g_o, k, u, g_u, g_k);
+    if (terms == 0)
+        OVER_ROWS(PRODUCT_ROWS, 0);
+    else if (terms == 2)
+        OVER_ROWS(UPDATE_ROWS, 2);
+    else
+        OVER_ROWS(UPDATE_ROWS, 4);
 }
 
-/* out = a, n entries: the rows here are too short for a call of memcpy to pay. */
-static void copy(real *out, const real *a, ptrdiff_t n) {
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(out + i, load(a + i));
-    for (; i < n; i++) out[i] = a[i];
-}
-
-/* a . b over `width` vectors. */
-static real dot(const real *a, const real *b, ptrdiff_t width) {
-    vector sum = splat(0);
-    for (ptrdiff_t j = 0; j < width; j++) sum += load(a + j * LANES) * load(b + j * LANES);
-    return sum_lanes(sum);
-}
-
-/* z += s b over `width` vectors. */
-static void add_scaled(real *z, real s, const real *b, ptrdiff_t width) {
-    vector s_all = splat(s);
-    for (ptrdiff_t j = 0; j < width; j++)
-        store(z + j * LANES, load(z + j * LANES) + s_all * load(b + j * LANES));
-}
-
-/* out = s a over `width` vectors. */
-static void scale(real *out, real s, const real *a, ptrdiff_t width) {
-    vector s_all = splat(s);
-    for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, s_all * load(a + j * LANES));
-}
-
-/* out = a - b over `width` vectors. */
-static void subtract(real *out, const real *a, const real *b, ptrdiff_t width) {
-    for (ptrdiff_t j = 0; j < width; j++)
-        store(out + j * LANES, load(a + j * LANES) - load(b + j * LANES));
-}
-
-/* out = softmax(a) over `width` vectors; `padding` is 0 where a has an entry, -inf after its end. */
-static void softmax(real *out, const real *a, const real *padding, ptrdiff_t width) {
-    vector highest = load(a) + load(padding);
-    for (ptrdiff_t j = 1; j < width; j++)
-        highest = larger(highest, load(a + j * LANES) + load(padding + j * LANES));
-    vector shift = splat(max_lanes(highest)), sum = splat(0);
-    for (ptrdiff_t j = 0; j < width; j++) {
-        vector e = exp_nonpositive(load(a + j * LANES) + load(padding + j * LANES) - shift);
-        store(out + j * LANES, e);
-        sum += e;
-    }
-    scale(out, 1 / sum_lanes(sum), out, width);
-}
-
-/* g <- q * (g - <g, q>): the gradient through q = softmax(.) over `width` vectors. */
-static void softmax_backward(real *g, const real *q, ptrdiff_t width) {
-    vector along = splat(dot(g, q, width));
-    for (ptrdiff_t j = 0; j < width; j++)
-        store(g + j * LANES, load(q + j * LANES) * (load(g + j * LANES) - along));
-}
-
-/* out = sigmoid(a) over `width` vectors, without overflow: exp only of -|a|. */
-static void sigmoid(real *out, const real *a, ptrdiff_t width) {
-    for (ptrdiff_t j = 0; j < width; j++) {
-        vector v = load(a + j * LANES);
-        vector_bits negative = is_less(v, splat(0));
-        vector e = exp_nonpositive(select_bits(negative, v, -v));
-        store(out + j * LANES, select_bits(negative, e, splat(1)) / (splat(1) + e));
-    }
+/* A (rows, width) -> its transpose (columns, out_width): rows of it are columns of A, padding too. */
+static void transpose(real *out, ptrdiff_t out_width, const real *A, ptrdiff_t rows, ptrdiff_t width) {
+#ifdef SRWM_MANY
+    for (ptrdiff_t d = 0; d < rows; d++)
+        for (ptrdiff_t j = 0; j < width; j++)
+            store(out + (j * out_width + d) * LANES, load(A + (d * width + j) * LANES));
+#else
+    for (ptrdiff_t d = 0; d < rows; d += LANES)
+        for (ptrdiff_t j = 0; j < width; j++) {
+            vector block[VECTOR_BYTES / sizeof(real)];
+            UNROLL for (ptrdiff_t i = 0; i < LANES; i++)
+                block[i] = d + i < rows ? load(A + ((d + i) * width + j) * LANES) : splat(0);
+            transpose_lanes(block);
+            UNROLL for (ptrdiff_t i = 0; i < LANES; i++)
+                store(out + ((j * LANES + i) * out_width + d / LANES) * LANES, block[i]);
+        }
+#endif
 }
 
 #endif

@@ -34,9 +34,13 @@ typedef int32_t real_bits;
 #endif
 #define LOG2E ((real)1.44269504088896340736)
 
+#ifndef __has_builtin
+#define __has_builtin(x) 0
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #elif defined(__AVX__)
@@ -53,6 +57,11 @@ INLINE vector splat(real a) { return a - (vector){0}; }
 INLINE vector_bits bits_of(vector a) { return (vector_bits)a; }
 INLINE vector from_bits(vector_bits a) { return (vector)a; }
 INLINE vector_bits is_less(vector a, vector b) { return (vector_bits)(a < b); }
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vector_bits){__VA_ARGS__})
+#endif
 #else
 #define INLINE static __forceinline
 #define UNROLL
@@ -76,6 +85,18 @@ INLINE vector_bits is_less(vector a, vector b) { return a < b ? -1 : 0; }
 
 INLINE vector load(const real *p) { return *(const vector_in_memory *)p; }
 INLINE void store(real *p, vector a) { *(vector_in_memory *)p = a; }
+
+/* Holds a value in its register: the compiler would rather read it again from memory with every use,
+   and the loads are then what the sweeps wait for. */
+#if defined(__GNUC__) && defined(__AVX512F__)
+#define KEEP(a) __asm__("" : "+v"(a))
+#elif defined(__GNUC__) && defined(__x86_64__)
+#define KEEP(a) __asm__("" : "+x"(a))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define KEEP(a) __asm__("" : "+w"(a))
+#else
+#define KEEP(a) (void)(a)
+#endif
 
 INLINE vector select_bits(vector_bits mask, vector yes, vector no) {
     return from_bits((mask & bits_of(yes)) | (~mask & bits_of(no)));
@@ -141,23 +162,66 @@ INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
 #endif
 }
 
-/* exp(a) for a <= 0 within an ulp or two; exactly 0 below EXP_LOWEST; NaN stays NaN. */
-INLINE vector exp_nonpositive(vector a) {
-    vector_bits too_low = is_less(a, splat(EXP_LOWEST));
-    vector shifted = a * splat(LOG2E) + splat(ROUND_TO_INTEGER);
-    vector n = shifted - splat(ROUND_TO_INTEGER);
-    vector r = a - n * splat(LN2_HIGH) - n * splat(LN2_LOW);
+/* Entry j of row i trades places with entry i of row j: LANES vectors of LANES entries, by halves. */
+#define TRADE(step, low, high)                                              \
+    UNROLL for (int i = 0; i < (int)LANES; i++)                             \
+        if (!(i & step)) {                                                  \
+            vector a = rows[i], b = rows[i + step];                         \
+            rows[i] = SHUFFLE(a, b, low);                                   \
+            rows[i + step] = SHUFFLE(a, b, high);                           \
+        }
+#define LIST(...) __VA_ARGS__
+INLINE void transpose_lanes(vector *rows) {
+#if !defined(__GNUC__)
+    (void)rows; /* one lane */
+#elif defined(SRWM_DOUBLE) && VECTOR_BYTES == 16
+    TRADE(1, LIST(0, 2), LIST(1, 3))
+#elif defined(SRWM_DOUBLE) == (VECTOR_BYTES == 32) && VECTOR_BYTES <= 32
+    TRADE(1, LIST(0, 4, 2, 6), LIST(1, 5, 3, 7))
+    TRADE(2, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7))
+#elif defined(SRWM_DOUBLE) == (VECTOR_BYTES == 64)
+    TRADE(1, LIST(0, 8, 2, 10, 4, 12, 6, 14), LIST(1, 9, 3, 11, 5, 13, 7, 15))
+    TRADE(2, LIST(0, 1, 8, 9, 4, 5, 12, 13), LIST(2, 3, 10, 11, 6, 7, 14, 15))
+    TRADE(4, LIST(0, 1, 2, 3, 8, 9, 10, 11), LIST(4, 5, 6, 7, 12, 13, 14, 15))
+#else
+    TRADE(1, LIST(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+          LIST(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+    TRADE(2, LIST(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+          LIST(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    TRADE(4, LIST(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+          LIST(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    TRADE(8, LIST(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+          LIST(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#endif
+}
+#undef TRADE
+#undef LIST
+
+/* exp of `n` vectors of numbers <= 0, within an ulp or two; exactly 0 below EXP_LOWEST; NaN stays NaN.
+   Side by side, stage after stage: each is a chain of operations that wait for one another. */
+INLINE void exp_nonpositive(vector *a, const int n) {
     static const real inverse_factorial[] = {
         1, 1, (real)(1.0 / 2), (real)(1.0 / 6), (real)(1.0 / 24), (real)(1.0 / 120), (real)(1.0 / 720),
         (real)(1.0 / 5040), (real)(1.0 / 40320), (real)(1.0 / 362880), (real)(1.0 / 3628800),
         (real)(1.0 / 39916800), (real)(1.0 / 479001600), (real)(1.0 / 6227020800.0)};
-    vector series = splat(inverse_factorial[EXP_TERMS]);
-#if defined(__GNUC__) || defined(__clang__)
-    _Pragma("GCC unroll 16")
-#endif
-    for (int i = EXP_TERMS - 1; i >= 0; i--) series = series * r + splat(inverse_factorial[i]);
-    vector power_of_2 = from_bits((bits_of(shifted) + EXPONENT_BIAS) << MANTISSA_BITS);
-    return from_bits(bits_of(series * power_of_2) & ~too_low);
+    vector shifted[4], r[4], series[4];
+    UNROLL for (int i = 0; i < n; i++) shifted[i] = a[i] * splat(LOG2E) + splat(ROUND_TO_INTEGER);
+    UNROLL for (int i = 0; i < n; i++) {
+        vector integer = shifted[i] - splat(ROUND_TO_INTEGER);
+        r[i] = a[i] - integer * splat(LN2_HIGH) - integer * splat(LN2_LOW);
+    }
+    /* a series in r^2 whose terms are pairs: half as long a chain as one in r */
+    UNROLL for (int i = 0; i < n; i++)
+        series[i] = splat(inverse_factorial[EXP_TERMS]) * r[i] + splat(inverse_factorial[EXP_TERMS - 1]);
+    UNROLL for (int term = EXP_TERMS - 3; term >= 0; term -= 2)
+        UNROLL for (int i = 0; i < n; i++) {
+            vector pair = splat(inverse_factorial[term + 1]) * r[i] + splat(inverse_factorial[term]);
+            series[i] = series[i] * (r[i] * r[i]) + pair;
+        }
+    UNROLL for (int i = 0; i < n; i++) {
+        vector power_of_2 = from_bits((bits_of(shifted[i]) + EXPONENT_BIAS) << MANTISSA_BITS);
+        a[i] = from_bits(bits_of(series[i] * power_of_2) & ~is_less(a[i], splat(EXP_LOWEST)));
+    }
 }
 
 #endif

@@ -1,0 +1,3 @@
+include "common.pxi"
+include "kernels.pxi"
+include "delta.pxi"

@@ -1,0 +1,176 @@
+/* What a step does with vectors over columns: sums, softmax, sigmoid. Widths are in vectors. */
+#ifndef SRWM_GATES_H
+#define SRWM_GATES_H
+
+#include "lanes.h"
+
+/* a . b, in every lane. */
+INLINE vector dot_of(const real *a, const real *b, ptrdiff_t width) {
+    vector sum[2] = {splat(0), splat(0)}; /* two, or each addition would wait for the one before it */
+    ptrdiff_t j = 0;
+    for (; j + 2 <= width; j += 2) {
+        sum[0] += load(a + j * LANES) * load(b + j * LANES);
+        sum[1] += load(a + (j + 1) * LANES) * load(b + (j + 1) * LANES);
+    }
+    if (j < width) sum[0] += load(a + j * LANES) * load(b + j * LANES);
+    return sum_of(sum[0] + sum[1]);
+}
+
+INLINE void add_scaled_by(real *z, vector s, const real *b, ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j++) store(z + j * LANES, load(z + j * LANES) + s * load(b + j * LANES));
+}
+
+/* z (width) += (x . k) u: what a product with x lacks whose matrix is short of k^T u. x and k have
+   `over` vectors. */
+static void add_missing(real *z, const real *x, const real *k, ptrdiff_t over, const real *u,
+                        ptrdiff_t width) {
+    add_scaled_by(z, dot_of(x, k, over), u, width);
+}
+
+/* out = a - b. */
+static void subtract(real *out, const real *a, const real *b, ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, load(a + j * LANES) - load(b + j * LANES));
+}
+
+/* out = -a. */
+static void negate(real *out, const real *a, ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, -load(a + j * LANES));
+}
+
+/* out = factor i of s, times a. */
+static void scale(real *out, const real *s, ptrdiff_t i, const real *a, ptrdiff_t width) {
+    vector s_i = factor(s, i);
+    for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, s_i * load(a + j * LANES));
+}
+
+/* What products of x and r with a matrix gave, complete:  z += missing_z . b   Delta += missing_Delta . b   for
+   the `terms` rows b (b_apart from one to the next) that the matrix is short of. Then  u = beta_i Delta   and
+   z += coming u. The missing_ and coming hold a factor for each row. */
+INLINE void finish_block(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i, const int terms,
+                         const real *b, ptrdiff_t b_apart, const real *missing_Delta, const real *missing_z,
+                         const real *coming, ptrdiff_t width) {
+    vector beta_i = factor(beta, i), x_k = factor(coming, 0);
+    for (ptrdiff_t j = 0; j < width; j++) {
+        vector Delta_j = load(Delta + j * LANES), z_j = load(z + j * LANES);
+        for (int n = 0; n < terms; n++) {
+            vector b_j = load(b + n * b_apart + j * LANES);
+            Delta_j += factor(missing_Delta, n) * b_j;
+            z_j += factor(missing_z, n) * b_j;
+        }
+        if (terms > 0) store(Delta + j * LANES, Delta_j);
+        vector u_j = beta_i * Delta_j;
+        store(u + j * LANES, u_j);
+        store(z + j * LANES, z_j + x_k * u_j);
+    }
+}
+
+static void finish(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i, int terms, const real *b,
+                   ptrdiff_t b_apart, const real *missing_Delta, const real *missing_z, const real *coming,
+                   ptrdiff_t width) {
+    if (terms == 0)
+        finish_block(Delta, u, z, beta, i, 0, b, b_apart, missing_Delta, missing_z, coming, width);
+    else
+        finish_block(Delta, u, z, beta, i, 1, b, b_apart, missing_Delta, missing_z, coming, width);
+}
+
+/* The gradients of u = beta_i Delta, from g_u and what it is short of, `terms` rows b with a factor each:
+   g_Delta = beta_i g_u, factor i of g_beta = g_u . Delta. */
+INLINE void scale_backward_block(real *g_Delta, real *g_beta, ptrdiff_t i, const real *g_u, const int terms,
+                                 const real *b, ptrdiff_t b_apart, const real *missing, const real *beta,
+                                 const real *Delta, ptrdiff_t width) {
+    vector beta_i = factor(beta, i), sum = splat(0);
+    for (ptrdiff_t j = 0; j < width; j++) {
+        vector g = load(g_u + j * LANES);
+        UNROLL for (int n = 0; n < terms; n++) g += factor(missing, n) * load(b + n * b_apart + j * LANES);
+        store(g_Delta + j * LANES, beta_i * g);
+        sum += g * load(Delta + j * LANES);
+    }
+    put_factor(g_beta, i, sum_of(sum));
+}
+
+static void scale_backward(real *g_Delta, real *g_beta, ptrdiff_t i, const real *g_u, int terms, const real *b,
+                           ptrdiff_t b_apart, const real *missing, const real *beta, const real *Delta,
+                           ptrdiff_t width) {
+    if (terms == 0)
+        scale_backward_block(g_Delta, g_beta, i, g_u, 0, b, b_apart, missing, beta, Delta, width);
+    else
+        scale_backward_block(g_Delta, g_beta, i, g_u, 2, b, b_apart, missing, beta, Delta, width);
+}
+
+/* factor i of out = a . b. */
+static void dot(real *out, ptrdiff_t i, const real *a, const real *b, ptrdiff_t width) {
+    put_factor(out, i, dot_of(a, b, width));
+}
+
+/* Vector j of a, -inf where it is padding: `padding` is 0 where a has an entry, -inf after its end. */
+INLINE vector load_but_padding(const real *a, const real *padding, ptrdiff_t j) {
+#ifdef SRWM_MANY
+    (void)padding; /* there is none */
+    return load(a + j * LANES);
+#else
+    return load(a + j * LANES) + load(padding + j * LANES);
+#endif
+}
+
+/* `n` vectors of exp(a - highest), added to as many sums. */
+INLINE void exps_of(real *out, const real *a, const real *padding, vector highest, const int n, vector *sums) {
+    vector e[4];
+    UNROLL for (int i = 0; i < n; i++) e[i] = load_but_padding(a, padding, i) - highest;
+    exp_nonpositive(e, n);
+    UNROLL for (int i = 0; i < n; i++) {
+        store(out + i * LANES, e[i]);
+        sums[i] += e[i];
+    }
+}
+
+/* out = softmax(a). */
+static void softmax(real *out, const real *a, const real *padding, ptrdiff_t width) {
+    vector highest = load_but_padding(a, padding, 0), sums[4] = {splat(0), splat(0), splat(0), splat(0)};
+    for (ptrdiff_t j = 1; j < width; j++) highest = larger(highest, load_but_padding(a, padding, j));
+    highest = highest_of(highest);
+    ptrdiff_t j = 0;
+    for (; j + 4 <= width; j += 4)
+        exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, highest, 4, sums);
+    for (; j < width; j++)
+        exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, highest, 1, sums + j % 4);
+    vector inverse = splat(1) / sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (j = 0; j < width; j++) store(out + j * LANES, inverse * load(out + j * LANES));
+}
+
+/* g <- q (g - <g, q>): the gradient through q = softmax(.). */
+static void softmax_backward(real *g, const real *q, ptrdiff_t width) {
+    vector along = dot_of(g, q, width);
+    for (ptrdiff_t j = 0; j < width; j++)
+        store(g + j * LANES, load(q + j * LANES) * (load(g + j * LANES) - along));
+}
+
+/* `n` vectors of sigmoid(a), without overflow: exp only of -|a|. */
+INLINE void sigmoids_of(real *out, const real *a, const int n) {
+    vector e[4];
+    UNROLL for (int i = 0; i < n; i++) {
+        vector v = load(a + i * LANES);
+        e[i] = select_bits(is_less(v, splat(0)), v, -v);
+    }
+    exp_nonpositive(e, n);
+    UNROLL for (int i = 0; i < n; i++) {
+        vector_bits negative = is_less(load(a + i * LANES), splat(0));
+        store(out + i * LANES, select_bits(negative, e[i], splat(1)) / (splat(1) + e[i]));
+    }
+}
+
+/* out = sigmoid(a). */
+static void sigmoid(real *out, const real *a, ptrdiff_t width) {
+    ptrdiff_t j = 0;
+    for (; j + 4 <= width; j += 4) sigmoids_of(out + j * LANES, a + j * LANES, 4);
+    for (; j < width; j++) sigmoids_of(out + j * LANES, a + j * LANES, 1);
+}
+
+/* g <- g beta (1 - beta): the gradient through beta = sigmoid(.). */
+static void sigmoid_backward(real *g, const real *beta, ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j++) {
+        vector b = load(beta + j * LANES);
+        store(g + j * LANES, load(g + j * LANES) * b * (splat(1) - b));
+    }
+}
+
+#endif

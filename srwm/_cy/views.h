@@ -1,0 +1,161 @@
+/* Arrays as the sequences at hand see them, and how rows of theirs become vectors and vectors rows. */
+#ifndef SRWM_VIEWS_H
+#define SRWM_VIEWS_H
+
+#include "halves.h"
+#include "lanes.h"
+
+/* Of one array, the part of each sequence: where it starts, how far its last two axes step, in bytes. */
+typedef struct {
+    char *data[SEQUENCES_AT_MOST];
+    ptrdiff_t outer, inner;
+    int kind;
+} View;
+
+/* Whether all sequences share this part, as layers do whose batch begins with one W. */
+INLINE int is_shared(const View *a) {
+    for (ptrdiff_t i = 1; i < SEQUENCES; i++)
+        if (a->data[i] != a->data[0]) return 0;
+    return 1;
+}
+
+/* Whether `n` entries of a row are the vector that lies there. */
+INLINE int is_whole(const View *a, ptrdiff_t n) {
+    return n == LANES && a->inner == (ptrdiff_t)sizeof(real) && a->kind == REAL;
+}
+
+/* `n` entries of one row, at most a vector's, the rest zero. Aligned or not. */
+static vector read_some(const char *p, ptrdiff_t inner, ptrdiff_t n, int kind) {
+    real entries[VECTOR_BYTES / sizeof(real)] = {0};
+    for (ptrdiff_t i = 0; i < n; i++) entries[i] = read_entry(p + i * inner, kind);
+    return load(entries);
+}
+
+static void write_some(char *p, ptrdiff_t inner, ptrdiff_t n, int kind, vector v) {
+    real entries[VECTOR_BYTES / sizeof(real)];
+    store(entries, v);
+    for (ptrdiff_t i = 0; i < n; i++) write_entry(p + i * inner, kind, entries[i]);
+}
+
+/* One vector of each sequence's row, n entries of it from byte `at` on, and the same as columns. */
+INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) {
+    if (is_whole(a, n))
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load((const real *)(a->data[s] + at));
+    else
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = read_some(a->data[s] + at, a->inner, n, a->kind);
+}
+
+INLINE void write_block(const View *a, ptrdiff_t at, const vector *block, ptrdiff_t n) {
+    if (is_whole(a, n))
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store((real *)(a->data[s] + at), block[s]);
+    else
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++) write_some(a->data[s] + at, a->inner, n, a->kind, block[s]);
+}
+
+/* Those of `columns` as one vector for each sequence, zero from the n-th on. */
+INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
+#ifdef SRWM_MANY
+    if (n == LANES)
+        UNROLL for (ptrdiff_t j = 0; j < LANES; j++) block[j] = load(columns + j * LANES);
+    else
+        for (ptrdiff_t j = 0; j < LANES; j++) block[j] = j < n ? load(columns + j * LANES) : splat(0);
+    transpose_lanes(block);
+#else
+    (void)n; /* padded with zeros as it is */
+    block[0] = load(columns);
+#endif
+}
+
+/* IN: row `at` bytes into the view, n entries -> OUT: n columns, padded. */
+static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        ptrdiff_t some = n - i < LANES ? n - i : LANES;
+        vector block[VECTOR_BYTES / sizeof(real)];
+        read_block(block, a, at + i * a->inner, some);
+#ifdef SRWM_MANY
+        transpose_lanes(block);
+        if (some == LANES)
+            UNROLL for (ptrdiff_t j = 0; j < LANES; j++) store(columns + (i + j) * LANES, block[j]);
+        else
+            for (ptrdiff_t j = 0; j < some; j++) store(columns + (i + j) * LANES, block[j]);
+#else
+        store(columns + i, block[0]);
+#endif
+    }
+}
+
+/* Asks for memory before it is read or written, since a step pushes out of the caches what the processor
+   fetches ahead by itself: `bytes` of it, or a row of each sequence. In portions: what a core can wait for at
+   once is some twenty cache lines. */
+INLINE void fetch(const void *p, ptrdiff_t bytes) {
+#ifdef __GNUC__
+    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
+#else
+    (void)p, (void)bytes;
+#endif
+}
+
+INLINE void fetch_row(const View *a, ptrdiff_t at, ptrdiff_t n) {
+    for (ptrdiff_t s = 0; s < SEQUENCES; s++) fetch(a->data[s] + at, n * a->inner);
+}
+
+/* As read_row, of a row that all sequences share. */
+static void read_shared_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
+#ifdef SRWM_MANY
+    for (ptrdiff_t i = 0; i < n; i++)
+        store(columns + i * LANES, splat(read_entry(a->data[0] + at + i * a->inner, a->kind)));
+#else
+    read_row(columns, a, at, n);
+#endif
+}
+
+/* IN: n columns -> OUT: the row `at` bytes into the view. */
+static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        ptrdiff_t some = n - i < LANES ? n - i : LANES;
+        vector block[VECTOR_BYTES / sizeof(real)];
+        load_block(block, columns + i * STRIDE, some);
+        write_block(a, at + i * a->inner, block, some);
+    }
+}
+
+/* IN: n columns -> added to the row `at` bytes into a view of reals, one after the other where
+   sequences share it. */
+static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        ptrdiff_t some = n - i < LANES ? n - i : LANES, here = at + i * a->inner;
+        vector block[VECTOR_BYTES / sizeof(real)];
+        load_block(block, columns + i * STRIDE, some);
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++) {
+            real *entries = (real *)(a->data[s] + here);
+            if (some == LANES)
+                store(entries, load(entries) + block[s]);
+            else
+                for (ptrdiff_t j = 0; j < some; j++) entries[j] += block[s][j];
+        }
+    }
+}
+
+/* The entry of one sequence in a column. */
+INLINE real *entry_of(real *columns, ptrdiff_t column, ptrdiff_t sequence) {
+    return columns + column * STRIDE + sequence;
+}
+
+/* Whether one of the sequences, any of them, or all of them begin anew before step t. */
+INLINE int is_reset(const View *reset, ptrdiff_t t, ptrdiff_t sequence) {
+    return reset->data[0] != NULL && reset->data[sequence][t * reset->inner] != 0;
+}
+
+INLINE int any_reset(const View *reset, ptrdiff_t t) {
+    for (ptrdiff_t i = 0; i < SEQUENCES; i++)
+        if (is_reset(reset, t, i)) return 1;
+    return 0;
+}
+
+INLINE int all_reset(const View *reset, ptrdiff_t t) {
+    for (ptrdiff_t i = 0; i < SEQUENCES; i++)
+        if (!is_reset(reset, t, i)) return 0;
+    return 1;
+}
+
+#endif
