@@ -37,14 +37,13 @@ DIRECTIVES = {
 
 def extensions():
     """One per instruction set of this architecture, real type and layout, and what all of them use."""
-    yield Extension(
-        "srwm._cy.processor",
-        [str(CY / "processor.pyx")],
-        depends=[str(CY / "processor.h")],
-        include_dirs=[str(CY)],
-    )
-    for name in ("launch", "recycled"):
-        yield Extension(f"srwm._cy.{name}", [str(CY / f"{name}.pyx")])
+    for name, headers in (("processor", ["processor.h"]), ("recycled", ["pages.h"]), ("launch", [])):
+        yield Extension(
+            f"srwm._cy.{name}",
+            [str(CY / f"{name}.pyx")],
+            depends=[str(CY / header) for header in headers],
+            include_dirs=[str(CY)],
+        )
     sources = [str(path) for pattern in ("*.pxi", "*.h") for path in sorted(CY.glob(pattern))]
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     for instruction_set in ("baseline", *(X86_FLAGS if is_x86 else ())):

@@ -272,7 +272,7 @@ cdef void backward_sequences(
     cdef const real *Delta
     cdef bint has_after = False
     cdef int late = 0, undone = 0
-    cdef Py_ssize_t t, i, j
+    cdef Py_ssize_t t, i, j, piece
     cdef Py_ssize_t q_ = s.Do_, k_ = s.Do_ + s.D_, b_ = s.Do_ + 2 * s.D_
 
     memset(g_k, 0, ((3 + 3 * LATE) * s.D_ + (1 + 3 * LATE) * s.M_) * sizeof(real))
@@ -357,6 +357,9 @@ cdef void backward_sequences(
         subtract(late_a + 2 * late * s.D_, q, k, s.d)
         read_row(late_a + (2 * late + 1) * s.D_, x, t * x.outer, s.D)
         late += 1
+        if t >= s.C:  # a piece of the W that the segment before this one ends with
+            piece = s.matrix // s.C
+            fetch(states + (t // s.C - 1) * s.matrix + (s.C - 1 - t % s.C) * piece, piece * sizeof(real))
         g_o_after = g_o
         has_after = t > 0 and not any_reset(reset, t)
         if not has_after:

@@ -5,28 +5,29 @@ size. Memory given back stays here, up to IDLE_BYTES altogether, and the next th
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 
-cdef Py_ssize_t CACHE_LINE = 64
+cdef extern from "pages.h" nogil:
+    void *allocate(size_t size)
+    void release(void *memory)
+
 cdef Py_ssize_t IDLE_BYTES = 1 << 27
 
 cdef list idle = []  # what nobody uses at the moment, the oldest first
 
 
-# Allocated once, freed when nobody wants it any more.
+# Allocated once, released when nobody wants it any more.
 cdef class _Memory:
     cdef void *address
     cdef readonly Py_ssize_t size
 
     def __cinit__(self, Py_ssize_t size):
         self.size = size
-        self.address = malloc(size + CACHE_LINE)
+        self.address = allocate(size)
         if self.address == NULL:
-            raise MemoryError(f"srwm: {size} bytes for what the backward pass needs")
+            raise MemoryError(f"srwm: no memory for {size} bytes that the backward pass needs")
 
     def __dealloc__(self):
-        free(self.address)
+        release(self.address)
 
 
 cdef class Recycled:
@@ -46,9 +47,7 @@ cdef class Recycled:
         self.memory = _Memory(size)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        cdef uintptr_t address = <uintptr_t> self.memory.address
-        address = (address + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-        PyBuffer_FillInfo(buffer, self, <void *> address, self.size, False, flags)
+        PyBuffer_FillInfo(buffer, self, self.memory.address, self.size, False, flags)
 
     def __dealloc__(self):
         cdef Py_ssize_t total = 0
