@@ -169,7 +169,8 @@ def delta_forward(
     y, S_next, _ = plan.backend.delta_forward(
         *arrays, plan.lead, keep=False, return_state=return_state, num_threads=num_threads
     )
-    y, S_next = give_back(plan, y, S_next)
+    if plan.original is not None:
+        y, S_next = give_back(plan, y, S_next)
     return (y, S_next) if return_state else y
 
 

@@ -127,7 +127,8 @@ def forward(
     y, W_next, _ = plan.backend.forward(
         *arrays, plan.lead, keep=False, return_state=return_state, num_threads=num_threads
     )
-    y, W_next = give_back(plan, y, W_next)
+    if plan.original is not None:
+        y, W_next = give_back(plan, y, W_next)
     return (y, W_next) if return_state else y
 
 
