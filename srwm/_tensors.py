@@ -62,6 +62,18 @@ def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
+def refuse_tangents(op: str, operands: tuple[Tensor | None, ...]) -> None:
+    """Raise where an operand has a forward-mode derivative, which torch's dispatcher would drop unsaid."""
+    if torch.compiler.is_dynamo_compiling() or forward_ad._current_level < 0:
+        return
+    for t in operands:
+        if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(
+                f"{op}: expected operands without a forward-mode derivative (torch.func.jvp, dual "
+                "tensors), got one with a tangent; differentiate in reverse mode, e.g. by srwm.vjp"
+            )
+
+
 def plan_of(
     check: Callable[..., tuple[int, ...]], op: str, operands: tuple[Tensor | None, ...], backend: str | None
 ) -> Plan:

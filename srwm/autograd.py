@@ -25,6 +25,7 @@ from srwm._tensors import (
     on_device_of,
     own_lead,
     plan_of,
+    refuse_tangents,
     register,
     require_tensors,
     same_dtype_under_autocast,
@@ -202,6 +203,7 @@ _differentiable_forward = differentiable(3, _forward, _gradients)
 def _forward_of(operands: tuple[Tensor | None, ...], wants_gradient: bool) -> Any:
     """What to call for srwm::forward of these operands, see `is_plain`."""
     if not is_plain(operands):
+        refuse_tangents("srwm.forward", operands)
         return torch.ops.srwm.forward
     return _differentiable_forward if wants_gradient else _forward
 

@@ -22,6 +22,7 @@ from srwm._tensors import (
     on_device_of,
     own_lead,
     plan_of,
+    refuse_tangents,
     register,
     require_tensors,
     same_dtype_under_autocast,
@@ -219,6 +220,7 @@ _differentiable_forward = differentiable(6, _forward, _gradients)
 def _forward_of(operands: tuple[Tensor | None, ...], wants_gradient: bool) -> Any:
     """What to call for srwm::delta_forward of these operands, see `is_plain`."""
     if not is_plain(operands):
+        refuse_tangents("srwm.delta_forward", operands)
         return torch.ops.srwm.delta_forward
     return _differentiable_forward if wants_gradient else _forward
 

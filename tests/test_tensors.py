@@ -379,6 +379,25 @@ def test_compiled_calls_are_the_operator(name):
 
 
 @each_forward
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_forward_mode_is_refused_not_dropped(name, requires_grad):
+    operands, _, _ = operands_of(name)
+    first, *rest = operands
+    refused = pytest.raises(NotImplementedError, match=rf"^srwm\.{name}: .* without a forward-mode deriv")
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(first.requires_grad_(requires_grad), torch.ones_like(first))
+        with refused:
+            call(name, [dual, *rest])
+        with refused:
+            call(name, [first, forward_ad.make_dual(rest[0], torch.ones_like(rest[0])), *rest[1:]])
+    with refused:
+        torch.func.jvp(lambda t: call(name, [t, *rest]), (first,), (first,))
+    with refused:
+        torch.func.vmap(lambda t: torch.func.jvp(lambda t: call(name, [t, *rest]), (t,), (t,)))(first)
+
+
+@each_forward
 def test_hooks_of_saved_tensors_are_called(name, through):
     operands, reset, upstream = operands_of(name)
     operands = [t.requires_grad_() for t in operands]
