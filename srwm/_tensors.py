@@ -45,8 +45,8 @@ def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
     """Whether torch's dispatcher has nothing to do for these operands but to call the CPU's kernel.
 
     That is to say: nothing is being compiled, traced, transformed or profiled, no mode is active, and
-    they are ordinary CPU tensors, or None. Calls then go past the dispatcher: through it they take three
-    times as long as all else in a single step. Whether a gradient is wanted is another question.
+    they are ordinary CPU tensors, or None. Calls then go past the dispatcher: through it a single step
+    takes twice as long. Whether a gradient is wanted is another question.
     """
     if (
         torch.compiler.is_dynamo_compiling()
