@@ -14,36 +14,70 @@ import numpy as np
 from srwm import _checks, _dispatch, _dlpack
 
 
-class Call(NamedTuple):
-    """One checked call: the backend, what it is called with, the way back."""
+class Plan(NamedTuple):
+    """How checked operands are computed with: what follows from all but their entries."""
 
     backend: Any
-    operands: tuple[Any, ...]  # as the backend's arrays, or None
-    lead: tuple[int, ...]  # the broadcast of their leading axes
-    original: Any  # the first operand that came, where results must become its array type; else None
+    lead: tuple[int, ...]  # the broadcast of the operands' leading axes
+    original: Any = None  # the first operand, where results must become its array type; else None
 
 
-# Leading shapes of the plain operands that have been checked, by all that the checks look at: an
-# agent's step takes microseconds, and so did looking at the same shapes again.
-_checked: dict[tuple[Any, ...], tuple[int, ...]] = {}
+# Plans of plain operands by all that the checks and the table of backends look at: an agent's step
+# takes microseconds, and so did looking at the same shapes again. What is stored is never changed, so
+# threads need no lock; the bound is for those who meet ever new shapes.
+_plans: dict[tuple[Any, ...], Plan] = {}
+_MOST_PLANS = 1024
+
+# The plan of operands that were met before, by their key: it begins with their check and the name of
+# the backend asked for, and says for each of them what the check looks at.
+known_plan = _plans.get
 
 
-def leading_shape(check: Callable[..., tuple[int, ...]], op: str, *operands: Any) -> tuple[int, ...]:
-    """`check(op, *operands)`, once for each set of shapes and dtypes of NumPy arrays or None."""
-    seen: tuple[Any, ...] = (check,)
+def new_plan(key: tuple[Any, ...], backend: Any, lead: tuple[int, ...]) -> Plan:
+    """The plan of checked operands, stored under their key."""
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    plan = _plans[key] = Plan(backend, lead)
+    return plan
+
+
+def _key(
+    check: Callable[..., tuple[int, ...]], backend: str | None, operands: tuple[Any, ...]
+) -> tuple[Any, ...] | None:
+    """The key of NumPy arrays or None; None where there are other operands."""
+    key: tuple[Any, ...] = (check, backend)
     for a in operands:
-        if type(a) is np.ndarray:
-            seen += (a.shape, a.dtype)
-        elif a is None:
-            seen += (None,)
+        if a is None:
+            key += (None,)
+        elif type(a) is np.ndarray:
+            key += (a.shape, a.dtype)
         else:
-            return check(op, *operands)
-    lead = _checked.get(seen)
-    if lead is None:
-        lead = check(op, *operands)
-        if len(_checked) < 1024:
-            _checked[seen] = lead
-    return lead
+            return None
+    return key
+
+
+def prepare(
+    check: Callable[..., tuple[int, ...]],
+    op: str,
+    names: tuple[str, ...],
+    operands: tuple[Any, ...],
+    backend: str | None,
+    num_threads: Any,
+) -> tuple[Plan, tuple[Any, ...]]:
+    """The plan of operands of these names, and they as arrays of its backend; raises as `check` does."""
+    key = _key(check, backend, operands)
+    plan = None if key is None else known_plan(key)
+    lead = check(op, *operands) if plan is None else plan.lead
+    if num_threads is not None:
+        _checks.thread_count(op, "num_threads", num_threads)
+    if plan is not None:
+        return plan, operands
+    device = _device(op, names, operands)
+    module = _dispatch.resolve(op, device, backend)
+    if key is not None:
+        return new_plan(key, module, lead), operands
+    arrays = _of_backends(op, device, names, operands)
+    return Plan(module, lead, None if arrays[0] is operands[0] else operands[0]), arrays
 
 
 def _device(op: str, names: tuple[str, ...], arrays: tuple[Any, ...]) -> str:
@@ -70,33 +104,16 @@ def as_backend_arrays(op: str, names: tuple[str, ...], arrays: tuple[Any, ...]) 
     return _of_backends(op, _device(op, names, arrays), names, arrays)
 
 
-def prepare(
-    op: str,
-    names: tuple[str, ...],
-    operands: tuple[Any, ...],
-    lead: tuple[int, ...],
-    backend: str | None,
-    num_threads: Any,
-) -> Call:
-    """The call of the checked operands of these names, on the backend that takes them."""
-    if num_threads is not None:
-        _checks.thread_count(op, "num_threads", num_threads)
-    device = _device(op, names, operands)
-    module = _dispatch.resolve(op, device, backend)
-    arrays = _of_backends(op, device, names, operands)
-    return Call(module, arrays, lead, None if arrays[0] is operands[0] else operands[0])
+def own_copy(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands as arrays that the caller cannot change afterwards."""
+    return tuple(None if a is None else a.copy() for a in operands)
 
 
-def own_copy(call: Call) -> Call:
-    """The call with operands that the caller cannot change afterwards."""
-    return call._replace(operands=tuple(None if a is None else a.copy() for a in call.operands))
-
-
-def give_back(call: Call, *results: Any) -> tuple[Any, ...]:
+def give_back(plan: Plan, *results: Any) -> tuple[Any, ...]:
     """Results as the array type that came; None stays None."""
-    if call.original is None:
+    if plan.original is None:
         return results
-    return tuple(None if a is None else _dlpack.from_numpy(a, call.original) for a in results)
+    return tuple(None if a is None else _dlpack.from_numpy(a, plan.original) for a in results)
 
 
 def check_gradients(op: str, like: Any, of: str, *wanted: tuple[str, Any, tuple[int, ...], str]) -> None:

@@ -1,15 +1,20 @@
-"""What the torch operators of both front ends share: the library they are in, tensors as arrays, vmap."""
+"""What the torch operators of both front ends share.
+
+The library they are in, when a call need not go through it, tensors as arrays, vmap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
+from torch.autograd import forward_ad
 
-from srwm import _checks, _dlpack
+from srwm import _checks, _dispatch, _dlpack
+from srwm._call import Plan, known_plan, new_plan
 
 library = torch.library.Library("srwm", "DEF")
 
@@ -19,70 +24,175 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-class _OnCpu:
-    """CPU tensors as NumPy arrays; halves are widened: torch's bfloat16 has no NumPy type."""
+def _key_set(*names: str) -> int:
+    keys = _C.DispatchKeySet(getattr(_C.DispatchKey, names[0]))
+    for name in names[1:]:
+        keys = keys | _C.DispatchKeySet(getattr(_C.DispatchKey, name))
+    return keys.raw_repr()
 
-    def array(self, t: Tensor | None) -> Any:
+
+# What torch's dispatcher goes by, as integers. The keys of a thread without any dispatch mode, functorch
+# transform, trace or the like, and of a dense CPU tensor that is no wrapper and no lazily negated view;
+# each as such, and in inference mode. Whatever else there is, or will be, has keys of its own.
+_THREAD_KEYS = {_key_set("BackendSelect", "ADInplaceOrView"), _key_set("BackendSelect")}
+_TENSOR_KEYS = {
+    _key_set("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"),
+    _key_set("CPU", "AutocastCPU"),
+}
+
+
+def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
+    """Whether torch's dispatcher has nothing to do for these operands but to call the CPU's kernel.
+
+    That is to say: nothing is being compiled, traced, transformed or profiled, no mode is active, and
+    they are ordinary CPU tensors, or None. Calls then go past the dispatcher: through it a single step
+    takes twice as long. Whether a gradient is wanted is another question.
+    """
+    if (
+        torch.compiler.is_dynamo_compiling()
+        or _C._dispatch_tls_local_include_set().raw_repr() not in _THREAD_KEYS
+        or _C._has_torch_function_variadic(*operands)  # subclasses, and modes of __torch_function__
+        or _C._autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for t in operands:
+        if t is not None and _C._dispatch_keys(t).raw_repr() not in _TENSOR_KEYS:
+            return False
+    return True
+
+
+def refuse_tangents(op: str, operands: tuple[Tensor | None, ...]) -> None:
+    """Raise where an operand has a forward-mode derivative, which torch's dispatcher would drop unsaid."""
+    if torch.compiler.is_dynamo_compiling() or forward_ad._current_level < 0:
+        return
+    for t in operands:
+        if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(
+                f"{op}: expected operands without a forward-mode derivative (torch.func.jvp, dual "
+                "tensors), got one with a tangent; differentiate in reverse mode, e.g. by srwm.vjp"
+            )
+
+
+def plan_of(
+    check: Callable[..., tuple[int, ...]], op: str, operands: tuple[Tensor | None, ...], backend: str | None
+) -> Plan:
+    """The plan of tensors or None; raises as `check` does."""
+    key: tuple[Any, ...] = (check, backend)
+    for t in operands:
+        key += (None,) if t is None else (t.shape, t.dtype, t.device)
+    plan = known_plan(key)
+    if plan is None:
+        lead = check(op, *operands)
+        assert operands[0] is not None
+        plan = new_plan(key, _dispatch.resolve(op, operands[0].device.type, backend), lead)
+    return plan
+
+
+_HALVES = {torch.float16, torch.bfloat16}
+
+
+class _OnCpu(AbstractContextManager["_OnCpu"]):
+    """CPU tensors as NumPy arrays; halves are widened: torch's bfloat16 has no NumPy type.
+
+    A context in which nothing is different from outside.
+    """
+
+    def __enter__(self) -> _OnCpu:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    @staticmethod
+    def array(t: Tensor | None) -> Any:
         """The tensor's memory as an array."""
         if t is None:
             return None
-        t = t.detach().resolve_neg()
-        return (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).numpy()
+        return (t.float() if t.dtype in _HALVES else t).numpy(force=True)
 
-    def tensor(self, a: Any, dtype: torch.dtype) -> Tensor:
-        """A result as a tensor of that dtype, which shares its memory if it has it."""
-        return torch.from_numpy(a).to(dtype)
+    @staticmethod
+    def tensor(a: Any, dtype: torch.dtype | None = None) -> Any:
+        """A result as a tensor that shares its memory, unless it has another dtype than is wanted."""
+        if a is None:
+            return None
+        return torch.from_numpy(a) if dtype not in _HALVES else torch.from_numpy(a).to(dtype)
 
 
 class _OnCuda:
     """CUDA tensors as CuPy arrays."""
 
-    def array(self, t: Tensor | None) -> Any:
+    @staticmethod
+    def array(t: Tensor | None) -> Any:
         """The tensor's memory as an array."""
         return None if t is None else _dlpack.cupy_of_tensor(t.detach().resolve_neg())
 
-    def tensor(self, a: Any, dtype: torch.dtype) -> Tensor:
+    @staticmethod
+    def tensor(a: Any, dtype: torch.dtype | None = None) -> Any:
         """A result as a tensor."""
         del dtype  # the backend keeps it
-        return _dlpack.tensor_of_cupy(a)
+        return None if a is None else _dlpack.tensor_of_cupy(a)
+
+
+_on_cpu = _OnCpu()
 
 
 @contextmanager
-def on_device_of(x: Tensor) -> Iterator[_OnCpu | _OnCuda]:
-    """How tensors on the device of x become the backends' arrays, and results tensors again."""
-    if x.device.type != "cuda":
-        yield _OnCpu()
-        return
-    with _dlpack.torch_on_cupy(x.device):
+def _on_cuda(device: torch.device) -> Iterator[_OnCuda]:
+    with _dlpack.torch_on_cupy(device):
         yield _OnCuda()
 
 
-def forward_results(
-    own: _OnCpu | _OnCuda, like: Tensor, y: Any, state: Any, kept: Any
-) -> tuple[Tensor, ...]:
-    """What a backend's forward returned, as the operators' tensors: None as an empty one."""
-    return (
-        own.tensor(y, like.dtype),
-        like.new_empty(0) if state is None else own.tensor(state, like.dtype),
-        like.new_empty(0) if kept is None else own.tensor(kept, wide_dtype(like)),
-    )
+def on_device_of(x: Tensor) -> AbstractContextManager[_OnCpu | _OnCuda]:
+    """How tensors on the device of x become the backends' arrays, and results tensors again."""
+    return _on_cuda(x.device) if x.is_cuda else _on_cpu
 
 
-def threads(num_threads: int | None) -> int:
+def threads(op: str, num_threads: int | None) -> int:
     """Threads on the CPU: as many as PyTorch uses, if none are asked for."""
-    return torch.get_num_threads() if num_threads is None else num_threads
+    if num_threads is None:
+        return torch.get_num_threads()
+    _checks.thread_count(op, "num_threads", num_threads)
+    return num_threads
 
 
-def register(
-    name: str, implementation: Any, fake: Any, autograd: Any, setup_context: Any, vmap: Any
-) -> None:
-    """Register an operator of `library` on both devices, with what autograd, compilation and vmap want."""
+def register(name: str, compute: Any, fake: Any, autograd: Any, setup_context: Any, vmap: Any) -> None:
+    """Register an operator of `library` on both devices, with what autograd, compilation and vmap want.
+
+    `compute` runs it on a backend; an operator has no absent results, so None becomes an empty tensor.
+    """
+
+    def implementation(*arguments: Any) -> tuple[Tensor, ...]:
+        results = compute(*arguments)
+        return tuple(arguments[0].new_empty(0) if t is None else t for t in results)
+
     library.impl(name, implementation, "CPU")
     library.impl(name, implementation, "CUDA")
     operator = f"srwm::{name}"
     torch.library.register_fake(operator, fake, lib=library)
     torch.library.register_autograd(operator, autograd, setup_context=setup_context, lib=library)
     torch.library.register_vmap(operator, vmap, lib=library)
+
+
+def differentiable(operands: int, compute: Any, autograd: Any) -> Callable[..., tuple[Any, ...]]:
+    """A forward operator, the first arguments of which are its operands, as autograd alone knows it.
+
+    For plain operands, see `is_plain`.
+    """
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None, None]:
+            y, state, kept = compute(*arguments)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*arguments[:operands], kept)
+            ctx.backend, ctx.num_threads = arguments[-2:]
+            return y, state, None
+
+        backward = staticmethod(autograd)
+
+    # Function.apply itself would look once more for functorch's wrappers, at the price of a kernel.
+    return super(torch.autograd.Function, Differentiable).apply
 
 
 def no_second_derivative(op: str) -> Any:

@@ -2,7 +2,8 @@
 
 `forward`, `vjp` and `backward` here are what `srwm.forward` etc. call for tensors. The operators
 underneath are registered with torch.library, so that torch.compile, autograd, vmap and meta tensors
-know them; tensors and arrays share memory both ways. Letters and shapes: `srwm._reference`.
+know them; where none of these look on, a call goes past them (`srwm._tensors.is_plain`). Tensors and
+arrays share memory both ways. Letters and shapes: `srwm._reference`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch
-from srwm._broadcast import leading_shape
 from srwm._tensors import (
     batch_first,
-    forward_results,
+    differentiable,
+    is_plain,
     library,
     no_second_derivative,
     on_device_of,
     own_lead,
+    plan_of,
+    refuse_tangents,
     register,
     require_tensors,
     same_dtype_under_autocast,
@@ -59,18 +62,18 @@ def _forward(
     return_state: bool,
     backend: str | None,
     num_threads: int | None,
-) -> tuple[Tensor, ...]:
-    lead = _check("srwm.forward", x, W, reset)
-    module = _dispatch.resolve("srwm.forward", x.device.type, backend)
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    op = "srwm.forward"
+    plan = plan_of(_check, op, (x, W, reset), backend)
+    n = threads(op, num_threads)
     with on_device_of(x) as own:
-        y, W_next, kept = module.forward(
-            *map(own.array, (x, W, reset)),
-            lead,
+        y, W_next, kept = plan.backend.forward(
+            *(own.array(x), own.array(W), own.array(reset), plan.lead),
             keep=keep,
             return_state=return_state,
-            num_threads=threads(num_threads),
+            num_threads=n,
         )
-        return forward_results(own, x, y, W_next, kept)
+        return own.tensor(y, x.dtype), own.tensor(W_next, x.dtype), own.tensor(kept)
 
 
 def _forward_fake(
@@ -105,19 +108,19 @@ def _backward(
     backend: str | None,
     num_threads: int | None,
 ) -> tuple[Tensor, Tensor]:
-    lead = leading_shape("srwm.backward", x, W, reset)
-    module = _dispatch.resolve("srwm.backward", x.device.type, backend)
+    op = "srwm.backward"
+    plan = plan_of(_check, op, (x, W, reset), backend)
     if grad_y is None:
         Do = W.shape[-1] - 2 * x.shape[-1] - 4
-        grad_y = x.new_zeros(()).expand((*lead, x.shape[-2], Do))
+        grad_y = x.new_zeros(()).expand((*plan.lead, x.shape[-2], Do))
+    n = threads(op, num_threads)
     with on_device_of(x) as own:
-        gx, gW = module.backward(
-            *map(own.array, (x, W, reset)),
-            lead,
-            *map(own.array, (kept.contiguous(), grad_y, grad_W_next)),
-            num_threads=threads(num_threads),
+        gx, gW = plan.backend.backward(
+            *(own.array(x), own.array(W), own.array(reset), plan.lead),
+            *(own.array(kept.contiguous()), own.array(grad_y), own.array(grad_W_next)),
+            num_threads=n,
         )
-        return own.tensor(gx, x.dtype), own.tensor(gW, W.dtype)
+        return own.tensor(gx, x.dtype), own.tensor(gW, x.dtype)
 
 
 def _backward_fake(
@@ -152,7 +155,8 @@ def _gradients(
     x, W, reset, kept = ctx.saved_tensors
     if grad_y is None and grad_W_next is None:
         return (None,) * 7
-    gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, ctx.backend, ctx.num_threads)
+    operands = (x, W, reset, kept, grad_y, grad_W_next)
+    gx, gW = _backward_of(operands)(*operands, ctx.backend, ctx.num_threads)
     return gx, gW, None, None, None, None, None
 
 
@@ -193,6 +197,20 @@ def _backward_vmap(
 
 register("forward", _forward, _forward_fake, _gradients, _save_for_backward, _forward_vmap)
 register("backward", _backward, _backward_fake, no_second_derivative("srwm.backward"), None, _backward_vmap)
+_differentiable_forward = differentiable(3, _forward, _gradients)
+
+
+def _forward_of(operands: tuple[Tensor | None, ...], wants_gradient: bool) -> Any:
+    """What to call for srwm::forward of these operands, see `is_plain`."""
+    if not is_plain(operands):
+        refuse_tangents("srwm.forward", operands)
+        return torch.ops.srwm.forward
+    return _differentiable_forward if wants_gradient else _forward
+
+
+def _backward_of(operands: tuple[Tensor | None, ...]) -> Any:
+    """As `_forward_of`, for srwm::backward; it is the operator that refuses to be differentiated."""
+    return torch.ops.srwm.backward if torch.is_grad_enabled() or not is_plain(operands) else _backward
 
 
 def forward(
@@ -208,7 +226,8 @@ def forward(
     require_tensors("srwm.forward", x, "x", W=W, reset=reset)
     x = same_dtype_under_autocast(x, W)
     keep = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
-    y, W_next, _ = torch.ops.srwm.forward(x, W, reset, keep, return_state, backend, num_threads)
+    run = _forward_of((x, W, reset), keep)
+    y, W_next, _ = run(x, W, reset, keep, return_state, backend, num_threads)
     return (y, W_next) if return_state else y
 
 
@@ -227,13 +246,15 @@ def vjp(
     # The pullback must not see what the caller does to x, W and reset afterwards.
     x, W = x.detach().clone(), W.detach().clone()
     reset = None if reset is None else reset.clone()
-    y, W_next, kept = torch.ops.srwm.forward(x, W, reset, True, True, backend, num_threads)
+    run = _forward_of((x, W, reset), False)
+    y, W_next, kept = run(x, W, reset, True, True, backend, num_threads)
     y_shape, W_shape = tuple(y.shape), tuple(W_next.shape)
 
     def pullback(grad_y: Tensor, grad_W_next: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
+        operands = (x, W, reset, kept, grad_y, grad_W_next)
         with torch.no_grad():
-            gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, backend, num_threads)
+            gx, gW = _backward_of(operands)(*operands, backend, num_threads)
         return gx, gW
 
     return (y, W_next), pullback
@@ -256,6 +277,8 @@ def backward(
     Do = W.shape[-1] - 2 * x.shape[-1] - 4
     check_gradients(op, x, (*lead, x.shape[-2], Do), (*lead, *W.shape[-2:]), grad_y, grad_W_next)
     with torch.no_grad():
-        _, _, kept = torch.ops.srwm.forward(x, W, reset, True, False, backend, num_threads)
-        gx, gW = torch.ops.srwm.backward(x, W, reset, kept, grad_y, grad_W_next, backend, num_threads)
+        run = _forward_of((x, W, reset), False)
+        _, _, kept = run(x, W, reset, True, False, backend, num_threads)
+        operands = (x, W, reset, kept, grad_y, grad_W_next)
+        gx, gW = _backward_of(operands)(*operands, backend, num_threads)
     return gx, gW

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch
-from srwm._broadcast import delta_leading_shape
 from srwm._tensors import (
     batch_first,
-    forward_results,
+    differentiable,
+    is_plain,
     library,
     no_second_derivative,
     on_device_of,
     own_lead,
+    plan_of,
+    refuse_tangents,
     register,
     require_tensors,
     same_dtype_under_autocast,
@@ -61,19 +63,15 @@ def _forward(
     return_state: bool,
     backend: str | None,
     num_threads: int | None,
-) -> tuple[Tensor, ...]:
-    operands = (q, k, v, beta, S, reset)
-    lead = _check("srwm.delta_forward", *operands)
-    module = _dispatch.resolve("srwm.delta_forward", q.device.type, backend)
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    op, operands = "srwm.delta_forward", (q, k, v, beta, S, reset)
+    plan = plan_of(_check, op, operands, backend)
+    n = threads(op, num_threads)
     with on_device_of(q) as own:
-        y, S_next, kept = module.delta_forward(
-            *map(own.array, operands),
-            lead,
-            keep=keep,
-            return_state=return_state,
-            num_threads=threads(num_threads),
+        y, S_next, kept = plan.backend.delta_forward(
+            *map(own.array, operands), plan.lead, keep=keep, return_state=return_state, num_threads=n
         )
-        return forward_results(own, q, y, S_next, kept)
+        return own.tensor(y, q.dtype), own.tensor(S_next, q.dtype), own.tensor(kept)
 
 
 def _forward_fake(
@@ -114,17 +112,17 @@ def _backward(
     backend: str | None,
     num_threads: int | None,
 ) -> tuple[Tensor, ...]:
-    operands = (q, k, v, beta, S, reset)
-    lead = delta_leading_shape("srwm.delta_backward", *operands)
-    module = _dispatch.resolve("srwm.delta_backward", q.device.type, backend)
+    op, operands = "srwm.delta_backward", (q, k, v, beta, S, reset)
+    plan = plan_of(_check, op, operands, backend)
     if grad_y is None:
-        grad_y = q.new_zeros(()).expand((*lead, q.shape[-2], v.shape[-1]))
+        grad_y = q.new_zeros(()).expand((*plan.lead, q.shape[-2], v.shape[-1]))
+    n = threads(op, num_threads)
     with on_device_of(q) as own:
-        gradients = module.delta_backward(
+        gradients = plan.backend.delta_backward(
             *map(own.array, operands),
-            lead,
+            plan.lead,
             *map(own.array, (kept.contiguous(), grad_y, grad_S_next)),
-            num_threads=threads(num_threads),
+            num_threads=n,
         )
         return tuple(own.tensor(g, q.dtype) for g in gradients)
 
@@ -153,9 +151,8 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     if grad_y is None and grad_S_next is None:
         return (None,) * 10
-    *operands, kept = ctx.saved_tensors
-    options = (ctx.backend, ctx.num_threads)
-    gradients = torch.ops.srwm.delta_backward(*operands, kept, grad_y, grad_S_next, *options)
+    operands = (*ctx.saved_tensors, grad_y, grad_S_next)
+    gradients = _backward_of(operands)(*operands, ctx.backend, ctx.num_threads)
     return (*gradients, None, None, None, None, None)
 
 
@@ -217,6 +214,22 @@ register(
     None,
     _backward_vmap,
 )
+_differentiable_forward = differentiable(6, _forward, _gradients)
+
+
+def _forward_of(operands: tuple[Tensor | None, ...], wants_gradient: bool) -> Any:
+    """What to call for srwm::delta_forward of these operands, see `is_plain`."""
+    if not is_plain(operands):
+        refuse_tangents("srwm.delta_forward", operands)
+        return torch.ops.srwm.delta_forward
+    return _differentiable_forward if wants_gradient else _forward
+
+
+def _backward_of(operands: tuple[Tensor | None, ...]) -> Any:
+    """As `_forward_of`, for srwm::delta_backward; it is the operator that refuses to be differentiated."""
+    if torch.is_grad_enabled() or not is_plain(operands):
+        return torch.ops.srwm.delta_backward
+    return _backward
 
 
 def _operands(op: str, q: Tensor, k: Any, v: Any, beta: Any, S: Any, reset: Any) -> tuple[Any, ...]:
@@ -242,7 +255,8 @@ def delta_forward(
     """`srwm.delta_forward` of tensors: differentiable in all but reset, also through the returned state."""
     operands = _operands("srwm.delta_forward", q, k, v, beta, S, reset)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in operands[:5])
-    y, S_next, _ = torch.ops.srwm.delta_forward(*operands, keep, return_state, backend, num_threads)
+    run = _forward_of(operands, keep)
+    y, S_next, _ = run(*operands, keep, return_state, backend, num_threads)
     return (y, S_next) if return_state else y
 
 
@@ -263,13 +277,13 @@ def delta_vjp(
     lead = _check(op, *operands)
     # The pullback must not see what the caller does to the operands afterwards.
     operands = tuple(t if t is None else t.detach().clone() for t in operands)
-    y, S_next, kept = torch.ops.srwm.delta_forward(*operands, True, True, backend, num_threads)
+    y, S_next, kept = _forward_of(operands, False)(*operands, True, True, backend, num_threads)
 
     def pullback(grad_y: Tensor, grad_S_next: Tensor | None = None) -> Gradients:
         check_gradients(op, operands[0], lead, operands[2], grad_y, grad_S_next)
-        gradients = (kept, grad_y, grad_S_next, backend, num_threads)
+        all_operands = (*operands, kept, grad_y, grad_S_next)
         with torch.no_grad():
-            gq, gk, gv, gbeta, gS = torch.ops.srwm.delta_backward(*operands, *gradients)
+            gq, gk, gv, gbeta, gS = _backward_of(all_operands)(*all_operands, backend, num_threads)
         return gq, gk, gv, gbeta, None if S is None else gS
 
     return (y, S_next), pullback
@@ -294,8 +308,7 @@ def delta_backward(
     lead = _check(op, *operands)
     check_gradients(op, operands[0], lead, operands[2], grad_y, grad_S_next)
     with torch.no_grad():
-        _, _, kept = torch.ops.srwm.delta_forward(*operands, True, False, backend, num_threads)
-        gq, gk, gv, gbeta, gS = torch.ops.srwm.delta_backward(
-            *operands, kept, grad_y, grad_S_next, backend, num_threads
-        )
+        _, _, kept = _forward_of(operands, False)(*operands, True, False, backend, num_threads)
+        operands = (*operands, kept, grad_y, grad_S_next)
+        gq, gk, gv, gbeta, gS = _backward_of(operands)(*operands, backend, num_threads)
     return gq, gk, gv, gbeta, None if S is None else gS

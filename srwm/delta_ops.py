@@ -14,7 +14,7 @@ import numpy as np
 from srwm import _call, _checks, _dispatch
 from srwm._arrays import namespace
 from srwm._broadcast import delta_leading_shape
-from srwm._call import Call, as_backend_arrays, give_back, own_copy, prepare
+from srwm._call import Plan, as_backend_arrays, give_back, own_copy, prepare
 
 _OPERANDS = ("q", "k", "v", "beta", "S", "reset")
 _GRADIENTS = ("q", "grad_y", "grad_S_next")
@@ -59,14 +59,16 @@ def check_gradients(op: str, q: Any, lead: tuple[int, ...], v: Any, grad_y: Any,
     )
 
 
-def _prepare(op: str, operands: tuple[Any, ...], backend: str | None, num_threads: Any) -> Call:
-    lead = _call.leading_shape(check_operands, op, *operands)
-    call = prepare(op, _OPERANDS, operands, lead, backend, num_threads)
-    q, k, v, beta, S, reset = call.operands
-    if S is None:
+def _prepare(
+    op: str, operands: tuple[Any, ...], backend: str | None, num_threads: Any
+) -> tuple[Plan, tuple[Any, ...]]:
+    """The plan, and the operands as arrays of its backend: a missing S as zeros."""
+    plan, arrays = prepare(check_operands, op, _OPERANDS, operands, backend, num_threads)
+    if arrays[4] is None:
+        q, k, v, beta, _, reset = arrays
         S = namespace(q).zeros((q.shape[-1], v.shape[-1]), dtype=q.dtype)
-        call = call._replace(operands=(q, k, v, beta, S, reset))
-    return call
+        arrays = (q, k, v, beta, S, reset)
+    return plan, arrays
 
 
 def delta_forward(
@@ -163,15 +165,13 @@ def delta_forward(
             backend=backend,
             num_threads=num_threads,
         )
-    call = _prepare(op, (q, k, v, beta, S, reset), backend, num_threads)
-    y, S_next, _ = call.backend.delta_forward(
-        *call.operands,
-        call.lead,
-        keep=False,
-        return_state=return_state,
-        num_threads=num_threads,
+    plan, arrays = _prepare(op, (q, k, v, beta, S, reset), backend, num_threads)
+    y, S_next, _ = plan.backend.delta_forward(
+        *arrays, plan.lead, keep=False, return_state=return_state, num_threads=num_threads
     )
-    return give_back(call, y, S_next) if return_state else give_back(call, y)[0]
+    if plan.original is not None:
+        y, S_next = give_back(plan, y, S_next)
+    return (y, S_next) if return_state else y
 
 
 def delta_vjp(
@@ -213,35 +213,37 @@ def delta_vjp(
         return _dispatch.front_ends[front_end].delta_vjp(
             q, k, v, beta, S, reset=reset, backend=backend, num_threads=num_threads
         )
-    # The pullback must not see what the caller does to the operands afterwards.
-    call = own_copy(_prepare(op, (q, k, v, beta, S, reset), backend, num_threads))
-    y, S_next, kept = call.backend.delta_forward(
-        *call.operands, call.lead, keep=True, num_threads=num_threads
+    plan, arrays = _prepare(op, (q, k, v, beta, S, reset), backend, num_threads)
+    arrays = own_copy(arrays)  # the pullback must not see what the caller does to the operands
+    y, S_next, kept = plan.backend.delta_forward(
+        *arrays, plan.lead, keep=True, return_state=True, num_threads=num_threads
     )
     is_stateless = S is None
 
     def pullback(grad_y: Any, grad_S_next: Any = None) -> Gradients:
-        return _pull_back(op, call, kept, grad_y, grad_S_next, is_stateless, num_threads)
+        return _pull_back(op, plan, arrays, kept, grad_y, grad_S_next, is_stateless, num_threads)
 
-    return give_back(call, y, S_next), pullback
+    y, S_next = give_back(plan, y, S_next)
+    return (y, S_next), pullback
 
 
 def _pull_back(
     op: str,
-    call: Call,
+    plan: Plan,
+    arrays: tuple[Any, ...],
     kept: Any,
     grad_y: Any,
     grad_S_next: Any,
     is_stateless: bool,
     num_threads: int | None,
 ) -> Gradients:
-    like = call.operands[0] if call.original is None else call.original
-    check_gradients(op, like, call.lead, call.operands[2], grad_y, grad_S_next)
+    like = arrays[0] if plan.original is None else plan.original
+    check_gradients(op, like, plan.lead, arrays[2], grad_y, grad_S_next)
     _, grad_y, grad_S_next = as_backend_arrays(op, _GRADIENTS, (like, grad_y, grad_S_next))
-    gq, gk, gv, gbeta, gS = call.backend.delta_backward(
-        *call.operands, call.lead, kept, grad_y, grad_S_next, num_threads=num_threads
+    gq, gk, gv, gbeta, gS = plan.backend.delta_backward(
+        *arrays, plan.lead, kept, grad_y, grad_S_next, num_threads=num_threads
     )
-    gq, gk, gv, gbeta, gS = give_back(call, gq, gk, gv, gbeta, None if is_stateless else gS)
+    gq, gk, gv, gbeta, gS = give_back(plan, gq, gk, gv, gbeta, None if is_stateless else gS)
     return gq, gk, gv, gbeta, gS
 
 
@@ -299,9 +301,9 @@ def delta_backward(
             backend=backend,
             num_threads=num_threads,
         )
-    call = _prepare(op, (q, k, v, beta, S, reset), backend, num_threads)
-    check_gradients(op, q, call.lead, v, grad_y, grad_S_next)
-    _, _, kept = call.backend.delta_forward(
-        *call.operands, call.lead, keep=True, return_state=False, num_threads=num_threads
+    plan, arrays = _prepare(op, (q, k, v, beta, S, reset), backend, num_threads)
+    check_gradients(op, q, plan.lead, v, grad_y, grad_S_next)
+    _, _, kept = plan.backend.delta_forward(
+        *arrays, plan.lead, keep=True, return_state=False, num_threads=num_threads
     )
-    return _pull_back(op, call, kept, grad_y, grad_S_next, S is None, num_threads)
+    return _pull_back(op, plan, arrays, kept, grad_y, grad_S_next, S is None, num_threads)

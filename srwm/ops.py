@@ -16,7 +16,7 @@ import numpy as np
 from srwm import _call, _checks, _dispatch
 from srwm._arrays import namespace
 from srwm._broadcast import leading_shape
-from srwm._call import Call, as_backend_arrays, give_back, own_copy, prepare
+from srwm._call import Plan, as_backend_arrays, give_back, own_copy, prepare
 
 _OPERANDS = ("x", "W", "reset")
 _GRADIENTS = ("x", "grad_y", "grad_W_next")
@@ -48,11 +48,6 @@ def check_gradients(
     _call.check_gradients(
         *(op, x, "x"), ("grad_y", grad_y, y_shape, "y"), ("grad_W_next", grad_W_next, W_shape, "W_next")
     )
-
-
-def _prepare(op: str, x: Any, W: Any, reset: Any, backend: str | None, num_threads: Any) -> Call:
-    lead = _call.leading_shape(check_operands, op, x, W, reset)
-    return prepare(op, _OPERANDS, (x, W, reset), lead, backend, num_threads)
 
 
 def forward(
@@ -128,15 +123,13 @@ def forward(
         return _dispatch.front_ends[front_end].forward(
             x, W, reset=reset, return_state=return_state, backend=backend, num_threads=num_threads
         )
-    call = _prepare(op, x, W, reset, backend, num_threads)
-    y, W_next, _ = call.backend.forward(
-        *call.operands,
-        call.lead,
-        keep=False,
-        return_state=return_state,
-        num_threads=num_threads,
+    plan, arrays = prepare(check_operands, op, _OPERANDS, (x, W, reset), backend, num_threads)
+    y, W_next, _ = plan.backend.forward(
+        *arrays, plan.lead, keep=False, return_state=return_state, num_threads=num_threads
     )
-    return give_back(call, y, W_next) if return_state else give_back(call, y)[0]
+    if plan.original is not None:
+        y, W_next = give_back(plan, y, W_next)
+    return (y, W_next) if return_state else y
 
 
 def vjp(
@@ -175,20 +168,24 @@ def vjp(
         return _dispatch.front_ends[front_end].vjp(
             x, W, reset=reset, backend=backend, num_threads=num_threads
         )
-    # The pullback must not see what the caller does to x, W and reset afterwards.
-    call = own_copy(_prepare(op, x, W, reset, backend, num_threads))
-    y, W_next, kept = call.backend.forward(*call.operands, call.lead, keep=True, num_threads=num_threads)
+    plan, arrays = prepare(check_operands, op, _OPERANDS, (x, W, reset), backend, num_threads)
+    arrays = own_copy(arrays)  # the pullback must not see what the caller does to x, W and reset
+    y, W_next, kept = plan.backend.forward(
+        *arrays, plan.lead, keep=True, return_state=True, num_threads=num_threads
+    )
     y_shape, W_shape = y.shape, W_next.shape
 
     def pullback(grad_y: Any, grad_W_next: Any = None) -> tuple[Any, Any]:
-        return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
+        return _pull_back(op, plan, arrays, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
 
-    return give_back(call, y, W_next), pullback
+    y, W_next = give_back(plan, y, W_next)
+    return (y, W_next), pullback
 
 
 def _pull_back(
     op: str,
-    call: Call,
+    plan: Plan,
+    arrays: tuple[Any, ...],
     kept: Any,
     y_shape: tuple[int, ...],
     W_shape: tuple[int, ...],
@@ -196,13 +193,13 @@ def _pull_back(
     grad_W_next: Any,
     num_threads: int | None,
 ) -> tuple[Any, Any]:
-    like = call.operands[0] if call.original is None else call.original
+    like = arrays[0] if plan.original is None else plan.original
     check_gradients(op, like, y_shape, W_shape, grad_y, grad_W_next)
     _, grad_y, grad_W_next = as_backend_arrays(op, _GRADIENTS, (like, grad_y, grad_W_next))
-    gradients = call.backend.backward(
-        *call.operands, call.lead, kept, grad_y, grad_W_next, num_threads=num_threads
+    gradients = plan.backend.backward(
+        *arrays, plan.lead, kept, grad_y, grad_W_next, num_threads=num_threads
     )
-    gx, gW = give_back(call, *gradients)
+    gx, gW = give_back(plan, *gradients)
     return gx, gW
 
 
@@ -253,12 +250,14 @@ def backward(
         return _dispatch.front_ends[front_end].backward(
             x, W, grad_y, grad_W_next, reset=reset, backend=backend, num_threads=num_threads
         )
-    call = _prepare(op, x, W, reset, backend, num_threads)
+    plan, arrays = prepare(check_operands, op, _OPERANDS, (x, W, reset), backend, num_threads)
     L, Do = x.shape[-2], W.shape[-1] - 2 * x.shape[-1] - 4
-    y_shape, W_shape = (*call.lead, L, Do), (*call.lead, *W.shape[-2:])
+    y_shape, W_shape = (*plan.lead, L, Do), (*plan.lead, *W.shape[-2:])
     check_gradients(op, x, y_shape, W_shape, grad_y, grad_W_next)
-    _, _, kept = call.backend.forward(*call.operands, call.lead, keep=True, num_threads=num_threads)
-    return _pull_back(op, call, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
+    _, _, kept = plan.backend.forward(
+        *arrays, plan.lead, keep=True, return_state=False, num_threads=num_threads
+    )
+    return _pull_back(op, plan, arrays, kept, y_shape, W_shape, grad_y, grad_W_next, num_threads)
 
 
 def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
