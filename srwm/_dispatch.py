@@ -1,7 +1,8 @@
 """The ordered table of backends, and who takes an array: the first row that does not decline.
 
-A backend is a module with these functions:
+A backend is a module with this constant and these functions:
 
+    BFLOAT16_AS_INT16 -> whether it takes int16 arrays as ones of bfloat16
     unusable() -> why it cannot run on this machine, or None
     declines(device) -> why it does not take arrays of that device, or None
     forward(x, W, reset, lead, *, keep, return_state, num_threads) -> y, W_next or None, kept or None

@@ -33,6 +33,7 @@ from srwm._broadcast import sum_to_shape
 from srwm._delta_reference import delta_backward, delta_forward, delta_kept_shape
 
 __all__ = [
+    "BFLOAT16_AS_INT16",
     "backward",
     "declines",
     "delta_backward",
@@ -42,6 +43,8 @@ __all__ = [
     "kept_shape",
     "unusable",
 ]
+
+BFLOAT16_AS_INT16 = False
 
 
 def unusable() -> str | None:

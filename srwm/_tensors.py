@@ -89,14 +89,15 @@ def plan_of(
     return plan
 
 
-_HALVES = {torch.float16, torch.bfloat16}
-
-
 class _OnCpu(AbstractContextManager["_OnCpu"]):
-    """CPU tensors as NumPy arrays; halves are widened: torch's bfloat16 has no NumPy type.
+    """CPU tensors as NumPy arrays. A context in which nothing is different from outside.
 
-    A context in which nothing is different from outside.
+    torch's bfloat16 has no NumPy type: those tensors become int16 arrays and int16 arrays such tensors, or,
+    where `widened`, float32 arrays for a backend that does not know of that.
     """
+
+    def __init__(self, widened: bool) -> None:
+        self.widened = widened
 
     def __enter__(self) -> _OnCpu:
         return self
@@ -104,19 +105,23 @@ class _OnCpu(AbstractContextManager["_OnCpu"]):
     def __exit__(self, *exception: object) -> None:
         pass
 
-    @staticmethod
-    def array(t: Tensor | None) -> Any:
+    def array(self, t: Tensor | None) -> Any:
         """The tensor's memory as an array."""
         if t is None:
             return None
-        return (t.float() if t.dtype in _HALVES else t).numpy(force=True)
+        if t.dtype is torch.bfloat16:
+            t = t.float() if self.widened else t.detach().resolve_neg().view(torch.int16)
+        return t.numpy(force=True)
 
     @staticmethod
     def tensor(a: Any, dtype: torch.dtype | None = None) -> Any:
         """A result as a tensor that shares its memory, unless it has another dtype than is wanted."""
         if a is None:
             return None
-        return torch.from_numpy(a) if dtype not in _HALVES else torch.from_numpy(a).to(dtype)
+        t = torch.from_numpy(a)
+        if dtype is None or t.dtype is dtype:
+            return t
+        return t.view(dtype) if t.dtype is torch.int16 else t.to(dtype)
 
 
 class _OnCuda:
@@ -134,7 +139,7 @@ class _OnCuda:
         return None if a is None else _dlpack.tensor_of_cupy(a)
 
 
-_on_cpu = _OnCpu()
+_on_cpu, _on_cpu_widened = _OnCpu(widened=False), _OnCpu(widened=True)
 
 
 @contextmanager
@@ -143,9 +148,11 @@ def _on_cuda(device: torch.device) -> Iterator[_OnCuda]:
         yield _OnCuda()
 
 
-def on_device_of(x: Tensor) -> AbstractContextManager[_OnCpu | _OnCuda]:
-    """How tensors on the device of x become the backends' arrays, and results tensors again."""
-    return _on_cuda(x.device) if x.is_cuda else _on_cpu
+def on_device_of(x: Tensor, backend: Any) -> AbstractContextManager[_OnCpu | _OnCuda]:
+    """How tensors on the device of x become that backend's arrays, and results tensors again."""
+    if x.is_cuda:
+        return _on_cuda(x.device)
+    return _on_cpu if backend.BFLOAT16_AS_INT16 else _on_cpu_widened
 
 
 def threads(op: str, num_threads: int | None) -> int:
@@ -238,3 +245,26 @@ def batch_first(t: Tensor | None, axis: int | None, core: int, lead: int, size: 
     t = t.unsqueeze(0).expand(size, *t.shape) if axis is None else t.movedim(axis, 0)
     missing = lead - (t.ndim - 1 - core)
     return t.reshape(size, *(1,) * missing, *t.shape[1:])
+
+
+def one_by_one(
+    operator: Any,
+    fixed: tuple[Any, ...],
+    gradients: tuple[Tensor | None, ...],
+    axes: tuple[Any, ...],
+    options: list[Any],
+    size: int,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """A backward operator vmapped over gradients alone (the rows of a Jacobian): one call for each.
+
+    What forward kept belongs to all of its sequences together, so that there is none for `size` times as many.
+    `fixed` and `options` stand before and behind the gradients, which are vmapped over these axes.
+    """
+    rows = []
+    for i in range(size):
+        row = [
+            g if g is None or axis is None else g.select(axis, i)
+            for g, axis in zip(gradients, axes, strict=True)
+        ]
+        rows.append(operator(*fixed, *row, *options))
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True)), (0,) * len(rows[0])

@@ -23,6 +23,7 @@ from srwm._tensors import (
     library,
     no_second_derivative,
     on_device_of,
+    one_by_one,
     own_lead,
     plan_of,
     refuse_tangents,
@@ -66,7 +67,7 @@ def _forward(
     op = "srwm.forward"
     plan = plan_of(_check, op, (x, W, reset), backend)
     n = threads(op, num_threads)
-    with on_device_of(x) as own:
+    with on_device_of(x, plan.backend) as own:
         y, W_next, kept = plan.backend.forward(
             *(own.array(x), own.array(W), own.array(reset), plan.lead),
             keep=keep,
@@ -114,7 +115,7 @@ def _backward(
         Do = W.shape[-1] - 2 * x.shape[-1] - 4
         grad_y = x.new_zeros(()).expand((*plan.lead, x.shape[-2], Do))
     n = threads(op, num_threads)
-    with on_device_of(x) as own:
+    with on_device_of(x, plan.backend) as own:
         gx, gW = plan.backend.backward(
             *(own.array(x), own.array(W), own.array(reset), plan.lead),
             *(own.array(kept.contiguous()), own.array(grad_y), own.array(grad_W_next)),
@@ -178,13 +179,17 @@ def _backward_vmap(
     info: Any, axes: tuple[Any, ...], x: Tensor, W: Tensor, reset: Tensor | None, *rest: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     kept, grad_y, grad_W_next, *options = rest
+    if axes[3] is None:
+        gradients = (grad_y, grad_W_next)
+        fixed = (x, W, reset, kept)
+        return one_by_one(torch.ops.srwm.backward, fixed, gradients, axes[4:6], options, info.batch_size)
     lead = max(own_lead(x, axes[0], 2), own_lead(W, axes[1], 2), own_lead(reset, axes[2], 1))
     size = info.batch_size
     gx, gW = torch.ops.srwm.backward(
         batch_first(x, axes[0], 2, lead, size),
         batch_first(W, axes[1], 2, lead, size),
         batch_first(reset, axes[2], 1, lead, size),
-        kept.expand(size, *kept.shape) if axes[3] is None else kept.movedim(axes[3], 0),
+        kept.movedim(axes[3], 0),
         batch_first(grad_y, axes[4], 2, lead, size),
         batch_first(grad_W_next, axes[5], 2, lead, size),
         *options,

@@ -20,6 +20,7 @@ from srwm._tensors import (
     library,
     no_second_derivative,
     on_device_of,
+    one_by_one,
     own_lead,
     plan_of,
     refuse_tangents,
@@ -67,7 +68,7 @@ def _forward(
     op, operands = "srwm.delta_forward", (q, k, v, beta, S, reset)
     plan = plan_of(_check, op, operands, backend)
     n = threads(op, num_threads)
-    with on_device_of(q) as own:
+    with on_device_of(q, plan.backend) as own:
         y, S_next, kept = plan.backend.delta_forward(
             *map(own.array, operands), plan.lead, keep=keep, return_state=return_state, num_threads=n
         )
@@ -117,7 +118,7 @@ def _backward(
     if grad_y is None:
         grad_y = q.new_zeros(()).expand((*plan.lead, q.shape[-2], v.shape[-1]))
     n = threads(op, num_threads)
-    with on_device_of(q) as own:
+    with on_device_of(q, plan.backend) as own:
         gradients = plan.backend.delta_backward(
             *map(own.array, operands),
             plan.lead,
@@ -187,6 +188,9 @@ def _backward_vmap(
     info: Any, axes: tuple[Any, ...], *arguments: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     operands, (kept, grad_y, grad_S_next, *options) = arguments[:6], arguments[6:]
+    if axes[6] is None:
+        backward, fixed = torch.ops.srwm.delta_backward, (*operands, kept)
+        return one_by_one(backward, fixed, (grad_y, grad_S_next), axes[7:9], options, info.batch_size)
     lead, size = _lead_of(axes, operands), info.batch_size
     batched = [
         batch_first(t, axis, core, lead, size)
@@ -194,7 +198,7 @@ def _backward_vmap(
     ]
     gradients = torch.ops.srwm.delta_backward(
         *batched,
-        kept.expand(size, *kept.shape) if axes[6] is None else kept.movedim(axes[6], 0),
+        kept.movedim(axes[6], 0),
         batch_first(grad_y, axes[7], 2, lead, size),
         batch_first(grad_S_next, axes[8], 2, lead, size),
         *options,

@@ -23,6 +23,8 @@ from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
 
+BFLOAT16_AS_INT16 = True
+
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
 # Steps from one kept W to the next. Between them W comes back by undoing updates: 32 costs D M / 32
@@ -119,12 +121,11 @@ def real_of(dtype: np.dtype) -> np.dtype:
 
 
 def _stored(a: Any) -> Any:
-    """An array, or None, as the kernels read and write it: bfloat16 as int16, unaligned ones copied."""
+    """An array of halves or flags, or None, as the kernels read and write it: bfloat16 as int16, aligned."""
     if a is None:
         return None
-    if a.dtype.itemsize == 2:
-        return a if a.dtype.kind in "fi" else a.view(_INT16)
-    return a if a.flags.aligned else a.copy()
+    a = a if a.dtype.kind in "fib" else a.view(_INT16)
+    return a if a.flags.aligned else a.copy()  # Python's buffers have other names for halves that are not
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -135,7 +136,6 @@ def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
 class Gathering(NamedTuple):
     """How the gradients of shared states are summed: in slots of chunks, then the slots of each state."""
 
-    order: np.ndarray | None  # (N,) the sequence at each position, those of one state together; None: 0, 1, ...
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     count: int  # of the slots
     firsts: np.ndarray | None  # (states,) the first slot of each state; None where each has one slot
@@ -144,15 +144,19 @@ class Gathering(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a call's shapes decide."""
+    """What a call's shapes and dtype decide. Sequences have positions, those of one state side by side."""
 
+    real: np.dtype  # what is computed in
+    is_half: bool  # whether that is not what is stored
     N: int  # sequences
-    side_by_side: int  # how many of them, the first in order, are computed side by side
+    work: int  # multiply-adds of a product of every step with the state
+    side_by_side: int  # how many of the positions, from the first on, are computed side by side
+    order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
+    parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
     entries: int  # kept of each sequence
     segments: int
     forward_bytes: int  # of scratch for each thread
     backward_bytes: int
-    order: np.ndarray | None  # as Gathering's
 
 
 # A layout of an operator: (entries kept per step and sequence, per segment, scratch forward, backward).
@@ -168,27 +172,36 @@ def _layouts(op: str, real: np.dtype, D: int, Do: int) -> tuple[tuple[int, ...],
 
 @lru_cache(maxsize=256)
 def _plan(
-    op: str, real: np.dtype, lead: tuple[int, ...], state_lead: tuple[int, ...], L: int, D: int, Do: int
+    op: str, dtype: np.dtype, lead: tuple[int, ...], state: tuple[int, ...], L: int, D: int, Do: int
 ) -> Plan:
+    """The plan for sequences of L steps; `state` is the shape of W or S."""
+    real, N = real_of(dtype), prod(lead)
     one, many = _layouts(op, real, D, Do)
     lanes = kernels(real, "many").sequences()
-    N = prod(lead)
     fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES
     pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= _default_threads()
     side_by_side = N // lanes * lanes if fits and pays else 0
+    parts = (
+        (kernels(real, "many"), 0, side_by_side),
+        (kernels(real, "one"), side_by_side, N - side_by_side),
+    )
     scratch = many if side_by_side else one
     return Plan(
+        real=real,
+        is_half=dtype.itemsize == 2,
         N=N,
+        work=N * L * state[-2] * state[-1],
         side_by_side=side_by_side,
+        order=_order(lead, state[:-2]),
+        parts=tuple(part for part in parts if part[2] > 0),
         entries=_entries_kept(op, real, L, D, Do),
         segments=segments(L),
         forward_bytes=real.itemsize * max(one[2], scratch[2]),
         backward_bytes=real.itemsize * max(one[3], scratch[3]),
-        order=_order(lead, state_lead),
     )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # these are as long as there are sequences
 def _order(lead: tuple[int, ...], state_lead: tuple[int, ...]) -> np.ndarray | None:
     """The sequences, those that share a state together; None where they are together as they are."""
     if prod(state_lead) in (1, prod(lead)):
@@ -215,7 +228,7 @@ def _gathering(lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side:
     slots = np.cumsum(is_new) - 1
     firsts = np.searchsorted(state[is_new], np.arange(states))
     count = int(is_new.sum())
-    return Gathering(_order(lead, state_lead), slots, count, None if count == states else firsts, many, one)
+    return Gathering(slots, count, None if count == states else firsts, many, one)
 
 
 def _summed(g: np.ndarray, gathering: Gathering, shape: tuple[int, ...]) -> np.ndarray:
@@ -248,18 +261,51 @@ def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do:
     return (*lead, _entries_kept("delta", dtype, L, D, Do))
 
 
-def _new_kept(plan: Plan, lead: tuple[int, ...], real: np.dtype) -> np.ndarray:
-    memory = Recycled(plan.N * plan.entries * real.itemsize)
-    return np.frombuffer(memory, real).reshape((*lead, plan.entries))
+def _new_kept(plan: Plan, lead: tuple[int, ...]) -> np.ndarray:
+    memory = Recycled(plan.N * plan.entries * plan.real.itemsize)
+    return np.frombuffer(memory, plan.real).reshape((*lead, plan.entries))
 
 
-def _parts(plan: Plan) -> tuple[tuple[str, int, int], ...]:
-    """(layout, first position, positions) of the parts of a call."""
-    if plan.side_by_side == 0:
-        return (("one", 0, plan.N),)
-    if plan.side_by_side == plan.N:
-        return (("many", 0, plan.N),)
-    return ("many", 0, plan.side_by_side), ("one", plan.side_by_side, plan.N - plan.side_by_side)
+def _run(
+    plan: Plan,
+    kernel: str,
+    operands: tuple[Any, ...],
+    results: tuple[np.ndarray, np.ndarray | None],
+    kept: np.ndarray | None,
+    num_threads: int | None,
+) -> None:
+    """Run a forward kernel over all positions."""
+    arrays = (*map(_stored, operands), *map(_stored, results)) if plan.is_half else (*operands, *results)
+    threads = _threads(num_threads, plan.N, 3 * plan.work)
+    scratch = _scratch(threads * plan.forward_bytes)
+    for module, first, count in plan.parts:
+        getattr(module, kernel)(
+            *arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments, threads
+        )
+
+
+def _run_backward(
+    plan: Plan,
+    kernel: str,
+    operands: tuple[Any, ...],
+    kept: np.ndarray,
+    incoming: tuple[np.ndarray, np.ndarray | None],
+    gradients: tuple[np.ndarray, ...],
+    g_state: np.ndarray,
+    gathering: Gathering,
+    threads: int,
+) -> None:
+    """Run a backward kernel over all chunks: the gradients of the sequences, those of states in slots."""
+    if plan.is_half:
+        operands, incoming = tuple(map(_stored, operands)), (_stored(incoming[0]), _stored(incoming[1]))
+        gradients = tuple(map(_stored, gradients))
+    scratch = _scratch(threads * plan.backward_bytes)
+    for layout, starts in (("many", gathering.many), ("one", gathering.one)):
+        if len(starts) > 1:
+            getattr(kernels(plan.real, layout), kernel)(
+                *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
+                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads),
+            )
 
 
 def forward(
@@ -273,18 +319,14 @@ def forward(
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
-    (L, D), M = x.shape[-2:], W.shape[-1]
+    L, D = x.shape[-2:]
+    M = W.shape[-1]
     Do = M - 2 * D - 4
-    real = real_of(x.dtype)
-    plan = _plan("srwm", real, lead, W.shape[:-2], L, D, Do)
+    plan = _plan("srwm", x.dtype, lead, W.shape, L, D, Do)
     y = np.empty((*lead, L, Do), x.dtype)
     W_next = np.empty((*lead, D, M), x.dtype) if return_state else None
-    kept = _new_kept(plan, lead, real) if keep else None
-    threads = _threads(num_threads, plan.N, 3 * plan.N * L * D * M)
-    scratch = _scratch(threads * plan.forward_bytes)
-    arrays = (_stored(x), _stored(W), reset, _stored(y), _stored(W_next), kept, scratch, plan.order)
-    for layout, first, count in _parts(plan):
-        kernels(real, layout).forward(*arrays, first, count, SEGMENT, plan.segments, threads)
+    kept = _new_kept(plan, lead) if keep else None
+    _run(plan, "forward", (x, W, reset), (y, W_next), kept, num_threads)
     return y, W_next, kept
 
 
@@ -300,24 +342,18 @@ def backward(
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """gx and gW, of exactly the shapes of x and W."""
-    (L, D), M = x.shape[-2:], W.shape[-1]
-    real = real_of(x.dtype)
-    plan = _plan("srwm", real, lead, W.shape[:-2], L, D, M - 2 * D - 4)
-    gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(real, "many").sequences())
-    gx_shape = (*lead, L, D)
-    gx = np.empty(gx_shape, x.dtype if gx_shape == x.shape else real)
-    gW = np.zeros((gathering.count, D, M), real)
-    threads = _threads(num_threads, plan.N, 7 * plan.N * L * D * M)
-    scratch = _scratch(threads * plan.backward_bytes)
-    arrays = (_stored(x), _stored(W), reset, kept, _stored(grad_y), _stored(grad_W_next))
-    for layout, starts in (("many", gathering.many), ("one", gathering.one)):
-        if len(starts) > 1:
-            kernels(real, layout).backward(
-                *arrays,
-                *(gathering.order, gathering.slots, starts, _stored(gx), gW, scratch),
-                *(SEGMENT, plan.segments, threads),
-            )
-    gx = gx if gx_shape == x.shape else _rounded(sum_to_shape(np, gx, x.shape), x.dtype)
+    L, D = x.shape[-2:]
+    M = W.shape[-1]
+    plan = _plan("srwm", x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
+    gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
+    whole = (*lead, L, D)
+    gx = np.empty(whole, x.dtype if x.shape == whole else plan.real)
+    gW = np.zeros((gathering.count, D, M), plan.real)
+    threads = _threads(num_threads, plan.N, 7 * plan.work)
+    incoming = (grad_y, grad_W_next)
+    _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
+    if x.shape != whole:
+        gx = _rounded(sum_to_shape(np, gx, x.shape), x.dtype)
     return gx, _rounded(_summed(gW, gathering, W.shape), W.dtype)
 
 
@@ -335,18 +371,13 @@ def delta_forward(
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
-    (L, D), Do = q.shape[-2:], v.shape[-1]
-    real = real_of(q.dtype)
-    plan = _plan("delta", real, lead, S.shape[:-2], L, D, Do)
+    L, D = q.shape[-2:]
+    Do = v.shape[-1]
+    plan = _plan("delta", q.dtype, lead, S.shape, L, D, Do)
     y = np.empty((*lead, L, Do), q.dtype)
     S_next = np.empty((*lead, D, Do), q.dtype) if return_state else None
-    kept = _new_kept(plan, lead, real) if keep else None
-    threads = _threads(num_threads, plan.N, 3 * plan.N * L * D * Do)
-    scratch = _scratch(threads * plan.forward_bytes)
-    operands = (_stored(q), _stored(k), _stored(v), _stored(beta), _stored(S), reset)
-    arrays = (*operands, _stored(y), _stored(S_next), kept, scratch, plan.order)
-    for layout, first, count in _parts(plan):
-        kernels(real, layout).delta_forward(*arrays, first, count, SEGMENT, plan.segments, threads)
+    kept = _new_kept(plan, lead) if keep else None
+    _run(plan, "delta_forward", (q, k, v, beta, S, reset), (y, S_next), kept, num_threads)
     return y, S_next, kept
 
 
@@ -365,30 +396,22 @@ def delta_backward(
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
-    (L, D), Do, dtype = q.shape[-2:], v.shape[-1], q.dtype
-    real = real_of(dtype)
-    plan = _plan("delta", real, lead, S.shape[:-2], L, D, Do)
-    gathering = _gathering(lead, S.shape[:-2], plan.side_by_side, kernels(real, "many").sequences())
-    whole = [(*lead, L, D), (*lead, L, D), (*lead, L, Do), (*lead, L)]
-    shapes = [a.shape for a in (q, k, v, beta)]
-    gradients = [
-        np.empty(full, dtype if full == shape and full is not whole[3] else real)
-        for full, shape in zip(whole, shapes, strict=True)
-    ]
-    gS = np.zeros((gathering.count, D, Do), real)
-    threads = _threads(num_threads, plan.N, 6 * plan.N * L * D * Do)
-    scratch = _scratch(threads * plan.backward_bytes)
-    operands = (_stored(q), _stored(k), _stored(beta), _stored(S), reset, kept)
-    gq, gk, gv, gbeta = map(_stored, gradients)
-    for layout, starts in (("many", gathering.many), ("one", gathering.one)):
-        if len(starts) > 1:
-            kernels(real, layout).delta_backward(
-                *(*operands, _stored(grad_y), _stored(grad_S_next)),
-                *(gathering.order, gathering.slots, starts, gq, gk, gv, gbeta[..., None], gS, scratch),
-                *(SEGMENT, plan.segments, threads),
-            )
+    L, D = q.shape[-2:]
+    Do = v.shape[-1]
+    plan = _plan("delta", q.dtype, lead, S.shape, L, D, Do)
+    gathering = _gathering(lead, S.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
+    gq, gk, gv = (
+        np.empty((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
+    )
+    gbeta = np.empty((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
+    gS = np.zeros((gathering.count, D, Do), plan.real)
+    threads = _threads(num_threads, plan.N, 6 * plan.work)
+    incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
+    _run_backward(
+        plan, "delta_backward", (q, k, beta, S, reset), kept, incoming, gradients, gS, gathering, threads
+    )
     summed = [
-        g if g.shape == shape and g.dtype == dtype else _rounded(sum_to_shape(np, g, shape), dtype)
-        for g, shape in zip(gradients, shapes, strict=True)
+        g if g.dtype == q.dtype and g.shape == a.shape else _rounded(sum_to_shape(np, g, a.shape), q.dtype)
+        for g, a in ((gq, q), (gk, k), (gv, v), (gbeta[..., 0], beta))
     ]
-    return (*summed, _rounded(_summed(gS, gathering, S.shape), dtype))
+    return (*summed, _rounded(_summed(gS, gathering, S.shape), q.dtype))

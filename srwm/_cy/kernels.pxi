@@ -48,20 +48,30 @@ cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
     return 2 * s.matrix + s.rows * s.D_ + (3 + 3 * LATE) * s.D_ + (1 + 3 * LATE) * s.M_ + 2 * LATE * STRIDE
 
 
+# Blocks of columns that lie beside each other in a row of M as they do inside: all together where only the
+# end is padded.
+cdef inline int blocks_of(Py_ssize_t *columns, Py_ssize_t *entries, Sizes s) noexcept nogil:
+    if s.Do_ == s.Do * STRIDE and s.D_ == s.D * STRIDE:
+        columns[0], entries[0] = s.M, s.M_
+        return 1
+    columns[0], columns[1], columns[2], columns[3] = s.Do, s.D, s.D, 4
+    entries[0], entries[1], entries[2], entries[3] = s.Do_, s.D_, s.D_, s.beta_
+    return 4
+
+
 # IN: (D, M) of each sequence -> OUT: (D, M_).
 cdef void read_matrix(real *A, const View *W, Sizes s) noexcept nogil:
-    cdef Py_ssize_t d, i, column
+    cdef Py_ssize_t[4] columns, entries
+    cdef Py_ssize_t d, i, at, blocks = blocks_of(columns, entries, s)
     cdef bint shared = is_shared(W)
-    cdef Py_ssize_t[4] columns = [s.Do, s.D, s.D, 4]
-    cdef Py_ssize_t[4] entries = [s.Do_, s.D_, s.D_, s.beta_]
     for d in range(s.D):
-        column = 0
-        for i in range(4):
+        at = d * W.outer
+        for i in range(blocks):
             if shared:
-                read_shared_row(A, W, d * W.outer + column * W.inner, columns[i])
+                read_shared_row(A, W, at, columns[i])
             else:
-                read_row(A, W, d * W.outer + column * W.inner, columns[i])
-            column += columns[i]
+                read_row(A, W, at, columns[i])
+            at += columns[i] * W.inner
             A += entries[i]
 
 
@@ -81,17 +91,16 @@ cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssiz
 
 # IN: (D, M_) -> OUT: (D, M) of each sequence, overwritten, or added to.
 cdef void write_matrix(const View *W, const real *A, bint added, Sizes s) noexcept nogil:
-    cdef Py_ssize_t d, i, column
-    cdef Py_ssize_t[4] columns = [s.Do, s.D, s.D, 4]
-    cdef Py_ssize_t[4] entries = [s.Do_, s.D_, s.D_, s.beta_]
+    cdef Py_ssize_t[4] columns, entries
+    cdef Py_ssize_t d, i, at, blocks = blocks_of(columns, entries, s)
     for d in range(s.D):
-        column = 0
-        for i in range(4):
+        at = d * W.outer
+        for i in range(blocks):
             if added:
-                add_row(W, d * W.outer + column * W.inner, A, columns[i])
+                add_row(W, at, A, columns[i])
             else:
-                write_row(W, d * W.outer + column * W.inner, A, columns[i])
-            column += columns[i]
+                write_row(W, at, A, columns[i])
+            at += columns[i] * W.inner
             A += entries[i]
 
 
@@ -157,6 +166,14 @@ cdef void forward_sequences(
     cdef int late = 0
     cdef Py_ssize_t t, i, j
 
+    if s.L == 1 and not is_wanted:
+        # 1  of y alone, for which the other columns of W do not matter
+        for i in range(s.D):
+            read_row(A + i * s.Do_, W, i * W.outer, s.Do)
+        read_row(x_t, x, 0, s.D)
+        multiply(A, s.D, s.o, x_t, o)
+        write_row(y, 0, o, s.Do)
+        return
     read_matrix(A, W, s)
     if s.L > 0:
         memset(x_t, 0, (3 * s.D_) * sizeof(real))

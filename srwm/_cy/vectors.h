@@ -42,6 +42,7 @@ typedef int32_t real_bits;
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define VECTOR_BYTES 64
 #elif defined(__AVX__)
 #include <immintrin.h>
@@ -51,7 +52,7 @@ typedef int32_t real_bits;
 #define VECTOR_BYTES 16
 #endif
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
-typedef real vector_in_memory __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(real))));
+typedef real vector_in_memory __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(1)));
 typedef real_bits vector_bits __attribute__((vector_size(VECTOR_BYTES)));
 INLINE vector splat(real a) { return a - (vector){0}; }
 INLINE vector_bits bits_of(vector a) { return (vector_bits)a; }
@@ -96,6 +97,67 @@ INLINE void store(real *p, vector a) { *(vector_in_memory *)p = a; }
 #define KEEP(a) __asm__("" : "+w"(a))
 #else
 #define KEEP(a) (void)(a)
+#endif
+
+/* `n` entries, fewer than a vector's: the rest is zero, and neither read nor written. */
+#if defined(__AVX512F__) && !defined(SRWM_DOUBLE)
+INLINE vector load_some(const real *p, ptrdiff_t n) {
+    return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a);
+}
+#elif defined(__AVX512F__)
+INLINE vector load_some(const real *p, ptrdiff_t n) {
+    return (vector)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+}
+INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)a);
+}
+#elif defined(WITH_AVX) && !defined(SRWM_DOUBLE)
+INLINE __m256i first_lanes(ptrdiff_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vector load_some(const real *p, ptrdiff_t n) { return (vector)_mm256_maskload_ps(p, first_lanes(n)); }
+INLINE void store_some(real *p, vector a, ptrdiff_t n) { /* in halves: a masked store takes longer */
+    __m128 v = _mm256_castps256_ps128((__m256)a);
+    if (n & 4) {
+        _mm_storeu_ps(p, v);
+        v = _mm256_extractf128_ps((__m256)a, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, v);
+        v = _mm_movehl_ps(v, v);
+        p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, v);
+}
+#elif defined(WITH_AVX)
+INLINE __m256i first_lanes(ptrdiff_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+INLINE vector load_some(const real *p, ptrdiff_t n) { return (vector)_mm256_maskload_pd(p, first_lanes(n)); }
+INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+    __m128d v = _mm256_castpd256_pd128((__m256d)a);
+    if (n & 2) {
+        _mm_storeu_pd(p, v);
+        v = _mm256_extractf128_pd((__m256d)a, 1);
+        p += 2;
+    }
+    if (n & 1) _mm_store_sd(p, v);
+}
+#else
+INLINE vector load_some(const real *p, ptrdiff_t n) {
+    real entries[VECTOR_BYTES / sizeof(real)] = {0};
+    for (ptrdiff_t i = 0; i < n; i++) entries[i] = p[i];
+    return load(entries);
+}
+INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+    real entries[VECTOR_BYTES / sizeof(real)];
+    store(entries, a);
+    for (ptrdiff_t i = 0; i < n; i++) p[i] = entries[i];
+}
 #endif
 
 INLINE vector select_bits(vector_bits mask, vector yes, vector no) {

@@ -19,37 +19,40 @@ INLINE int is_shared(const View *a) {
     return 1;
 }
 
-/* Whether `n` entries of a row are the vector that lies there. */
-INLINE int is_whole(const View *a, ptrdiff_t n) {
-    return n == LANES && a->inner == (ptrdiff_t)sizeof(real) && a->kind == REAL;
-}
+/* Whether a row is reals, one beside the other. */
+INLINE int is_dense(const View *a) { return a->inner == (ptrdiff_t)sizeof(real) && a->kind == REAL; }
 
-/* `n` entries of one row, at most a vector's, the rest zero. Aligned or not. */
-static vector read_some(const char *p, ptrdiff_t inner, ptrdiff_t n, int kind) {
+/* `n` entries of one row, at most a vector's, the rest zero. */
+static vector gather_some(const char *p, ptrdiff_t inner, ptrdiff_t n, int kind) {
     real entries[VECTOR_BYTES / sizeof(real)] = {0};
     for (ptrdiff_t i = 0; i < n; i++) entries[i] = read_entry(p + i * inner, kind);
     return load(entries);
 }
 
-static void write_some(char *p, ptrdiff_t inner, ptrdiff_t n, int kind, vector v) {
+static void scatter_some(char *p, ptrdiff_t inner, ptrdiff_t n, int kind, vector v) {
     real entries[VECTOR_BYTES / sizeof(real)];
     store(entries, v);
     for (ptrdiff_t i = 0; i < n; i++) write_entry(p + i * inner, kind, entries[i]);
 }
 
-/* One vector of each sequence's row, n entries of it from byte `at` on, and the same as columns. */
+/* One vector of each sequence's row: n entries from byte `at` on. */
 INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) {
-    if (is_whole(a, n))
+    if (is_dense(a) && n == LANES)
         UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load((const real *)(a->data[s] + at));
+    else if (is_dense(a))
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load_some((const real *)(a->data[s] + at), n);
     else
-        for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = read_some(a->data[s] + at, a->inner, n, a->kind);
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = gather_some(a->data[s] + at, a->inner, n, a->kind);
 }
 
 INLINE void write_block(const View *a, ptrdiff_t at, const vector *block, ptrdiff_t n) {
-    if (is_whole(a, n))
+    if (is_dense(a) && n == LANES)
         UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store((real *)(a->data[s] + at), block[s]);
+    else if (is_dense(a))
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store_some((real *)(a->data[s] + at), block[s], n);
     else
-        for (ptrdiff_t s = 0; s < SEQUENCES; s++) write_some(a->data[s] + at, a->inner, n, a->kind, block[s]);
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++)
+            scatter_some(a->data[s] + at, a->inner, n, a->kind, block[s]);
 }
 
 /* Those of `columns` as one vector for each sequence, zero from the n-th on. */
@@ -68,6 +71,14 @@ INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
 
 /* IN: row `at` bytes into the view, n entries -> OUT: n columns, padded. */
 static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
+#ifndef SRWM_MANY
+    if (is_dense(a)) {
+        const real *row = (const real *)(a->data[0] + at);
+        for (; n >= LANES; n -= LANES, row += LANES, columns += LANES) store(columns, load(row));
+        if (n > 0) store(columns, load_some(row, n));
+        return;
+    }
+#endif
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         ptrdiff_t some = n - i < LANES ? n - i : LANES;
         vector block[VECTOR_BYTES / sizeof(real)];
@@ -111,6 +122,14 @@ static void read_shared_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_
 
 /* IN: n columns -> OUT: the row `at` bytes into the view. */
 static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+#ifndef SRWM_MANY
+    if (is_dense(a)) {
+        real *row = (real *)(a->data[0] + at);
+        for (; n >= LANES; n -= LANES, row += LANES, columns += LANES) store(row, load(columns));
+        if (n > 0) store_some(row, load(columns), n);
+        return;
+    }
+#endif
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         ptrdiff_t some = n - i < LANES ? n - i : LANES;
         vector block[VECTOR_BYTES / sizeof(real)];
@@ -131,7 +150,7 @@ static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t 
             if (some == LANES)
                 store(entries, load(entries) + block[s]);
             else
-                for (ptrdiff_t j = 0; j < some; j++) entries[j] += block[s][j];
+                store_some(entries, load_some(entries, some) + block[s], some);
         }
     }
 }

@@ -15,6 +15,7 @@ from srwm._raw_kernels.delta_passes import delta_kept_shape
 from srwm._raw_kernels.passes import kept_shape
 
 __all__ = [
+    "BFLOAT16_AS_INT16",
     "backward",
     "declines",
     "delta_backward",
@@ -25,6 +26,8 @@ __all__ = [
     "unusable",
     "warmup",
 ]
+
+BFLOAT16_AS_INT16 = True  # CuPy has no such type
 
 
 @cache

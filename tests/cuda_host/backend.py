@@ -19,6 +19,7 @@ from tests.cuda_host.platform import Platform
 from tests.cuda_host.raw_module import compiler
 
 __all__ = [
+    "BFLOAT16_AS_INT16",
     "backward",
     "declines",
     "delta_backward",
@@ -30,6 +31,8 @@ __all__ = [
     "running",
     "unusable",
 ]
+
+BFLOAT16_AS_INT16 = True
 
 _platforms: list[Any] = [Platform()]
 
