@@ -45,8 +45,8 @@ def test_a_backend_asked_for_does_not_take_arrays_from_elsewhere():
 
 
 def test_modules_not_built_are_said_to_be(monkeypatch):
-    def missing(dtype):
-        raise ImportError("No module named 'srwm._cy.avx2_f32'")
+    def missing(real, layout):
+        raise ImportError(f"No module named 'srwm._cy.avx2_f32_{layout}'")
 
     monkeypatch.setattr(cython_backend, "kernels", missing)
     assert "not built" in cython_backend.unusable()

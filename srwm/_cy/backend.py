@@ -41,8 +41,9 @@ REPLAYED = 4
 SIDE_BY_SIDE_BYTES = 160 * 1024
 SIDE_BY_SIDE_STEPS = 4
 
-# Below this much work (multiply-adds) a second thread costs more than it saves.
-WORK_PER_THREAD = 1 << 20
+# Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
+# milliseconds where the threads have been idle for long.
+WORK_PER_THREAD = 1 << 22
 
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
 # sums are the same whatever the number of threads.

@@ -9,21 +9,36 @@ import srwm
 from srwm._cy import backend, processor
 from tests.cases import (
     TOLERANCE,
+    Case,
     assert_close,
     each_reset,
     each_size,
     growth_case,
     random_case,
+    random_delta_case,
     run,
+    run_delta,
 )
 
 USABLE = [name for name in backend.INSTRUCTION_SETS if processor.has(name)]
 
 
+def forget():
+    """Let the backend look at the environment again."""
+    for cached in (
+        backend.instruction_set,
+        backend.kernels,
+        backend._default_threads,
+        backend._layouts,
+        backend._plan,
+        backend._gathering,
+    ):
+        cached.cache_clear()
+
+
 def use_instruction_set(monkeypatch, name):
     monkeypatch.setenv("SRWM_INSTRUCTION_SET", name)
-    for cached in (backend.instruction_set, backend.kernels, backend._layout):
-        cached.cache_clear()
+    forget()
 
 
 @pytest.fixture(params=USABLE)
@@ -32,8 +47,18 @@ def instruction_set(request, monkeypatch):
     use_instruction_set(monkeypatch, request.param)
     yield request.param
     monkeypatch.undo()
-    for cached in (backend.instruction_set, backend.kernels, backend._layout):
-        cached.cache_clear()
+    forget()
+
+
+@pytest.fixture(params=["one", "many"])
+def layout(request, monkeypatch):
+    """Sequences one at a time, and side by side wherever there are enough of them."""
+    monkeypatch.setenv("SRWM_NUM_THREADS", "1")  # with more, a few sequences are better shared out
+    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", 1 << 30 if request.param == "many" else 0)
+    forget()
+    yield request.param
+    monkeypatch.undo()
+    forget()
 
 
 @pytest.fixture
@@ -51,6 +76,9 @@ def poisoned_outputs(monkeypatch):
             return getattr(np, name)
 
     monkeypatch.setattr(backend, "np", Poisoned())
+    monkeypatch.setattr(
+        backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size]
+    )
     monkeypatch.setattr(backend._per_thread, "scratch", None, raising=False)
 
 
@@ -65,19 +93,89 @@ def test_equals_the_reference(instruction_set, poisoned_outputs, size, with_rese
         assert_close(got, truth, TOLERANCE[dtype], dtype)
 
 
+# (leading axes of x, of W, L, D, Do) of sequences enough for vectors of any width, and some over: one W
+# each, one for all, one for as many as a vector has lanes, for fewer, for more; padding in no place or any.
+MANY_SIZES = [
+    ((23,), (23,), 35, 16, 16),
+    ((37,), (), 70, 5, 3),
+    ((16, 2), (2,), 33, 8, 8),
+    ((3, 7), (7,), 40, 12, 20),
+    ((2, 33), (2, 1), 36, 3, 1),
+    ((5, 1, 4), (3, 1), 66, 17, 9),
+    ((17,), (1,), 4, 1, 1),
+    ((18,), (9, 1), 20, 33, 7),
+]
+
+
+@each_reset
+@pytest.mark.parametrize("size", MANY_SIZES, ids=lambda s: "-".join(map(str, s)))
+def test_many_sequences_equal_the_reference(instruction_set, layout, poisoned_outputs, size, with_reset):
+    case = random_case(size, with_reset=with_reset)
+    if with_reset:
+        case.reset[..., -2] = True  # all of them at once too
+    truth = run(srwm, case, backend="reference")
+    for dtype in ("float64", "float32"):
+        got = run(srwm, case.astype(dtype), backend="cython")
+        assert_close(got, truth, TOLERANCE[dtype], dtype)
+
+
+@each_reset
+@pytest.mark.parametrize("size", MANY_SIZES, ids=lambda s: "-".join(map(str, s)))
+def test_many_sequences_of_the_delta_rule(instruction_set, layout, poisoned_outputs, size, with_reset):
+    case = random_delta_case(size, with_reset=with_reset)
+    if with_reset:
+        case.reset[..., -2] = True
+    truth = run_delta(srwm, case, backend="reference")
+    for dtype in ("float64", "float32"):
+        got = run_delta(srwm, case.astype(dtype), backend="cython")
+        assert_close(got, truth, TOLERANCE[dtype], dtype)
+
+
+def test_one_sequence_with_nan_leaves_the_others_beside_it_alone(layout):
+    case = random_case(((40,), (40,), 50, 8, 8))
+    expected = run(srwm, case)
+    case.x[13, 20, 3], case.W[21, 2, 5] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        got = run(srwm, case)
+    others = np.delete(np.arange(40), [13, 21])
+    for name in expected:
+        np.testing.assert_array_equal(got[name][others], expected[name][others], name)
+    assert np.isnan(got["y"][13, 21:]).all()
+
+
+def test_layouts_are_chosen_by_size_number_and_length(monkeypatch):
+    monkeypatch.setenv("SRWM_NUM_THREADS", "1")
+    forget()
+    lanes = backend.kernels(np.dtype("float32"), "many").sequences()
+
+    def side_by_side(N, L, D):
+        return backend._plan("srwm", np.dtype("float32"), (N,), (D, 3 * D + 4), L, D, D).side_by_side
+
+    assert side_by_side(5 * lanes + 3, 100, 16) == 5 * lanes
+    assert side_by_side(lanes - 1, 100, 16) == 0
+    assert side_by_side(5 * lanes, 3, 16) == 0
+    assert side_by_side(5 * lanes, 100, 128) == 0
+    monkeypatch.setenv("SRWM_NUM_THREADS", "6")
+    forget()
+    assert side_by_side(5 * lanes, 100, 16) == 0  # five groups would leave a processor idle
+    monkeypatch.undo()
+    forget()
+
+
 @pytest.mark.parametrize("L", [1, 2, 4, 5, 31, 32, 33, 36, 37, 64, 65, 600])
 @each_reset
-def test_any_length(poisoned_outputs, L, with_reset):
-    case = random_case(((2,), (2,), L, 16, 16), with_reset=with_reset)
+def test_any_length(layout, poisoned_outputs, L, with_reset):
+    case = random_case(((19,), (19,), L, 4, 4), with_reset=with_reset)
     truth = run(srwm, case, backend="reference")
     assert_close(run(srwm, case, backend="cython"), truth, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("steps", [[0], [31], [32], [33], [32, 33], [99], [5, 6, 7, 40], range(100)])
-def test_resets_beside_the_ends_of_segments(steps):
-    case = random_case(((2,), (), 100, 5, 4))
-    case = case._replace(reset=np.zeros((2, 100), bool))
+def test_resets_beside_the_ends_of_segments(layout, steps):
+    case = random_case(((19,), (), 100, 5, 4))
+    case = case._replace(reset=np.zeros((19, 100), bool))
     case.reset[0, list(steps)] = True
+    case.reset[7] = np.roll(case.reset[0], 1)
     truth = run(srwm, case, backend="reference")
     assert_close(run(srwm, case, backend="cython"), truth, TOLERANCE["float64"])
 
@@ -99,10 +197,10 @@ def test_results_are_the_same_to_the_bit_from_run_to_run():
         np.testing.assert_array_equal(first[name], second[name], name)
 
 
-def test_growing_state_is_undone_as_exactly_as_if_it_had_been_kept():
-    case = growth_case()
+def test_growing_state_is_undone_as_exactly_as_if_it_had_been_kept(layout):
+    case = Case(*(a if a is None else np.stack([a] * 16) for a in growth_case()))
     y = srwm.forward(case.x, case.W)
-    assert 3e5 < np.abs(y[-1]).max() / np.abs(y[0]).max() < 3e6
+    assert 3e5 < np.abs(y[:, -1]).max() / np.abs(y[:, 0]).max() < 3e6
     truth = run(srwm, case, backend="reference")
     for dtype in ("float64", "float32"):
         assert_close(run(srwm, case.astype(dtype)), truth, TOLERANCE[dtype], dtype)
@@ -110,13 +208,12 @@ def test_growing_state_is_undone_as_exactly_as_if_it_had_been_kept():
 
 def test_instruction_set_asked_for_by_name(monkeypatch):
     use_instruction_set(monkeypatch, "baseline")
-    assert backend.kernels(np.dtype("float32")).__name__ == "srwm._cy.baseline_f32"
+    assert backend.kernels(np.dtype("float32"), "one").__name__ == "srwm._cy.baseline_f32_one"
     use_instruction_set(monkeypatch, "neon9")
     with pytest.raises(ValueError, match=r"SRWM_INSTRUCTION_SET: expected one of .*baseline.*'neon9'"):
-        backend.kernels(np.dtype("float32"))
+        backend.kernels(np.dtype("float32"), "one")
     monkeypatch.undo()
-    for cached in (backend.instruction_set, backend.kernels, backend._layout):
-        cached.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -135,7 +232,10 @@ def test_gates_are_exact_to_a_few_ulps(instruction_set, dtype):
 
 def test_best_instruction_set_comes_first():
     assert backend.instruction_set() == USABLE[0]
-    assert backend.kernels(np.dtype("float64")).vector_bytes() in (16, 32, 64)
+    for layout, sequences in (("one", 1), ("many", None)):
+        kernels = backend.kernels(np.dtype("float64"), layout)
+        assert kernels.vector_bytes() in (8, 16, 32, 64)
+        assert kernels.sequences() == (sequences or kernels.vector_bytes() // 8)
 
 
 @pytest.mark.parametrize(("name", "value"), [("SRWM_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "two")])
