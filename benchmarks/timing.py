@@ -1,0 +1,42 @@
+"""How time is taken: interleaved rounds, so that what else the machine does falls on all alike; medians."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+from tqdm import tqdm
+
+LEAST_SECONDS = 0.02
+"""A sample repeats a call for at least this long, so that the clock's and the scheduler's grain is small."""
+
+
+def seconds(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:
+    """Time of one call, over as many as take `least` seconds."""
+    calls, taken = 0, 0.0
+    start = time.perf_counter()
+    while taken < least:
+        call()
+        calls += 1
+        taken = time.perf_counter() - start
+    return taken / calls
+
+
+def medians(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    label: str = "",
+    clock: Callable[[Callable[[], Any]], float] = seconds,
+) -> dict[str, float]:
+    """Median time of each call over rounds in which every call has its turn.
+
+    Every second round goes backwards: no call always follows the same one, whose data it would find in
+    the cache.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in tqdm(range(rounds), desc=label, leave=False, disable=None):
+        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
+            samples[name].append(clock(calls[name]))
+    return {name: median(of_name) for name, of_name in samples.items()}

@@ -1,0 +1,43 @@
+"""A process that takes all measurements of one number of threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.measure import measure
+from benchmarks.plan import Measurement
+from benchmarks.results import Results
+from benchmarks.threads import confined
+
+INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
+
+
+def work(results: Results, todo: list[Measurement], rounds: int) -> None:
+    """Take the measurements, each kept as soon as it is there."""
+    torch.set_num_threads(todo[0].threads)
+    try:
+        bar = tqdm(todo, desc=f"{todo[0].threads} thread(s)", unit="row")
+        for measurement in bar:
+            bar.set_postfix_str(measurement.key)
+            results.add(measurement, measure(measurement, rounds))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def in_own_process(results: Results, todo: list[Measurement], rounds: int) -> None:
+    """`work` in a fresh process that is confined to as many threads as it measures; exits where it failed."""
+    with confined(todo[0].threads):
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(results, todo, rounds))
+        process.start()
+        try:
+            process.join()
+        except KeyboardInterrupt:
+            process.join()  # it has had the same signal, and is writing its last row
+    if process.exitcode == INTERRUPTED:
+        print(f"interrupted: what is finished is in {results.path}; --resume goes on from there")
+    if process.exitcode != 0:
+        sys.exit(process.exitcode)
