@@ -54,7 +54,7 @@ def time_peers(measurement: Measurement, rounds: int) -> Row:
 
 
 def time_parts(measurement: Measurement, rounds: int) -> Row:
-    """srwm's forward, forward that keeps what backward wants, and backward; the processor's peak between."""
+    """srwm's forward, forward that keeps what backward wants, and backward; between them the FMA peak."""
     case = random_case(measurement.size)
     _, H, L, D = measurement.size
     x, W = case.operands
@@ -89,7 +89,7 @@ def measure_memory(measurement: Measurement) -> Row:
     (name,) = measurement.peers
     reason = load(name).why_not(measurement.size[2])
     if not READABLE:
-        reason = "this system has no /proc to read it from"
+        reason = "it is read from Linux's /proc"
     if reason is not None:
         return {"not_run": {name: reason}}
     return {"bytes": peak_growth(name, measurement.size, measurement.threads)}

@@ -1,7 +1,8 @@
-"""Peak memory of one forward and backward pass, each in a process of its own. Reads /proc: Linux only."""
+"""Peak memory of one forward and backward pass, each in a process of its own. Linux with glibc only."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import re
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ import torch
 from benchmarks.cases import Size, random_case
 from benchmarks.peers.table import load
 
-READABLE = Path("/proc/self/clear_refs").exists()
+READABLE = Path("/proc/self/clear_refs").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 def _status(name: str) -> int:
@@ -29,6 +30,7 @@ def _growth(peer: str, size: Size, threads: int) -> int:
     # Two steps first, so that libraries, thread pools and code compiled for this head are on neither side.
     load(peer).training(random_case((B, H, 2, D))).run()
     run = load(peer).training(random_case(size)).run
+    ctypes.CDLL(None).malloc_trim(0)  # what compilers have freed must not serve the pass unseen
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest is now what it is now
     before = _status("VmRSS")
     results = run()

@@ -34,7 +34,9 @@ def worst_error(name: str, results: Sequence[np.ndarray], truths: Sequence[np.nd
     worst = 0.0
     for result, expected in zip(results, truths, strict=False):
         if result.shape != expected.shape:
-            raise ArithmeticError(f"{name}: expected a result of shape {expected.shape}, got {result.shape}")
+            raise ArithmeticError(
+                f"{name}: expected a result of shape {expected.shape}, got {result.shape}"
+            )
         error = float(np.abs(result - expected).max() / np.abs(expected).max())
         if not error <= TOLERANCE:  # NaN too
             raise ArithmeticError(f"{name}: relative error {error:.1e} above {TOLERANCE}: not timed")

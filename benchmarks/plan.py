@@ -22,8 +22,11 @@ SWEPT = (
     "NumPy loop",
 )
 """The peers of the sweeps: the best of each kind."""
-UNSWEPT_IN_A_HURRY = ("JAX scan, unrolled", "JAX scan, remat")
-"""What a quick run leaves out: forms whose compilation takes longest."""
+QUICK = tuple(name for name in table.ALL if name not in ("JAX scan, unrolled", "JAX scan, remat"))
+QUICK_SWEPT = tuple(name for name in SWEPT if name != "JAX scan, remat of segments")
+QUICK_UNCOMPILED = ("srwm, NumPy", "srwm, torch", "PyTorch loop")
+"""Those of a quick run, of which most is compilation: of the sizes, of the sweeps, of what needs a
+process of its own."""
 
 # (B, H, L, D) at which the halves are compared with the processor's peak: long enough that the call's
 # overhead is a hundredth, small enough that what is kept for backward stays in the caches.
@@ -51,11 +54,11 @@ class Measurement:
 def plan(settings: Settings) -> list[Measurement]:
     """What is to be measured; of the settings as given, quick or not."""
     quick, settings = settings.quick, settings.effective()
-    left_out = (*UNSWEPT_IN_A_HURRY, "srwm, NumPy, one thread") if quick else ()
+    swept = QUICK_SWEPT if quick else SWEPT
     everyone = tuple(
         name
-        for name in table.ALL
-        if name not in left_out and (settings.compile or not name.startswith("torch.compile"))
+        for name in (QUICK if quick else table.ALL)
+        if settings.compile or not name.startswith("torch.compile")
     )
     halves = ("srwm, NumPy",)
     modes: tuple[Mode, Mode] = ("training", "forward")
@@ -68,22 +71,29 @@ def plan(settings: Settings) -> list[Measurement]:
         for mode in modes
         for size in (DELTA[:1] if quick else DELTA)
     ]
-    rows += [Measurement("memory", "memory", settings.memory_size, (name,)) for name in everyone]
+    rows += [
+        Measurement("memory", "memory", settings.memory_size, (name,))
+        for name in (QUICK_UNCOMPILED if quick else everyone)
+    ]
     rows += [
         Measurement("cost", "parts", (max(1, settings.cost_steps // L), 1, L, 16), halves)
         for L in settings.cost_lengths
     ]
+    rows += [Measurement("length", mode, (4, 8, L, 16), swept) for mode in modes for L in settings.lengths]
+    rows += [Measurement("head", mode, (4, 4, 64, D), swept) for mode in modes for D in settings.heads]
     rows += [
-        Measurement("length", mode, (4, 8, L, 16), SWEPT) for mode in modes for L in settings.lengths
-    ]
-    rows += [Measurement("head", mode, (4, 4, 64, D), SWEPT) for mode in modes for D in settings.heads]
-    rows += [
-        Measurement("batch", mode, (-(-n // 8), min(8, n), 64, 16), SWEPT)
+        Measurement("batch", mode, (-(-n // 8), min(8, n), 64, 16), swept)
         for mode in modes
         for n in settings.batches
     ]
     rows += [
-        Measurement("threads", mode, settings.threads_size, (*SWEPT, table.ONE_THREAD), n)
+        Measurement(
+            "threads",
+            mode,
+            settings.threads_size,
+            (*(QUICK_UNCOMPILED if quick else SWEPT), table.ONE_THREAD),
+            n,
+        )
         for n in settings.thread_counts
         for mode in modes
     ]

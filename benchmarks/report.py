@@ -31,10 +31,9 @@ def ratio(row: Row, peer: str) -> float | None:
 
 def as_time(taken: float) -> str:
     """Seconds, in the unit in which they read best."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if taken >= size:
-            break
-    return f"{taken / size:.3g} {unit}"
+    units = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+    unit = next((unit for unit, size in units.items() if taken >= size), "µs")
+    return f"{taken / units[unit]:.3g} {unit}"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -59,7 +58,11 @@ def peer_table(title: str, rows: list[Row]) -> list[str]:
         if taken is None:
             return "–"
         times = ratio(row, peer)
-        return as_time(taken) if peer.startswith("srwm") or times is None else f"{as_time(taken)} ({times:.3g}×)"
+        return (
+            as_time(taken)
+            if peer.startswith("srwm") or times is None
+            else f"{as_time(taken)} ({times:.3g}×)"
+        )
 
     peers = dict.fromkeys(peer for row in rows for peer in (*row["peers"], *row["not_run"]))
     lines = grid(
@@ -94,7 +97,11 @@ def peak_table(rows: list[Row]) -> list[str]:
     return grid(
         ["share of the FMA peak, one thread; (B, H, L, D)", "peak, GFLOP/s", *parts],
         [
-            [sized(row), f"{row['peak_flops'] / 1e9:.1f}", *(f"{row['fraction_of_peak'][p]:.0%}" for p in parts)]
+            [
+                sized(row),
+                f"{row['peak_flops'] / 1e9:.1f}",
+                *(f"{row['fraction_of_peak'][p]:.0%}" for p in parts),
+            ]
             for row in rows
         ],
     )
@@ -188,10 +195,11 @@ def as_markdown(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made_with["versions"].items())
     training = results.of("sizes", "training")
     lines = [
-        f"float32, medians of {made_with['settings']['rounds']} interleaved rounds, one thread where no other "
-        f"number is given. {made_with['processor']}, Python {made_with['python']}, {versions}.",
-        "Outputs and gradients were compared with the float64 reference first. In brackets: how many times "
-        "longer than srwm, through torch for those that compute with tensors, on NumPy arrays for the others.",
+        f"float32, medians of {made_with['settings']['rounds']} interleaved rounds, one thread where no "
+        f"other number is given. {made_with['processor']}, Python {made_with['python']}, {versions}.",
+        "Outputs and gradients were compared with the float64 reference first. In brackets: how many "
+        "times longer than srwm takes, through torch beside those that compute with tensors, on NumPy "
+        "arrays beside the others.",
         "",
         *ratio_table("forward + backward", training),
         *peer_table("forward + backward", training),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,10 @@ class Results:
         partial = self.path.with_suffix(".partial")
         text = json.dumps({"made_with": self.made_with, "rows": self.rows}, indent=2)
         partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
     def of(self, section: str, mode: str | None = None) -> list[Row]:
         """The rows of a section, in the plan's order."""
         return [
-            row
-            for row in self.rows.values()
-            if row["section"] == section and mode in (None, row["mode"])
+            row for row in self.rows.values() if row["section"] == section and mode in (None, row["mode"])
         ]

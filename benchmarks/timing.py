@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 LEAST_SECONDS = 0.02
-"""A sample repeats a call for at least this long, so that the clock's and the scheduler's grain is small."""
+"""A sample repeats a call for at least this long, above the grain of clock and scheduler."""
 
 
 def seconds(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:

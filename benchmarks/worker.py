@@ -20,16 +20,18 @@ def work(results: Results, todo: list[Measurement], rounds: int) -> None:
     """Take the measurements, each kept as soon as it is there."""
     torch.set_num_threads(todo[0].threads)
     try:
-        bar = tqdm(todo, desc=f"{todo[0].threads} thread(s)", unit="row")
+        bar = tqdm(todo, desc=f"{todo[0].threads} thread(s)", unit="row", disable=None)
         for measurement in bar:
             bar.set_postfix_str(measurement.key)
+            if bar.disable:  # a log, not a terminal
+                print(measurement.key, flush=True)
             results.add(measurement, measure(measurement, rounds))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
 def in_own_process(results: Results, todo: list[Measurement], rounds: int) -> None:
-    """`work` in a fresh process that is confined to as many threads as it measures; exits where it failed."""
+    """`work` in a fresh process, confined to as many threads as it measures; exits where it failed."""
     with confined(todo[0].threads):
         process = multiprocessing.get_context("spawn").Process(target=work, args=(results, todo, rounds))
         process.start()

@@ -46,6 +46,6 @@ PEERS = (
         "torch.compile, loop",
         _compile_loop,
         most_steps=26,
-        because="all steps are unrolled into one program, which takes over a minute to compile at 26 of them",
+        because="its steps are unrolled into one program: over a minute to compile at 26 of them",
     ),
 )

@@ -1,6 +1,7 @@
-"""NumPy: a loop over the steps, all sequences at once; backward by hand, step numbers as in srwm/_reference.py.
+"""NumPy: a loop over the steps, all sequences at once; backward by hand.
 
 As srwm does, it keeps q, k, beta and Delta of every step, W of every 32nd, and undoes updates in between.
+Step numbers as in srwm/_reference.py.
 """
 
 from __future__ import annotations
@@ -106,11 +107,13 @@ def _forward_and_backward(x: np.ndarray, W_0: np.ndarray, grad_y: np.ndarray) ->
 
 
 def _forward(case: Case) -> Ready:
-    return Ready(lambda: (_run(*case.operands, None),), tuple)
+    x, W = case.operands
+    return Ready(lambda: (_run(x, W, None),), tuple)
 
 
 def _training(case: Case) -> Ready:
-    return Ready(lambda: _forward_and_backward(*case.operands, case.grad_y), tuple)
+    x, W = case.operands
+    return Ready(lambda: _forward_and_backward(x, W, case.grad_y), tuple)
 
 
 PEERS = (Peer("NumPy loop", _forward, _training),)

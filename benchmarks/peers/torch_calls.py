@@ -39,6 +39,4 @@ def training(f: Function, case: Case) -> Ready:
 
 def torch_peer(name: str, make: Callable[[], Function], **limits: Any) -> Peer:
     """A peer whose function, made anew for each case, is differentiated by torch."""
-    return Peer(
-        name, lambda case: forward(make(), case), lambda case: training(make(), case), **limits
-    )
+    return Peer(name, lambda case: forward(make(), case), lambda case: training(make(), case), **limits)
