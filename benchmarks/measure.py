@@ -14,7 +14,7 @@ from benchmarks.memory import READABLE, peak_growth
 from benchmarks.peers.interface import Peer, Ready
 from benchmarks.peers.table import load
 from benchmarks.plan import Measurement
-from benchmarks.timing import medians
+from benchmarks.timing import medians, thread_seconds
 
 Row = dict[str, Any]
 
@@ -69,7 +69,7 @@ def time_parts(measurement: Measurement, rounds: int) -> Row:
         "forward, kept": lambda: srwm.vjp(x, W),
         "backward": lambda: pullback(case.grad_y),
     }
-    seconds = medians(calls, rounds, measurement.key)
+    seconds = medians(calls, rounds, measurement.key, clock=thread_seconds)
     steps, entries = x.shape[0] * H * L, D * W.shape[-1]
     peak_flops = peak().operations / seconds.pop("peak")
     flops = {"forward": 6 * entries, "forward, kept": 6 * entries, "backward": 14 * entries}  # a step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 
 import torch
@@ -19,6 +20,8 @@ INTERRUPTED = 130  # the exit status that shells give for Ctrl-C
 def work(results: Results, todo: list[Measurement], rounds: int) -> None:
     """Take the measurements, each kept as soon as it is there."""
     torch.set_num_threads(todo[0].threads)
+    # How long compiling takes is reported: it must not be found done on disk.
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     try:
         bar = tqdm(todo, desc=f"{todo[0].threads} thread(s)", unit="row", disable=None)
         for measurement in bar:
