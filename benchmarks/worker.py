@@ -41,8 +41,8 @@ def in_own_process(results: Results, todo: list[Measurement], rounds: int) -> No
         try:
             process.join()
         except KeyboardInterrupt:
-            process.join()  # it has had the same signal, and is writing its last row
-    if process.exitcode == INTERRUPTED:
-        print(f"interrupted: what is finished is in {results.path}; --resume goes on from there")
+            process.join()  # it has had the same signal; some compilers crash on it, which is no news
+            print(f"interrupted: what is finished is in {results.path}; --resume goes on from there")
+            sys.exit(INTERRUPTED)
     if process.exitcode != 0:
-        sys.exit(process.exitcode)
+        sys.exit(f"the measuring process ended with exit status {process.exitcode}")
