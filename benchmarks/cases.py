@@ -26,12 +26,12 @@ class Case:
         return Case(tuple(a.astype(dtype) for a in self.operands), self.grad_y.astype(dtype))
 
 
-def random_case(size: Size) -> Case:
-    """A case of the self-referential weight matrix, in float32."""
+def random_case(size: Size, spread: float = 1.0) -> Case:
+    """A case of the self-referential weight matrix, in float32; `spread` of x W before any step."""
     B, H, L, D = size
     rng = np.random.default_rng(0)
     x, grad_y = rng.standard_normal((2, B, H, L, D), dtype=np.float32)
-    W = rng.standard_normal((H, D, 3 * D + 4), dtype=np.float32) / np.float32(np.sqrt(D))
+    W = rng.standard_normal((H, D, 3 * D + 4), dtype=np.float32) * np.float32(spread / np.sqrt(D))
     return Case((x, W), grad_y)
 
 

@@ -38,7 +38,7 @@ class Settings:
     """L at which the cost of one step is taken, of as many sequences as keep the steps in all constant."""
     cost_steps: int = 65536
     """Steps of all sequences together, there."""
-    rounds: int = 9
+    rounds: int = 7
     """Interleaved rounds; medians are over these."""
     compile: bool = True
     """Whether the torch.compile peers run: each size of the step takes half a minute to compile, the

@@ -22,7 +22,6 @@ def step(x_t: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compile_step() -> Function:
-    torch.compiler.reset()  # else all sizes count towards one limit of recompilations
     compiled = torch.compile(step, fullgraph=True, dynamic=False)
 
     def forward(x: Tensor, W: Tensor) -> Tensor:
@@ -36,7 +35,6 @@ def _compile_step() -> Function:
 
 
 def _compile_loop() -> Function:
-    torch.compiler.reset()
     return torch.compile(eager_y, fullgraph=True, dynamic=False)
 
 
