@@ -30,10 +30,10 @@ STEPS = "steps of a sequence and head per second"
 
 
 def _readable(value: float, _: object = None) -> str:
-    """A number without needless noughts: 4096, 0.25, 20M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    """A number without needless noughts: 65536, 0.25, 100k, 20M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * size and value % size == 0:
+            return f"{value / size:g}{letter}"
     return f"{value:g}"
 
 
@@ -150,7 +150,7 @@ def _memory(results: Results, path: Path) -> None:
     megabytes = [row["bytes"] / 1e6 for row in rows]
     colours = [COLOURS.get(name, COLOURS[BEST_JAX] if name.startswith("JAX") else OTHER) for name in names]
     bars = axes.barh(names, megabytes, color=colours, height=0.7)
-    axes.bar_label(bars, [f"{size:.3g} MB" for size in megabytes], padding=4, fontsize=9)
+    axes.bar_label(bars, [f"{size:,.0f} MB" for size in megabytes], padding=4, fontsize=9)
     axes.set_xlim(right=max(megabytes) * 1.15)
     axes.set_xlabel("MB above what the process held before")
     axes.set_title(f"peak memory of forward + backward, {tuple(rows[0]['size'])}", fontsize=11)

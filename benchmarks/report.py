@@ -126,8 +126,8 @@ def cost_table(rows: list[Row]) -> list[str]:
     )
     return [
         *lines,
-        f"Greatest / least over these L: {spread('nanoseconds_a_step')}. The same measured in multiply-adds "
-        "of the peak loop that was timed beside each, so that a clock which changes between rows cancels: "
+        f"Greatest / least over these L: {spread('nanoseconds_a_step')}. In multiply-adds of the "
+        "peak loop timed beside each, so that a clock which changes between rows cancels: "
         f"{spread('fraction_of_peak')}.",
         "",
     ]
