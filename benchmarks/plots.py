@@ -31,8 +31,8 @@ STEPS = "steps of a sequence and head per second"
 
 def _readable(value: float, _: object = None) -> str:
     """A number without needless noughts: 65536, 0.25, 100k, 20M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= 10 * size and value % size == 0:
+    for least, size, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least and value % size == 0:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
 
