@@ -17,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint bench compile compile-matrix gpu-check clean
+.PHONY: help demo test lint bench bench-quick compile compile-matrix gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,8 +36,11 @@ lint: $(INSTALLED) ## check style and types
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint srwm
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## time the operator beside its peers
+bench: $(INSTALLED) ## time the operator beside its peers: tables and plots in runs/bench
 	$(BIN)/python -m benchmarks.run
+
+bench-quick: $(INSTALLED) ## all of that once, small: that it runs, not how fast
+	$(BIN)/python -m benchmarks.run --quick --out runs/bench-quick
 
 compile: $(INSTALLED) ## compile the CUDA kernels that matter most for every architecture; a spill fails
 	$(BIN)/python -m benchmarks.compile_matrix

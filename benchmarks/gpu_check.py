@@ -34,26 +34,6 @@ def tested(name: str, command: list[str]) -> dict[str, Any]:
     return {"name": name, "command": " ".join(command), "status": done.returncode, "tail": tail}
 
 
-def eager_loop(x: Any, W: Any) -> Any:
-    """The operator in PyTorch operations: packed W, one product a step."""
-    import torch
-
-    D = x.shape[-1]
-    Do = W.shape[-1] - 2 * D - 4
-    sizes, outputs = [Do, D, D, 4], []
-    W = W.expand(*x.shape[:-2], *W.shape[-2:])
-    for t in range(x.shape[-2]):
-        y, q, k, b = (x[..., t, None, :] @ W)[..., 0, :].split(sizes, -1)
-        q, k = q.softmax(-1), k.softmax(-1)
-        rates = b.sigmoid().repeat_interleave(
-            torch.tensor(sizes, device=x.device), -1, output_size=sum(sizes)
-        )
-        Delta = ((q - k)[..., None, :] @ W)[..., 0, :]
-        W = W + k[..., :, None] * (rates * Delta)[..., None, :]
-        outputs.append(y)
-    return torch.stack(outputs, -2)
-
-
 def timed(f: Callable[[], Any]) -> float:
     """Milliseconds of one call, by the device's clock."""
     import torch
@@ -71,6 +51,7 @@ def speed() -> list[dict[str, Any]]:
     import torch
 
     import srwm
+    from benchmarks.peers.eager import eager_y
 
     rows = []
     for B, H, L, D in SIZES:
@@ -82,14 +63,14 @@ def speed() -> list[dict[str, Any]]:
             y = f(x, W)
             return (y.detach(), *torch.autograd.grad(y.sum(), (x, W)))
 
-        for ours, theirs in zip(both(srwm.forward), both(eager_loop), strict=True):
+        for ours, theirs in zip(both(srwm.forward), both(eager_y), strict=True):
             worst = float((ours - theirs).abs().max() / theirs.abs().max())
             if not worst < 1e-3:
                 raise RuntimeError(f"gpu_check: relative difference {worst} at {(B, H, L, D)}: not timed")
         times: dict[str, list[float]] = {"srwm": [], "loop": []}
         for _ in range(ROUNDS):
             times["srwm"].append(timed(lambda: both(srwm.forward)))
-            times["loop"].append(timed(lambda: both(eager_loop)))
+            times["loop"].append(timed(lambda: both(eager_y)))
         ours, theirs = (statistics.median(times[name]) for name in ("srwm", "loop"))
         rows.append(
             {"B, H, L, D": [B, H, L, D], "srwm ms": ours, "loop ms": theirs, "ratio": theirs / ours}

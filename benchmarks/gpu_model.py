@@ -238,7 +238,7 @@ def trips(case: Case, body: list[Instruction]) -> int:
         return -(-3 * case.D // of["TEAM"])  # the entries that are summed over the warps
     # Groups in a row that are in the same places, each a loop: (places, groups).
     if "HELD" in of:
-        tiers = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
+        tiers: list[tuple[str, ...]] = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
         lines = of["COLUMNS"]
     else:
         groups, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
@@ -264,7 +264,8 @@ def of_one_step(case: Case, instructions: list[Instruction]) -> list[tuple[Instr
     first, last = time_loop(instructions, loop, rare)
     at = {i.label: n for n, i in enumerate(instructions) if i.label}
     turns: Counter[int] = Counter()
-    n, path, inside = first, [], 0
+    path: list[tuple[Instruction, bool]] = []
+    n, inside = first, 0
     while n <= last and len(path) < 200_000:
         instruction = instructions[n]
         if instruction.opcode.startswith("BRA") and instruction.target in at and n != last:

@@ -1,39 +1,46 @@
-"""Peak memory of one forward and backward pass, each in a process of its own.
-
-    python -m benchmarks.memory PEER B H L D
-
-prints the bytes by which the process grew above what it held before the call, at its highest. Reads
-/proc: Linux only.
-"""
+"""Peak memory of one forward and backward pass, each in a process of its own. Linux with glibc only."""
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
+import ctypes
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
-from benchmarks.peers import PEERS, forward_and_backward, random_case
+from benchmarks.cases import Size, random_case
+from benchmarks.peers.table import load
+
+READABLE = Path("/proc/self/clear_refs").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
-def peak_growth(peer: str, size: tuple[int, int, int, int]) -> int:
-    """Bytes that one forward and backward pass of a peer adds, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", peer, *map(str, size)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _status(name: str) -> int:
+    """An entry of /proc/self/status, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None, name
+    return 1024 * int(found[1])
 
 
-def _main(peer: str, *size: str) -> None:
-    torch.set_num_threads(1)
-    # A small call first, so that libraries and thread pools are counted on neither side.
-    forward_and_backward(PEERS[peer], *random_case((1, 1, 2, 2)))
-    case = random_case(tuple(int(n) for n in size))
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    forward_and_backward(PEERS[peer], *case)
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB on Linux
-    print(highest - resident_pages * resource.getpagesize())
+def _growth(peer: str, size: Size, threads: int) -> int:
+    torch.set_num_threads(threads)
+    B, H, _, D = size
+    # Two steps first, so that libraries, thread pools and code compiled for this head are on neither side.
+    load(peer).training(random_case((B, H, 2, D))).run()
+    run = load(peer).training(random_case(size)).run
+    ctypes.CDLL(None).malloc_trim(0)  # what compilers have freed must not serve the pass unseen
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest is now what it is now
+    before = _status("VmRSS")
+    results = run()
+    highest = _status("VmHWM")
+    del results
+    return highest - before
 
 
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+def peak_growth(peer: str, size: Size, threads: int = 1) -> int:
+    """Bytes by which a peer's pass raises a fresh process above what it held before, at its highest."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as fresh:
+        return fresh.submit(_growth, peer, size, threads).result()
