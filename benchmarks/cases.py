@@ -25,6 +25,11 @@ class Case:
         """The case at another precision."""
         return Case(tuple(a.astype(dtype) for a in self.operands), self.grad_y.astype(dtype))
 
+    def first_head(self) -> Case:
+        """The sequences of the first head alone."""
+        x, W = self.operands
+        return Case((x[:, :1], W[:1]), self.grad_y[:, :1])
+
 
 def random_case(size: Size, spread: float = 1.0) -> Case:
     """A case of the self-referential weight matrix, in float32; `spread` of x W before any step."""

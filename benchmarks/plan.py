@@ -28,9 +28,9 @@ QUICK_UNCOMPILED = ("srwm, NumPy", "srwm, torch", "PyTorch loop")
 """Those of a quick run, of which most is compilation: of the sizes, of the sweeps, of what needs a
 process of its own."""
 
-# (B, H, L, D) at which the halves are compared with the processor's peak: long enough that the call's
-# overhead is a hundredth, small enough that what is kept for backward stays in the caches.
-PARTS = ((4, 8, 256, 16), (4, 8, 128, 32), (4, 8, 64, 64))
+# (B, H, L, D) at which the halves are compared with the processor's peak: so long that what a call costs
+# whatever its length is little, so few that what is kept for backward stays in the caches.
+PARTS = ((2, 8, 512, 16), (1, 8, 512, 32), (1, 4, 512, 64))
 DELTA = ((4, 8, 128, 16), (4, 8, 128, 32), (4, 8, 128, 64))
 
 
@@ -76,7 +76,7 @@ def plan(settings: Settings) -> list[Measurement]:
         for name in (QUICK_UNCOMPILED if quick else everyone)
     ]
     rows += [
-        Measurement("cost", "parts", (max(1, settings.cost_steps // L), 1, L, 16), halves)
+        Measurement("cost", "parts", (1, settings.cost_heads, L, 16), halves)
         for L in settings.cost_lengths
     ]
     rows += [Measurement("length", mode, (4, 8, L, 16), swept) for mode in modes for L in settings.lengths]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from benchmarks.peers import table
 from benchmarks.results import Results, Row
 
@@ -113,12 +115,18 @@ def cost_table(rows: list[Row]) -> list[str]:
         return []
     parts = ("forward", "forward, kept", "backward")
 
-    def spread(quantity: str) -> str:
-        of = {part: [row[quantity][part] for row in rows] for part in parts}
-        return ", ".join(f"{part} {max(values) / min(values):.2f}" for part, values in of.items())
+    lengths = np.array([row["size"][2] for row in rows], float)
+
+    def unevenness(part: str) -> float:
+        """The greatest relative distance of a call's cost from a line a + b L through all of them."""
+        # Steps of the peak loop timed beside each, so that a clock that changes between rows cancels.
+        cost = lengths / np.array([row["fraction_of_peak"][part] for row in rows])
+        line = np.stack([np.ones_like(lengths), lengths], axis=1)
+        weighted, *_ = np.linalg.lstsq(line / cost[:, None], np.ones_like(lengths), rcond=None)
+        return float(np.abs(line @ weighted / cost - 1).max())
 
     lines = grid(
-        ["one step of one sequence, D = 16, ns; L", *parts],
+        [f"one step of one of {rows[0]['size'][1]} sequences, D = 16, ns; L", *parts],
         [
             [str(row["size"][2]), *(f"{row['nanoseconds_a_step'][part]:.0f}" for part in parts)]
             for row in rows
@@ -126,9 +134,9 @@ def cost_table(rows: list[Row]) -> list[str]:
     )
     return [
         *lines,
-        f"Greatest / least over these L: {spread('nanoseconds_a_step')}. In multiply-adds of the "
-        "peak loop timed beside each, so that a clock which changes between rows cancels: "
-        f"{spread('fraction_of_peak')}.",
+        "Cost of a call, beside a line a + b L through all of these, at most off by: "
+        + ", ".join(f"{part} {unevenness(part):.1%}" for part in parts)
+        + ".",
         "",
     ]
 

@@ -35,9 +35,9 @@ class Settings:
     batches: tuple[int, ...] = (1, 8, 64, 512)
     """B·H of the sweep over B·H, at (B, 8, 64, 16); of fewer than 8, at one sequence."""
     cost_lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384, 65536)
-    """L at which the cost of one step is taken, of as many sequences as keep the steps in all constant."""
-    cost_steps: int = 65536
-    """Steps of all sequences together, there."""
+    """L at which the cost of one step is taken."""
+    cost_heads: int = 32
+    """Sequences there, each with a W of its own."""
     rounds: int = 7
     """Interleaved rounds; medians are over these."""
     compile: bool = True
@@ -64,7 +64,6 @@ class Settings:
             heads=(16,),
             batches=(1,),
             cost_lengths=(16, 256),
-            cost_steps=4096,
             rounds=3,
             compile=False,
         )

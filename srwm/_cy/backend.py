@@ -140,6 +140,7 @@ class Gathering(NamedTuple):
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     count: int  # of the slots
     firsts: np.ndarray | None  # (states,) the first slot of each state; None where each has one slot
+    each: int | None  # slots of each state, where they are as many for all of them and not one
     many: np.ndarray  # chunks of the positions computed side by side: where each starts, and the end
     one: np.ndarray  # chunks of the others
 
@@ -229,14 +230,18 @@ def _gathering(lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side:
     slots = np.cumsum(is_new) - 1
     firsts = np.searchsorted(state[is_new], np.arange(states))
     count = int(is_new.sum())
-    return Gathering(slots, count, None if count == states else firsts, many, one)
+    each = count // max(1, states)
+    is_even = each > 1 and np.array_equal(firsts, np.arange(states) * each)
+    return Gathering(slots, count, None if count == states else firsts, each if is_even else None, many, one)
 
 
 def _summed(g: np.ndarray, gathering: Gathering, shape: tuple[int, ...]) -> np.ndarray:
     """The gradient of the states, of that shape, from those in the slots, (slots, rows, columns)."""
     if g.shape[0] == 0:
         return np.zeros(shape, g.dtype)
-    if gathering.firsts is not None:
+    if gathering.each is not None:
+        g = g.reshape(-1, gathering.each, *g.shape[1:]).sum(axis=1)
+    elif gathering.firsts is not None:
         g = np.add.reduceat(g, gathering.firsts, axis=0)
     return g.reshape(shape)
 

@@ -201,6 +201,7 @@ cdef void forward_sequences(
             read_row(x_t, x, (t + 1) * x.outer, s.D)
         if t + 2 < s.L:
             fetch_row(x, (t + 2) * x.outer, s.D)
+            fetch_row(y, (t + 2) * y.outer, s.Do)
         if late == LATE:
             # 5 of the late steps
             update_and_multiply(A, s.D, s.m, LATE, late_k, late_u, r, x_t, Delta, o)

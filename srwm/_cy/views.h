@@ -101,6 +101,7 @@ static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
 INLINE void fetch(const void *p, ptrdiff_t bytes) {
 #ifdef __GNUC__
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
+    __builtin_prefetch((const char *)p + bytes - 1); /* of what does not begin with a cache line */
 #else
     (void)p, (void)bytes;
 #endif
@@ -138,14 +139,17 @@ static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_
     }
 }
 
-/* IN: n columns -> added to the row `at` bytes into a view of reals, one after the other where
-   sequences share it. */
+/* IN: n columns -> added to the row `at` bytes into a view of reals; where all sequences share it, their sum. */
 static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+    const int together = is_shared(a);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         ptrdiff_t some = n - i < LANES ? n - i : LANES, here = at + i * a->inner;
         vector block[VECTOR_BYTES / sizeof(real)];
         load_block(block, columns + i * STRIDE, some);
-        for (ptrdiff_t s = 0; s < SEQUENCES; s++) {
+        if (together)
+            UNROLL for (ptrdiff_t half = SEQUENCES / 2; half > 0; half /= 2)
+                UNROLL for (ptrdiff_t s = 0; s < half; s++) block[s] += block[s + half];
+        for (ptrdiff_t s = 0; s < (together ? 1 : SEQUENCES); s++) {
             real *entries = (real *)(a->data[s] + here);
             if (some == LANES)
                 store(entries, load(entries) + block[s]);
