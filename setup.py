@@ -1,8 +1,9 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
 srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set, real type and layout (one
-sequence at a time, or many side by side: lanes.h); srwm/_cy/backend.py picks when they are first used. No -march=native: the modules run wherever their
-instruction set does. launch.pyx configures the CUDA kernels, which are compiled when they are first used.
+sequence at a time, or many side by side: lanes.h); srwm/_cy/backend.py picks when they are first used. No
+-march=native: the modules run wherever their instruction set does. launch.pyx configures the CUDA kernels,
+which are compiled when they are first used.
 """
 
 import os

@@ -76,8 +76,7 @@ def plan(settings: Settings) -> list[Measurement]:
         for name in (QUICK_UNCOMPILED if quick else everyone)
     ]
     rows += [
-        Measurement("cost", "parts", (1, settings.cost_heads, L, 16), halves)
-        for L in settings.cost_lengths
+        Measurement("cost", "parts", (1, settings.cost_heads, L, 16), halves) for L in settings.cost_lengths
     ]
     rows += [Measurement("length", mode, (4, 8, L, 16), swept) for mode in modes for L in settings.lengths]
     rows += [Measurement("head", mode, (4, 4, 64, D), swept) for mode in modes for D in settings.heads]

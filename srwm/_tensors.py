@@ -257,7 +257,7 @@ def one_by_one(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """A backward operator vmapped over gradients alone (the rows of a Jacobian): one call for each.
 
-    What forward kept belongs to all of its sequences together, so that there is none for `size` times as many.
+    What forward kept belongs to all of its sequences together: there is none for `size` times as many.
     `fixed` and `options` stand before and behind the gradients, which are vmapped over these axes.
     """
     rows = []

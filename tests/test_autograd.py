@@ -141,6 +141,19 @@ def test_gradients_through_vmap_and_of_many_gradients_at_once(case):
     torch.testing.assert_close(together, jacobian(of_x, x.detach()))
 
 
+def test_many_gradients_at_once_of_many_sequences():
+    # So many that some are computed side by side, and some over: what is kept has a place for each.
+    case = random_case(((35,), (1,), 9, 4, 3))
+    x, W, _ = tensors(case)
+    y, W_next = srwm.forward(x, W, return_state=True)
+    generator = torch.Generator().manual_seed(0)
+    upstream = [torch.randn(3, *t.shape, generator=generator, dtype=t.dtype) for t in (y, W_next)]
+    together = torch.autograd.grad((y, W_next), (x, W), upstream, retain_graph=True, is_grads_batched=True)
+    for i in range(3):
+        alone = torch.autograd.grad((y, W_next), (x, W), [g[i] for g in upstream], retain_graph=True)
+        torch.testing.assert_close(tuple(g[i] for g in together), alone)
+
+
 def test_autocast_computes_in_the_states_dtype(case):
     x, W, _ = tensors(case, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

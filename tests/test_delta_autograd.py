@@ -119,6 +119,16 @@ def test_vmap_adds_a_leading_axis(case):
         assert torch.allclose(got[i], expected, rtol=1e-12, atol=1e-12)
 
 
+def test_many_gradients_at_once_of_many_sequences():
+    operands, _ = tensors(random_delta_case(((35,), (1,), 9, 4, 3), with_reset=True))
+    y = srwm.delta_forward(*operands)
+    upstream = torch.stack([torch.ones_like(y), y.detach()])
+    together = torch.autograd.grad(y, operands, upstream, retain_graph=True, is_grads_batched=True)
+    for i in range(2):
+        alone = torch.autograd.grad(y, operands, upstream[i], retain_graph=True)
+        torch.testing.assert_close(tuple(g[i] for g in together), alone)
+
+
 def test_autocast_computes_in_the_states_dtype(case):
     operands, _ = tensors(case, torch.float32)
     halves = [t.detach().bfloat16() for t in operands[:4]]

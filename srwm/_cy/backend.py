@@ -122,7 +122,7 @@ def real_of(dtype: np.dtype) -> np.dtype:
 
 
 def _stored(a: Any) -> Any:
-    """An array of halves or flags, or None, as the kernels read and write it: bfloat16 as int16, aligned."""
+    """An array of halves or flags, or None, as the kernels take it: bfloat16 as int16, aligned."""
     if a is None:
         return None
     a = a if a.dtype.kind in "fib" else a.view(_INT16)
@@ -138,7 +138,7 @@ class Gathering(NamedTuple):
     """How the gradients of shared states are summed: in slots of chunks, then the slots of each state."""
 
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
-    count: int  # of the slots
+    n_slots: int
     firsts: np.ndarray | None  # (states,) the first slot of each state; None where each has one slot
     each: int | None  # slots of each state, where they are as many for all of them and not one
     many: np.ndarray  # chunks of the positions computed side by side: where each starts, and the end
@@ -219,7 +219,9 @@ def _chunk_starts(first: int, last: int, lanes: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _gathering(lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int) -> Gathering:
+def _gathering(
+    lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int
+) -> Gathering:
     N, states = prod(lead), prod(state_lead)
     many, one = _chunk_starts(0, side_by_side, lanes), _chunk_starts(side_by_side, N, 1)
     positions = np.arange(N, dtype=np.int64)
@@ -229,10 +231,17 @@ def _gathering(lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side:
     is_new[1:] = (state[1:] != state[:-1]) | (chunk[1:] != chunk[:-1])
     slots = np.cumsum(is_new) - 1
     firsts = np.searchsorted(state[is_new], np.arange(states))
-    count = int(is_new.sum())
-    each = count // max(1, states)
-    is_even = each > 1 and np.array_equal(firsts, np.arange(states) * each)
-    return Gathering(slots, count, None if count == states else firsts, each if is_even else None, many, one)
+    n_slots = int(is_new.sum())
+    each = n_slots // max(1, states)
+    is_even = each * states == n_slots and np.array_equal(firsts, np.arange(states) * each)
+    return Gathering(
+        slots=slots,
+        n_slots=n_slots,
+        firsts=None if n_slots == states else firsts,
+        each=each if is_even and each > 1 else None,
+        many=many,
+        one=one,
+    )
 
 
 def _summed(g: np.ndarray, gathering: Gathering, shape: tuple[int, ...]) -> np.ndarray:
@@ -269,7 +278,7 @@ def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do:
 
 def _new_kept(plan: Plan, lead: tuple[int, ...]) -> np.ndarray:
     memory = Recycled(plan.N * plan.entries * plan.real.itemsize)
-    return np.frombuffer(memory, plan.real).reshape((*lead, plan.entries))
+    return np.frombuffer(memoryview(memory), plan.real).reshape((*lead, plan.entries))
 
 
 def _run(
@@ -354,7 +363,7 @@ def backward(
     gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
     whole = (*lead, L, D)
     gx = np.empty(whole, x.dtype if x.shape == whole else plan.real)
-    gW = np.zeros((gathering.count, D, M), plan.real)
+    gW = np.zeros((gathering.n_slots, D, M), plan.real)
     threads = _threads(num_threads, plan.N, 7 * plan.work)
     incoming = (grad_y, grad_W_next)
     _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
@@ -410,7 +419,7 @@ def delta_backward(
         np.empty((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
     )
     gbeta = np.empty((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
-    gS = np.zeros((gathering.count, D, Do), plan.real)
+    gS = np.zeros((gathering.n_slots, D, Do), plan.real)
     threads = _threads(num_threads, plan.N, 6 * plan.work)
     incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
     _run_backward(

@@ -39,9 +39,9 @@ cdef extern from "gates.h" nogil:
     void finish(real *Delta, real *u, real *z, const real *beta, Py_ssize_t i, int terms, const real *b,
                 Py_ssize_t b_apart, const real *missing_Delta, const real *missing_z, const real *coming,
                 Py_ssize_t width)
-    void scale_backward(real *g_Delta, real *g_beta, Py_ssize_t i, const real *g_u, int terms, const real *b,
-                        Py_ssize_t b_apart, const real *missing, const real *beta, const real *Delta,
-                        Py_ssize_t width)
+    void scale_backward(real *g_Delta, real *g_beta, Py_ssize_t i, const real *g_u, int terms,
+                        const real *b, Py_ssize_t b_apart, const real *missing, const real *beta,
+                        const real *Delta, Py_ssize_t width)
     void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
     void softmax(real *out, const real *a, const real *padding, Py_ssize_t width)
     void softmax_backward(real *g, const real *q, Py_ssize_t width)
@@ -122,8 +122,8 @@ cdef inline int kind_of(const Py_buffer *a) noexcept nogil:
 
 # Of an array whose leading axes broadcast to `lead` (n_lead axes), the sequences at positions p, p + 1,
 # ... of `order`, or of themselves where that is NULL.
-cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssize_t p, const int64_t *order,
-                                const Py_ssize_t *lead, int n_lead) noexcept nogil:
+cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssize_t p,
+                                const int64_t *order, const Py_ssize_t *lead, int n_lead) noexcept nogil:
     cdef Py_ssize_t i, n
     cdef int axis, own
     cdef char *data
@@ -147,6 +147,19 @@ cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssi
 
 cdef inline real *start(const Py_buffer *a) noexcept nogil:
     return NULL if a == NULL else <real *> a.buf
+
+
+# What is kept of the sequences at positions p, p + 1, ...: `used` entries, the rest of their place zero, so
+# that equal calls keep equal arrays. NULL for none.
+cdef inline real *place_of(const Py_buffer *kept, Py_ssize_t p, Py_ssize_t used) noexcept nogil:
+    cdef Py_ssize_t each
+    cdef real *place
+    if kept == NULL:
+        return NULL
+    each = kept.shape[kept.ndim - 1]
+    place = <real *> kept.buf + p * each
+    memset(place + used, 0, (SEQUENCES * each - used) * sizeof(real))
+    return place
 
 
 cdef inline int64_t *indices(const Py_buffer *a) noexcept nogil:
@@ -174,7 +187,8 @@ def sequences():
 
 
 # Of the gradients of the states (slots, rows, columns), those to which the sequences at p, p + 1, ... add.
-cdef inline void view_slots(View *view, const Py_buffer *a, Py_ssize_t p, const int64_t *slots) noexcept nogil:
+cdef inline void view_slots(View *view, const Py_buffer *a, Py_ssize_t p,
+                            const int64_t *slots) noexcept nogil:
     cdef Py_ssize_t i
     view.kind, view.outer, view.inner = REAL, a.strides[1], a.strides[2]
     for i in range(SEQUENCES):

@@ -57,6 +57,7 @@ cdef void read_fast_weights(real *A, const View *S, DeltaSizes s) noexcept nogil
 cdef void read_reset_fast_weights(real *A, const View *S, const View *reset, Py_ssize_t t,
                                   DeltaSizes s) noexcept nogil:
     cdef Py_ssize_t i, d, j
+    cdef const char *entry
     if all_reset(reset, t):
         read_fast_weights(A, S, s)
         return
@@ -64,7 +65,8 @@ cdef void read_reset_fast_weights(real *A, const View *S, const View *reset, Py_
         if is_reset(reset, t, i):
             for d in range(s.D):
                 for j in range(s.Do):
-                    entry_of(A + d * s.Do_, j, i)[0] = read_entry(S.data[i] + d * S.outer + j * S.inner, S.kind)
+                    entry = S.data[i] + d * S.outer + j * S.inner
+                    entry_of(A + d * s.Do_, j, i)[0] = read_entry(entry, S.kind)
 
 
 # The gradients G (D, Do_) of the sequences that begin before step t are complete: added to gS, and zero.
@@ -359,21 +361,20 @@ cdef void delta_forward_group(
     cdef View[8] views
     cdef int i
     cdef int[8] core = [2, 2, 2, 1, 2, 1, 2, 2]
-    cdef Py_buffer *kept = arrays[8]
     for i in range(8):
         view_sequences(&views[i], arrays[i], core[i], p, order, arrays[6].shape, arrays[6].ndim - 2)
     delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[5], &views[6],
-                            &views[7], NULL if kept == NULL else start(kept) + p * kept.shape[kept.ndim - 1],
-                            scratch, s)
+                            &views[7], place_of(arrays[8], p, delta_entries_kept(s)), scratch, s)
 
 
-def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta, gS,
-                   scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads):
+def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta,
+                   gS, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads):
     """Fill the gradients of q, k, v and beta and add to gS, from what forward kept.
 
     q, k, beta, S, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
-    None: any strides. slots, starts as of `backward`. gq, gk (..., L, D), gv (..., L, Do), gbeta (..., L, 1)
-    with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of the real type.
+    None: any strides. slots, starts as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
+    gbeta (..., L, 1) with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of
+    the real type.
     """
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *arrays[13]
@@ -420,6 +421,6 @@ cdef void delta_backward_chunk(
             view_sequences(&views[i], arrays[i], core[i], p, order, arrays[9].shape, arrays[9].ndim - 2)
         view_slots(&gS, arrays[11], p, slots)
         delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4],
-                                 start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6], &views[7],
-                                 &views[8], &views[9], &views[10], &gS, scratch, s)
+                                 start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6],
+                                 &views[7], &views[8], &views[9], &views[10], &gS, scratch, s)
         p += SEQUENCES

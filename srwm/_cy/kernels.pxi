@@ -79,6 +79,7 @@ cdef void read_matrix(real *A, const View *W, Sizes s) noexcept nogil:
 cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssize_t t,
                               Sizes s) noexcept nogil:
     cdef Py_ssize_t i, d, j
+    cdef const char *entry
     if all_reset(reset, t):
         read_matrix(A, W, s)
         return
@@ -86,7 +87,8 @@ cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssiz
         if is_reset(reset, t, i):
             for d in range(s.D):
                 for j in range(s.M):
-                    entry_of(A + d * s.M_, j, i)[0] = read_entry(W.data[i] + d * W.outer + j * W.inner, W.kind)
+                    entry = W.data[i] + d * W.outer + j * W.inner
+                    entry_of(A + d * s.M_, j, i)[0] = read_entry(entry, W.kind)
 
 
 # IN: (D, M_) -> OUT: (D, M) of each sequence, overwritten, or added to.
@@ -342,8 +344,8 @@ cdef void backward_sequences(
         g_o = g_Delta + s.M_
         for i in range(4):
             j = block_start(i, s)
-            scale_backward(g_Delta + j, g_o + b_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta, Delta + j,
-                           block_width(i, s))
+            scale_backward(g_Delta + j, g_o + b_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta,
+                           Delta + j, block_width(i, s))
         if t > 0:
             fetch(q - s.row // 2, s.row // 2 * sizeof(real))
         # 5 undone, 3'  g_d = W g_Delta^T, and 1' of step t + 1:  g_x = (W + k^T u) g_o^T
@@ -435,7 +437,8 @@ def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_s
 
 cdef void forward_group(
     const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
-    const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t p, real *scratch, Sizes s,
+    const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t p, real *scratch,
+    Sizes s,
 ) noexcept nogil:
     cdef View x_, W_, reset_, y_, W_next_
     cdef const Py_ssize_t *lead = y.shape
@@ -446,7 +449,7 @@ cdef void forward_group(
     view_sequences(&y_, y, 2, p, order, lead, n_lead)
     view_sequences(&W_next_, W_next, 2, p, order, lead, n_lead)
     forward_sequences(&x_, &W_, &reset_, &y_, &W_next_,
-                      NULL if kept == NULL else start(kept) + p * kept.shape[kept.ndim - 1], scratch, s)
+                      place_of(kept, p, entries_kept(s)), scratch, s)
 
 
 def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, gW, scratch, Py_ssize_t C,
@@ -455,9 +458,9 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, g
 
     x, W, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
     None: any strides. starts (chunks + 1,) int64: a chunk is the positions from one to the next, a multiple
-    of `sequences()`, in turn; slots (N,) int64: for each position where in gW (slots, D, M) its gradient of W
-    is added: no two chunks share one. gx (..., L, D). scratch, gx, gW: contiguous; gW, scratch of the real
-    type.
+    of `sequences()`, in turn; slots (N,) int64: for each position where in gW (slots, D, M) its gradient of
+    W is added: no two chunks share one. gx (..., L, D). scratch, gx, gW: contiguous; gW and scratch of the
+    real type.
     """
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *arrays[9]
@@ -489,6 +492,7 @@ cdef void backward_chunk(
     real *scratch, Sizes s,
 ) noexcept nogil:
     cdef View x, W, reset, grad_y, grad_W_next, gx, gW
+    cdef Py_buffer *kept = arrays[3]
     cdef Py_ssize_t p = first
     cdef const Py_ssize_t *lead = arrays[6].shape
     cdef int n_lead = arrays[6].ndim - 2
@@ -500,6 +504,6 @@ cdef void backward_chunk(
         view_sequences(&grad_W_next, arrays[5], 2, p, order, lead, n_lead)
         view_sequences(&gx, arrays[6], 2, p, order, lead, n_lead)
         view_slots(&gW, arrays[7], p, slots)
-        backward_sequences(&x, &W, &reset, start(arrays[3]) + p * arrays[3].shape[arrays[3].ndim - 1], &grad_y,
+        backward_sequences(&x, &W, &reset, start(kept) + p * kept.shape[kept.ndim - 1], &grad_y,
                            &grad_W_next, &gx, &gW, scratch, s)
         p += SEQUENCES

@@ -76,9 +76,7 @@ def poisoned_outputs(monkeypatch):
             return getattr(np, name)
 
     monkeypatch.setattr(backend, "np", Poisoned())
-    monkeypatch.setattr(
-        backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size]
-    )
+    monkeypatch.setattr(backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size])
     monkeypatch.setattr(backend._per_thread, "scratch", None, raising=False)
 
 
