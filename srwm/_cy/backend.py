@@ -35,10 +35,10 @@ SEGMENT = 32
 # W, of which single steps of many sequences would need most.
 REPLAYED = 4
 
-# Sequences are computed side by side, one in each lane of a vector, where two matrices of each of them
-# stay in the cache that is a core's own, with room for the rest, and where there are steps enough to pay
+# Sequences are computed side by side, one in each lane of a vector, where two such bundles of matrices
+# stay well within the cache that is a core's own, and where there are steps enough to pay
 # for bringing the matrices into that layout.
-SIDE_BY_SIDE_BYTES = 160 * 1024
+SIDE_BY_SIDE_BYTES = 80 * 1024
 SIDE_BY_SIDE_STEPS = 4
 
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes

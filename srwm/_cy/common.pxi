@@ -43,7 +43,7 @@ cdef extern from "gates.h" nogil:
                         const real *b, Py_ssize_t b_apart, const real *missing, const real *beta,
                         const real *Delta, Py_ssize_t width)
     void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
-    void softmax(real *out, const real *a, const real *padding, Py_ssize_t width)
+    void softmaxes(real *out, const real *a, const real *padding, Py_ssize_t width)
     void softmax_backward(real *g, const real *q, Py_ssize_t width)
     void sigmoid(real *out, const real *a, Py_ssize_t width)
     void sigmoid_backward(real *g, const real *beta, Py_ssize_t width)

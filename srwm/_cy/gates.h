@@ -112,29 +112,40 @@ INLINE vector load_but_padding(const real *a, const real *padding, ptrdiff_t j) 
 #endif
 }
 
-/* `n` vectors of exp(a - highest), added to as many sums. */
-INLINE void exps_of(real *out, const real *a, const real *padding, vector highest, const int n, vector *sums) {
+/* out = exp(a - highest) for n vectors each of q and of k, added to a sum each. */
+INLINE void exps_of(real *out, const real *a, const real *padding, ptrdiff_t width, const int n,
+                    const vector *highest, vector *sum) {
     vector e[4];
-    UNROLL for (int i = 0; i < n; i++) e[i] = load_but_padding(a, padding, i) - highest;
-    exp_nonpositive(e, n);
-    UNROLL for (int i = 0; i < n; i++) {
-        store(out + i * LANES, e[i]);
-        sums[i] += e[i];
+    UNROLL for (int i = 0; i < 2 * n; i++)
+        e[i] = load_but_padding(a + i / n * width * LANES, padding, i % n) - highest[i / n];
+    exp_nonpositive(e, 2 * n);
+    UNROLL for (int i = 0; i < 2 * n; i++) {
+        store(out + (i / n * width + i % n) * LANES, e[i]);
+        sum[i] += e[i];
     }
 }
 
-/* out = softmax(a). */
-static void softmax(real *out, const real *a, const real *padding, ptrdiff_t width) {
-    vector highest = load_but_padding(a, padding, 0), sums[4] = {splat(0), splat(0), splat(0), splat(0)};
-    for (ptrdiff_t j = 1; j < width; j++) highest = larger(highest, load_but_padding(a, padding, j));
-    highest = highest_of(highest);
+/* [ q | k ] = softmax of each of [ q^ | k^ ], of `width` vectors both: together, since each is a chain of
+   operations that wait for one another. */
+static void softmaxes(real *out, const real *a, const real *padding, ptrdiff_t width) {
+    vector highest[2], sum[4] = {splat(0), splat(0), splat(0), splat(0)};
+    UNROLL for (int i = 0; i < 2; i++) highest[i] = load_but_padding(a + i * width * LANES, padding, 0);
+    for (ptrdiff_t j = 1; j < width; j++)
+        UNROLL for (int i = 0; i < 2; i++)
+            highest[i] = larger(highest[i], load_but_padding(a + i * width * LANES, padding, j));
+    UNROLL for (int i = 0; i < 2; i++) highest[i] = highest_of(highest[i]);
     ptrdiff_t j = 0;
-    for (; j + 4 <= width; j += 4)
-        exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, highest, 4, sums);
-    for (; j < width; j++)
-        exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, highest, 1, sums + j % 4);
-    vector inverse = splat(1) / sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    for (j = 0; j < width; j++) store(out + j * LANES, inverse * load(out + j * LANES));
+    for (; j + 2 <= width; j += 2)
+        exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, width, 2, highest, sum);
+    vector of_last[2] = {splat(0), splat(0)};
+    if (j < width) exps_of(out + j * LANES, a + j * LANES, padding + j * LANES, width, 1, highest, of_last);
+    vector inverse_q = splat(1) / sum_of(sum[0] + sum[1] + of_last[0]);
+    vector inverse_k = splat(1) / sum_of(sum[2] + sum[3] + of_last[1]);
+    real *q = out, *k = out + width * LANES;
+    for (j = 0; j < width; j++) {
+        store(q + j * LANES, inverse_q * load(q + j * LANES));
+        store(k + j * LANES, inverse_k * load(k + j * LANES));
+    }
 }
 
 /* g <- q (g - <g, q>): the gradient through q = softmax(.). */

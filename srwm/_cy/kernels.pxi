@@ -194,8 +194,7 @@ cdef void forward_sequences(
         if t + 1 == s.L and not is_wanted:
             return
         # 2  q = softmax(q^)   k = softmax(k^)   beta = sigmoid(b^)
-        softmax(q, o + s.Do_, padding, s.d)
-        softmax(k, o + s.Do_ + s.D_, padding, s.d)
+        softmaxes(q, o + s.Do_, padding, s.d)
         sigmoid(beta, o + s.Do_ + 2 * s.D_, s.b)
         # 3  Delta = (q - k) W, and 1 of the step after but for u of this one
         subtract(r, q, k, s.d)
