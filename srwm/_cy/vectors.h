@@ -234,7 +234,7 @@ INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
         }
 #define LIST(...) __VA_ARGS__
 INLINE void transpose_lanes(vector *rows) {
-#if !defined(__GNUC__)
+#if !defined(__GNUC__) && !defined(__clang__)
     (void)rows; /* one lane */
 #elif defined(SRWM_DOUBLE) && VECTOR_BYTES == 16
     TRADE(1, LIST(0, 2), LIST(1, 3))
