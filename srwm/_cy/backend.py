@@ -44,6 +44,10 @@ SIDE_BY_SIDE_STEPS = 4
 # Below this much work (multiply-adds) a second thread costs more than it saves.
 WORK_PER_THREAD = 1 << 20
 
+# Threads share one sequence, each some of its columns, where sequences are fewer than threads and each of
+# the threads has at least this many multiply-adds of a product of a step with the state.
+WORK_PER_MEMBER = 1 << 13
+
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
 # sums are the same whatever the number of threads.
 CHUNKS = 64
@@ -99,12 +103,17 @@ def _default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _threads(num_threads: int | None, pieces: int, work: int) -> int:
-    """Threads for `pieces` independent pieces of `work` multiply-adds altogether."""
-    if pieces < 2 or work < 2 * WORK_PER_THREAD:
+def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
+    """Threads for independent pieces of `work` multiply-adds altogether, each for at most `members` threads."""
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD:
         return 1
     wanted = _default_threads() if num_threads is None else num_threads
-    return max(1, min(wanted, pieces, work // WORK_PER_THREAD))
+    return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
+
+
+def _members(op: str, D: int, columns: int) -> int:
+    """The most threads that gain by sharing one sequence whose state is (D, columns)."""
+    return max(1, D * columns // WORK_PER_MEMBER) if op == "srwm" else 1
 
 
 def _scratch(size: int) -> np.ndarray:
@@ -153,6 +162,7 @@ class Plan(NamedTuple):
     side_by_side: int  # how many of the positions, from the first on, are computed side by side
     order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
     parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
+    members: int  # the most threads for one sequence
     entries: int  # kept of each sequence
     segments: int
     forward_bytes: int  # of scratch for each thread
@@ -194,6 +204,7 @@ def _plan(
         side_by_side=side_by_side,
         order=_order(lead, state[:-2]),
         parts=tuple(part for part in parts if part[2] > 0),
+        members=_members(op, *state[-2:]),
         entries=_entries_kept(op, real, L, D, Do),
         segments=segments(L),
         forward_bytes=real.itemsize * max(one[2], scratch[2]),
@@ -276,11 +287,12 @@ def _run(
 ) -> None:
     """Run a forward kernel over all positions."""
     arrays = (*map(_stored, operands), *map(_stored, results)) if plan.is_half else (*operands, *results)
-    threads = _threads(num_threads, plan.N, 3 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 3 * plan.work)
     scratch = _scratch(threads * plan.forward_bytes)
     for module, first, count in plan.parts:
         getattr(module, kernel)(
-            *arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments, threads
+            *(*arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments),
+            *(threads, plan.members)[: 2 if kernel == "forward" else 1],
         )
 
 
@@ -304,7 +316,8 @@ def _run_backward(
         if len(starts) > 1:
             getattr(kernels(plan.real, layout), kernel)(
                 *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads),
+                *(*gradients, g_state, scratch, SEGMENT, plan.segments),
+                *(threads, plan.members)[: 2 if kernel == "backward" else 1],
             )
 
 
@@ -349,7 +362,7 @@ def backward(
     whole = (*lead, L, D)
     gx = np.empty(whole, x.dtype if x.shape == whole else plan.real)
     gW = np.zeros((gathering.count, D, M), plan.real)
-    threads = _threads(num_threads, plan.N, 7 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
     incoming = (grad_y, grad_W_next)
     _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
     if x.shape != whole:
@@ -405,7 +418,7 @@ def delta_backward(
     )
     gbeta = np.empty((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
     gS = np.zeros((gathering.count, D, Do), plan.real)
-    threads = _threads(num_threads, plan.N, 6 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 6 * plan.work)
     incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
     _run_backward(
         plan, "delta_backward", (q, k, beta, S, reset), kept, incoming, gradients, gS, gathering, threads

@@ -237,11 +237,11 @@ cdef void delta_backward_sequences(
         Delta = kept + t * s.Do_
         # S after step t, where undoing the steps behind it does not lead there
         if is_kept_after(t, s.L, s.C, s.segments):
-            transpose(AT, s.d, kept + s.L * s.Do_ + t // s.C * s.matrix, s.D, s.o)
+            transpose(AT, s.d, kept + s.L * s.Do_ + t // s.C * s.matrix, s.Do_, s.D, s.o)
             undone, is_known = 0, False
         elif t + 1 == s.L or all_reset(reset, t + 1):
             delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            transpose(AT, s.d, A, s.D, s.o)
+            transpose(AT, s.d, A, s.Do_, s.D, s.o)
             undone, is_known = 0, False
         elif any_reset(reset, t + 1):
             delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
