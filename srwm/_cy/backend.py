@@ -2,7 +2,9 @@
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
-`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process.
+`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process. They
+share out the sequences; where there are fewer of those and their heads are large, several threads share the
+columns of one, and the last bits of results depend on how many do, though never on timing.
 
 Arrays come in the four dtypes; bfloat16 also as int16, as tensors of it do, which NumPy has no name for.
 Of those, gradients that are sums are returned in float32, for the caller to round.
@@ -44,15 +46,37 @@ SIDE_BY_SIDE_STEPS = 4
 # Below this much work (multiply-adds) a second thread costs more than it saves.
 WORK_PER_THREAD = 1 << 20
 
-# Threads share one sequence, each some of its columns, where sequences are fewer than threads and each of
-# the threads has at least this many multiply-adds of a product of a step with the state.
-WORK_PER_MEMBER = 1 << 13
+# Where sequences are fewer than threads, those that share the columns of one have at least this many
+# entries of its state each. A step's two products with so many take 1.4 us forward in float32 (AVX2,
+# 2.4 GHz), twice that in float64, and twice again backward. Sharing costs a meeting of the threads a step,
+# 0.2 us between two, and the softmaxes on every one of them, 0.1 to 0.3 us. Two gain from half as many
+# entries on; but where other programs want the processors too, threads wait for one another at every step,
+# which a small gain is not worth.
+WORK_PER_MEMBER = 1 << 14
 
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
 # sums are the same whatever the number of threads.
 CHUNKS = 64
 
 _per_thread = threading.local()
+
+
+class _OpenMP:
+    """Whether it has threads in this process, or has lost them.
+
+    A forked child has none of its parent's, and GNU's OpenMP would wait for them forever.
+    """
+
+    has_threads = False
+    has_lost_them = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.has_lost_them = cls.has_lost_them or cls.has_threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OpenMP.after_fork)
 
 _FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
 
@@ -104,11 +128,14 @@ def _default_threads() -> int:
 
 
 def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
-    """Threads for independent pieces of `work` multiply-adds altogether, each for at most `members` threads."""
-    if pieces * members < 2 or work < 2 * WORK_PER_THREAD:
+    """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or _OpenMP.has_lost_them:
         return 1
     wanted = _default_threads() if num_threads is None else num_threads
-    return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
+    threads = max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
+    if threads > 1:
+        _OpenMP.has_threads = True
+    return threads
 
 
 def _members(op: str, D: int, columns: int) -> int:
@@ -228,7 +255,9 @@ def _chunk_starts(first: int, last: int, lanes: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _gathering(lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int) -> Gathering:
+def _gathering(
+    lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int
+) -> Gathering:
     N, states = prod(lead), prod(state_lead)
     many, one = _chunk_starts(0, side_by_side, lanes), _chunk_starts(side_by_side, N, 1)
     positions = np.arange(N, dtype=np.int64)
@@ -277,6 +306,11 @@ def _new_kept(plan: Plan, lead: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(memory, plan.real).reshape((*lead, plan.entries))
 
 
+def _sharing(plan: Plan) -> dict[str, int]:
+    """What kernels whose threads can share one sequence are told."""
+    return {"most": plan.members} if plan.members > 1 else {}
+
+
 def _run(
     plan: Plan,
     kernel: str,
@@ -291,8 +325,8 @@ def _run(
     scratch = _scratch(threads * plan.forward_bytes)
     for module, first, count in plan.parts:
         getattr(module, kernel)(
-            *(*arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments),
-            *(threads, plan.members)[: 2 if kernel == "forward" else 1],
+            *(*arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments, threads),
+            **_sharing(plan),
         )
 
 
@@ -316,8 +350,8 @@ def _run_backward(
         if len(starts) > 1:
             getattr(kernels(plan.real, layout), kernel)(
                 *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments),
-                *(threads, plan.members)[: 2 if kernel == "backward" else 1],
+                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads),
+                **_sharing(plan),
             )
 
 

@@ -45,9 +45,9 @@ cdef extern from "gates.h" nogil:
                         Py_ssize_t width)
     void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
     void softmax(real *out, const real *a, const real *padding, Py_ssize_t width)
-    void softmax_backward(real *g, const real *q, Py_ssize_t width)
+    void softmax_backward(real *out, const real *g, const real *q, Py_ssize_t width)
     void sigmoid(real *out, const real *a, Py_ssize_t width)
-    void sigmoid_backward(real *g, const real *beta, Py_ssize_t width)
+    void sigmoid_backward(real *out, const real *g, const real *beta, Py_ssize_t width)
 
 
 cdef extern from "views.h" nogil:

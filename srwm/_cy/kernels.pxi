@@ -200,7 +200,7 @@ cdef void forward_sequences(
     const View *reset,   # IN  (L) bool, or none
     const View *y,       # OUT (L, Do)
     const View *W_next,  # OUT (D, M), or none
-    real *trace,         # OUT what is kept: (L, row), then (segments, D, all_), the W each ends with; or NULL
+    real *trace,         # OUT what is kept: (L, row), then (segments, D, all_), each one's last W; or NULL
     real *scratch,       # forward_scratch(s) entries
     Team *team,
     Sizes s,             # of this member
@@ -280,8 +280,8 @@ cdef void forward_sequences(
         dot(x_k, LATE, x_t, k, s.d)
         for i in range(4):
             j = s.block[i]
-            finish(Delta + j, late_u + late * s.M_ + j, o_after + j, beta, i, late, late_u + j, s.M_, r_k, x_k,
-                   x_k + LATE * STRIDE, s.width[i])
+            finish(Delta + j, late_u + late * s.M_ + j, o_after + j, beta, i, late, late_u + j, s.M_, r_k,
+                   x_k, x_k + LATE * STRIDE, s.width[i])
         # 5, late
         memcpy(late_k + late * s.D_, k, s.D_ * sizeof(real))
         late += 1
@@ -340,8 +340,8 @@ cdef void backward_sequences(
     cdef real *late_b = undone_k + LATE * s.D_     # (2 LATE, M_)  with g_Delta and g_o of that step
     cdef real *undone_u = late_b + 2 * LATE * s.M_  # (LATE, M_)   with minus k in undone_k
     cdef real *g_u = undone_u + LATE * s.M_        # (M_)
-    cdef real *g_o_all = g_u + s.M_                # (all_)        g_o of the columns of all members
-    cdef real *team_sums = g_o_all + s.all_        # (sums)
+    cdef real *team_g_o = g_u + s.M_               # (all_)        g_o of the columns of all members
+    cdef real *team_sums = team_g_o + s.all_       # (sums)
     cdef real *k_a = team_sums + s.sums            # (2 LATE) k . late_a
     cdef real *g_k                                 # (D_) g_k, g_d, g_x of step t + 1, g_beta: this member's
     cdef real *g_d
@@ -350,6 +350,7 @@ cdef void backward_sequences(
     cdef real *u
     cdef real *g_Delta
     cdef real *g_o
+    cdef real *g_o_all                             # of all columns
     cdef real *g_o_after = late_b                  # of step t + 1
     cdef real *minus_k
     cdef const real *states = trace + s.L * s.row
@@ -363,7 +364,7 @@ cdef void backward_sequences(
     cdef Py_ssize_t q_ = s.Do_, k_ = s.Do_ + s.D_, b_ = s.Do_ + 2 * s.D_
 
     memset(last_g_x, 0, (1 + 3 * LATE) * (s.D_ + s.M_) * sizeof(real))
-    memset(g_o_all, 0, s.all_ * sizeof(real))
+    memset(team_g_o, 0, s.all_ * sizeof(real))
     if grad_W_next.data[0] != NULL:
         read_matrix(G, grad_W_next, s)
     else:
@@ -416,8 +417,8 @@ cdef void backward_sequences(
         g_o = g_Delta + s.M_
         for i in range(4):
             j = s.block[i]
-            scale_backward(g_Delta + j, g_x + s.D_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta, Delta + j,
-                           s.width[i])
+            scale_backward(g_Delta + j, g_x + s.D_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta,
+                           Delta + j, s.width[i])
         if t > 0:
             fetch(q - s.row // 2, s.row // 2 * sizeof(real))
         # 5 undone, 3'  g_d = W g_Delta^T, and 1' of step t + 1:  g_x = (W + k^T u) g_o^T
@@ -443,14 +444,14 @@ cdef void backward_sequences(
         # 3'  g_q = g_d   g_k -= g_d
         # 2'  through the softmaxes and the sigmoid
         # 1'  g_o = [ g_y | g_q^ | g_k^ | g_b^ ]
+        g_o_all = g_o if team.size == 1 else team_g_o
         read_row(g_o_all, grad_y, t * grad_y.outer, s.Do)
-        memcpy(g_o_all + q_, sums + s.D_, s.D_ * sizeof(real))
         subtract(g_o_all + k_, sums, sums + s.D_, s.d)
-        memcpy(g_o_all + b_, sums + 3 * s.D_, s.beta_ * sizeof(real))
-        softmax_backward(g_o_all + q_, q, s.d)
-        softmax_backward(g_o_all + k_, k, s.d)
-        sigmoid_backward(g_o_all + b_, beta, s.b)
-        memcpy(g_o, g_o_all + s.first_, s.M_ * sizeof(real))
+        softmax_backward(g_o_all + q_, sums + s.D_, q, s.d)
+        softmax_backward(g_o_all + k_, g_o_all + k_, k, s.d)
+        sigmoid_backward(g_o_all + b_, sums + 3 * s.D_, beta, s.b)
+        if team.size > 1:
+            memcpy(g_o, g_o_all + s.first_, s.M_ * sizeof(real))
         subtract(late_a + 2 * late * s.D_, q, k, s.d)
         read_row(late_a + (2 * late + 1) * s.D_, x, t * x.outer, s.D)
         late += 1
@@ -490,7 +491,7 @@ def layout(Py_ssize_t D, Py_ssize_t Do):
 
 
 def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_ssize_t count, Py_ssize_t C,
-            Py_ssize_t segments, int num_threads, int most):
+            Py_ssize_t segments, int num_threads, int most=1):
     """Fill y, and W_next and kept where not None, of the sequences at `count` positions from `first` on.
 
     x (..., L, D), W (..., D, M), reset (..., L) or None: any strides, leading axes that broadcast to
@@ -520,8 +521,8 @@ def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_s
 # What thread `thread` of `threads` does of the groups of sequences from position `first` on.
 cdef void forward_member(
     const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
-    const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t first, Py_ssize_t groups,
-    real *scratch, int thread, int threads, int most, Sizes s,
+    const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t first,
+    Py_ssize_t groups, real *scratch, int thread, int threads, int most, Sizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t group, each = apart(forward_scratch(s))
@@ -529,8 +530,8 @@ cdef void forward_member(
         return
     s = sizes_of_member(&team, s)
     for group in range(team.first, team.last):
-        forward_group(x, W, reset, y, W_next, kept, order, first + group * SEQUENCES, scratch + thread * each,
-                      &team, s)
+        forward_group(x, W, reset, y, W_next, kept, order, first + group * SEQUENCES,
+                      scratch + thread * each, &team, s)
 
 
 cdef void forward_group(
@@ -552,7 +553,7 @@ cdef void forward_group(
 
 
 def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, gW, scratch, Py_ssize_t C,
-             Py_ssize_t segments, int num_threads, int most):
+             Py_ssize_t segments, int num_threads, int most=1):
     """Fill gx and add to gW, from what forward kept.
 
     x, W, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
@@ -588,8 +589,8 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, g
 
 # What thread `thread` of `threads` does of all chunks.
 cdef void backward_member(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts, Py_ssize_t chunks,
-    real *scratch, int thread, int threads, int most, Sizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
+    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, Sizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t chunk, each = apart(backward_scratch(s))
@@ -597,7 +598,8 @@ cdef void backward_member(
         return
     s = sizes_of_member(&team, s)
     for chunk in range(team.first, team.last):
-        backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1], scratch + thread * each, &team, s)
+        backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1], scratch + thread * each,
+                       &team, s)
 
 
 # arrays: x, W, reset, kept, grad_y, grad_W_next, gx, gW

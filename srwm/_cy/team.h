@@ -4,7 +4,10 @@
    at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Either
    has two places, used in turn, so that one meeting a step is enough: what a member writes next goes where
    nobody reads any more, since all have come to the meeting in between. How often they meet depends on
-   sizes only, never on what is in the arrays. */
+   sizes only, never on what is in the arrays.
+
+   Teams have one member each without OpenMP, where threads would run one after the other, and in the layout
+   of sequences side by side, of which there are enough for all threads. */
 #ifndef SRWM_TEAM_H
 #define SRWM_TEAM_H
 
@@ -13,7 +16,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32)
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32) && !defined(SRWM_MANY)
 #include <sched.h>
 #define WITH_TEAMS
 #endif
@@ -32,7 +35,7 @@ typedef struct {
     real *scratch;           /* of member 0; the others' follow, each `apart` entries from the one before */
     ptrdiff_t apart;
     ptrdiff_t turn;          /* which of the two places is next: 0 or 1 */
-    int looks;
+    int looks;               /* before this thread gives its processor away */
     uint64_t awaited;        /* arrivals until this meeting is over */
 } Team;
 
