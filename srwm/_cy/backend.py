@@ -138,11 +138,6 @@ def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> i
     return threads
 
 
-def _members(op: str, D: int, columns: int) -> int:
-    """The most threads that gain by sharing one sequence whose state is (D, columns)."""
-    return max(1, D * columns // WORK_PER_MEMBER) if op == "srwm" else 1
-
-
 def _scratch(size: int) -> np.ndarray:
     """Working memory of the calling thread, in bytes: kept, since fresh pages are dear."""
     held = getattr(_per_thread, "scratch", None)
@@ -189,7 +184,7 @@ class Plan(NamedTuple):
     side_by_side: int  # how many of the positions, from the first on, are computed side by side
     order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
     parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
-    members: int  # the most threads for one sequence
+    members: int  # the most threads that gain by sharing one sequence
     entries: int  # kept of each sequence
     segments: int
     forward_bytes: int  # of scratch for each thread
@@ -231,7 +226,7 @@ def _plan(
         side_by_side=side_by_side,
         order=_order(lead, state[:-2]),
         parts=tuple(part for part in parts if part[2] > 0),
-        members=_members(op, *state[-2:]),
+        members=max(1, state[-2] * state[-1] // WORK_PER_MEMBER),
         entries=_entries_kept(op, real, L, D, Do),
         segments=segments(L),
         forward_bytes=real.itemsize * max(one[2], scratch[2]),
@@ -306,11 +301,6 @@ def _new_kept(plan: Plan, lead: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(memory, plan.real).reshape((*lead, plan.entries))
 
 
-def _sharing(plan: Plan) -> dict[str, int]:
-    """What kernels whose threads can share one sequence are told."""
-    return {"most": plan.members} if plan.members > 1 else {}
-
-
 def _run(
     plan: Plan,
     kernel: str,
@@ -325,8 +315,18 @@ def _run(
     scratch = _scratch(threads * plan.forward_bytes)
     for module, first, count in plan.parts:
         getattr(module, kernel)(
-            *(*arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments, threads),
-            **_sharing(plan),
+            *(
+                *arrays,
+                kept,
+                scratch,
+                plan.order,
+                first,
+                count,
+                SEGMENT,
+                plan.segments,
+                threads,
+                plan.members,
+            )
         )
 
 
@@ -350,8 +350,7 @@ def _run_backward(
         if len(starts) > 1:
             getattr(kernels(plan.real, layout), kernel)(
                 *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads),
-                **_sharing(plan),
+                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads, plan.members),
             )
 
 

@@ -8,7 +8,7 @@ at hand, padded with zeros to whole vectors; small letters (d, m) count those ve
 """
 
 from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport parallel, prange, threadid
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -79,6 +79,7 @@ cdef extern from "team.h" nogil:
         Py_ssize_t turn
     int threads_here()
     Py_ssize_t lines_of(Py_ssize_t entries)
+    Py_ssize_t member_start(const Team *team, Py_ssize_t member, Py_ssize_t entries)
     void prepare_teams(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
     bint join_team(Team *team, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces, Py_ssize_t most,
                    real *scratch, Py_ssize_t apart)

@@ -57,18 +57,9 @@ cdef inline Sizes sizes_between(Py_ssize_t first_, Py_ssize_t last_, Sizes s) no
     return s
 
 
-# Teams of more have members without columns.
-cdef inline Py_ssize_t most_members(Sizes s) noexcept nogil:
-    return lines_of(s.all_)
-
-
-# As `s`, of the columns of one member: whole cache lines, so that no two write to the same one.
 cdef inline Sizes sizes_of_member(const Team *team, Sizes s) noexcept nogil:
-    cdef Py_ssize_t lines = lines_of(s.all_)
     return sizes_between(
-        lines * team.member // team.size * ENTRIES_OF_LINE,
-        min(lines * (team.member + 1) // team.size * ENTRIES_OF_LINE, s.all_),
-        s,
+        member_start(team, team.member, s.all_), member_start(team, team.member + 1, s.all_), s
     )
 
 
@@ -491,7 +482,7 @@ def layout(Py_ssize_t D, Py_ssize_t Do):
 
 
 def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_ssize_t count, Py_ssize_t C,
-            Py_ssize_t segments, int num_threads, int most=1):
+            Py_ssize_t segments, int num_threads, int most):
     """Fill y, and W_next and kept where not None, of the sequences at `count` positions from `first` on.
 
     x (..., L, D), W (..., D, M), reset (..., L) or None: any strides, leading axes that broadcast to
@@ -526,7 +517,7 @@ cdef void forward_member(
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t group, each = apart(forward_scratch(s))
-    if not join_team(&team, thread, threads, groups, min(most, most_members(s)), scratch, each):
+    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
         return
     s = sizes_of_member(&team, s)
     for group in range(team.first, team.last):
@@ -553,7 +544,7 @@ cdef void forward_group(
 
 
 def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, gW, scratch, Py_ssize_t C,
-             Py_ssize_t segments, int num_threads, int most=1):
+             Py_ssize_t segments, int num_threads, int most):
     """Fill gx and add to gW, from what forward kept.
 
     x, W, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
@@ -594,7 +585,7 @@ cdef void backward_member(
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t chunk, each = apart(backward_scratch(s))
-    if not join_team(&team, thread, threads, chunks, min(most, most_members(s)), scratch, each):
+    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
         return
     s = sizes_of_member(&team, s)
     for chunk in range(team.first, team.last):

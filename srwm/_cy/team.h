@@ -24,8 +24,8 @@
 #define CACHE_LINE 64
 
 /* Looks at the counter before a waiting member gives its processor away: milliseconds where each thread can
-   have one, since who gives it to another program gets it back after that one's share of time, for which the
-   others wait in turn, step after step; few where there are more threads than processors. */
+   have one, since who gives it to another program gets it back after that one's share of time, for which
+   the others wait in turn, step after step; few where there are more threads than processors. */
 #define LOOKS 100000
 #define LOOKS_IF_CROWDED 100
 
@@ -118,7 +118,14 @@ INLINE void meet(Team *team) {
 #endif
 }
 
-/* Of this team's rows of `n` entries, those of member 0, which all fill and read: the next or the one after. */
+/* Where a member's columns start in a row of `entries`, and those of the one before end: on a cache line,
+   so that no two write to the same one. Were there more members than lines, some would have no columns. */
+INLINE ptrdiff_t member_start(const Team *team, ptrdiff_t member, ptrdiff_t entries) {
+    ptrdiff_t start = lines_of(entries) * member / team->size * ENTRIES_OF_LINE;
+    return start < entries ? start : entries;
+}
+
+/* The row of `n` entries that all members fill and read: the next, or the one after. */
 INLINE real *shared_row(const Team *team, ptrdiff_t after, ptrdiff_t n) {
     return team->scratch + ENTRIES_OF_LINE + (team->turn ^ after) * n;
 }
@@ -128,8 +135,8 @@ INLINE real *partial_sums(const Team *team, ptrdiff_t n) {
     return team->scratch + team->member * team->apart + ENTRIES_OF_LINE + team->turn * n;
 }
 
-/* Meets, and adds up what all have left, always in the same order -> the sums, in `sums` unless the member is
-   alone: its own are all there are. */
+/* Meets, and adds up what all have left, always in the same order -> the sums, in `sums` unless the member
+   is alone: its own are all there are. */
 static const real *meet_and_add(Team *team, real *sums, ptrdiff_t n) {
     const real *first = team->scratch + ENTRIES_OF_LINE + team->turn * n;
     meet(team);

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import srwm
 from srwm._cy import backend
-from tests.cases import TOLERANCE, Case, assert_close, random_case, run
+from tests.cases import (
+    TOLERANCE,
+    Case,
+    assert_close,
+    random_case,
+    random_delta_case,
+    run,
+    run_delta,
+)
 
 REAL_TYPES = ["float32", "float64"]
 
@@ -140,3 +152,56 @@ def test_another_number_of_threads_forward_than_backward():
         gx, gW = backend.backward(*arrays, num_threads=threads)
         got = {"y": y, "W_next": W_next, "gx": gx, "gW": gW}
         assert_close(got, truth, TOLERANCE["float64"], f"{threads} threads")
+
+
+@pytest.mark.parametrize("dtype", REAL_TYPES)
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("L", [0, 1, 2, 33, 70])
+@pytest.mark.parametrize(("D", "Do"), [(5, 27), (27, 64), (40, 100)])
+@pytest.mark.parametrize("with_reset", [False, True], ids=["", "reset"])
+def test_delta_rule(L, D, Do, threads, dtype, with_reset):
+    case = random_delta_case(((), (), L, D, Do), with_reset=with_reset).astype(dtype)
+    truth = run_delta(srwm, case.astype("float64"), backend="reference")
+    assert_close(run_delta(srwm, case, num_threads=threads), truth, TOLERANCE[dtype], dtype)
+
+
+def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
+    monkeypatch.setattr(backend, "CHUNKS", 1)
+    backend._gathering.cache_clear()
+    case = random_delta_case(((3,), (3,), 33, 20, 40), with_reset=True)
+    case.k[0, 20] = np.nan
+    got = run_delta(srwm, case, num_threads=3)
+    truth = run_delta(srwm, case, backend="reference")
+    backend._gathering.cache_clear()
+    for name in truth:
+        assert_close({name: got[name][1:]}, {name: truth[name][1:]}, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_delta_rule_is_the_same_to_the_bit_from_run_to_run(threads):
+    case = random_delta_case(((), (), 70, 64, 64), with_reset=True)
+    first = run_delta(srwm, case, num_threads=threads)
+    for _ in range(20):
+        again = run_delta(srwm, case, num_threads=threads)
+        for name in first:
+            np.testing.assert_array_equal(again[name], first[name], name)
+
+
+FORKED = """
+import os, signal
+import numpy as np, srwm
+from srwm._cy import backend
+backend.WORK_PER_THREAD = backend.WORK_PER_MEMBER = 1
+x, W = np.full((40, 64), 0.1), np.full((64, 196), 0.01)
+y = srwm.forward(x, W, num_threads=2)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends a child that hangs
+    os._exit(0 if np.allclose(srwm.forward(x, W, num_threads=2), y) else 1)
+raise SystemExit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_threads_it_lacks():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True)
