@@ -2,7 +2,9 @@
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
-`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process.
+`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process. They
+share out the sequences; where there are fewer of those and their heads are large, several threads share the
+columns of one, and the last bits of results depend on how many do, though never on timing.
 
 Arrays come in the four dtypes; bfloat16 also as int16, as tensors of it do, which NumPy has no name for.
 Of those, gradients that are sums are returned in float32, for the caller to round.
@@ -45,11 +47,37 @@ SIDE_BY_SIDE_STEPS = 4
 # milliseconds where the threads have been idle for long.
 WORK_PER_THREAD = 1 << 22
 
+# Where sequences are fewer than threads, those that share the columns of one have at least this many
+# entries of its state each. A step's two products with so many take 1.4 us forward in float32 (AVX2,
+# 2.4 GHz), twice that in float64, and twice again backward. Sharing costs a meeting of the threads a step,
+# 0.2 us between two, and the softmaxes on every one of them, 0.1 to 0.3 us. Two gain from half as many
+# entries on; but where other programs want the processors too, threads wait for one another at every step,
+# which a small gain is not worth.
+WORK_PER_MEMBER = 1 << 14
+
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
 # sums are the same whatever the number of threads.
 CHUNKS = 64
 
 _per_thread = threading.local()
+
+
+class _OpenMP:
+    """Whether it has threads in this process, or has lost them.
+
+    A forked child has none of its parent's, and GNU's OpenMP would wait for them forever.
+    """
+
+    has_threads = False
+    has_lost_them = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.has_lost_them = cls.has_lost_them or cls.has_threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OpenMP.after_fork)
 
 _FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
 
@@ -100,12 +128,15 @@ def _default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _threads(num_threads: int | None, pieces: int, work: int) -> int:
-    """Threads for `pieces` independent pieces of `work` multiply-adds altogether."""
-    if pieces < 2 or work < 2 * WORK_PER_THREAD:
+def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
+    """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or _OpenMP.has_lost_them:
         return 1
     wanted = _default_threads() if num_threads is None else num_threads
-    return max(1, min(wanted, pieces, work // WORK_PER_THREAD))
+    threads = max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
+    if threads > 1:
+        _OpenMP.has_threads = True
+    return threads
 
 
 def _scratch(size: int) -> np.ndarray:
@@ -155,6 +186,7 @@ class Plan(NamedTuple):
     side_by_side: int  # how many of the positions, from the first on, are computed side by side
     order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
     parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
+    members: int  # the most threads that gain by sharing one sequence
     entries: int  # kept of each sequence
     segments: int
     forward_bytes: int  # of scratch for each thread
@@ -196,6 +228,7 @@ def _plan(
         side_by_side=side_by_side,
         order=_order(lead, state[:-2]),
         parts=tuple(part for part in parts if part[2] > 0),
+        members=max(1, state[-2] * state[-1] // WORK_PER_MEMBER),
         entries=_entries_kept(op, real, L, D, Do),
         segments=segments(L),
         forward_bytes=real.itemsize * max(one[2], scratch[2]),
@@ -291,11 +324,22 @@ def _run(
 ) -> None:
     """Run a forward kernel over all positions."""
     arrays = (*map(_stored, operands), *map(_stored, results)) if plan.is_half else (*operands, *results)
-    threads = _threads(num_threads, plan.N, 3 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 3 * plan.work)
     scratch = _scratch(threads * plan.forward_bytes)
     for module, first, count in plan.parts:
         getattr(module, kernel)(
-            *arrays, kept, scratch, plan.order, first, count, SEGMENT, plan.segments, threads
+            *(
+                *arrays,
+                kept,
+                scratch,
+                plan.order,
+                first,
+                count,
+                SEGMENT,
+                plan.segments,
+                threads,
+                plan.members,
+            )
         )
 
 
@@ -319,7 +363,7 @@ def _run_backward(
         if len(starts) > 1:
             getattr(kernels(plan.real, layout), kernel)(
                 *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads),
+                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads, plan.members),
             )
 
 
@@ -364,7 +408,7 @@ def backward(
     whole = (*lead, L, D)
     gx = np.empty(whole, x.dtype if x.shape == whole else plan.real)
     gW = np.zeros((gathering.n_slots, D, M), plan.real)
-    threads = _threads(num_threads, plan.N, 7 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
     incoming = (grad_y, grad_W_next)
     _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
     if x.shape != whole:
@@ -420,7 +464,7 @@ def delta_backward(
     )
     gbeta = np.empty((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
     gS = np.zeros((gathering.n_slots, D, Do), plan.real)
-    threads = _threads(num_threads, plan.N, 6 * plan.work)
+    threads = _threads(num_threads, plan.N, plan.members, 6 * plan.work)
     incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
     _run_backward(
         plan, "delta_backward", (q, k, beta, S, reset), kept, incoming, gradients, gS, gathering, threads

@@ -8,7 +8,7 @@ at hand, padded with zeros to whole vectors; small letters (d, m) count those ve
 """
 
 from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -27,7 +27,8 @@ cdef extern from "sweeps.h" nogil:
                              const real *b, const real *r, const real *x, real *p, real *z)
     void update_and_multiply_both(real *G, Py_ssize_t rows, Py_ssize_t width, int terms, const real *a,
                                   const real *b, const real *k, const real *u, real *g_u, real *g_k)
-    void transpose(real *out, Py_ssize_t out_width, const real *A, Py_ssize_t rows, Py_ssize_t width)
+    void transpose(real *out, Py_ssize_t out_width, const real *A, Py_ssize_t apart, Py_ssize_t rows,
+                   Py_ssize_t width)
 
 
 cdef extern from "gates.h" nogil:
@@ -44,9 +45,9 @@ cdef extern from "gates.h" nogil:
                         const real *Delta, Py_ssize_t width)
     void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
     void softmaxes(real *out, const real *a, const real *padding, Py_ssize_t width)
-    void softmax_backward(real *g, const real *q, Py_ssize_t width)
+    void softmax_backward(real *out, const real *g, const real *q, Py_ssize_t width)
     void sigmoid(real *out, const real *a, Py_ssize_t width)
-    void sigmoid_backward(real *g, const real *beta, Py_ssize_t width)
+    void sigmoid_backward(real *out, const real *g, const real *beta, Py_ssize_t width)
 
 
 cdef extern from "views.h" nogil:
@@ -68,6 +69,24 @@ cdef extern from "views.h" nogil:
     void write_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
+
+
+cdef extern from "team.h" nogil:
+    const Py_ssize_t ENTRIES_OF_LINE
+    ctypedef struct Team:
+        Py_ssize_t size, member
+        Py_ssize_t first, last
+        Py_ssize_t turn
+    int threads_here()
+    Py_ssize_t lines_of(Py_ssize_t entries)
+    Py_ssize_t member_start(const Team *team, Py_ssize_t member, Py_ssize_t entries)
+    void prepare_teams(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
+    bint join_team(Team *team, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces, Py_ssize_t most,
+                   real *scratch, Py_ssize_t apart)
+    void meet(Team *team)
+    real *shared_row(const Team *team, Py_ssize_t after, Py_ssize_t n)
+    real *partial_sums(const Team *team, Py_ssize_t n)
+    const real *meet_and_add(Team *team, real *sums, Py_ssize_t n)
 
 
 cdef enum:

@@ -8,6 +8,10 @@ Letters as in kernels.pxi and srwm/_delta_reference.py, whose numbered steps the
 Going forward the fast weights are swept once a step: step 5 of one step and step 1 of the next share every
 load of S. Step 4 is late, as step 5 of kernels.pxi is. Backward sweeps S once, transposed, and its gradient
 once.
+
+Members of a team (team.h) have some of the columns each and see nothing of the others: what they are given
+are views of their columns. Only the gradients of q, k and beta are sums over all columns: for these they
+meet once a step.
 """
 
 cdef struct DeltaSizes:
@@ -16,6 +20,10 @@ cdef struct DeltaSizes:
     Py_ssize_t D_, Do_   # the same in entries
     Py_ssize_t matrix    # entries of S: D Do_
     Py_ssize_t rows      # of S transposed: one for each column, padding too
+    Py_ssize_t sums      # entries of sums over columns: [ g_q : D_ | g_k : D_ | g_beta : LANES ]
+    # Do, o, Do_ and what follows from them are of this member's columns:
+    Py_ssize_t all_      # entries over all columns
+    Py_ssize_t first_    # how many of them are before this member's
 
 
 cdef inline DeltaSizes delta_sizes_of(
@@ -23,15 +31,34 @@ cdef inline DeltaSizes delta_sizes_of(
 ) noexcept nogil:
     cdef DeltaSizes s
     s.D, s.Do, s.L, s.C, s.segments = D, Do, L, C, segments
-    s.d, s.o = vectors_for(D), vectors_for(Do)
-    s.D_, s.Do_ = s.d * LANES, s.o * LANES
-    s.matrix, s.rows = D * s.Do_, s.Do_ // STRIDE
+    s.d, s.D_ = vectors_for(D), vectors_for(D) * LANES
+    s.sums, s.all_ = 2 * s.D_ + LANES, vectors_for(Do) * LANES
+    return delta_sizes_between(0, s.all_, s)
+
+
+# As `s`, of the columns between two entries of a row, whole vectors.
+cdef inline DeltaSizes delta_sizes_between(
+    Py_ssize_t first_, Py_ssize_t last_, DeltaSizes s
+) noexcept nogil:
+    s.first_, s.Do_, s.o = first_, last_ - first_, (last_ - first_) // LANES
+    s.Do = min(s.Do, last_ // STRIDE) - first_ // STRIDE
+    s.matrix, s.rows = s.D * s.Do_, s.Do_ // STRIDE
     return s
+
+
+cdef inline DeltaSizes delta_sizes_of_member(const Team *team, DeltaSizes s) noexcept nogil:
+    return delta_sizes_between(member_start(team, team.member, s.all_),
+                               member_start(team, team.member + 1, s.all_), s)
 
 
 # Of the sequences at hand: Delta of every step, then S at the end of each kept segment.
 cdef inline Py_ssize_t delta_entries_kept(DeltaSizes s) noexcept nogil:
-    return s.L * s.Do_ + s.segments * s.matrix
+    return s.L * s.all_ + s.segments * s.D * s.all_
+
+
+# Entries that members of a team reach in each other's scratch, at its start.
+cdef inline Py_ssize_t delta_backward_shared(DeltaSizes s) noexcept nogil:
+    return apart(ENTRIES_OF_LINE + 2 * s.sums)
 
 
 cdef inline Py_ssize_t delta_forward_scratch(DeltaSizes s) noexcept nogil:
@@ -39,7 +66,8 @@ cdef inline Py_ssize_t delta_forward_scratch(DeltaSizes s) noexcept nogil:
 
 
 cdef inline Py_ssize_t delta_backward_scratch(DeltaSizes s) noexcept nogil:
-    return 2 * s.matrix + s.rows * s.D_ + (7 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + 2 * STRIDE
+    return (delta_backward_shared(s) + 2 * s.matrix + s.rows * s.D_ + (6 + 3 * LATE) * s.D_
+            + (4 + 3 * LATE) * s.Do_ + STRIDE + s.sums)
 
 
 # IN: (D, Do) of each sequence -> OUT: (D, Do_).
@@ -159,9 +187,9 @@ cdef void delta_forward_sequences(
             update(A, s.D, s.o, late, late_k, late_u)
             late = 0
         if kept != NULL:
-            memcpy(kept + t * s.Do_, Delta, s.Do_ * sizeof(real))
+            memcpy(kept + t * s.all_ + s.first_, Delta, s.Do_ * sizeof(real))
         if is_kept:
-            memcpy(kept + s.L * s.Do_ + t // s.C * s.matrix, A, s.matrix * sizeof(real))
+            copy_rows(kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, A, s.Do_, s.D, s.Do_)
     if S_next.data[0] != NULL:
         for t in range(s.D):
             write_row(S_next, t * S_next.outer, A + t * s.Do_, s.Do)
@@ -176,12 +204,13 @@ cdef void delta_replay(
     if first == 0:
         read_fast_weights(A, S, s)
     elif first % s.C == 0:
-        memcpy(A, kept + s.L * s.Do_ + (first // s.C - 1) * s.matrix, s.matrix * sizeof(real))
+        copy_rows(A, s.Do_, kept + (s.L + (first // s.C - 1) * s.D) * s.all_ + s.first_, s.all_, s.D,
+                  s.Do_)
     for step in range(first, t + 1):
         if step > 0 and any_reset(reset, step):
             read_reset_fast_weights(A, S, reset, step, s)
         read_row(k_t, k, step * k.outer, s.D)
-        scaled_error(u, beta_t, beta, step, kept + step * s.Do_, s)
+        scaled_error(u, beta_t, beta, step, kept + step * s.all_ + s.first_, s)
         update(A, s.D, s.o, 1, k_t, u)
 
 
@@ -200,16 +229,16 @@ cdef void delta_backward_sequences(
     const View *gbeta,        # OUT (L, 1)
     const View *gS,           # IN OUT (D, Do), added to
     real *scratch,
+    Team *team,
     DeltaSizes s,
 ) noexcept nogil:
-    cdef real *G = scratch                          # (D, Do_) gradient of S, short of the late terms
+    cdef real *G = scratch + delta_backward_shared(s)  # (D, Do_) gradient of S, short of the late terms
     cdef real *A = G + s.matrix                     # (D, Do_)
     cdef real *AT = A + s.matrix                    # (rows, D_) S, transposed: its products are sums of
     cdef real *k_t = AT + s.rows * s.D_             # (D_)                      rows too; short of `undone`
     cdef real *g_q = k_t + s.D_                     # (D_)
     cdef real *g_q_before = g_q + s.D_              # (D_) of step t - 1
-    cdef real *g_k = g_q_before + s.D_              # (D_)
-    cdef real *along = g_k + s.D_                   # (D_)
+    cdef real *along = g_q_before + s.D_            # (D_)
     cdef real *replayed_k = along + s.D_            # (D_)
     cdef real *minus_k_after = replayed_k + s.D_    # (D_) of step t + 1, as g_Delta
     cdef real *late_a = minus_k_after + s.D_        # (2 LATE, D_)  minus k of the step after, and q
@@ -221,12 +250,14 @@ cdef void delta_backward_sequences(
     cdef real *g_Delta = g_u + s.Do_                # (Do_)
     cdef real *g_y = g_Delta + s.Do_                # (Do_) of step t, later of step t - 1
     cdef real *beta_t = g_y + s.Do_                 # (STRIDE)
-    cdef real *g_beta = beta_t + STRIDE             # (STRIDE)
+    cdef real *team_sums = beta_t + STRIDE          # (sums)
+    cdef real *g_k                                  # (D_) after g_q, before g_beta: sums of this member
+    cdef const real *sums                           # (sums) and of all
     cdef const real *Delta
     cdef bint is_known = False
     cdef int late = 0, undone = 0
     cdef Py_ssize_t t, i, j
-    memset(k_t, 0, ((7 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + 2 * STRIDE) * sizeof(real))
+    memset(k_t, 0, ((6 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + STRIDE) * sizeof(real))
     if grad_S_next.data[0] != NULL:
         read_fast_weights(G, grad_S_next, s)
     else:
@@ -236,14 +267,14 @@ cdef void delta_backward_sequences(
     else:
         read_row(g_y, grad_y, (s.L - 1) * grad_y.outer, s.Do)
     for t in range(s.L - 1, -1, -1):
-        Delta = kept + t * s.Do_
+        Delta = kept + t * s.all_ + s.first_
         # S after step t, where undoing the steps behind it does not lead there
         if is_kept_after(t, s.L, s.C, s.segments):
-            transpose(AT, s.d, kept + s.L * s.Do_ + t // s.C * s.matrix, s.D, s.o)
+            transpose(AT, s.d, kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, s.D, s.o)
             undone, is_known = 0, False
         elif t + 1 == s.L or all_reset(reset, t + 1):
             delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            transpose(AT, s.d, A, s.D, s.o)
+            transpose(AT, s.d, A, s.Do_, s.D, s.o)
             undone, is_known = 0, False
         elif any_reset(reset, t + 1):
             delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
@@ -258,7 +289,8 @@ cdef void delta_backward_sequences(
             g_q, g_q_before = g_q_before, g_q
         else:
             multiply(AT, s.rows, s.d, g_y, g_q)
-        write_row(gq, t * gq.outer, g_q, s.D)
+        g_k = partial_sums(team, s.sums) + s.D_
+        memcpy(g_k - s.D_, g_q, s.D_ * sizeof(real))
         read_row(k_t, k, t * k.outer, s.D)
         scaled_error(u, beta_t, beta, t, Delta, s)
         # 1' of step t + 1, 5'  G += q^T g_y, late   4'  g_u = k G   g_k = u G^T
@@ -276,9 +308,7 @@ cdef void delta_backward_sequences(
                 add_missing(g_u, k_t, late_a + i * s.D_, s.d, late_b + i * s.Do_, s.o)
                 add_missing(g_k, u, late_b + i * s.Do_, s.o, late_a + i * s.D_, s.d)
         # 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
-        dot(g_beta, 0, g_u, Delta, s.o)
-        for i in range(SEQUENCES):
-            (<real *> (gbeta.data[i] + t * gbeta.outer))[0] = g_beta[i]
+        dot(g_k + s.D_, 0, g_u, Delta, s.o)
         scale(g_Delta, beta_t, 0, g_u, s.o)
         write_row(gv, t * gv.outer, g_Delta, s.Do)
         # 4 undone, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
@@ -297,7 +327,12 @@ cdef void delta_backward_sequences(
                 add_missing(g_q_before, g_y, undone_u + i * s.Do_, s.o, undone_k + i * s.D_, s.d)
         is_known = True
         subtract(g_k, g_k, along, s.d)
-        write_row(gk, t * gk.outer, g_k, s.D)
+        sums = meet_and_add(team, team_sums, s.sums)
+        if team.member == 0:
+            write_row(gq, t * gq.outer, sums, s.D)
+            write_row(gk, t * gk.outer, sums + s.D_, s.D)
+            for i in range(SEQUENCES):
+                (<real *> (gbeta.data[i] + t * gbeta.outer))[0] = sums[2 * s.D_ + i]
         negate(minus_k_after, k_t, s.d)
         if t == 0 or any_reset(reset, t):
             # 1'  with nothing left to wait for
@@ -325,13 +360,13 @@ def delta_layout(Py_ssize_t D, Py_ssize_t Do):
 
 
 def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, order, Py_ssize_t first,
-                  Py_ssize_t count, Py_ssize_t C, Py_ssize_t segments, int num_threads):
+                  Py_ssize_t count, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
     """Fill y, and S_next and kept where not None, of the sequences at `count` positions from `first` on.
 
     q, k (..., L, D), v (..., L, Do), beta (..., L), S (..., D, Do), reset (..., L) or None: any strides,
     leading axes that broadcast to those of y. y (..., L, Do), S_next (..., D, Do), kept (..., K), scratch:
     contiguous; K and the size of scratch as `delta_layout` says. All but kept and scratch may be halves.
-    order, first, count as of `forward`. Checked by the caller.
+    order, first, count, most as of `forward`. Checked by the caller.
     """
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *arrays[9]
@@ -349,9 +384,31 @@ def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, order, Py_s
     cdef int n_lead = arrays[6].ndim - 2
     cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
     cdef DeltaSizes s = delta_sizes_of(D, arrays[6].shape[n_lead + 1], arrays[6].shape[n_lead], C, segments)
-    cdef Py_ssize_t group, groups = count // SEQUENCES, each = apart(delta_forward_scratch(s))
-    for group in prange(groups, nogil=True, num_threads=num_threads, schedule="static"):
-        delta_forward_group(arrays, order_0, first + group * SEQUENCES, scratch_0 + threadid() * each, s)
+    with nogil, parallel(num_threads=num_threads):
+        delta_forward_member(arrays, order_0, first, count // SEQUENCES, scratch_0, threadid(),
+                             threads_here(), most, s)
+
+
+# What thread `thread` of `threads` does of the groups of sequences from position `first` on.
+cdef void delta_forward_member(
+    Py_buffer **arrays, const int64_t *order, Py_ssize_t first, Py_ssize_t groups, real *scratch,
+    int thread, int threads, int most, DeltaSizes s,
+) noexcept nogil:
+    cdef Team team
+    cdef Py_ssize_t group, each = apart(delta_forward_scratch(s))
+    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
+        return
+    s = delta_sizes_of_member(&team, s)
+    for group in range(team.first, team.last):
+        delta_forward_group(arrays, order, first + group * SEQUENCES, scratch + thread * each, s)
+
+
+# From the first of this member's columns on.
+cdef inline void skip_columns(View *view, DeltaSizes s) noexcept nogil:
+    cdef Py_ssize_t i
+    if view.data[0] != NULL:
+        for i in range(SEQUENCES):
+            view.data[i] += s.first_ // STRIDE * view.inner
 
 
 # arrays: q, k, v, beta, S, reset, y, S_next, kept
@@ -361,18 +418,21 @@ cdef void delta_forward_group(
     cdef View[8] views
     cdef int i
     cdef int[8] core = [2, 2, 2, 1, 2, 1, 2, 2]
+    cdef bint[8] is_of_columns = [0, 0, 1, 0, 1, 0, 1, 1]
     for i in range(8):
         view_sequences(&views[i], arrays[i], core[i], p, order, arrays[6].shape, arrays[6].ndim - 2)
+        if is_of_columns[i]:
+            skip_columns(&views[i], s)
     delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[5], &views[6],
                             &views[7], place_of(arrays[8], p, delta_entries_kept(s)), scratch, s)
 
 
 def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta,
-                   gS, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads):
+                   gS, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
     """Fill the gradients of q, k, v and beta and add to gS, from what forward kept.
 
     q, k, beta, S, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
-    None: any strides. slots, starts as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
+    None: any strides. slots, starts, most as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
     gbeta (..., L, 1) with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of
     the real type.
     """
@@ -399,28 +459,48 @@ def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots
     cdef int n_lead = arrays[9].ndim - 2
     cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
     cdef DeltaSizes s = delta_sizes_of(D, arrays[9].shape[n_lead + 1], arrays[9].shape[n_lead], C, segments)
-    cdef Py_ssize_t chunk, chunks = starts_.shape[0] - 1, each = apart(delta_backward_scratch(s))
-    for chunk in prange(chunks, nogil=True, num_threads=num_threads, schedule="static"):
-        delta_backward_chunk(arrays, order_0, slots_0, starts_0[chunk], starts_0[chunk + 1],
-                             scratch_0 + threadid() * each, s)
+    cdef Py_ssize_t chunks = starts_.shape[0] - 1
+    prepare_teams(scratch_0, apart(delta_backward_scratch(s)), num_threads)
+    with nogil, parallel(num_threads=num_threads):
+        delta_backward_member(arrays, order_0, slots_0, starts_0, chunks, scratch_0, threadid(),
+                              threads_here(), most, s)
+
+
+# What thread `thread` of `threads` does of all chunks.
+cdef void delta_backward_member(
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
+    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, DeltaSizes s,
+) noexcept nogil:
+    cdef Team team
+    cdef Py_ssize_t chunk, each = apart(delta_backward_scratch(s))
+    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
+        return
+    s = delta_sizes_of_member(&team, s)
+    for chunk in range(team.first, team.last):
+        delta_backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1],
+                             scratch + thread * each, &team, s)
 
 
 # arrays: q, k, beta, S, reset, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, kept
 cdef void delta_backward_chunk(
     Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
-    real *scratch, DeltaSizes s,
+    real *scratch, Team *team, DeltaSizes s,
 ) noexcept nogil:
     cdef View[11] views
     cdef View gS
     cdef int i
     cdef int[11] core = [2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2]
+    cdef bint[11] is_of_columns = [0, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
     cdef Py_buffer *kept = arrays[12]
     cdef Py_ssize_t p = first
     while p < last:
         for i in range(11):
             view_sequences(&views[i], arrays[i], core[i], p, order, arrays[9].shape, arrays[9].ndim - 2)
+            if is_of_columns[i]:
+                skip_columns(&views[i], s)
         view_slots(&gS, arrays[11], p, slots)
+        skip_columns(&gS, s)
         delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4],
                                  start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6],
-                                 &views[7], &views[8], &views[9], &views[10], &gS, scratch, s)
+                                 &views[7], &views[8], &views[9], &views[10], &gS, scratch, team, s)
         p += SEQUENCES

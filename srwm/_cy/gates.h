@@ -148,11 +148,11 @@ static void softmaxes(real *out, const real *a, const real *padding, ptrdiff_t w
     }
 }
 
-/* g <- q (g - <g, q>): the gradient through q = softmax(.). */
-static void softmax_backward(real *g, const real *q, ptrdiff_t width) {
+/* out = q (g - <g, q>): the gradient through q = softmax(.). */
+static void softmax_backward(real *out, const real *g, const real *q, ptrdiff_t width) {
     vector along = dot_of(g, q, width);
     for (ptrdiff_t j = 0; j < width; j++)
-        store(g + j * LANES, load(q + j * LANES) * (load(g + j * LANES) - along));
+        store(out + j * LANES, load(q + j * LANES) * (load(g + j * LANES) - along));
 }
 
 /* `n` vectors of sigmoid(a), without overflow: exp only of -|a|. */
@@ -176,11 +176,11 @@ static void sigmoid(real *out, const real *a, ptrdiff_t width) {
     for (; j < width; j++) sigmoids_of(out + j * LANES, a + j * LANES, 1);
 }
 
-/* g <- g beta (1 - beta): the gradient through beta = sigmoid(.). */
-static void sigmoid_backward(real *g, const real *beta, ptrdiff_t width) {
+/* out = g beta (1 - beta): the gradient through beta = sigmoid(.). */
+static void sigmoid_backward(real *out, const real *g, const real *beta, ptrdiff_t width) {
     for (ptrdiff_t j = 0; j < width; j++) {
         vector b = load(beta + j * LANES);
-        store(g + j * LANES, load(g + j * LANES) * b * (splat(1) - b));
+        store(out + j * LANES, load(g + j * LANES) * b * (splat(1) - b));
     }
 }
 

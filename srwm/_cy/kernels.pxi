@@ -11,16 +11,25 @@ Letters (design of the operator, see srwm/_reference.py):
 The numbered steps are those of srwm/_reference.py. Going forward the matrix is swept once a step: step 3
 of one step and step 1 of the next share every load of W. Step 5 is late: the newest updates are kept
 beside W, products with W get what they lack from them, and every second sweep adds both to W.
+
+A team of threads shares one sequence (team.h): each has some of the columns of W, of its gradient, and of
+the rows of W transposed, and computes for itself what is small. Members meet once a step: forward where
+step 1 of all columns is needed, backward where sums over columns are. A team of one is all columns.
 """
 
 
 cdef struct Sizes:
     Py_ssize_t D, Do, M, L, C, segments
-    Py_ssize_t d, o, b, m            # vectors over D, Do, the four rates, all columns
-    Py_ssize_t D_, Do_, beta_, M_    # the same in entries
+    Py_ssize_t d, o, b               # vectors over D, Do, the four rates
+    Py_ssize_t D_, Do_, beta_, all_  # the same in entries, and of all columns
+    Py_ssize_t row    # entries of the trace per step: [ q : D_ | k : D_ | beta : beta_ | Delta : all_ ]
+    Py_ssize_t sums   # entries of sums over columns: [ g_k : D_ | g_d : D_ | g_x : D_ | g_beta : beta_ ]
+    # Of the columns that this member of a team has:
+    Py_ssize_t first_                # how many entries are before them
+    Py_ssize_t m, M_                 # vectors over them; entries
     Py_ssize_t matrix                # entries of W: D M_
     Py_ssize_t rows                  # of W transposed: one for each column, padding too
-    Py_ssize_t row  # entries of the trace per step: [ q : D_ | k : D_ | beta : beta_ | Delta : M_ ]
+    Py_ssize_t[4] block, width       # where y, q, k, beta start among them, in entries; in vectors
 
 
 cdef inline Sizes sizes_of(
@@ -29,49 +38,88 @@ cdef inline Sizes sizes_of(
     cdef Sizes s
     s.D, s.Do, s.M, s.L, s.C, s.segments = D, Do, Do + 2 * D + 4, L, C, segments
     s.d, s.o, s.b = vectors_for(D), vectors_for(Do), vectors_for(4)
-    s.m = s.o + 2 * s.d + s.b
-    s.D_, s.Do_, s.beta_, s.M_ = s.d * LANES, s.o * LANES, s.b * LANES, s.m * LANES
-    s.matrix, s.rows = D * s.M_, s.M_ // STRIDE
-    s.row = 2 * s.D_ + s.beta_ + s.M_
+    s.D_, s.Do_, s.beta_ = s.d * LANES, s.o * LANES, s.b * LANES
+    s.all_ = s.Do_ + 2 * s.D_ + s.beta_
+    s.row, s.sums = 2 * s.D_ + s.beta_ + s.all_, 3 * s.D_ + s.beta_
+    return sizes_between(0, s.all_, s)
+
+
+# As `s`, of the columns between two entries of a row, whole vectors.
+cdef inline Sizes sizes_between(Py_ssize_t first_, Py_ssize_t last_, Sizes s) noexcept nogil:
+    cdef Py_ssize_t i, at, end = 0
+    s.first_, s.M_ = first_, last_ - first_
+    s.m, s.matrix, s.rows = s.M_ // LANES, s.D * s.M_, s.M_ // STRIDE
+    for i in range(4):
+        at = end
+        end += s.Do_ if i == 0 else s.beta_ if i == 3 else s.D_
+        s.block[i] = min(max(at - first_, 0), s.M_)
+        s.width[i] = (min(max(end - first_, 0), s.M_) - s.block[i]) // LANES
     return s
 
 
+cdef inline Sizes sizes_of_member(const Team *team, Sizes s) noexcept nogil:
+    return sizes_between(
+        member_start(team, team.member, s.all_), member_start(team, team.member + 1, s.all_), s
+    )
+
+
 cdef inline Py_ssize_t entries_kept(Sizes s) noexcept nogil:
-    return s.L * s.row + s.segments * s.matrix
+    return s.L * s.row + s.segments * s.D * s.all_
+
+
+# Entries that members of a team reach in each other's scratch, at its start.
+cdef inline Py_ssize_t forward_shared(Sizes s) noexcept nogil:
+    return apart(ENTRIES_OF_LINE + 2 * s.all_)
+
+
+cdef inline Py_ssize_t backward_shared(Sizes s) noexcept nogil:
+    return apart(ENTRIES_OF_LINE + 2 * s.sums)
 
 
 cdef inline Py_ssize_t forward_scratch(Sizes s) noexcept nogil:
-    return s.matrix + (3 + LATE) * s.D_ + (1 + LATE) * s.M_ + (1 + 2 * LATE) * STRIDE + s.row
+    return (forward_shared(s) + s.matrix + (3 + LATE) * s.D_ + LATE * s.M_ + (1 + 2 * LATE) * STRIDE
+            + s.row)
 
 
 cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
-    return 2 * s.matrix + s.rows * s.D_ + (3 + 3 * LATE) * s.D_ + (1 + 3 * LATE) * s.M_ + 2 * LATE * STRIDE
+    return (backward_shared(s) + 2 * s.matrix + s.rows * s.D_ + (1 + 3 * LATE) * (s.D_ + s.M_)
+            + 2 * LATE * STRIDE + s.sums + s.all_)
 
 
-# Blocks of columns that lie beside each other in a row of M as they do inside: all together where only the
-# end is padded.
-cdef inline int blocks_of(Py_ssize_t *columns, Py_ssize_t *entries, Sizes s) noexcept nogil:
+# Blocks of columns that lie beside each other in a row of M as they do inside, all together where only the
+# end is padded: the first column of each, how many, and entries.
+cdef inline int blocks_of(
+    Py_ssize_t *firsts, Py_ssize_t *columns, Py_ssize_t *entries, Sizes s
+) noexcept nogil:
+    cdef int i
+    cdef Py_ssize_t begin, number, at, skipped
     if s.Do_ == s.Do * STRIDE and s.D_ == s.D * STRIDE:
-        columns[0], entries[0] = s.M, s.M_
+        firsts[0], entries[0] = s.first_ // STRIDE, s.M_
+        columns[0] = min(s.M, (s.first_ + s.M_) // STRIDE) - firsts[0]
         return 1
-    columns[0], columns[1], columns[2], columns[3] = s.Do, s.D, s.D, 4
-    entries[0], entries[1], entries[2], entries[3] = s.Do_, s.D_, s.D_, s.beta_
+    for i in range(4):
+        begin = 0 if i == 0 else s.Do + (i - 1) * s.D
+        number = s.Do if i == 0 else 4 if i == 3 else s.D
+        at = 0 if i == 0 else s.Do_ + (i - 1) * s.D_
+        entries[i] = s.width[i] * LANES
+        skipped = (s.first_ + s.block[i] - at) // STRIDE
+        firsts[i] = begin + skipped
+        columns[i] = max(0, min(number - skipped, entries[i] // STRIDE))
     return 4
 
 
 # IN: (D, M) of each sequence -> OUT: (D, M_).
 cdef void read_matrix(real *A, const View *W, Sizes s) noexcept nogil:
-    cdef Py_ssize_t[4] columns, entries
-    cdef Py_ssize_t d, i, at, blocks = blocks_of(columns, entries, s)
+    cdef Py_ssize_t[4] firsts, columns, entries
+    cdef Py_ssize_t d, i, at, blocks = blocks_of(firsts, columns, entries, s)
     cdef bint shared = is_shared(W)
     for d in range(s.D):
-        at = d * W.outer
         for i in range(blocks):
+            at = d * W.outer + firsts[i] * W.inner
             if shared:
                 read_shared_row(A, W, at, columns[i])
             else:
                 read_row(A, W, at, columns[i])
-            at += columns[i] * W.inner
             A += entries[i]
 
 
@@ -93,16 +141,15 @@ cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssiz
 
 # IN: (D, M_) -> OUT: (D, M) of each sequence, overwritten, or added to.
 cdef void write_matrix(const View *W, const real *A, bint added, Sizes s) noexcept nogil:
-    cdef Py_ssize_t[4] columns, entries
-    cdef Py_ssize_t d, i, at, blocks = blocks_of(columns, entries, s)
+    cdef Py_ssize_t[4] firsts, columns, entries
+    cdef Py_ssize_t d, i, at, blocks = blocks_of(firsts, columns, entries, s)
     for d in range(s.D):
-        at = d * W.outer
         for i in range(blocks):
+            at = d * W.outer + firsts[i] * W.inner
             if added:
                 add_row(W, at, A, columns[i])
             else:
                 write_row(W, at, A, columns[i])
-            at += columns[i] * W.inner
             A += entries[i]
 
 
@@ -123,20 +170,21 @@ cdef void hand_over(const View *gW, real *G, const View *reset, Py_ssize_t t, Si
                     entry[0] = 0
 
 
-# Where each block of columns, its width in vectors, starts in a row: y, q, k, beta.
-cdef inline Py_ssize_t block_start(int i, Sizes s) noexcept nogil:
-    return 0 if i == 0 else s.Do_ + (i - 1) * s.D_
-
-
-cdef inline Py_ssize_t block_width(int i, Sizes s) noexcept nogil:
-    return s.o if i == 0 else s.b if i == 3 else s.d
+# IN: (rows, columns), rows `step` entries apart -> OUT: likewise, `out_step` apart.
+cdef inline void copy_rows(real *out, Py_ssize_t out_step, const real *A, Py_ssize_t step, Py_ssize_t rows,
+                           Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t d
+    if step == columns and out_step == columns:
+        rows, columns = 1, rows * columns
+    for d in range(rows):
+        memcpy(out + d * out_step, A + d * step, columns * sizeof(real))
 
 
 # 4  u = [ beta_0 Delta_y | beta_1 Delta_q | beta_2 Delta_k | beta_3 Delta_beta ]
-cdef inline void scale_blocks(real *u, const real *beta, const real *Delta, Sizes s) noexcept nogil:
+cdef inline void scale_blocks(real *u, const real *beta, const real *Delta, const Sizes *s) noexcept nogil:
     cdef int i
     for i in range(4):
-        scale(u + block_start(i, s), beta, i, Delta + block_start(i, s), block_width(i, s))
+        scale(u + s.block[i], beta, i, Delta + s.block[i], s.width[i])
 
 
 cdef void forward_sequences(
@@ -145,20 +193,22 @@ cdef void forward_sequences(
     const View *reset,   # IN  (L) bool, or none
     const View *y,       # OUT (L, Do)
     const View *W_next,  # OUT (D, M), or none
-    real *trace,         # OUT what is kept: (L, row), then (segments, D, M_), the W each ends with; or NULL
+    real *trace,         # OUT what is kept: (L, row), then (segments, D, all_), each one's last W; or NULL
     real *scratch,       # forward_scratch(s) entries
-    Sizes s,
+    Team *team,
+    Sizes s,             # of this member
 ) noexcept nogil:
-    cdef real *A = scratch                        # (D, M_) W, short of the late updates
+    cdef real *A = scratch + forward_shared(s)    # (D, M_) W, short of the late updates
     cdef real *x_t = A + s.matrix                 # (D_) of the step after the one at hand
     cdef real *r = x_t + s.D_                     # (D_) q - k
     cdef real *padding = r + s.D_                 # (D_) 0, and -inf past D
     cdef real *late_k = padding + s.D_            # (LATE, D_) of the late updates, as late_u
     cdef real *late_u = late_k + LATE * s.D_      # (LATE, M_)
-    cdef real *o = late_u + LATE * s.M_           # (M_)
-    cdef real *r_k = o + s.M_                     # (LATE) r . k of each late step
+    cdef real *r_k = late_u + LATE * s.M_         # (LATE) r . k of each late step
     cdef real *x_k = r_k + LATE * STRIDE          # (LATE + 1) x . k, and of the step at hand
     cdef real *not_kept = x_k + (LATE + 1) * STRIDE  # (row) where no trace is kept
+    cdef real *o = shared_row(team, 0, s.all_)    # (all_)
+    cdef real *o_after                            # (M_) of the step after the one at hand
     cdef real *q
     cdef real *k
     cdef real *beta
@@ -167,14 +217,16 @@ cdef void forward_sequences(
     cdef bint is_kept, is_wanted = trace != NULL or W_next.data[0] != NULL
     cdef int late = 0
     cdef Py_ssize_t t, i, j
+    cdef Py_ssize_t y_ = s.first_ // STRIDE       # the first of this member's columns of y, and how many
+    cdef Py_ssize_t ys = min(s.Do - y_, s.width[0] * LANES // STRIDE)
 
     if s.L == 1 and not is_wanted:
         # 1  of y alone, for which the other columns of W do not matter
         for i in range(s.D):
-            read_row(A + i * s.Do_, W, i * W.outer, s.Do)
+            read_row(A + i * s.width[0] * LANES, W, i * W.outer + y_ * W.inner, ys)
         read_row(x_t, x, 0, s.D)
-        multiply(A, s.D, s.o, x_t, o)
-        write_row(y, 0, o, s.Do)
+        multiply(A, s.D, s.width[0], x_t, o + s.first_)
+        write_row(y, y_ * y.inner, o + s.first_, ys)
         return
     read_matrix(A, W, s)
     if s.L > 0:
@@ -182,17 +234,19 @@ cdef void forward_sequences(
         for i in range(s.D * STRIDE, s.D_):
             padding[i] = -INFINITY
         read_row(x_t, x, 0, s.D)
-        multiply(A, s.D, s.m, x_t, o)
+        multiply(A, s.D, s.m, x_t, o + s.first_)
     for t in range(s.L):
-        q = trace + t * s.row if trace != NULL else not_kept
+        q = trace + t * s.row if trace != NULL and team.member == 0 else not_kept
         k = q + s.D_
         beta = k + s.D_
-        Delta = beta + s.beta_
+        Delta = (trace + t * s.row if trace != NULL else not_kept) + (beta + s.beta_ - q) + s.first_
 
         # 1  o = x_t W is there already: the sweep of the step before made it
-        write_row(y, t * y.outer, o, s.Do)
+        write_row(y, t * y.outer + y_ * y.inner, o + s.first_, ys)
         if t + 1 == s.L and not is_wanted:
             return
+        meet(team)
+        o_after = shared_row(team, 1, s.all_) + s.first_
         # 2  q = softmax(q^)   k = softmax(k^)   beta = sigmoid(b^)
         softmaxes(q, o + s.Do_, padding, s.d)
         sigmoid(beta, o + s.Do_ + 2 * s.D_, s.b)
@@ -205,11 +259,11 @@ cdef void forward_sequences(
             fetch_row(y, (t + 2) * y.outer, s.Do)
         if late == LATE:
             # 5 of the late steps
-            update_and_multiply(A, s.D, s.m, LATE, late_k, late_u, r, x_t, Delta, o)
+            update_and_multiply(A, s.D, s.m, LATE, late_k, late_u, r, x_t, Delta, o_after)
             late = 0
         else:
             if t + 1 < s.L:
-                multiply_twice(A, s.D, s.m, r, x_t, Delta, o)
+                multiply_twice(A, s.D, s.m, r, x_t, Delta, o_after)
             else:
                 multiply(A, s.D, s.m, r, Delta)
             for i in range(late):  # r (W + k^T u) = r W + (r . k) u, and so for x
@@ -218,9 +272,9 @@ cdef void forward_sequences(
         # 4, and what 3 and 1 of the step after lack from the late steps and from this one
         dot(x_k, LATE, x_t, k, s.d)
         for i in range(4):
-            j = block_start(i, s)
-            finish(Delta + j, late_u + late * s.M_ + j, o + j, beta, i, late, late_u + j, s.M_, r_k, x_k,
-                   x_k + LATE * STRIDE, block_width(i, s))
+            j = s.block[i]
+            finish(Delta + j, late_u + late * s.M_ + j, o_after + j, beta, i, late, late_u + j, s.M_, r_k,
+                   x_k, x_k + LATE * STRIDE, s.width[i])
         # 5, late
         memcpy(late_k + late * s.D_, k, s.D_ * sizeof(real))
         late += 1
@@ -230,10 +284,12 @@ cdef void forward_sequences(
             update(A, s.D, s.m, late, late_k, late_u)
             late = 0
             if is_kept:
-                memcpy(states + t // s.C * s.matrix, A, s.matrix * sizeof(real))
+                copy_rows(states + t // s.C * s.D * s.all_ + s.first_, s.all_, A, s.M_, s.D, s.M_)
             if t + 1 < s.L and any_reset(reset, t + 1):
                 read_reset_matrices(A, W, reset, t + 1, s)
-                multiply(A, s.D, s.m, x_t, o)
+                multiply(A, s.D, s.m, x_t, o_after)
+        o = shared_row(team, 1, s.all_)
+        team.turn ^= 1
     if W_next.data[0] != NULL:
         write_matrix(W_next, A, False, s)
 
@@ -246,12 +302,12 @@ cdef void replay(real *A, real *u, const View *W, const View *reset, const real 
     if first == 0:
         read_matrix(A, W, s)
     elif first % s.C == 0:
-        memcpy(A, states + (first // s.C - 1) * s.matrix, s.matrix * sizeof(real))
+        copy_rows(A, s.M_, states + (first // s.C - 1) * s.D * s.all_ + s.first_, s.all_, s.D, s.M_)
     for step in range(first, t + 1):
         if step > 0 and any_reset(reset, step):
             read_reset_matrices(A, W, reset, step, s)
         k = trace + step * s.row + s.D_
-        scale_blocks(u, k + s.D_, k + s.D_ + s.beta_, s)
+        scale_blocks(u, k + s.D_, k + s.D_ + s.beta_ + s.first_, &s)
         update(A, s.D, s.m, 1, k, u)
 
 
@@ -259,29 +315,35 @@ cdef void backward_sequences(
     const View *x,            # IN  (L, D)
     const View *W,            # IN  (D, M)
     const View *reset,        # IN  (L) bool, or none
-    const real *trace,        # IN  what forward kept: (L, row), then (segments, D, M_)
+    const real *trace,        # IN  what forward kept: (L, row), then (segments, D, all_)
     const View *grad_y,       # IN  (L, Do)
     const View *grad_W_next,  # IN  (D, M), or none
     const View *gx,           # OUT (L, D)
     const View *gW,           # IN OUT (D, M), added to
     real *scratch,            # backward_scratch(s) entries
-    Sizes s,
+    Team *team,
+    Sizes s,                  # of this member
 ) noexcept nogil:
-    cdef real *G = scratch                         # (D, M_) gradient of W, short of the late steps' terms
+    cdef real *G = scratch + backward_shared(s)    # (D, M_) gradient of W, short of the late steps' terms
     cdef real *A = G + s.matrix                    # (D, M_)
     cdef real *AT = A + s.matrix                   # (rows, D_) W, transposed: its products are sums of
-    cdef real *g_k = AT + s.rows * s.D_            # (D_)                      rows too; short of `undone`
-    cdef real *g_d = g_k + s.D_                    # (D_)
-    cdef real *g_x = g_d + s.D_                    # (D_) of step t + 1
-    cdef real *late_a = g_x + s.D_                 # (2 LATE, D_)  q - k and x of each late step
+    cdef real *last_g_x = AT + s.rows * s.D_       # (D_)                      rows too; short of `undone`
+    cdef real *late_a = last_g_x + s.D_            # (2 LATE, D_)  q - k and x of each late step
     cdef real *undone_k = late_a + 2 * LATE * s.D_  # (LATE, D_)
     cdef real *late_b = undone_k + LATE * s.D_     # (2 LATE, M_)  with g_Delta and g_o of that step
     cdef real *undone_u = late_b + 2 * LATE * s.M_  # (LATE, M_)   with minus k in undone_k
     cdef real *g_u = undone_u + LATE * s.M_        # (M_)
-    cdef real *k_a = g_u + s.M_                    # (2 LATE) k . late_a
+    cdef real *team_g_o = g_u + s.M_               # (all_)        g_o of the columns of all members
+    cdef real *team_sums = team_g_o + s.all_       # (sums)
+    cdef real *k_a = team_sums + s.sums            # (2 LATE) k . late_a
+    cdef real *g_k                                 # (D_) g_k, g_d, g_x of step t + 1, g_beta: this member's
+    cdef real *g_d
+    cdef real *g_x
+    cdef const real *sums                          # and of all
     cdef real *u
     cdef real *g_Delta
     cdef real *g_o
+    cdef real *g_o_all                             # of all columns
     cdef real *g_o_after = late_b                  # of step t + 1
     cdef real *minus_k
     cdef const real *states = trace + s.L * s.row
@@ -291,10 +353,11 @@ cdef void backward_sequences(
     cdef const real *Delta
     cdef bint has_after = False
     cdef int late = 0, undone = 0
-    cdef Py_ssize_t t, i, j, piece
+    cdef Py_ssize_t t, i, j
     cdef Py_ssize_t q_ = s.Do_, k_ = s.Do_ + s.D_, b_ = s.Do_ + 2 * s.D_
 
-    memset(g_k, 0, ((3 + 3 * LATE) * s.D_ + (1 + 3 * LATE) * s.M_) * sizeof(real))
+    memset(last_g_x, 0, (1 + 3 * LATE) * (s.D_ + s.M_) * sizeof(real))
+    memset(team_g_o, 0, s.all_ * sizeof(real))
     if grad_W_next.data[0] != NULL:
         read_matrix(G, grad_W_next, s)
     else:
@@ -305,15 +368,15 @@ cdef void backward_sequences(
         q = trace + t * s.row
         k = q + s.D_
         beta = k + s.D_
-        Delta = beta + s.beta_
+        Delta = beta + s.beta_ + s.first_
 
         # W after step t, where undoing the steps behind it does not lead there
         if is_kept_after(t, s.L, s.C, s.segments):
-            transpose(AT, s.d, states + t // s.C * s.matrix, s.D, s.m)
+            transpose(AT, s.d, states + t // s.C * s.D * s.all_ + s.first_, s.all_, s.D, s.m)
             undone = 0
         elif t + 1 == s.L or all_reset(reset, t + 1):
             replay(A, g_u, W, reset, trace, states, t, s)
-            transpose(AT, s.d, A, s.D, s.m)
+            transpose(AT, s.d, A, s.M_, s.D, s.m)
             undone = 0
         elif any_reset(reset, t + 1):
             replay(A, g_u, W, reset, trace, states, t, s)
@@ -326,8 +389,12 @@ cdef void backward_sequences(
 
         if t > 0:
             fetch(q - s.row, s.row // 2 * sizeof(real))
+        g_k = partial_sums(team, s.sums)
+        g_d, g_x = g_k + s.D_, g_k + 2 * s.D_
+        if t + 2 >= s.L:  # either place once: nothing of the sequence before may stay in the padding
+            memset(g_k, 0, s.sums * sizeof(real))
         u = undone_u + undone * s.M_
-        scale_blocks(u, beta, Delta, s)
+        scale_blocks(u, beta, Delta, &s)
         # 1', 3' of the late steps:  G += (q - k)^T g_Delta + x^T g_o
         # 5'  g_u = k G   g_k = G u^T
         if late == LATE:
@@ -342,9 +409,9 @@ cdef void backward_sequences(
         g_Delta = late_b + 2 * late * s.M_
         g_o = g_Delta + s.M_
         for i in range(4):
-            j = block_start(i, s)
-            scale_backward(g_Delta + j, g_o + b_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta,
-                           Delta + j, block_width(i, s))
+            j = s.block[i]
+            scale_backward(g_Delta + j, g_x + s.D_, i, g_u + j, 2 * late, late_b + j, s.M_, k_a, beta,
+                           Delta + j, s.width[i])
         if t > 0:
             fetch(q - s.row // 2, s.row // 2 * sizeof(real))
         # 5 undone, 3'  g_d = W g_Delta^T, and 1' of step t + 1:  g_x = (W + k^T u) g_o^T
@@ -358,8 +425,11 @@ cdef void backward_sequences(
         else:
             multiply_twice(AT, s.rows, s.d, g_Delta, g_o_after, g_d, g_x)
             add_missing(g_d, g_Delta, u, s.m, minus_k, s.d)
-        if has_after:
-            write_row(gx, (t + 1) * gx.outer, g_x, s.D)
+        if not has_after:
+            memcpy(g_x, last_g_x, s.D_ * sizeof(real))
+        sums = meet_and_add(team, team_sums, s.sums)
+        if t + 1 < s.L and team.member == 0:
+            write_row(gx, (t + 1) * gx.outer, sums + 2 * s.D_, s.D)
         if t > 0:
             fetch_row(x, (t - 1) * x.outer, s.D)
             fetch_row(grad_y, (t - 1) * grad_y.outer, s.Do)
@@ -367,29 +437,35 @@ cdef void backward_sequences(
         # 3'  g_q = g_d   g_k -= g_d
         # 2'  through the softmaxes and the sigmoid
         # 1'  g_o = [ g_y | g_q^ | g_k^ | g_b^ ]
-        read_row(g_o, grad_y, t * grad_y.outer, s.Do)
-        memcpy(g_o + q_, g_d, s.D_ * sizeof(real))
-        subtract(g_o + k_, g_k, g_d, s.d)
-        softmax_backward(g_o + q_, q, s.d)
-        softmax_backward(g_o + k_, k, s.d)
-        sigmoid_backward(g_o + b_, beta, s.b)
+        g_o_all = g_o if team.size == 1 else team_g_o
+        read_row(g_o_all, grad_y, t * grad_y.outer, s.Do)
+        subtract(g_o_all + k_, sums, sums + s.D_, s.d)
+        softmax_backward(g_o_all + q_, sums + s.D_, q, s.d)
+        softmax_backward(g_o_all + k_, g_o_all + k_, k, s.d)
+        sigmoid_backward(g_o_all + b_, sums + 3 * s.D_, beta, s.b)
+        if team.size > 1:
+            memcpy(g_o, g_o_all + s.first_, s.M_ * sizeof(real))
         subtract(late_a + 2 * late * s.D_, q, k, s.d)
         read_row(late_a + (2 * late + 1) * s.D_, x, t * x.outer, s.D)
         late += 1
-        if t >= s.C:  # a piece of the W that the segment before this one ends with
-            piece = s.matrix // s.C
-            fetch(states + (t // s.C - 1) * s.matrix + (s.C - 1 - t % s.C) * piece, piece * sizeof(real))
+        if t >= s.C:  # some rows of the W that the segment before this one ends with
+            for i in range((s.C - 1 - t % s.C) * s.D // s.C, (s.C - t % s.C) * s.D // s.C):
+                fetch(states + ((t // s.C - 1) * s.D + i) * s.all_ + s.first_, s.M_ * sizeof(real))
         g_o_after = g_o
         has_after = t > 0 and not any_reset(reset, t)
         if not has_after:
             # 3', 1'  with nothing left to wait for;  g_x = W g_o^T
             update(G, s.D, s.m, 2 * late, late_a, late_b)
             late = 0
-            multiply(AT, s.rows, s.d, g_o, g_x)
+            multiply(AT, s.rows, s.d, g_o, last_g_x)
             for i in range(undone):
-                add_missing(g_x, g_o, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
-            write_row(gx, t * gx.outer, g_x, s.D)
+                add_missing(last_g_x, g_o, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
             hand_over(gW, G, reset, t, s)
+    if s.L > 0:
+        memcpy(partial_sums(team, s.sums) + 2 * s.D_, last_g_x, s.D_ * sizeof(real))
+        sums = meet_and_add(team, team_sums, s.sums)
+        if team.member == 0:
+            write_row(gx, 0, sums + 2 * s.D_, s.D)
 
 
 # Column j of A (D, M_), of one sequence -> row j of its transpose.
@@ -408,14 +484,15 @@ def layout(Py_ssize_t D, Py_ssize_t Do):
 
 
 def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_ssize_t count, Py_ssize_t C,
-            Py_ssize_t segments, int num_threads):
+            Py_ssize_t segments, int num_threads, int most):
     """Fill y, and W_next and kept where not None, of the sequences at `count` positions from `first` on.
 
     x (..., L, D), W (..., D, M), reset (..., L) or None: any strides, leading axes that broadcast to
     those of y. y (..., L, Do), W_next (..., D, M), kept (..., K), scratch: contiguous; K and
     the size of scratch as `layout` says. x, W, y and W_next of this module's real type or halves, kept and
     scratch of the real type. order (N,) int64: the sequence at each position, or None: themselves. `count`
-    is a multiple of `sequences()`. Checked by the caller.
+    is a multiple of `sequences()`. Where threads are left over, up to `most` compute one sequence together,
+    and the last bits of results depend on how many do. Checked by the caller.
     """
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *x_ = buffers.of(x)
@@ -428,16 +505,32 @@ def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_s
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
     cdef int n_lead = y_.ndim - 2
     cdef Sizes s = sizes_of(x_.shape[x_.ndim - 1], y_.shape[n_lead + 1], y_.shape[n_lead], C, segments)
-    cdef Py_ssize_t group, groups = count // SEQUENCES, each = apart(forward_scratch(s))
-    for group in prange(groups, nogil=True, num_threads=num_threads, schedule="static"):
-        forward_group(x_, W_, reset_, y_, W_next_, kept_, order_0, first + group * SEQUENCES,
-                      scratch_0 + threadid() * each, s)
+    prepare_teams(scratch_0, apart(forward_scratch(s)), num_threads)
+    with nogil, parallel(num_threads=num_threads):
+        forward_member(x_, W_, reset_, y_, W_next_, kept_, order_0, first, count // SEQUENCES, scratch_0,
+                       threadid(), threads_here(), most, s)
+
+
+# What thread `thread` of `threads` does of the groups of sequences from position `first` on.
+cdef void forward_member(
+    const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
+    const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t first,
+    Py_ssize_t groups, real *scratch, int thread, int threads, int most, Sizes s,
+) noexcept nogil:
+    cdef Team team
+    cdef Py_ssize_t group, each = apart(forward_scratch(s))
+    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
+        return
+    s = sizes_of_member(&team, s)
+    for group in range(team.first, team.last):
+        forward_group(x, W, reset, y, W_next, kept, order, first + group * SEQUENCES,
+                      scratch + thread * each, &team, s)
 
 
 cdef void forward_group(
     const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
     const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t p, real *scratch,
-    Sizes s,
+    Team *team, Sizes s,
 ) noexcept nogil:
     cdef View x_, W_, reset_, y_, W_next_
     cdef const Py_ssize_t *lead = y.shape
@@ -448,18 +541,18 @@ cdef void forward_group(
     view_sequences(&y_, y, 2, p, order, lead, n_lead)
     view_sequences(&W_next_, W_next, 2, p, order, lead, n_lead)
     forward_sequences(&x_, &W_, &reset_, &y_, &W_next_,
-                      place_of(kept, p, entries_kept(s)), scratch, s)
+                      place_of(kept, p, entries_kept(s)), scratch, team, s)
 
 
 def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, gW, scratch, Py_ssize_t C,
-             Py_ssize_t segments, int num_threads):
+             Py_ssize_t segments, int num_threads, int most):
     """Fill gx and add to gW, from what forward kept.
 
     x, W, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
     None: any strides. starts (chunks + 1,) int64: a chunk is the positions from one to the next, a multiple
     of `sequences()`, in turn; slots (N,) int64: for each position where in gW (slots, D, M) its gradient of
     W is added: no two chunks share one. gx (..., L, D). scratch, gx, gW: contiguous; gW and scratch of the
-    real type.
+    real type. `most` as of `forward`.
     """
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *arrays[9]
@@ -479,16 +572,32 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, g
     cdef int n_lead = arrays[6].ndim - 2
     cdef Sizes s = sizes_of(arrays[6].shape[n_lead + 1], arrays[4].shape[arrays[4].ndim - 1],
                             arrays[6].shape[n_lead], C, segments)
-    cdef Py_ssize_t chunk, chunks = starts_.shape[0] - 1, each = apart(backward_scratch(s))
-    for chunk in prange(chunks, nogil=True, num_threads=num_threads, schedule="static"):
-        backward_chunk(arrays, order_0, slots_0, starts_0[chunk], starts_0[chunk + 1],
-                       scratch_0 + threadid() * each, s)
+    cdef Py_ssize_t chunks = starts_.shape[0] - 1
+    prepare_teams(scratch_0, apart(backward_scratch(s)), num_threads)
+    with nogil, parallel(num_threads=num_threads):
+        backward_member(arrays, order_0, slots_0, starts_0, chunks, scratch_0, threadid(), threads_here(),
+                        most, s)
+
+
+# What thread `thread` of `threads` does of all chunks.
+cdef void backward_member(
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
+    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, Sizes s,
+) noexcept nogil:
+    cdef Team team
+    cdef Py_ssize_t chunk, each = apart(backward_scratch(s))
+    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
+        return
+    s = sizes_of_member(&team, s)
+    for chunk in range(team.first, team.last):
+        backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1], scratch + thread * each,
+                       &team, s)
 
 
 # arrays: x, W, reset, kept, grad_y, grad_W_next, gx, gW
 cdef void backward_chunk(
     Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
-    real *scratch, Sizes s,
+    real *scratch, Team *team, Sizes s,
 ) noexcept nogil:
     cdef View x, W, reset, grad_y, grad_W_next, gx, gW
     cdef Py_buffer *kept = arrays[3]
@@ -504,5 +613,5 @@ cdef void backward_chunk(
         view_sequences(&gx, arrays[6], 2, p, order, lead, n_lead)
         view_slots(&gW, arrays[7], p, slots)
         backward_sequences(&x, &W, &reset, start(kept) + p * kept.shape[kept.ndim - 1], &grad_y,
-                           &grad_W_next, &gx, &gW, scratch, s)
+                           &grad_W_next, &gx, &gW, scratch, team, s)
         p += SEQUENCES

@@ -215,18 +215,20 @@ static void update_and_multiply_both(real *G, ptrdiff_t rows, ptrdiff_t width, i
         OVER_ROWS(UPDATE_ROWS, 4);
 }
 
-/* A (rows, width) -> its transpose (columns, out_width): rows of it are columns of A, padding too. */
-static void transpose(real *out, ptrdiff_t out_width, const real *A, ptrdiff_t rows, ptrdiff_t width) {
+/* A (rows, width), rows `apart` entries from one to the next -> its transpose (columns, out_width): rows of
+   it are columns of A, padding too. */
+static void transpose(real *out, ptrdiff_t out_width, const real *A, ptrdiff_t apart, ptrdiff_t rows,
+                      ptrdiff_t width) {
 #ifdef SRWM_MANY
     for (ptrdiff_t d = 0; d < rows; d++)
         for (ptrdiff_t j = 0; j < width; j++)
-            store(out + (j * out_width + d) * LANES, load(A + (d * width + j) * LANES));
+            store(out + (j * out_width + d) * LANES, load(A + d * apart + j * LANES));
 #else
     for (ptrdiff_t d = 0; d < rows; d += LANES)
         for (ptrdiff_t j = 0; j < width; j++) {
             vector block[VECTOR_BYTES / sizeof(real)];
             UNROLL for (ptrdiff_t i = 0; i < LANES; i++)
-                block[i] = d + i < rows ? load(A + ((d + i) * width + j) * LANES) : splat(0);
+                block[i] = d + i < rows ? load(A + (d + i) * apart + j * LANES) : splat(0);
             transpose_lanes(block);
             UNROLL for (ptrdiff_t i = 0; i < LANES; i++)
                 store(out + ((j * LANES + i) * out_width + d / LANES) * LANES, block[i]);

@@ -1,0 +1,153 @@
+/* Teams: threads that compute one sequence together, each some of the columns of W.
+
+   Members run the same text side by side, on scratch of their own but for two things: rows that each fills
+   at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Either
+   has two places, used in turn, so that one meeting a step is enough: what a member writes next goes where
+   nobody reads any more, since all have come to the meeting in between. How often they meet depends on
+   sizes only, never on what is in the arrays.
+
+   Teams have one member each without OpenMP, where threads would run one after the other, and in the layout
+   of sequences side by side, of which there are enough for all threads. */
+#ifndef SRWM_TEAM_H
+#define SRWM_TEAM_H
+
+#include "lanes.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32) && !defined(SRWM_MANY)
+#include <sched.h>
+#define WITH_TEAMS
+#endif
+
+#define CACHE_LINE 64
+
+/* Looks at the counter before a waiting member gives its processor away: milliseconds where each thread can
+   have one, since who gives it to another program gets it back after that one's share of time, for which
+   the others wait in turn, step after step; few where there are more threads than processors. */
+#define LOOKS 100000
+#define LOOKS_IF_CROWDED 100
+
+typedef struct {
+    ptrdiff_t size, member;  /* of this thread: 0, 1, ... size - 1 */
+    ptrdiff_t first, last;   /* pieces of work that are this team's */
+    real *scratch;           /* of member 0; the others' follow, each `apart` entries from the one before */
+    ptrdiff_t apart;
+    ptrdiff_t turn;          /* which of the two places is next: 0 or 1 */
+    int looks;               /* before this thread gives its processor away */
+    uint64_t awaited;        /* arrivals until this meeting is over */
+} Team;
+
+/* Threads of the parallel region this is called in: maybe fewer than were asked for. */
+INLINE int threads_here(void) {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
+
+#define ENTRIES_OF_LINE ((ptrdiff_t)(CACHE_LINE / sizeof(real)))
+INLINE ptrdiff_t lines_of(ptrdiff_t entries) { return (entries + ENTRIES_OF_LINE - 1) / ENTRIES_OF_LINE; }
+
+/* What each scratch starts with, a cache line: arrivals of the team whose member 0 it belongs to. */
+INLINE uint64_t *arrivals_of(real *scratch) { return (uint64_t *)(void *)scratch; }
+
+/* Before the parallel region: nobody has arrived yet. */
+static void prepare_teams(real *scratch, ptrdiff_t apart, ptrdiff_t threads) {
+    for (ptrdiff_t i = 0; i < threads; i++) *arrivals_of(scratch + i * apart) = 0;
+}
+
+/* Thread `thread` of the `threads` that there are takes its place in one of the teams, each of at most
+   `most` members, among which `pieces` of work are dealt out. 0 if there is no place left. */
+static int join_team(Team *team, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t pieces, ptrdiff_t most,
+                     real *scratch, ptrdiff_t apart) {
+    ptrdiff_t teams = threads < pieces ? threads : pieces, size = 1, number;
+    if (teams == 0) return 0;
+#ifdef WITH_TEAMS
+    size = threads / teams < most ? threads / teams : most;
+    team->looks = threads <= omp_get_num_procs() ? LOOKS : LOOKS_IF_CROWDED;
+#else
+    (void)most;
+#endif
+    number = thread / size;
+    if (number >= teams) return 0;
+    team->size = size;
+    team->member = thread % size;
+    team->first = pieces * number / teams;
+    team->last = pieces * (number + 1) / teams;
+    team->scratch = scratch + number * size * apart;
+    team->apart = apart;
+    team->turn = 0;
+    team->awaited = 0;
+    return 1;
+}
+
+#ifdef WITH_TEAMS
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ __volatile__("yield")
+#else
+#define PAUSE() (void)0
+#endif
+
+/* Arrivals are only ever added to: the last one releases what all before it released, and who sees that
+   many, or more from members already at the next meeting, has acquired it. */
+static void meet_others(Team *team) {
+    uint64_t *arrivals = arrivals_of(team->scratch);
+    team->awaited += (uint64_t)team->size;
+    __atomic_fetch_add(arrivals, 1, __ATOMIC_ACQ_REL);
+    for (int look = 0; __atomic_load_n(arrivals, __ATOMIC_ACQUIRE) < team->awaited;)
+        if (look < team->looks) {
+            look++;
+            PAUSE();
+        } else {
+            sched_yield();
+        }
+}
+#endif
+
+/* Waits for all members, who then see what each wrote before. */
+INLINE void meet(Team *team) {
+#ifdef WITH_TEAMS
+    if (team->size > 1) meet_others(team);
+#else
+    (void)team;
+#endif
+}
+
+/* Where a member's columns start in a row of `entries`, and those of the one before end: on a cache line,
+   so that no two write to the same one. Were there more members than lines, some would have no columns. */
+INLINE ptrdiff_t member_start(const Team *team, ptrdiff_t member, ptrdiff_t entries) {
+    ptrdiff_t start = lines_of(entries) * member / team->size * ENTRIES_OF_LINE;
+    return start < entries ? start : entries;
+}
+
+/* The row of `n` entries that all members fill and read: the next, or the one after. */
+INLINE real *shared_row(const Team *team, ptrdiff_t after, ptrdiff_t n) {
+    return team->scratch + ENTRIES_OF_LINE + (team->turn ^ after) * n;
+}
+
+/* Where this member leaves its partial sums, `n` entries, next. */
+INLINE real *partial_sums(const Team *team, ptrdiff_t n) {
+    return team->scratch + team->member * team->apart + ENTRIES_OF_LINE + team->turn * n;
+}
+
+/* Meets, and adds up what all have left, always in the same order -> the sums, in `sums` unless the member
+   is alone: its own are all there are. */
+static const real *meet_and_add(Team *team, real *sums, ptrdiff_t n) {
+    const real *first = team->scratch + ENTRIES_OF_LINE + team->turn * n;
+    meet(team);
+    team->turn ^= 1;
+    if (team->size == 1) return first;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vector sum = load(first + i);
+        for (ptrdiff_t j = 1; j < team->size; j++) sum += load(first + j * team->apart + i);
+        store(sums + i, sum);
+    }
+    return sums;
+}
+
+#endif
