@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -11,7 +12,7 @@ from benchmarks.cases import Size
 from benchmarks.peers import table
 from benchmarks.plan import Measurement, plan
 from benchmarks.plots import draw
-from benchmarks.report import BEST_JAX, as_markdown, as_time, ratio, seconds
+from benchmarks.report import BEST_JAX, as_markdown, as_time, cost_table, ratio, seconds
 from benchmarks.results import Results
 from benchmarks.run import made_with
 from benchmarks.settings import Settings
@@ -73,9 +74,17 @@ def test_quick_plan_has_every_section_and_compiles_no_torch(settings: Settings) 
     assert not any(name.startswith("torch.compile") for row in quick for name in row.peers)
 
 
-def test_every_row_of_the_cost_takes_as_many_steps(settings: Settings) -> None:
+def test_rows_of_the_cost_differ_in_length_alone(settings: Settings) -> None:
     sizes: list[Size] = [row.size for row in plan(settings) if row.section == "cost"]
-    assert {B * H * L for B, H, L, _ in sizes} == {65536}
+    assert {(B, H, D) for B, H, _, D in sizes} == {(1, 32, 16)}
+    assert [L for _, _, L, _ in sizes] == [16, 64, 256, 1024, 4096, 16384, 65536]
+
+
+def test_a_cost_that_bends_is_said_to(full: Results) -> None:
+    rows = full.of("cost")
+    assert "forward 0.0%, forward, kept 0.0%, backward 0.0%" in cost_table(rows)[-2]
+    rows[3]["fraction_of_peak"]["backward"] = 0.4  # a quarter more than the line through the others
+    assert re.search(r"forward, kept 0\.0%, backward (1\d|2\d)\.\d%", cost_table(rows)[-2])
 
 
 def test_a_run_that_was_cut_off_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +135,9 @@ def test_report_says_everything(full: Results) -> None:
     for said in (
         *table.ALL,
         "| 32, 16, 150, 16 | 1.5 | 7 | 11 |",  # the loop's 3 ms / 2; 7 and 11 ms / 1
-        "| 4, 8, 256, 16 | 100.0 | 50% | 50% | 50% |",
+        "| 2, 8, 512, 16 | 100.0 | 50% | 50% | 50% |",
         "| 65536 | 100 | 200 | 400 |",
-        "Greatest / least over these L: forward 1.00",
+        "beside a line a + b L through all of these, at most off by: forward 0.0%",
         "| PyTorch loop | 3 MB | 1.5 |",
         "| forward + backward | 4, 8, 128, 64 | 1 ms | 2 ms | 2 |",
         "32, 16, 150, 16, 2 threads",
