@@ -49,10 +49,10 @@ WORK_PER_THREAD = 1 << 22
 
 # Where sequences are fewer than threads, those that share the columns of one have at least this many
 # entries of its state each. A step's two products with so many take 1.4 us forward in float32 (AVX2,
-# 2.4 GHz), twice that in float64, and twice again backward. Sharing costs a meeting of the threads a step,
-# 0.2 us between two, and the softmaxes on every one of them, 0.1 to 0.3 us. Two gain from half as many
-# entries on; but where other programs want the processors too, threads wait for one another at every step,
-# which a small gain is not worth.
+# 2.4 GHz), twice that in float64, and over twice that backward. Sharing costs a meeting of the threads a
+# step, 0.2 us between two, and the softmaxes on every one of them. By these figures two gain from half as
+# many entries on; but that was measured on the two threads of one core only, and where other programs want
+# the processors too, threads wait for one another at every step, which a small gain is not worth.
 WORK_PER_MEMBER = 1 << 14
 
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the

@@ -17,17 +17,22 @@
 #include <omp.h>
 #endif
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32) && !defined(SRWM_MANY)
-#include <sched.h>
 #define WITH_TEAMS
+#ifdef __linux__
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <sched.h>
+#endif
 #endif
 
 #define CACHE_LINE 64
 
-/* Looks at the counter before a waiting member gives its processor away: milliseconds where each thread can
-   have one, since who gives it to another program gets it back after that one's share of time, for which
-   the others wait in turn, step after step; few where there are more threads than processors. */
-#define LOOKS 100000
-#define LOOKS_IF_CROWDED 100
+/* Looks at the counter before a waiting member goes to sleep: tens of microseconds, several steps. Who waits
+   longer waits for a thread without a processor, maybe for the very one it keeps busy by looking. */
+#define LOOKS 1000
 
 typedef struct {
     ptrdiff_t size, member;  /* of this thread: 0, 1, ... size - 1 */
@@ -35,9 +40,12 @@ typedef struct {
     real *scratch;           /* of member 0; the others' follow, each `apart` entries from the one before */
     ptrdiff_t apart;
     ptrdiff_t turn;          /* which of the two places is next: 0 or 1 */
-    int looks;               /* before this thread gives its processor away */
-    uint64_t awaited;        /* arrivals until this meeting is over */
+    uint32_t awaited;        /* arrivals until this meeting is over */
 } Team;
+
+typedef struct {
+    uint32_t arrivals, sleepers;
+} Meeting;
 
 /* Threads of the parallel region this is called in: maybe fewer than were asked for. */
 INLINE int threads_here(void) {
@@ -51,12 +59,12 @@ INLINE int threads_here(void) {
 #define ENTRIES_OF_LINE ((ptrdiff_t)(CACHE_LINE / sizeof(real)))
 INLINE ptrdiff_t lines_of(ptrdiff_t entries) { return (entries + ENTRIES_OF_LINE - 1) / ENTRIES_OF_LINE; }
 
-/* What each scratch starts with, a cache line: arrivals of the team whose member 0 it belongs to. */
-INLINE uint64_t *arrivals_of(real *scratch) { return (uint64_t *)(void *)scratch; }
+/* What each scratch starts with, a cache line: the meetings of the team whose member 0 it belongs to. */
+INLINE Meeting *meeting_of(real *scratch) { return (Meeting *)(void *)scratch; }
 
 /* Before the parallel region: nobody has arrived yet. */
 static void prepare_teams(real *scratch, ptrdiff_t apart, ptrdiff_t threads) {
-    for (ptrdiff_t i = 0; i < threads; i++) *arrivals_of(scratch + i * apart) = 0;
+    for (ptrdiff_t i = 0; i < threads; i++) *meeting_of(scratch + i * apart) = (Meeting){0, 0};
 }
 
 /* Thread `thread` of the `threads` that there are takes its place in one of the teams, each of at most
@@ -67,7 +75,6 @@ static int join_team(Team *team, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t 
     if (teams == 0) return 0;
 #ifdef WITH_TEAMS
     size = threads / teams < most ? threads / teams : most;
-    team->looks = threads <= omp_get_num_procs() ? LOOKS : LOOKS_IF_CROWDED;
 #else
     (void)most;
 #endif
@@ -93,19 +100,42 @@ static int join_team(Team *team, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t 
 #define PAUSE() (void)0
 #endif
 
-/* Arrivals are only ever added to: the last one releases what all before it released, and who sees that
-   many, or more from members already at the next meeting, has acquired it. */
+#ifdef __linux__
+static void sleep_unless_changed(uint32_t *word, uint32_t seen) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static void wake_all(uint32_t *word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+#else
+static void sleep_unless_changed(uint32_t *word, uint32_t seen) {
+    (void)word, (void)seen;
+    sched_yield();
+}
+static void wake_all(uint32_t *word) { (void)word; }
+#endif
+
+/* Whether a meeting is over; the counter may have wrapped around, or be counting arrivals at the next one. */
+INLINE int is_over(uint32_t arrivals, uint32_t awaited) { return (int32_t)(arrivals - awaited) >= 0; }
+
+/* Arrivals are only ever added to: the last one releases what all before it released, and who sees it has
+   acquired that. Who sleeps is counted before it looks for the last time, and the last to arrive looks for
+   sleepers after it is counted: one of the two sees the other. */
 static void meet_others(Team *team) {
-    uint64_t *arrivals = arrivals_of(team->scratch);
-    team->awaited += (uint64_t)team->size;
-    __atomic_fetch_add(arrivals, 1, __ATOMIC_ACQ_REL);
-    for (int look = 0; __atomic_load_n(arrivals, __ATOMIC_ACQUIRE) < team->awaited;)
-        if (look < team->looks) {
-            look++;
-            PAUSE();
-        } else {
-            sched_yield();
-        }
+    Meeting *meeting = meeting_of(team->scratch);
+    uint32_t arrivals, awaited = team->awaited += (uint32_t)team->size;
+    if (__atomic_add_fetch(&meeting->arrivals, 1, __ATOMIC_SEQ_CST) == awaited) {
+        if (__atomic_load_n(&meeting->sleepers, __ATOMIC_SEQ_CST) > 0) wake_all(&meeting->arrivals);
+        return;
+    }
+    for (int look = 0; look < LOOKS; look++) {
+        if (is_over(__atomic_load_n(&meeting->arrivals, __ATOMIC_ACQUIRE), awaited)) return;
+        PAUSE();
+    }
+    __atomic_add_fetch(&meeting->sleepers, 1, __ATOMIC_SEQ_CST);
+    while (!is_over(arrivals = __atomic_load_n(&meeting->arrivals, __ATOMIC_SEQ_CST), awaited))
+        sleep_unless_changed(&meeting->arrivals, arrivals);
+    __atomic_sub_fetch(&meeting->sleepers, 1, __ATOMIC_SEQ_CST);
 }
 #endif
 
@@ -119,7 +149,7 @@ INLINE void meet(Team *team) {
 }
 
 /* Where a member's columns start in a row of `entries`, and those of the one before end: on a cache line,
-   so that no two write to the same one. Were there more members than lines, some would have no columns. */
+   so that no two write to the same one. Of more members than lines, some would have none. */
 INLINE ptrdiff_t member_start(const Team *team, ptrdiff_t member, ptrdiff_t entries) {
     ptrdiff_t start = lines_of(entries) * member / team->size * ENTRIES_OF_LINE;
     return start < entries ? start : entries;
