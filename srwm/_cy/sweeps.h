@@ -32,20 +32,21 @@
 /* Calls `f(n)` over `width` vectors of columns, n at most `block` of them at a time, from `c` on: all n as
    large as one another, but for one, since sums in narrow blocks wait for each other. */
 #define OVER_COLUMNS(width, block, f)                                       \
-    do {                                                                    \
-        const ptrdiff_t parts = ((width) + (block) - 1) / (block);          \
-        const ptrdiff_t least = (width) / parts, wider = (width) % parts;   \
-        for (ptrdiff_t part = 0, c = 0; part < parts; part++)               \
-            switch (least + (part < wider)) {                               \
-                case 8: f(8); c += 8; break;                                \
-                case 7: f(7); c += 7; break;                                \
-                case 6: f(6); c += 6; break;                                \
-                case 5: f(5); c += 5; break;                                \
-                case 4: f(4); c += 4; break;                                \
-                case 3: f(3); c += 3; break;                                \
-                case 2: f(2); c += 2; break;                                \
-                default: f(1); c += 1; break;                               \
-            }                                                               \
+    do {                                                                     \
+        if ((width) == 0) break; /* of a member of a team without columns */ \
+        const ptrdiff_t parts = ((width) + (block) - 1) / (block);           \
+        const ptrdiff_t least = (width) / parts, wider = (width) % parts;    \
+        for (ptrdiff_t part = 0, c = 0; part < parts; part++)                \
+            switch (least + (part < wider)) {                                \
+                case 8: f(8); c += 8; break;                                 \
+                case 7: f(7); c += 7; break;                                 \
+                case 6: f(6); c += 6; break;                                 \
+                case 5: f(5); c += 5; break;                                 \
+                case 4: f(4); c += 4; break;                                 \
+                case 3: f(3); c += 3; break;                                 \
+                case 2: f(2); c += 2; break;                                 \
+                default: f(1); c += 1; break;                                \
+            }                                                                \
     } while (0)
 
 /* A += the terms;  p = r A;  z = x A  on `block` vectors of columns. Narrow blocks take two rows at a
