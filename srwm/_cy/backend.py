@@ -51,8 +51,9 @@ WORK_PER_THREAD = 1 << 22
 # entries of its state each, so that two begin at D = 147. A step's two products with so many take 2.8 us
 # forward in float32 (AVX2, 2.4 GHz), and over twice that backward. Sharing costs a meeting of the threads a
 # step, 0.2 us between two, and the softmaxes on every one of them. Two threads of one core gain a third of
-# the time at D = 256, hardly any at 128; two cores would gain from fewer entries on, but where other programs
-# want the processors too, threads wait for one another at every step, which a small gain is not worth.
+# the time at D = 256, hardly any at 128; two cores would gain from fewer entries on, but where other
+# programs want the processors too, threads wait for one another at every step, which a small gain is not
+# worth.
 WORK_PER_MEMBER = 1 << 15
 
 # Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
