@@ -37,11 +37,14 @@ SEGMENT = 32
 # W, of which single steps of many sequences would need most.
 REPLAYED = 4
 
-# Sequences are computed side by side, one in each lane of a vector, where two such bundles of matrices
-# stay well within the cache that is a core's own, and where there are steps enough to pay
-# for bringing the matrices into that layout.
-SIDE_BY_SIDE_BYTES = 80 * 1024
+# Sequences are computed side by side, one in each lane of a vector, where the states of so many have at
+# most these bytes, forward alone and where there is a backward pass, which walks through their gradients as
+# well; and where there are steps enough to pay for bringing the states into that layout.
+SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
 SIDE_BY_SIDE_STEPS = 4
+
+# From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
+RECYCLED_BYTES = 64 << 10
 
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
 # milliseconds where the threads have been idle for long.
@@ -207,13 +210,20 @@ def _layouts(op: str, real: np.dtype, D: int, Do: int) -> tuple[tuple[int, ...],
 
 @lru_cache(maxsize=256)
 def _plan(
-    op: str, dtype: np.dtype, lead: tuple[int, ...], state: tuple[int, ...], L: int, D: int, Do: int
+    op: str,
+    keep: bool,
+    dtype: np.dtype,
+    lead: tuple[int, ...],
+    state: tuple[int, ...],
+    L: int,
+    D: int,
+    Do: int,
 ) -> Plan:
-    """The plan for sequences of L steps; `state` is the shape of W or S."""
+    """The plan for sequences of L steps, with a backward pass or not; `state` is the shape of W or S."""
     real, N = real_of(dtype), prod(lead)
     one, many = _layouts(op, real, D, Do)
     lanes = kernels(real, "many").sequences()
-    fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES
+    fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES[op][keep]
     pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= _default_threads()
     side_by_side = N // lanes * lanes if fits and pays else 0
     parts = (
@@ -310,9 +320,12 @@ def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do:
     return (*lead, _entries_kept("delta", dtype, L, D, Do))
 
 
-def _new_kept(plan: Plan, lead: tuple[int, ...]) -> np.ndarray:
-    memory = Recycled(plan.N * plan.entries * plan.real.itemsize)
-    return np.frombuffer(memoryview(memory), plan.real).reshape((*lead, plan.entries))
+def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array, not initialised; large ones on memory that was used before."""
+    size = prod(shape) * dtype.itemsize
+    if size < RECYCLED_BYTES:
+        return np.empty(shape, dtype)
+    return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
 
 def _run(
@@ -382,10 +395,10 @@ def forward(
     L, D = x.shape[-2:]
     M = W.shape[-1]
     Do = M - 2 * D - 4
-    plan = _plan("srwm", x.dtype, lead, W.shape, L, D, Do)
-    y = np.empty((*lead, L, Do), x.dtype)
-    W_next = np.empty((*lead, D, M), x.dtype) if return_state else None
-    kept = _new_kept(plan, lead) if keep else None
+    plan = _plan("srwm", keep, x.dtype, lead, W.shape, L, D, Do)
+    y = _new((*lead, L, Do), x.dtype)
+    W_next = _new((*lead, D, M), x.dtype) if return_state else None
+    kept = _new((*lead, plan.entries), plan.real) if keep else None
     _run(plan, "forward", (x, W, reset), (y, W_next), kept, num_threads)
     return y, W_next, kept
 
@@ -404,10 +417,10 @@ def backward(
     """gx and gW, of exactly the shapes of x and W."""
     L, D = x.shape[-2:]
     M = W.shape[-1]
-    plan = _plan("srwm", x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
+    plan = _plan("srwm", True, x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
     gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
     whole = (*lead, L, D)
-    gx = np.empty(whole, x.dtype if x.shape == whole else plan.real)
+    gx = _new(whole, x.dtype if x.shape == whole else plan.real)
     gW = np.zeros((gathering.n_slots, D, M), plan.real)
     threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
     incoming = (grad_y, grad_W_next)
@@ -433,10 +446,10 @@ def delta_forward(
     """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
     L, D = q.shape[-2:]
     Do = v.shape[-1]
-    plan = _plan("delta", q.dtype, lead, S.shape, L, D, Do)
-    y = np.empty((*lead, L, Do), q.dtype)
-    S_next = np.empty((*lead, D, Do), q.dtype) if return_state else None
-    kept = _new_kept(plan, lead) if keep else None
+    plan = _plan("delta", keep, q.dtype, lead, S.shape, L, D, Do)
+    y = _new((*lead, L, Do), q.dtype)
+    S_next = _new((*lead, D, Do), q.dtype) if return_state else None
+    kept = _new((*lead, plan.entries), plan.real) if keep else None
     _run(plan, "delta_forward", (q, k, v, beta, S, reset), (y, S_next), kept, num_threads)
     return y, S_next, kept
 
@@ -458,12 +471,12 @@ def delta_backward(
     """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
     L, D = q.shape[-2:]
     Do = v.shape[-1]
-    plan = _plan("delta", q.dtype, lead, S.shape, L, D, Do)
+    plan = _plan("delta", True, q.dtype, lead, S.shape, L, D, Do)
     gathering = _gathering(lead, S.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
     gq, gk, gv = (
-        np.empty((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
+        _new((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
     )
-    gbeta = np.empty((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
+    gbeta = _new((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
     gS = np.zeros((gathering.n_slots, D, Do), plan.real)
     threads = _threads(num_threads, plan.N, plan.members, 6 * plan.work)
     incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)

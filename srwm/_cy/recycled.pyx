@@ -1,7 +1,7 @@
 """Memory that is used again: fresh pages cost more than what small heads compute in them.
 
-What forward keeps for backward is megabytes that live for milliseconds, one after the other of the same
-size. Memory given back stays here, up to IDLE_BYTES altogether, and the next that fits takes it.
+What forward keeps for backward, and results too, are megabytes that live for milliseconds, one after the
+other of the same size. Memory given back stays here, up to IDLE_BYTES altogether, and the next that fits takes it.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -10,7 +10,7 @@ cdef extern from "pages.h" nogil:
     void *allocate(size_t size)
     void release(void *memory)
 
-cdef Py_ssize_t IDLE_BYTES = 1 << 27
+cdef Py_ssize_t IDLE_BYTES = 1 << 30  # what a training step on long sequences holds at its height
 
 cdef list idle = []  # what nobody uses at the moment, the oldest first
 
@@ -24,7 +24,7 @@ cdef class _Memory:
         self.size = size
         self.address = allocate(size)
         if self.address == NULL:
-            raise MemoryError(f"srwm: no memory for {size} bytes that the backward pass needs")
+            raise MemoryError(f"srwm: no memory for {size} bytes of a result or of what the backward pass needs")
 
     def __dealloc__(self):
         release(self.address)
@@ -40,8 +40,8 @@ cdef class Recycled:
         cdef Py_ssize_t i
         self.size = size
         for i in range(len(idle)):
-            # Not much more than is wanted, or a small call would hold what a large one wants.
-            if size <= (<_Memory> idle[i]).size <= 2 * size:
+            # Not much more than is wanted, or a small array would hold what a large one wants.
+            if size <= (<_Memory> idle[i]).size <= size + size // 8:
                 self.memory = idle.pop(i)
                 return
         self.memory = _Memory(size)

@@ -54,7 +54,8 @@ def instruction_set(request, monkeypatch):
 def layout(request, monkeypatch):
     """Sequences one at a time, and side by side wherever there are enough of them."""
     monkeypatch.setenv("SRWM_NUM_THREADS", "1")  # with more, a few sequences are better shared out
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", 1 << 30 if request.param == "many" else 0)
+    most = 1 << 30 if request.param == "many" else 0
+    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (most, most), "delta": (most, most)})
     forget()
     yield request.param
     monkeypatch.undo()
@@ -146,8 +147,9 @@ def test_layouts_are_chosen_by_size_number_and_length(monkeypatch):
     forget()
     lanes = backend.kernels(np.dtype("float32"), "many").sequences()
 
-    def side_by_side(N, L, D):
-        return backend._plan("srwm", np.dtype("float32"), (N,), (D, 3 * D + 4), L, D, D).side_by_side
+    def side_by_side(N, L, D, keep=True):
+        shapes = ((N,), (D, 3 * D + 4), L, D, D)
+        return backend._plan("srwm", keep, np.dtype("float32"), *shapes).side_by_side
 
     assert side_by_side(5 * lanes + 3, 100, 16) == 5 * lanes
     assert side_by_side(lanes - 1, 100, 16) == 0
