@@ -1,7 +1,8 @@
 """Memory that is used again: fresh pages cost more than what small heads compute in them.
 
 What forward keeps for backward, and results too, are megabytes that live for milliseconds, one after the
-other of the same size. Memory given back stays here, up to IDLE_BYTES altogether, and the next that fits takes it.
+other of the same size. Memory given back stays here, up to IDLE_BYTES altogether, and the next that fits
+takes it.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -24,7 +25,7 @@ cdef class _Memory:
         self.size = size
         self.address = allocate(size)
         if self.address == NULL:
-            raise MemoryError(f"srwm: no memory for {size} bytes of a result or of what the backward pass needs")
+            raise MemoryError(f"srwm: no memory for {size} bytes of a result or of what backward needs")
 
     def __dealloc__(self):
         release(self.address)
