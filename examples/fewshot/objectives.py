@@ -1,71 +1,210 @@
-"""What the two phases of training minimise: one class each, with the same few members."""
+"""What a phase of training minimises: the base class of all, the encoder's warm-up, and episodes."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from .collectives import gather_processes
 from .data.episodes import EpisodeSampler, ImageClasses
 from .models import FewShotLearner
-from .pools import draw_episodes, draw_pools
+from .pools import choose_episodes, draw_pools
 from .settings import Settings
 
+Batch = dict[str, Tensor]
 
-class Objective(Protocol):
-    """A phase of training, seen from the loop."""
 
-    steps: int
-    minutes: float | None  # the phase's own limit of time
-    unit: str  # what the progress bar counts
-    units_per_step: int
-    head: nn.Module  # what is trained beside the learner, and thrown away after the phase
+@dataclass(frozen=True)
+class Share:
+    """The part of the training that one process sees.
+
+    A step's joined batch is cut into ``accumulation`` rounds of one micro-batch per process, and is
+    the same however it is cut.
+
+    Attributes
+    ----------
+    rank : of this process, from 0.
+    processes : how many train together, on all machines.
+    accumulation : micro-batches of each process that make up a step.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    accumulation: int = 1
+
+    def size(self, units: int, what: str) -> int:
+        """Of a micro-batch, when a step's joined batch holds ``units`` of ``what``.
+
+        Raises
+        ------
+        ValueError : if they cannot be shared evenly.
+        """
+        parts = self.processes * self.accumulation
+        if units % parts:
+            raise ValueError(
+                f"train: {what} must be a multiple of processes * accumulation = "
+                f"{self.processes} * {self.accumulation}, got {units}"
+            )
+        return units // parts
+
+    def first(self, index: int, size: int) -> int:
+        """The first unit of this process's micro-batch ``index``, counted from the start of the phase."""
+        return (index * self.processes + self.rank) * size
+
+
+class MicroBatches(Dataset[Batch]):
+    """Item i is the i-th micro-batch of one process, and a function of i alone.
+
+    Parameters
+    ----------
+    draw : (first, size) -> the micro-batch of these units; picklable, for the loader's processes.
+    share : of this process.
+    size : units of a micro-batch.
+    """
+
+    def __init__(self, draw: Callable[[int, int], Batch], share: Share, size: int) -> None:
+        self.draw, self.share, self.size = draw, share, size
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.draw(self.share.first(index, self.size), self.size)
+
+
+class Objective(nn.Module):
+    """A phase of training, seen from the loop; a module, so that DistributedDataParallel can wrap it.
+
+    Parameters
+    ----------
+    learner : what is trained.
+    steps : optimiser steps of the phase.
+    units_per_step : size of the joined batch of a step, over all processes and micro-batches.
+    accumulation : micro-batches of each process that make up a step.
+    minutes : the phase's own limit of time, if it has one.
+
+    Attributes
+    ----------
+    unit : what the joined batch is counted in, and the progress bar shows.
+    head : what is trained beside the learner, and thrown away after the phase.
+    """
+
+    unit: str
+
+    def __init__(
+        self,
+        learner: FewShotLearner,
+        *,
+        steps: int,
+        units_per_step: int,
+        accumulation: int = 1,
+        minutes: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.learner = learner
+        self.head = nn.Module()
+        self.steps, self.minutes = steps, minutes
+        self.units_per_step, self.accumulation = units_per_step, accumulation
+
+    def dataset(self, share: Share) -> Dataset[Batch]:
+        """The micro-batches of one process, tensors on the CPU.
+
+        Raises
+        ------
+        ValueError : if a step's joined batch cannot be shared evenly.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars of a micro-batch; "loss" is minimised, and all are reported, as means."""
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Adam's groups, each with its peak learning rate."""
-
-    def loss(self, step: int) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of a training step, both scalars."""
+        """Adam's groups, each with its peak learning rate; what is in none is not trained."""
+        raise NotImplementedError
 
 
-class EncoderWarmup:
+class EncoderWarmup(Objective):
     """Give images of one class similar features, and images of different classes different ones.
 
     In a batch of P classes with R images each, every image is classified by the angles between its
     feature and the mean of each class's images (of its own class: of the others of it). This is
     nearest neighbour, made differentiable by a softmax with a learnt factor; it learns from the
     labels of the training classes, but knows no class by name, hence serves unseen ones as well.
+
+    The classes of a step are compared with each other, so several processes put their features
+    together, and there is no accumulation: it would leave fewer classes to compare.
+
+    Parameters
+    ----------
+    learner : its encoder is trained.
+    domains : the training classes; of several domains, each gives the same number to a step.
+    settings : of the run.
     """
 
     unit = "image"
 
-    def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
-        self.learner = learner
-        self.learning_rate = settings.encoder_warmup_learning_rate
-        self.steps = settings.encoder_warmup_steps
-        self.minutes = settings.encoder_warmup_minutes
-        self.sampler = EpisodeSampler(
-            classes,
-            n_way=settings.encoder_warmup_classes,
-            k_shot=settings.encoder_warmup_images,
-            n_query=1,
-            seed=settings.seed,
+    def __init__(
+        self, learner: FewShotLearner, domains: Sequence[ImageClasses], settings: Settings
+    ) -> None:
+        self.classes, self.images = settings.encoder_warmup_classes, settings.encoder_warmup_images
+        super().__init__(
+            learner,
+            steps=settings.encoder_warmup_steps,
+            units_per_step=self.classes * self.images,
+            minutes=settings.encoder_warmup_minutes,
         )
-        self.units_per_step = self.sampler.n_way * self.sampler.k_shot
-        self.head: nn.Module = CosineFactor()
+        self.learning_rate = settings.encoder_warmup_learning_rate
+        self.samplers = [
+            EpisodeSampler(
+                classes,
+                n_way=self.classes // len(domains),
+                k_shot=self.images,
+                n_query=1,
+                seed=settings.seed,
+                augment=settings.augment,
+            )
+            for classes in domains
+        ]
+        self.head = CosineFactor()
+
+    def dataset(self, share: Share) -> Dataset[Batch]:
+        share.size(self.classes, "--encoder-warmup-classes")
+        size = share.size(self.units_per_step, "images of a warm-up step")
+        return MicroBatches(_WarmupImages(self.samplers), share, size)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Batch: "images" (P', R, C, H, W) and "labels" (P',), this process's of the P classes."""
+        self.train()
+        features = self.learner.encode(batch["images"])  # (P', R, F)
+        cosines = cosines_to_classes(gather_processes(features))[batch["labels"]]
+        logits = self.head(cosines).flatten(0, 1)  # (P' * R, P)
+        labels = batch["labels"].repeat_interleave(self.images)
+        return _loss_and_accuracy(logits, labels)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [*self.learner.encoder.parameters(), *self.head.parameters()]
         return [{"params": parameters, "lr": self.learning_rate}]
 
-    def loss(self, step: int) -> tuple[Tensor, Tensor]:
-        self.learner.train()
-        features = self.learner.encode(draw_pools(self.sampler, step, 1)).squeeze(0)
-        logits = self.head(cosines_to_classes(features)).flatten(0, 1)  # (P * R, P)
-        labels = torch.arange(len(features)).repeat_interleave(features.shape[1])
-        return F.cross_entropy(logits, labels), _accuracy(logits, labels)
+
+class _WarmupImages:
+    """Draws part of the classes of a warm-up step."""
+
+    def __init__(self, samplers: list[EpisodeSampler]) -> None:
+        self.samplers = samplers
+
+    def __call__(self, first: int, size: int) -> Batch:
+        images = torch.cat([draw_pools(s, self._step(first), 1).squeeze(0) for s in self.samplers])
+        per_class = images.shape[1]
+        start = first // per_class % len(images)
+        labels = torch.arange(start, start + size // per_class)
+        return {"images": images[labels], "labels": labels}
+
+    def _step(self, first: int) -> int:
+        return first // sum(sampler.n_way * sampler.k_shot for sampler in self.samplers)
 
 
 class CosineFactor(nn.Module):
@@ -95,55 +234,127 @@ def cosines_to_classes(features: Tensor) -> Tensor:
     to_all = directions @ F.normalize(sums, dim=-1).T  # (P, R, P)
     others = F.normalize(sums.unsqueeze(1) - directions, dim=-1)
     to_own = (directions * others).sum(dim=-1, keepdim=True)  # (P, R, 1)
-    own = torch.eye(len(features), dtype=torch.bool).unsqueeze(1)  # (P, 1, P)
+    own = torch.eye(len(features), dtype=torch.bool, device=features.device).unsqueeze(1)  # (P, 1, P)
     return torch.where(own, to_own, to_all)
 
 
-class EpisodeTraining:
-    """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone."""
+class EpisodeTraining(Objective):
+    """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone.
+
+    With ``pools`` the episodes of a step share images (see `pools`); without, as published, every
+    episode draws its own, and all images of a micro-batch go through the encoder together.
+
+    Parameters
+    ----------
+    learner : what is trained.
+    classes : the training classes.
+    settings : of the run.
+    """
 
     unit = "episode"
-    minutes: float | None = None
 
     def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
-        self.learner, self.settings = learner, settings
-        self.steps = settings.steps
-        self.units_per_step = settings.episodes
-        self.head = nn.Module()  # nothing beside the learner
-        self.frozen = settings.encoder == "frozen"
-        learner.encoder.requires_grad_(not self.frozen)
+        super().__init__(
+            learner,
+            steps=settings.steps,
+            units_per_step=settings.batch_size,
+            accumulation=settings.accumulation,
+        )
+        self.settings = settings
         self.sampler = EpisodeSampler(
             classes,
-            n_way=settings.pool_classes,
-            k_shot=settings.pool_images,
-            n_query=1,
+            n_way=settings.pool_classes if settings.pools else settings.n_way,
+            k_shot=settings.pool_images if settings.pools else settings.k_shot,
+            n_query=1 if settings.pools else settings.queries,
             seed=settings.seed,
+            augment=settings.augment,
         )
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        rate, factor = self.settings.learning_rate, self.settings.encoder_learning_rate_factor
-        encoder = list(self.learner.encoder.parameters())
-        others = [p for name, p in self.learner.named_parameters() if "encoder." not in name]
-        groups = [{"params": others, "lr": rate}]
-        return groups if self.frozen else [*groups, {"params": encoder, "lr": rate * factor}]
+    def dataset(self, share: Share) -> Dataset[Batch]:
+        size = share.size(self.units_per_step, "--batch-size")
+        if not self.settings.pools:
+            return MicroBatches(_OwnImages(self.sampler), share, size)
+        share.size(self.settings.pools, "--pools")
+        return MicroBatches(_PooledImages(self.sampler, self.settings), share, size)
 
-    def loss(self, step: int) -> tuple[Tensor, Tensor]:
-        self.learner.train()
-        self.learner.encoder.train(not self.frozen)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Batch: "images" (..., C, H, W); "support" (B, S) and "query" (B, Q), positions in the
+        flattened leading axes of the images; "support_labels" and "query_labels" likewise."""
+        self.train()
+        self.learner.encoder.train(self.settings.train_encoder)
+        features = self.learner.encode(batch["images"]).flatten(0, -2)
+        logits = self.learner.classify(
+            features[batch["support"]], batch["support_labels"], features[batch["query"]]
+        )
+        return _loss_and_accuracy(logits.flatten(0, 1), batch["query_labels"].flatten())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return learner_groups(self.learner, self.settings)
+
+
+class _OwnImages:
+    """Draws episodes that share no draw of an image."""
+
+    def __init__(self, sampler: EpisodeSampler) -> None:
+        self.sampler = sampler
+
+    def __call__(self, first: int, size: int) -> Batch:
+        drawn = self.sampler.batch(first, size)
+        images = torch.cat([drawn.support, drawn.query], dim=1)  # (B, S + Q, C, H, W)
+        n_support, n_images = drawn.support.shape[1], images.shape[1]
+        positions = torch.arange(size * n_images).reshape(size, n_images)
+        return {
+            "images": images,
+            "support": positions[:, :n_support],
+            "support_labels": drawn.support_labels,
+            "query": positions[:, n_support:],
+            "query_labels": drawn.query_labels,
+        }
+
+
+class _PooledImages:
+    """Draws whole pools and the episodes they serve."""
+
+    def __init__(self, sampler: EpisodeSampler, settings: Settings) -> None:
+        self.sampler, self.settings = sampler, settings
+
+    def __call__(self, first: int, size: int) -> Batch:
         s = self.settings
-        features = self.learner.encode(draw_pools(self.sampler, step, s.pools))
-        support, support_labels, query, query_labels = draw_episodes(
-            features,
-            episodes=s.episodes,
+        step, offset = divmod(first, s.batch_size)
+        per_pool = s.batch_size // s.pools
+        chosen = choose_episodes(
+            pools=s.pools,
+            pool_classes=s.pool_classes,
+            pool_images=s.pool_images,
+            episodes=s.batch_size,
             n_way=s.n_way,
             k_shot=s.k_shot,
             queries=s.queries,
             seed=s.seed,
             step=step,
         )
-        logits = self.learner.classify(support, support_labels, query)
-        return F.cross_entropy(logits.mT, query_labels), _accuracy(logits, query_labels)
+        rows = slice(offset, offset + size)
+        images_before = offset // per_pool * s.pool_classes * s.pool_images
+        return {
+            "images": draw_pools(self.sampler, first // per_pool, size // per_pool),
+            "support": torch.from_numpy(chosen.support[rows] - images_before),
+            "support_labels": torch.from_numpy(chosen.support_labels[rows]),
+            "query": torch.from_numpy(chosen.query[rows] - images_before),
+            "query_labels": torch.from_numpy(chosen.query_labels[rows]),
+        }
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=-1) == labels).float().mean()
+def learner_groups(learner: FewShotLearner, settings: Settings) -> list[dict[str, Any]]:
+    """Adam's groups for the whole learner: the encoder has its own rate, or is not trained."""
+    rate, factor = settings.learning_rate, settings.encoder_learning_rate_factor
+    others = [p for name, p in learner.named_parameters() if not name.startswith("encoder.")]
+    groups = [{"params": others, "lr": rate}]
+    if settings.train_encoder:
+        groups.append({"params": list(learner.encoder.parameters()), "lr": rate * factor})
+    return groups
+
+
+def _loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Means over the rows of logits (rows, classes)."""
+    accuracy = (logits.argmax(dim=-1) == labels).float().mean()
+    return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy}

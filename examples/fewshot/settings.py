@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +11,19 @@ from .models import FewShotLearner
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
 _FREE = {"free": True}
-_MAY_BE_ZERO = ("encoder_warmup_steps", "seed", "threads")
+_MAY_BE_ZERO = ("encoder_warmup_steps", "max_trim", "pools", "early_stop", "seed", "threads", "workers")
+_MAY_BE_NEGATIVE = ("beta_init",)
+_NEVER_ZERO = ("max_minutes", "encoder_warmup_minutes", "learning_rate", "input_gain", "epsilon")
+_BELOW_ONE = ("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2")
+
+DataSet = Literal[
+    "glyphs", "textures", "folder", "omniglot", "miniimagenet", "fc100", "tieredimagenet", "cifarfs"
+]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a self-referential weight matrix to learn characters from a few examples."""
+    """Train a learner that is told the classes of its task only while it reads the examples."""
 
     name: str = field(default="fewshot", metadata=_FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""
@@ -27,45 +33,100 @@ class Settings:
     """Continue the run of this name from its last checkpoint, with the same settings."""
     overwrite: bool = field(default=False, metadata=_FREE)
     """Delete an earlier run of this name and start anew."""
+    preset: str | None = field(default=None, metadata=_FREE)
+    """Start from the settings of this name instead of the defaults; --presets lists them."""
 
-    data: Literal["glyphs", "folder"] = "glyphs"
-    """glyphs: letters rendered from matplotlib's fonts; folder: images below --root."""
+    data: DataSet = "glyphs"
+    """glyphs: letters rendered from matplotlib's fonts; textures: coloured patterns made up here;
+    folder: images below --root; the others: the data set of that name, read below --root or, with
+    --download, fetched."""
+    second_data: DataSet | None = None
+    """With --protocol sequential: where the other task's images come from."""
     root: Path | None = None
-    """With --data folder: a folder in Omniglot's layout, alphabet/character/*.png."""
-    rotate_classes: bool = True
-    """In episodes, each training class makes three more, turned by 90, 180 and 270 degrees. The
+    """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png."""
+    second_root: Path | None = None
+    """Folder of --second-data."""
+    download: bool = field(default=False, metadata=_FREE)
+    """Fetch a data set that is not there."""
+    image_size: int | None = None
+    """Height and width the images are scaled to; by default the data set's usual one."""
+    channels: int | None = None
+    """1 for grey, 3 for colour; by default as the data set's images are. 3 repeats a grey image."""
+    normalise: Literal["none", "published", "correct"] = "none"
+    """none: pixels from 0 to 1; published: by the mean and deviation the paper's code uses, which
+    for Omniglot are those of the inverted images; correct: by the right ones."""
+    rotate_classes: Literal["none", "train", "all"] = "train"
+    """Each class of --data makes three more, turned by 90, 180 and 270 degrees: in the training
+    episodes, or, as published for Omniglot, in validation and test as well. With train the
     encoder's warm-up does not see those: three of four classes then look to the layers as the
     test's will, as no encoder has learnt to tell them apart."""
+    augment: bool = True
+    """Distort training images at random: a slight turn, scale, shear and shift."""
+    augment_evaluation: bool = True
+    """Distort validation and test images in the same way: a harder task."""
     n_way: int = 5
     """Classes of an episode (N)."""
     k_shot: int = 1
     """Labelled examples of each class (K)."""
-    augment_evaluation: bool = True
-    """Distort validation and test images at random as the training images are: a harder task."""
 
+    protocol: Literal["sync", "sequential", "bootstrapping"] = "sync"
+    """sync: images with their labels, then a query without; sequential: two tasks one after the
+    other, each label shown one image late; bootstrapping: as sync, with a learner that has read
+    more examples as the teacher."""
+    max_trim: int = 60
+    """With sequential: each task loses up to this many of its last images, at random."""
+    future_shots: int = 5
+    """With bootstrapping: examples of each class that only the teacher reads."""
+    bootstrap_loss: Literal["kl", "mse"] = "kl"
+    """With bootstrapping, what draws the student to the teacher: kl, their answers; mse, their
+    layers' states."""
+    student_weight: float = 1.0
+    """With bootstrapping: of the student's own cross-entropy."""
+    bootstrap_weight: float = 10.0
+    """With bootstrapping: of the distance between student and teacher."""
+    teacher_weight: float = 1.0
+    """With bootstrapping: of the teacher's cross-entropy."""
+
+    core: Literal["srwm", "deltanet", "lstm", "fake_sr"] = "srwm"
+    """What reads the sequence. srwm: self-referential weight matrices; deltanet: a fast weight
+    matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights."""
     n_layers: int = 2
-    """Self-referential layers, each followed by a feed-forward block."""
+    """Layers, each followed by a feed-forward block (but for the lstm's)."""
     n_heads: int = 16
-    """Heads of each self-referential layer."""
+    """Heads of each layer; the lstm has none."""
     d_model: int = 256
-    """Width of the layers."""
+    """Width of the layers; of the lstm, its hidden size."""
     ff_factor: int = 4
     """Width of the feed-forward blocks, in units of the layers' width."""
-    encoder_channels: int = 64
-    """Channels of the convolutional encoder."""
     dropout: float = 0.0
     """Dropout in the layers."""
-    encoder_dropout: float = 0.0
-    """Dropout in the encoder."""
     beta_init: float = 0.0
     """Mean of the initial weights behind the self-made learning rates."""
     q_scale: float = 1.0
     """Scale of the initial query weights."""
+    input_softmax: bool = False
+    """Whether a softmax goes over each head's input in an srwm layer."""
     unit_features: bool = True
     """Centre each image's features and scale them to length 1 before the layers."""
     input_gain: float = 20.0
     """Factor on the initial weights behind features and labels; with 1, as published, training
     waits far longer at chance."""
+    unknown_label: Literal["class_0", "nothing"] = "class_0"
+    """What is shown as the label of a query, and at the start of a sequence of late labels: class 0,
+    as published, or no class."""
+    encoder: Literal["conv4", "resnet12"] = "conv4"
+    """conv4: four blocks of one convolution; resnet12: four residual blocks of three."""
+    big_resnet12: bool = False
+    """With resnet12: 64, 128, 256 and 512 channels instead of 64, 96, 128 and 256."""
+    encoder_channels: int = 64
+    """Channels of conv4."""
+    encoder_dropout: float = 0.0
+    """Dropout in the encoder."""
+    encoder_dropout_type: Literal["base", "inblock", "2d", "2d_inblock"] = "base"
+    """With resnet12, where it drops: at the end of each block, or after every activation as well;
+    2d: whole channels."""
+    input_dropout: float = 0.0
+    """With resnet12: dropout of pixels."""
 
     encoder_warmup_steps: int = 1000
     """Steps in which the encoder alone learns to tell the training classes apart, before any
@@ -78,6 +139,10 @@ class Settings:
     """Images of each class in a warm-up step, at least 2."""
     encoder_warmup_learning_rate: float = 1e-2
     """Peak learning rate of the warm-up."""
+    encoder_from: Path | None = None
+    """Folder of a run whose trained encoder is taken, instead of a warm-up."""
+    train_encoder: bool = False
+    """Whether the encoder goes on learning from the episodes."""
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
@@ -85,27 +150,35 @@ class Settings:
     """Stop training after this time, warm-up and validation included, even if steps are left.
     The learning rate then falls with the time where that is ahead of the steps; such a run is
     not reproducible to the bit."""
+    batch_size: int = 32
+    """Episodes or sequences of a step, over all processes."""
+    accumulation: int = 1
+    """Parts into which each process cuts a step's batch, to need less memory: their gradients are
+    averaged. Batch normalisation sees one part at a time."""
     pools: int = 1
-    """Pools of images drawn at each step; each is encoded once and serves many episodes."""
+    """Pools of images drawn at each step; each is encoded once and serves many episodes. 0, as
+    published: every episode draws its own images."""
     pool_classes: int = 16
-    """Classes of a pool; with as many as --n-way, and --episodes as many as --pools, no two
-    episodes share an image."""
+    """Classes of a pool."""
     pool_images: int = 3
     """Images of each class in a pool; those beyond the K shots are queries."""
-    episodes: int = 32
-    """Episodes of a step, shared evenly among the pools."""
     queries: int = 10
-    """Queries of a training episode, at most n_way * (pool_images - k_shot)."""
-    encoder: Literal["tuned", "frozen"] = "frozen"
-    """Whether the encoder learns from the episodes too."""
+    """Queries of a training episode; with pools at most n_way * (pool_images - k_shot)."""
+
     learning_rate: float = 4e-3
-    """Peak learning rate."""
+    """Peak learning rate; with --schedule published it is not used."""
     encoder_learning_rate_factor: float = 0.1
     """The encoder's learning rate in episodes, relative to the other layers'."""
+    schedule: Literal["cosine", "constant", "published"] = "cosine"
+    """cosine: up in a line, then down by half a cosine to --lr-final; constant; published: step s
+    has the rate d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5). The encoder's own warm-up
+    always follows the cosine."""
     lr_warmup: float = 0.05
-    """Share of the training over which the learning rate rises from 0, in both phases."""
+    """With cosine: share of the training over which the learning rate rises from 0."""
     lr_final: float = 0.01
-    """Final learning rate, relative to the peak; the way there is half a cosine."""
+    """With cosine: final learning rate, relative to the peak."""
+    warmup_steps: int = 5000
+    """With published: steps over which the learning rate rises."""
     beta1: float = 0.9
     """Adam's decay of the mean of the gradient."""
     beta2: float = 0.995
@@ -114,21 +187,30 @@ class Settings:
     """Adam's addend to the denominator."""
     clip: float = 1.0
     """Largest norm of the gradient; a longer one is scaled down. 0 turns it off."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: matrix products and convolutions in bfloat16, everything else in float32."""
 
     report_every: int = 50
     """Steps between two lines of metrics.json, each with a checkpoint."""
     validate_every: int = 500
     """Steps between two validations; the best one decides which weights are kept."""
     validation_episodes: int = 400
-    """Episodes of a validation, the same ones every time."""
+    """Episodes or sequences of a validation, the same ones every time."""
+    early_stop: int = 0
+    """Stop after this many validations in a row that were not the best; 0 never does."""
     test_episodes: int = 2000
-    """Episodes of the final evaluation on the test classes."""
+    """Episodes or sequences of the final evaluation on the test classes."""
     test_queries: int = 5
     """Queries of each validation or test episode; an episode counts once, by their mean."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=_FREE)
+    """Where to report to besides metrics.json."""
     seed: int = 0
     """Of the initial weights and of every random draw."""
     threads: int = field(default=0, metadata=_FREE)
-    """Threads for PyTorch; 0 leaves its own choice."""
+    """Threads for PyTorch in each process; 0 leaves its own choice."""
+    workers: int = field(default=0, metadata=_FREE)
+    """Processes that draw images ahead of the training, for each one that trains; 0: it draws them
+    itself."""
 
     @property
     def folder(self) -> Path:
@@ -137,21 +219,58 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            least = 1 if isinstance(value, int) and f.name not in _MAY_BE_ZERO else 0
-            if not value >= least:
-                raise ValueError(f"train: {_flag(f.name)} must be at least {least}, got {value}")
-        for name in ("max_minutes", "encoder_warmup_minutes", "learning_rate"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"train: {_flag(name)} must be above 0, got 0")
+        self._check_ranges()
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"train: --channels must be 1 or 3, got {self.channels}")
         if self.encoder_warmup_images < 2:
             raise ValueError(
                 "train: --encoder-warmup-images must be at least 2, an image and another of its "
                 f"class, got {self.encoder_warmup_images}"
             )
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"train: --batch-size must be a multiple of --accumulation ({self.accumulation}), "
+                f"got {self.batch_size}"
+            )
+        if self.core != "lstm" and self.d_model % self.n_heads:
+            raise ValueError(
+                f"train: --d-model must be a multiple of --n-heads ({self.n_heads}), got {self.d_model}"
+            )
+        if self.protocol == "sync":
+            self._check_pools()
+        elif self.pools:
+            raise ValueError(
+                f"train: --pools belongs to --protocol sync, got {self.pools} with {self.protocol}; "
+                "give --pools 0"
+            )
+        if (self.protocol == "sequential") != (self.second_data is not None):
+            raise ValueError(
+                "train: --second-data belongs to --protocol sequential, got --second-data "
+                f"{self.second_data} with {self.protocol}"
+            )
+        if self.second_root is not None and self.second_data is None:
+            raise ValueError("train: --second-root needs --second-data")
+        if self.protocol == "sequential":
+            self._check_sequential()
+
+    def _check_ranges(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            least = 1 if isinstance(value, int) and f.name not in _MAY_BE_ZERO else 0
+            if f.name in _MAY_BE_NEGATIVE:
+                least = float("-inf")
+            if not value >= least:
+                raise ValueError(f"train: {flag(f.name)} must be at least {least}, got {value}")
+            if f.name in _NEVER_ZERO and value == 0:
+                raise ValueError(f"train: {flag(f.name)} must be above 0, got 0")
+            if f.name in _BELOW_ONE and value >= 1:
+                raise ValueError(f"train: {flag(f.name)} must be below 1, got {value}")
+
+    def _check_pools(self) -> None:
+        if not self.pools:
+            return
         if self.pool_classes < self.n_way:
             raise ValueError(
                 f"train: --pool-classes must be at least --n-way ({self.n_way}), got {self.pool_classes}"
@@ -162,15 +281,37 @@ class Settings:
                 f"{self.n_way * (self.pool_images - self.k_shot)}, got {self.queries}; "
                 "raise --pool-images"
             )
-        if self.episodes % self.pools:
+        if self.batch_size % self.pools:
             raise ValueError(
-                f"train: --episodes must be a multiple of --pools ({self.pools}), got {self.episodes}"
+                f"train: --batch-size must be a multiple of --pools ({self.pools}), got {self.batch_size}"
+            )
+        if self.pools % self.accumulation:
+            raise ValueError(
+                f"train: --pools must be a multiple of --accumulation ({self.accumulation}), "
+                f"got {self.pools}"
+            )
+
+    def _check_sequential(self) -> None:
+        if self.max_trim >= self.n_way * self.k_shot:
+            raise ValueError(
+                f"train: --max-trim must leave an image of the n_way * k_shot = "
+                f"{self.n_way * self.k_shot}, got {self.max_trim}"
+            )
+        if self.encoder_warmup_steps and self.encoder_warmup_classes % 2:
+            raise ValueError(
+                "train: --encoder-warmup-classes must be even, half of each of the two data sets, "
+                f"got {self.encoder_warmup_classes}"
             )
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values."""
         return {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
+            name: str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in asdict(self).items()
         }
 
     def changes(self, recorded: dict[str, Any]) -> list[str]:
@@ -178,27 +319,17 @@ class Settings:
         fixed = {f.name for f in fields(self) if "free" not in f.metadata}
         now = self.record()
         return [
-            f"{_flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
+            f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
             for name in sorted(fixed)
             if recorded.get(name) != now.get(name)
         ]
 
-    def command(self) -> str:
-        """The shell command that starts this run."""
-        words = ["python", "-m", "examples.fewshot.train"]
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value != f.default and isinstance(value, bool):
-                words.append(_flag(f.name if value else f"no_{f.name}"))
-            elif value != f.default:
-                words += [_flag(f.name), str(value)]
-        return shlex.join(words)
-
 
 def load_settings(recorded: dict[str, Any]) -> Settings:
     """The inverse of `Settings.record`."""
-    paths = {name: Path(recorded[name]) for name in ("runs", "root") if recorded[name] is not None}
-    return Settings(**{**recorded, **paths})
+    paths = ("runs", "root", "second_root", "encoder_from")
+    given = {name: Path(recorded[name]) for name in paths if recorded[name] is not None}
+    return Settings(**{**recorded, **given, "trackers": tuple(recorded["trackers"])})
 
 
 def build_learner(settings: Settings) -> FewShotLearner:
@@ -219,5 +350,6 @@ def build_learner(settings: Settings) -> FewShotLearner:
     )
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """How a field is called on the command line."""
     return "--" + name.replace("_", "-")
