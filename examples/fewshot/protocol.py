@@ -73,23 +73,20 @@ class SequenceScores:
     tasks: np.ndarray
     shots: np.ndarray
 
-    def at_positions(self) -> np.ndarray:
-        """(L,) float64, accuracy at each position."""
-        return self.correct.mean(axis=0)
-
     def at_shots(self, task: int) -> np.ndarray:
-        """(K,) float64, accuracy in the domain ``task`` at the first, second, ... image of a class."""
-        of_task = self.tasks == task
-        return np.array(
-            [
-                self.correct[of_task & (self.shots == shot)].mean()
-                for shot in range(int(self.shots[of_task].max()) + 1)
-            ]
-        )
+        """(E, K) float64, accuracy in each sequence at the first, second, ... image of a class.
+
+        The classes are those of the domain ``task``; the mean over them.
+        """
+        shots = range(int(self.shots.max()) + 1)
+        return np.stack([self._accuracy((self.tasks == task) & (self.shots == k)) for k in shots], axis=1)
 
     def of_sequences(self, task: int | None = None) -> np.ndarray:
         """(E,) float64, accuracy in each sequence: of one domain's positions, or of all."""
-        chosen = np.ones_like(self.correct) if task is None else self.tasks == task
+        return self._accuracy(np.ones_like(self.correct) if task is None else self.tasks == task)
+
+    def _accuracy(self, chosen: np.ndarray) -> np.ndarray:
+        """(E,) float64, in each sequence at the chosen positions (E, L) bool."""
         return (self.correct & chosen).sum(axis=1) / chosen.sum(axis=1)
 
 
@@ -115,12 +112,11 @@ def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: 
             drawn = sequences.batch(first, size)
             features = _encode(learner, drawn.images, device)
             logits, _ = learner.read(features, drawn.shown.to(device), return_states=False)
-            correct = logits.argmax(dim=-1).cpu() == drawn.labels
+            is_right = logits.argmax(dim=-1).cpu() == drawn.labels
             shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
-            parts.append((correct, drawn.tasks, shots))
+            parts.append((is_right, drawn.tasks, shots))
             first += size
-    correct, tasks, shots = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return SequenceScores(correct=correct, tasks=tasks, shots=shots)
+    return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
 def shots_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:

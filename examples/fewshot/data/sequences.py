@@ -12,6 +12,7 @@ Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -61,6 +62,20 @@ class Layout:
 
     order: tuple[int, int]
     lengths: tuple[int, int]
+
+    def join(self, of_task: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What belongs to the positions of the whole tasks 0 and 1, each (B, N * K, ...), in sequence.
+
+        Returns
+        -------
+        (B, L, ...), without the positions that are trimmed.
+        """
+        return torch.cat([of_task[task][:, : self.lengths[task]] for task in self.order], dim=1)
+
+    @property
+    def switch(self) -> int:
+        """Position of the first image of the second task in the sequence."""
+        return self.lengths[self.order[0]]
 
 
 class SequenceSampler:
@@ -135,10 +150,10 @@ class SequenceSampler:
                 n_way=n_way,
                 k_shot=k_shot,
                 n_query=1,
-                seed=_stream_seed(seed, stream),
+                seed=task_seed(seed, task),
                 augment=augment,
             )
-            for classes, stream in zip((first, second), _TASK_STREAMS, strict=True)
+            for task, classes in enumerate((first, second))
         ]
         if not 0 <= max_trim < n_way * k_shot:
             raise ValueError(
@@ -182,20 +197,14 @@ class SequenceSampler:
                 f"got first={first}, size={size}; ask for parts of a batch"
             )
         layout = self.layout(batch)
-        images, labels, tasks = [], [], []
-        for task in layout.order:
-            drawn = self.samplers[task].batch(first, size)
-            length = layout.lengths[task]
-            images.append(drawn.support[:, :length])
-            labels.append(drawn.support_labels[:, :length])
-            tasks.append(torch.full((size, length), task))
-        answers = torch.cat(labels, dim=1)
+        drawn = [sampler.batch(first, size) for sampler in self.samplers]
+        labels = layout.join([task.support_labels for task in drawn])
         return Sequences(
-            images=torch.cat(images, dim=1),
-            shown=shown_labels(answers, self.unknown_label),
-            labels=answers,
-            tasks=torch.cat(tasks, dim=1),
-            switch=layout.lengths[layout.order[0]],
+            images=layout.join([task.support for task in drawn]),
+            shown=shown_labels(labels, self.unknown_label),
+            labels=labels,
+            tasks=layout.join([torch.full_like(d.support_labels, task) for task, d in enumerate(drawn)]),
+            switch=layout.switch,
         )
 
 
@@ -205,6 +214,7 @@ def shown_labels(labels: torch.Tensor, unknown_label: UnknownLabel) -> torch.Ten
     return torch.cat([unknown, labels[:, :-1]], dim=1)
 
 
-def _stream_seed(seed: int, stream: int) -> int:
-    """A seed of its own for one of the streams of a seed."""
-    return int(np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1, np.uint64)[0])
+def task_seed(seed: int, task: int) -> int:
+    """The seed of one of the two tasks: with the same classes they would else draw the same numbers."""
+    stream = np.random.SeedSequence(seed, spawn_key=(_TASK_STREAMS[task],))
+    return int(stream.generate_state(1, np.uint64)[0])
