@@ -23,8 +23,8 @@ def draw_positions(
 
     Parameters
     ----------
-    orders : for each order "switch", a position; "positions", values of each position; and "tasks", for each
-        name in the order of the sequence, with the values "shots".
+    orders : for each order "switch", a position; "positions", values of each position; and "tasks", for
+        each name, in the order of the sequence, the values "total" and "shots".
     names : of the two domains, in the order of their colours.
     chance : accuracy of guessing.
     title, path : of the picture.
@@ -81,7 +81,14 @@ def _draw_order(axes: Axes, order: dict[str, Any], colours: dict[str, str], chan
 
 
 def draw_shots(
-    shots: list[int], learner: Values, nearest: Values, *, trained: int, chance: float, title: str, path: Path
+    shots: list[int],
+    learner: Values,
+    nearest: Values,
+    *,
+    trained: int,
+    chance: float,
+    title: str,
+    path: Path,
 ) -> None:
     """Accuracy against the number of labelled examples of each class.
 

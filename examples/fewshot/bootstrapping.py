@@ -31,15 +31,15 @@ _DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and
 class Bootstrapping(EpisodeTraining):
     """``a CE(student) + b D(student, teacher) + c CE(teacher)``, with true gradients all the way.
 
-    D is ``KL(teacher || student)`` of the answers (mean over the queries), or the sum over the layers, and
-    over the matrices of y, q, k and the rates of self-referential ones, of the mean squared difference of S
-    and S'. In D the teacher's side is a constant; the teacher's own cross-entropy reaches the weights through
-    S' and S.
+    D is ``KL(teacher || student)`` of the answers (mean over the queries), or the sum over the layers,
+    and over the matrices of y, q, k and the rates of self-referential ones, of the mean squared
+    difference of S and S'. In D the teacher's side is a constant; the teacher's own cross-entropy
+    reaches the weights through S' and S.
 
-    The episodes are those of K + J shots, whose images are divided into support and future. All images of an
-    episode are encoded in one batch, where the published code calls the encoder for the support, for the
-    future images and for each query by themselves: batch normalisation then sees all of them, and student
-    and teacher see the same features of a query.
+    The episodes are those of K + J shots, whose images are divided into support and future. All images
+    of an episode are encoded in one batch, where the published code calls the encoder for the support,
+    for the future images and for each query by themselves: batch normalisation then sees all of them,
+    and student and teacher see the same features of a query.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class Bootstrapping(EpisodeTraining):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and its three terms, and the accuracy of student ("accuracy") and teacher.
 
-        Batch: "images" (..., C, H, W); "support" (B, N * K), "future" (B, N * J) and "query" (B, Q), positions
-        among the flattened leading axes of the images; "support_labels", "future_labels" and "query_labels"
-        likewise.
+        Batch: "images" (..., C, H, W); "support" (B, N * K), "future" (B, N * J) and "query" (B, Q),
+        positions among the flattened leading axes of the images; "support_labels", "future_labels" and
+        "query_labels" likewise.
         """
         self.train()
         s = self.settings
@@ -93,7 +93,7 @@ class Bootstrapping(EpisodeTraining):
 
 
 def answer_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student), mean over the rows of two sets of logits (rows, N); the teacher is constant."""
+    """KL(teacher || student), mean over the rows of logits (rows, N); the teacher is a constant."""
     return F.kl_div(
         student.log_softmax(dim=-1),
         teacher.detach().log_softmax(dim=-1),
@@ -145,9 +145,7 @@ def divide_shots(labels: np.ndarray, numbers: np.ndarray, k_shot: int) -> tuple[
 class _DividedShots(Dataset[Batch]):
     """Episodes whose images to read are divided; a function of the seed and the episode's number."""
 
-    def __init__(
-        self, episodes: Dataset[Batch], share: Share, size: int, k_shot: int, seed: int
-    ) -> None:
+    def __init__(self, episodes: Dataset[Batch], share: Share, size: int, k_shot: int, seed: int) -> None:
         self.episodes, self.share, self.size = episodes, share, size
         self.k_shot, self.seed = k_shot, seed
 

@@ -91,7 +91,7 @@ class SequenceScores:
 
 
 def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: int) -> SequenceScores:
-    """Answers in exactly the first ``count`` sequences, none trimmed; leaves the learner in evaluation mode.
+    """Answers in exactly the first ``count`` sequences; leaves the learner in evaluation mode.
 
     Raises
     ------

@@ -43,7 +43,7 @@ def main(settings: Settings) -> int:
         again = dataclasses.replace(settings, resume=True, overwrite=False).command()
         print(f"stopped; {folder.checkpoint} is usable. Continue with:\n  {again}")
         return INTERRUPTED
-    evaluate(Evaluation(run=folder.path, threads=settings.threads), splits)
+    evaluate(Evaluation(runs=(folder.path,), threads=settings.threads), [splits])
     print(f"curves, checkpoint and metrics are in {folder.path}/")
     return 0
 

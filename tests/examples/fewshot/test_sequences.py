@@ -67,9 +67,9 @@ def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(order):
 def test_the_labels_of_the_two_tasks_are_permuted_independently():
     """Which of two classes got which label: the same in both tasks as often as not."""
     twins = numbered(0, 2)
-    drawn = SequenceSampler(
-        twins, twins, n_way=2, k_shot=1, seed=0, order="first", augment=False
-    ).batch(0, 4000)
+    drawn = SequenceSampler(twins, twins, n_way=2, k_shot=1, seed=0, order="first", augment=False).batch(
+        0, 4000
+    )
     label_of_class_0 = torch.where(classes_of(drawn) == 0, drawn.labels, 0).unflatten(1, (2, 2)).sum(2)
     pairs = collections.Counter(map(tuple, label_of_class_0.tolist()))
     order_of_classes = classes_of(drawn)[:, [0, 2]]
@@ -134,7 +134,9 @@ def test_parts_of_a_batch_join_to_the_same_batch(augment):
     for batch in range(3):
         whole = draw.batch(8 * batch, 8)
         for size in (1, 4):
-            parts = [sampler(max_trim=7, augment=augment).batch(8 * batch + i, size) for i in range(0, 8, size)]
+            parts = [
+                sampler(max_trim=7, augment=augment).batch(8 * batch + i, size) for i in range(0, 8, size)
+            ]
             joined = {
                 name: torch.cat([getattr(part, name) for part in parts])
                 for name in ("images", "shown", "labels", "tasks")
@@ -168,7 +170,9 @@ def test_refused(changes, message):
 
 
 def test_images_of_two_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"must have one shape, got \(1, 4, 4\) and \(1, 5, 5\); load both"):
+    with pytest.raises(
+        ValueError, match=r"must have one shape, got \(1, 4, 4\) and \(1, 5, 5\); load both"
+    ):
         SequenceSampler(FIRST, numbered(0, 5, shape=(1, 5, 5)), n_way=N, k_shot=K, seed=0)
 
 

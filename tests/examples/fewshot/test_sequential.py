@@ -74,7 +74,10 @@ def test_each_position_holds_an_image_of_its_domain_and_class(settings, splits, 
         leaders.add(int(batch["tasks"][0, 0]))
         for row, labels in zip(numbers.tolist(), batch["labels"].tolist(), strict=True):
             assert len(set(row)) == 2 * 3 * 3, "an image is shown twice"
-            pairs = {(n // 6 if n < 100 else 50 + (n - 100) // 6, label) for n, label in zip(row, labels, strict=True)}
+            pairs = {
+                (n // 6 if n < 100 else 50 + (n - 100) // 6, label)
+                for n, label in zip(row, labels, strict=True)
+            }
             assert len(pairs) == 6, "a class has two labels, or a label two classes"
             assert sorted(labels) == [0] * 6 + [1] * 6 + [2] * 6
             orders.add(tuple(labels))
