@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from .settings import Settings
+
+_PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
 
 
 class RunFolder:
@@ -18,6 +22,7 @@ class RunFolder:
     Attributes
     ----------
     config, metrics, checkpoint, best, evaluation, curves, episodes : paths of the files.
+    trackers : folder of what TensorBoard reads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +34,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.curves = path / "curves.png"
         self.episodes = path / "episodes.png"
+        self.trackers = path / "trackers"
 
     def open(self, settings: Settings) -> dict[str, Any] | None:
         """Make ready for training: the checkpoint to continue from, or None for a new run.
@@ -54,6 +60,9 @@ class RunFolder:
             file.unlink(missing_ok=True)
         for picture in (self.curves, self.episodes):
             picture.unlink(missing_ok=True)
+        if self.trackers.exists():
+            shutil.rmtree(self.trackers)
+        self._remove_partial()
         self.metrics.touch()
         write_json(self.config, settings.record())
         return None
@@ -70,9 +79,29 @@ class RunFolder:
                 f"train: cannot resume {self.path} with changed settings: {'; '.join(changes)}; "
                 "give the old values, or start another run with --name"
             )
+        self._remove_partial()
         # Lines written after the checkpoint will be written again.
         os.truncate(self.metrics, state["progress"]["metrics_bytes"])
         return state
+
+    def _remove_partial(self) -> None:
+        for file in self.path.glob("*" + _PARTIAL):
+            file.unlink()
+
+    def best_or_last(self) -> dict[str, Any]:
+        """The weights that did best in validation, or the last ones while there are none.
+
+        Raises
+        ------
+        FileNotFoundError : if the folder holds no checkpoint.
+        """
+        path = self.best if self.best.exists() else self.checkpoint
+        if not path.exists():
+            raise FileNotFoundError(
+                f"found neither {self.best} nor {self.checkpoint}; give the folder of a run, such as "
+                "runs/fewshot"
+            )
+        return load(path)
 
     def report(self, line: dict[str, Any]) -> int:
         """Append a line to metrics.json; returns the file's size."""
@@ -88,16 +117,12 @@ class RunFolder:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """`torch.save` that replaces the file in one step, or not at all."""
-    partial = path.with_suffix(".part")
-    try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """`torch.save` that replaces the file in one step, or not at all, whatever happens to the program."""
+
+    def write(file: IO[bytes]) -> None:
+        torch.save(state, file)
+
+    _replace(path, write)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -107,4 +132,29 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    """Write a JSON file in one step, or not at all."""
+    _replace(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    partial = path.with_suffix(_PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder, and not just the bytes of its files, survive a loss of power."""
+    if os.name == "nt":
+        return  # where folders cannot be opened
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

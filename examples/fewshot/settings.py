@@ -34,7 +34,7 @@ class Settings:
     overwrite: bool = field(default=False, metadata=_FREE)
     """Delete an earlier run of this name and start anew."""
     preset: str | None = field(default=None, metadata=_FREE)
-    """Start from the settings of this name instead of the defaults; --presets lists them."""
+    """Start from the settings of this name, listed above, instead of the defaults."""
 
     data: DataSet = "glyphs"
     """glyphs: letters rendered from matplotlib's fonts; textures: coloured patterns made up here;
@@ -174,9 +174,10 @@ class Settings:
     has the rate d_model^-0.5 * min(s^-0.5, s * warmup_steps^-1.5). The encoder's own warm-up
     always follows the cosine."""
     lr_warmup: float = 0.05
-    """With cosine: share of the training over which the learning rate rises from 0."""
+    """Share of the training over which the learning rate rises from 0, with cosine and in the
+    encoder's warm-up."""
     lr_final: float = 0.01
-    """With cosine: final learning rate, relative to the peak."""
+    """Final learning rate of the cosine, relative to the peak."""
     warmup_steps: int = 5000
     """With published: steps over which the learning rate rises."""
     beta1: float = 0.9
@@ -252,7 +253,7 @@ class Settings:
             value = getattr(self, f.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            least = 1 if isinstance(value, int) and f.name not in _MAY_BE_ZERO else 0
+            least: float = 1 if isinstance(value, int) and f.name not in _MAY_BE_ZERO else 0
             if f.name in _MAY_BE_NEGATIVE:
                 least = float("-inf")
             if not value >= least:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import Any
 
 import torch
 import tyro
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
+from .accelerator import make_accelerator
 from .curves import draw_curves
 from .data import load_splits
 from .evaluate import Evaluation, evaluate
 from .interrupt import StopRequest
+from .presets import command, defaults, preset_of, table
 from .run_folder import RunFolder
 from .settings import Settings
 from .trainer import Trainer
@@ -27,20 +32,26 @@ def main(settings: Settings) -> int:
     ValueError, OSError : for settings or files that do not allow it, before any training.
     """
     settings.check()
+    accelerator = make_accelerator(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    splits = load_splits(settings.data, root=settings.root)
+    with accelerator.local_main_process_first():  # what it fetches or draws, the others find
+        splits = load_splits(settings.data, root=settings.root)
     folder = RunFolder(settings.folder)
-    trainer = Trainer(settings, splits, folder, folder.open(settings))
+    trainer = Trainer(settings, splits, folder, _open(folder, settings, accelerator), accelerator)
     try:
         with StopRequest() as stop:
             finished = trainer.train(stop)
     except KeyboardInterrupt:  # in the middle of a step, which is lost
         finished = False
+    is_main = accelerator.is_main_process
+    accelerator.end_training()
+    if not is_main:
+        return 0 if finished else INTERRUPTED
     if folder.reports():
         draw_curves(folder.reports(), settings, folder.curves)
     if not finished:
-        again = dataclasses.replace(settings, resume=True, overwrite=False).command()
+        again = command(dataclasses.replace(settings, resume=True, overwrite=False))
         print(f"stopped; {folder.checkpoint} is usable. Continue with:\n  {again}")
         return INTERRUPTED
     evaluate(Evaluation(runs=(folder.path,), threads=settings.threads), [splits])
@@ -48,10 +59,33 @@ def main(settings: Settings) -> int:
     return 0
 
 
+def _open(folder: RunFolder, settings: Settings, accelerator: Accelerator) -> dict[str, Any] | None:
+    """The checkpoint to continue from, on every process; only the main one touches the folder."""
+    opened: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            opened = [folder.open(settings)]
+        except (ValueError, OSError) as error:
+            if accelerator.num_processes == 1:
+                raise
+            opened = [error]  # or the others would wait for ever
+    [state] = broadcast_object_list(opened)
+    if isinstance(state, Exception):
+        raise state
+    return state
+
+
 def program() -> None:
     """The command line."""
-    settings = tyro.cli(Settings, prog="python -m examples.fewshot.train")
+    arguments = sys.argv[1:]
     try:
+        settings = tyro.cli(
+            Settings,
+            prog="python -m examples.fewshot.train",
+            description=f"{Settings.__doc__}\n\nPresets:\n\n{table()}",
+            default=defaults(preset_of(arguments)),
+            args=arguments,
+        )
         sys.exit(main(settings))
     except (ValueError, OSError) as error:
         sys.exit(f"{error}")

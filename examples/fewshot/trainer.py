@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from tqdm import tqdm
 
-from .data.episodes import EpisodeSampler, ImageClasses, Splits
+from .accelerator import make_accelerator, start_trackers
+from .batch_norm import join_batch_norms
+from .data.episodes import Splits
 from .data.rotations import with_rotations
+from .encoder_from import take_encoder
 from .interrupt import StopRequest
-from .models import FewShotLearner
-from .objectives import EncoderWarmup, EpisodeTraining, Objective
-from .protocol import score
+from .loader import micro_batches
+from .objectives import Batch, EncoderWarmup, EpisodeTraining, Objective, Share
 from .run_folder import RunFolder, save
-from .schedule import schedule
+from .schedule import cosine, published
 from .settings import Settings, build_learner
+from .validation import Validation
 
-_PHASES: dict[str, Callable[[FewShotLearner, ImageClasses, Settings], Objective]] = {
-    "encoder": EncoderWarmup,
-    "episodes": EpisodeTraining,
-}
+_SHOW_EVERY = 0.2  # seconds; on a GPU, reading a loss waits for it
 
 
 @dataclass
 class Progress:
     """Where a run stands; part of its checkpoint."""
 
-    phase: str = "encoder"
+    phase: str = "encoder"  # then that of the protocol
     step: int = 0  # of the phase
+    steps_before: int = 0  # of earlier phases
     seconds: float = 0.0  # of training, all phases and sessions
     phase_began: float = 0.0  # in the same seconds
     validated: int = -1  # the phase's last validated step
     best_accuracy: float = -1.0
+    best_step: int = -1
+    worse_validations: int = 0  # since the best
     metrics_bytes: int = 0  # of metrics.json
-    # Sums since the last report.
-    loss_sum: float = 0.0
-    accuracy_sum: float = 0.0
+    # Since the last report.
+    sums: dict[str, float] = field(default_factory=dict)
     steps_summed: int = 0
     seconds_summed: float = 0.0
 
@@ -51,8 +59,13 @@ class Trainer:
     ----------
     settings : of the run.
     splits : only the training and validation classes are looked at.
-    folder : where checkpoints and metrics go.
+    folder : where checkpoints and metrics go; only the main process writes there.
     state : a checkpoint of the run to continue from.
+    accelerator : of this process; by default a new one.
+
+    Raises
+    ------
+    ValueError : if the data do not fit the settings, or a step cannot be shared by the processes.
     """
 
     def __init__(
@@ -61,102 +74,157 @@ class Trainer:
         splits: Splits,
         folder: RunFolder,
         state: dict[str, Any] | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.settings, self.folder = settings, folder
-        turned = with_rotations(splits.train) if settings.rotate_classes else splits.train
-        self.classes = {"encoder": splits.train, "episodes": turned}
+        self.settings, self.splits, self.folder = settings, splits, folder
+        self.accelerator = make_accelerator(settings) if accelerator is None else accelerator
         torch.manual_seed(settings.seed)
         self.learner = build_learner(settings)
-        self.validation = EpisodeSampler(
-            splits.validation,
-            n_way=settings.n_way,
-            k_shot=settings.k_shot,
-            n_query=settings.test_queries,
-            seed=settings.seed,
-            augment=settings.augment_evaluation,
-        )
-        self.progress = Progress() if state is None else Progress(**state["progress"])
+        if self.accelerator.num_processes > 1:
+            join_batch_norms(self.learner)
+        self.validate = Validation(settings, splits)
+        self.progress = Progress()
+        if state is not None:
+            self.progress = Progress(**state["progress"])
+        elif settings.encoder_from is not None:
+            take_encoder(self.learner, settings.encoder_from)
+            self.progress.phase = "episodes"
         self._enter_phase()
         if state is not None:
             self.learner.load_state_dict(state["learner"])
             self.objective.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["random"])
 
     def _enter_phase(self) -> None:
         s = self.settings
-        phase = self.progress.phase
-        self.objective: Objective = _PHASES[phase](self.learner, self.classes[phase], s)
-        self.optimizer = torch.optim.Adam(
-            self.objective.parameter_groups(), betas=(s.beta1, s.beta2), eps=s.epsilon
-        )
+        self.objective = self._make_objective()
+        groups = self.objective.parameter_groups()
+        self.trained = [parameter for group in groups for parameter in group["params"]]
+        # DistributedDataParallel waits for a gradient of whatever could have one, and one of the
+        # phase before would still listen.
+        self.objective.requires_grad_(False)
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+        self.accelerator.free_memory()
+        self.model = self.accelerator.prepare_model(self.objective)
+        self.optimizer = torch.optim.Adam(groups, betas=(s.beta1, s.beta2), eps=s.epsilon)
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
+        self.share = Share(
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            accumulation=self.objective.accumulation,
+        )
+        self.objective.dataset(self.share)  # its errors come before any work
+        self.sums = {name: self._tensor(value) for name, value in self.progress.sums.items()}
+
+    def _make_objective(self) -> Objective:
+        train = self.splits.train
+        if self.progress.phase == "encoder":
+            return EncoderWarmup(self.learner, [train], self.settings)
+        turned = with_rotations(train) if self.settings.rotate_classes == "train" else train
+        return EpisodeTraining(self.learner, turned, self.settings)
 
     def train(self, stop: StopRequest) -> bool:
         """Train to the end of the budget; False if a stop was requested.
 
         A checkpoint is there from before the first step on, and is up to date on return.
         """
+        p = self.progress
+        start_trackers(self.accelerator, self.settings, p.steps_before + p.step)
+        if p.best_step == p.step:
+            self.save_best()  # perhaps the run was killed between this checkpoint and that file
         self.save()
         while True:
-            if not self._train_phase(stop):
-                self.save()
-                return False
-            if self.progress.phase == "episodes":
-                return not stop.made
-            self.progress.phase, self.progress.step = "episodes", 0
-            self.progress.phase_began = self.progress.seconds
+            over = self._train_phase(stop)
+            stopped = self._agree(stop)
+            if not over or p.phase != "encoder":
+                if not over:
+                    self.save()
+                return over and not stopped
+            p.phase, p.steps_before, p.step = "episodes", p.step, 0
+            p.phase_began = p.seconds
             self._enter_phase()
 
     def _train_phase(self, stop: StopRequest) -> bool:
         """False if a stop was requested before the phase was over."""
         p, objective = self.progress, self.objective
+        batches = iter(
+            micro_batches(
+                objective,
+                self.share,
+                p.step * self.share.accumulation,
+                workers=self.settings.workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+            )
+        )
+        self.clock = Clock()
         with tqdm(
             desc=p.phase,
             total=objective.steps * objective.units_per_step,
             initial=p.step * objective.units_per_step,
             unit=objective.unit,
             unit_scale=True,
+            disable=not self.accelerator.is_main_process,
         ) as bar:
             while True:
+                stopped = self._agree(stop)
                 over = self._share_done() >= 1
                 self._validate_if_due(over)
-                if over:
+                if over or self._out_of_patience():
                     self._report()
                     return True
-                if stop.made:
+                if stopped:
                     return False
-                self._step()
+                self._step(batches)
                 bar.update(objective.units_per_step)
-                bar.set_postfix(
-                    loss=f"{p.loss_sum / p.steps_summed:.3f}",
-                    accuracy=f"{p.accuracy_sum / p.steps_summed:.1%}",
-                    minutes=f"{p.seconds / 60:.1f}",
-                )
+                self._show(bar)
                 if p.step % self.settings.report_every == 0:
                     self._report()
 
-    def _step(self) -> None:
-        began = time.perf_counter()
+    def _step(self, batches: Iterator[Batch]) -> None:
         p = self.progress
-        factor = schedule(self._share_done(), self.settings.lr_warmup, self.settings.lr_final)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = self._learning_rate(group["peak"])
         self.optimizer.zero_grad()
-        loss, accuracy = self.objective.loss(p.step)
-        loss.backward()
+        for part in range(self.share.accumulation):
+            is_last = part == self.share.accumulation - 1
+            batch = {name: self._move(value) for name, value in next(batches).items()}
+            torch.manual_seed(self._seed(part))
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                values = self.model(batch)
+                self.accelerator.backward(values["loss"] / self.share.accumulation)
+            for name, value in values.items():
+                mean = value.detach().double() / self.share.accumulation
+                self.sums[name] = self.sums[name] + mean if name in self.sums else mean
         if self.settings.clip:
-            trained = [q for group in self.optimizer.param_groups for q in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self.settings.clip)
+            self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)
         self.optimizer.step()
         p.step += 1
-        p.loss_sum += loss.item()
-        p.accuracy_sum += accuracy.item()
         p.steps_summed += 1
-        seconds = time.perf_counter() - began
+        seconds = self.clock.lap()
         p.seconds += seconds
         p.seconds_summed += seconds
+
+    def _move(self, value: Tensor) -> Tensor:
+        return value.to(self.accelerator.device, non_blocking=True)
+
+    def _tensor(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+
+    def _seed(self, part: int) -> int:
+        """Of dropout in this part of this step: no generator's state need be kept to resume."""
+        p = self.progress
+        where = (self.settings.seed, p.steps_before + p.step, part, self.share.rank)
+        return int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0])
+
+    def _learning_rate(self, peak: float) -> float:
+        s, p = self.settings, self.progress
+        if p.phase == "encoder" or s.schedule == "cosine":
+            return peak * cosine(self._share_done(), s.lr_warmup, s.lr_final)
+        if s.schedule == "constant":
+            return peak
+        return peak / s.learning_rate * published(p.step + 1, s.d_model, s.warmup_steps)
 
     def _share_done(self) -> float:
         """Of the phase's steps or of its time, whichever is further."""
@@ -169,77 +237,130 @@ class Trainer:
             shares.append((p.seconds - p.phase_began) / left if left > 0 else 1.0)
         return max(shares)
 
+    def _agree(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop; and all go by the main process's clock."""
+        if self.accelerator.num_processes == 1:
+            return stop.made
+        seconds = self.progress.seconds if self.accelerator.is_main_process else 0.0
+        both = torch.stack([self._tensor(float(stop.made)), self._tensor(seconds)])
+        stops, self.progress.seconds = self.accelerator.reduce(both, reduction="sum").tolist()
+        return bool(stops)
+
+    def _show(self, bar: Any) -> None:
+        if bar.disable or time.perf_counter() - self.clock.shown < _SHOW_EVERY:
+            return
+        self.clock.shown = time.perf_counter()
+        p = self.progress
+        if p.steps_summed:
+            means = {name: value.item() / p.steps_summed for name, value in self.sums.items()}
+            bar.set_postfix(
+                {name: f"{mean:.3f}" for name, mean in means.items()}, minutes=f"{p.seconds / 60:.1f}"
+            )
+
+    def _collect(self) -> None:
+        """Sums over the steps, as means over the processes."""
+        names = sorted(self.sums)
+        if not names:
+            return
+        joined = torch.stack([self.sums[name] for name in names])
+        if self.accelerator.num_processes > 1:
+            joined = self.accelerator.reduce(joined, reduction="mean")
+        self.sums = dict(zip(names, joined, strict=True))
+        self.progress.sums = {name: value.item() for name, value in self.sums.items()}
+
     def _report(self) -> None:
         p = self.progress
         if p.steps_summed:
+            self._collect()
             units = p.steps_summed * self.objective.units_per_step
-            p.metrics_bytes = self.folder.report(
+            self._write(
                 {
                     "split": "train",
                     "phase": p.phase,
                     "step": p.step,
-                    "loss": p.loss_sum / p.steps_summed,
-                    "accuracy": p.accuracy_sum / p.steps_summed,
+                    **{name: p.sums[name] / p.steps_summed for name in self.sums},
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "seconds": p.seconds,
                     f"{self.objective.unit}s_per_second": units / p.seconds_summed,
                 }
             )
-            p.loss_sum = p.accuracy_sum = p.seconds_summed = 0.0
-            p.steps_summed = 0
+            self.sums, p.sums = {}, {}
+            p.steps_summed, p.seconds_summed = 0, 0.0
         self.save()
 
     def _validate_if_due(self, over: bool) -> None:
         """Score the validation episodes, and keep the weights if they are the best so far."""
-        p, s = self.progress, self.settings
-        due = over or p.step % s.validate_every == 0
-        if p.phase != "episodes" or not due or p.validated == p.step:
+        p = self.progress
+        due = over or p.step % self.settings.validate_every == 0
+        if p.phase == "encoder" or not due or p.validated == p.step:
             return
-        began = time.perf_counter()
-        scores = score(self.learner, self.validation, s.validation_episodes)
-        accuracy, nearest = float(scores.learner.mean()), float(scores.nearest.mean())
-        p.seconds += time.perf_counter() - began
-        p.metrics_bytes = self.folder.report(
-            {
-                "split": "validation",
-                "phase": p.phase,
-                "step": p.step,
-                "accuracy": accuracy,
-                "nearest_neighbour": nearest,
-                "seconds": p.seconds,
-            }
+        found: list[dict[str, float]] = [{}]
+        if self.accelerator.is_main_process:
+            found = [self.validate(self.learner)]
+        [scores] = broadcast_object_list(found)
+        p.seconds += self.clock.lap()
+        self._write(
+            {"split": "validation", "phase": p.phase, "step": p.step, **scores, "seconds": p.seconds}
         )
         p.validated = p.step
-        if accuracy > p.best_accuracy:
-            p.best_accuracy = accuracy
-            self.save_best()
+        is_best = scores["accuracy"] > p.best_accuracy
+        p.worse_validations = 0 if is_best else p.worse_validations + 1
+        if is_best:
+            p.best_accuracy, p.best_step = scores["accuracy"], p.step
         self.save()
-        tqdm.write(
-            f"step {p.step:>6}  validation {accuracy:6.1%}  nearest neighbour {nearest:6.1%}  "
-            f"({p.seconds / 60:.1f} min)"
-        )
+        if is_best:
+            self.save_best()  # after the checkpoint: then no weights of a lost future are the best
+        if self.accelerator.is_main_process:
+            shown = "  ".join(f"{name.replace('_', ' ')} {value:6.1%}" for name, value in scores.items())
+            tqdm.write(f"step {p.step:>6}  validation {shown}  ({p.seconds / 60:.1f} min)")
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.early_stop
+        return bool(patience) and self.progress.worse_validations >= patience
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Append to metrics.json and tell the trackers."""
+        p = self.progress
+        if not self.accelerator.is_main_process:
+            return
+        p.metrics_bytes = self.folder.report(line)
+        values = {
+            f"{line['split']}/{line['phase']}/{name}": value
+            for name, value in line.items()
+            if isinstance(value, float)
+        }
+        self.accelerator.log(values, step=p.steps_before + p.step)
 
     def save(self) -> None:
         """Write checkpoint.pt, from which the run continues."""
-        save(
-            {
-                "settings": self.settings.record(),
-                "progress": asdict(self.progress),
-                "learner": self.learner.state_dict(),
-                "head": self.objective.head.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            },
+        self._collect()
+        self._save(
+            {"head": self.objective.head.state_dict(), "optimizer": self.optimizer.state_dict()},
             self.folder.checkpoint,
         )
 
     def save_best(self) -> None:
         """Write best.pt, the weights that did best in validation."""
-        save(
-            {
-                "settings": self.settings.record(),
-                "progress": asdict(self.progress),
-                "learner": self.learner.state_dict(),
-            },
-            self.folder.best,
-        )
+        self._save({}, self.folder.best)
+
+    def _save(self, more: dict[str, Any], path: Path) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "settings": self.settings.record(),
+            "progress": asdict(self.progress),
+            "learner": self.learner.state_dict(),
+        }
+        save({**state, **more}, path)
+
+
+class Clock:
+    """The time that goes by between two looks at it."""
+
+    def __init__(self) -> None:
+        self.shown = self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        return seconds

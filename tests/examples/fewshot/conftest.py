@@ -47,7 +47,7 @@ def tiny_settings() -> Settings:
         steps=6,
         pool_classes=6,
         pool_images=3,
-        episodes=8,
+        batch_size=8,
         queries=4,
         report_every=2,
         validate_every=3,
@@ -55,6 +55,14 @@ def tiny_settings() -> Settings:
         test_episodes=12,
         test_queries=2,
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _on_the_cpu() -> Iterator[None]:
+    """Where numbers are the same to the bit, whatever else the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

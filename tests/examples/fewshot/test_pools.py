@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from examples.fewshot.data.episodes import EpisodeSampler, ImageClasses
-from examples.fewshot.pools import draw_episodes, draw_pools
+from examples.fewshot.pools import choose_episodes, draw_pools
 
 G, P, R = 2, 5, 4  # pools, classes of a pool, images of each class
 
@@ -21,7 +21,7 @@ def numbered_classes() -> ImageClasses:
 def test_a_pool_holds_distinct_images_class_by_class():
     classes = numbered_classes()
     sampler = EpisodeSampler(classes, n_way=P, k_shot=R, n_query=1, seed=0, augment=False)
-    pools = draw_pools(sampler, step=3, pools=G)
+    pools = draw_pools(sampler, first=3 * G, pools=G)
     assert pools.shape == (G, P, R, 1, 28, 28)
 
     numbers = (255 * pools[..., 0, 0, 0]).round().int()
@@ -31,18 +31,29 @@ def test_a_pool_holds_distinct_images_class_by_class():
 
 
 def draw(seed: int = 0, step: int = 0) -> tuple[torch.Tensor, ...]:
-    features = torch.arange(G * P * R).reshape(G, P, R, 1).float()  # each image's own number
-    return draw_episodes(features, episodes=8, n_way=3, k_shot=2, queries=4, seed=seed, step=step)
+    chosen = choose_episodes(
+        pools=G,
+        pool_classes=P,
+        pool_images=R,
+        episodes=8,
+        n_way=3,
+        k_shot=2,
+        queries=4,
+        seed=seed,
+        step=step,
+    )
+    fields = (chosen.support, chosen.support_labels, chosen.query, chosen.query_labels)
+    return tuple(map(torch.from_numpy, fields))
 
 
 def test_an_episode_of_a_pool_is_a_fair_one():
     support, support_labels, query, query_labels = draw()
-    assert support.shape == (8, 6, 1)
-    assert query.shape == (8, 4, 1)
+    assert support.shape == (8, 6)
+    assert query.shape == (8, 4)
     orders = set()
     for episode in range(8):
-        shown = support[episode, :, 0].int().tolist()
-        asked = query[episode, :, 0].int().tolist()
+        shown = support[episode].tolist()
+        asked = query[episode].tolist()
         assert len({*shown, *asked}) == 10, "an image is used twice"
         assert {n // (P * R) for n in shown + asked} == {episode // 4}, "not of its own pool"
         labels = support_labels[episode].tolist()
@@ -64,4 +75,4 @@ def test_episodes_are_a_function_of_seed_and_step():
 
 def test_every_class_and_image_gets_its_turn():
     seen = torch.cat([draw(step=step)[2].flatten() for step in range(20)])
-    assert set(seen.int().tolist()) == set(range(G * P * R))
+    assert set(seen.tolist()) == set(range(G * P * R))

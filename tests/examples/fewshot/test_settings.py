@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from examples.fewshot.presets import command
 from examples.fewshot.settings import Settings, build_learner, load_settings
 
 
@@ -28,7 +29,31 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"encoder_warmup_images": 1}, "--encoder-warmup-images must be at least 2"),
         ({"pool_classes": 4}, "--pool-classes must be at least --n-way .5., got 4"),
         ({"queries": 16}, "--queries must be at most .* = 10, got 16; raise --pool-images"),
-        ({"pools": 3}, "--episodes must be a multiple of --pools .3., got 32"),
+        ({"pools": 3}, "--batch-size must be a multiple of --pools .3., got 32"),
+        ({"accumulation": 5}, "--batch-size must be a multiple of --accumulation .5., got 32"),
+        ({"accumulation": 2}, "--pools must be a multiple of --accumulation .2., got 1"),
+        ({"n_heads": 7}, "--d-model must be a multiple of --n-heads .7., got 256"),
+        ({"channels": 2}, "--channels must be 1 or 3, got 2"),
+        ({"dropout": 1.0}, "--dropout must be below 1, got 1.0"),
+        ({"input_gain": 0.0}, "--input-gain must be above 0"),
+        ({"protocol": "bootstrapping"}, "--pools belongs to --protocol sync, got 1 with bootstrapping"),
+        ({"second_data": "textures"}, "--second-data belongs to --protocol sequential"),
+        ({"protocol": "sequential", "pools": 0}, "--second-data belongs to --protocol sequential"),
+        ({"second_root": Path("x")}, "--second-root needs --second-data"),
+        (
+            {"protocol": "sequential", "pools": 0, "second_data": "textures", "max_trim": 5},
+            "--max-trim must leave an image of the n_way . k_shot = 5, got 5",
+        ),
+        (
+            {
+                "protocol": "sequential",
+                "pools": 0,
+                "second_data": "textures",
+                "max_trim": 4,
+                "encoder_warmup_classes": 31,
+            },
+            "--encoder-warmup-classes must be even",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(change, message):
@@ -37,13 +62,15 @@ def test_settings_that_do_not_fit_are_named(change, message):
 
 
 def test_record_is_json_and_comes_back():
-    settings = Settings(root=Path("a/b"), max_minutes=1.5)
+    settings = Settings(root=Path("a/b"), encoder_from=Path("c"), max_minutes=1.5, trackers=("wandb",))
     assert load_settings(json.loads(json.dumps(settings.record()))) == settings
 
 
 def test_command_gives_the_settings_back():
-    settings = Settings(name="a b", resume=True, augment_evaluation=False, max_minutes=2.0)
-    words = shlex.split(settings.command())
+    settings = Settings(
+        name="a b", resume=True, augment_evaluation=False, max_minutes=2.0, trackers=("wandb",)
+    )
+    words = shlex.split(command(settings))
     assert words[:3] == ["python", "-m", "examples.fewshot.train"]
     assert tyro.cli(Settings, args=words[3:]) == settings
 

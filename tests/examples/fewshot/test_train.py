@@ -68,17 +68,17 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
 
 def act_at_step(monkeypatch, objective: type, step: int, act) -> None:
     """Do something in the middle of a training step, once."""
-    loss = objective.loss
-    done = []
+    forward = objective.forward
+    calls = []
 
-    def acting(self, at):
-        result = loss(self, at)
-        if at == step and not done:
-            done.append(at)
+    def acting(self, batch):
+        result = forward(self, batch)
+        calls.append(batch)
+        if len(calls) == step + 1:
             act()
         return result
 
-    monkeypatch.setattr(objective, "loss", acting)
+    monkeypatch.setattr(objective, "forward", acting)
 
 
 def interrupt() -> None:
@@ -132,7 +132,7 @@ def test_the_loss_falls_in_both_phases(settings):
         encoder_warmup_steps=40,
         encoder_warmup_learning_rate=1e-2,
         steps=120,
-        episodes=16,
+        batch_size=16,
         learning_rate=5e-3,
         lr_final=1.0,
         report_every=20,
@@ -225,7 +225,7 @@ def test_ctrl_c_in_another_process(tmp_path):
                 Image.effect_noise((28, 28), 50).save(path)
     arguments = "--name tiny --data folder --n-way 3 --n-layers 1 --n-heads 2 --d-model 16 "
     arguments += "--encoder-channels 8 --encoder-warmup-steps 3 --encoder-warmup-classes 3 "
-    arguments += "--pool-classes 3 --pool-images 2 --queries 2 --episodes 4 --threads 1 "
+    arguments += "--pool-classes 3 --pool-images 2 --queries 2 --batch-size 4 --threads 1 "
     arguments += "--report-every 100000 --validate-every 100000 --validation-episodes 4"
     command = [sys.executable, "-m", "examples.fewshot.train", *arguments.split()]
     command += ["--root", str(tmp_path / "images"), "--runs", str(tmp_path), "--steps", "1000000"]
@@ -260,7 +260,7 @@ def test_the_time_limit_ends_training(settings):
 
 
 def test_without_warmup_and_with_a_frozen_encoder_only_the_rest_learns(settings, monkeypatch):
-    frozen = dataclasses.replace(settings, encoder_warmup_steps=0, encoder="frozen")
+    frozen = dataclasses.replace(settings, encoder_warmup_steps=0, train_encoder=False)
     assert train.main(frozen) == 0
     folder = RunFolder(frozen.folder)
     trained = load(folder.checkpoint)["learner"]

@@ -1,0 +1,53 @@
+"""The device, the processes and the trackers of a run, by Accelerate."""
+
+from __future__ import annotations
+
+import importlib.util
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import ProjectConfiguration
+
+from .settings import Settings
+
+# The main process validates alone while the others wait.
+_PATIENCE = timedelta(hours=4)
+
+
+def make_accelerator(settings: Settings) -> Accelerator:
+    """For this process, alone or one of those that `accelerate launch` or `torchrun` started.
+
+    Raises
+    ------
+    ValueError : for a tracker that is not installed.
+    """
+    for tracker in settings.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise ValueError(
+                f"train: --trackers {tracker} needs the package {tracker}, which is not installed; "
+                f"pip install {tracker}, or leave the tracker out"
+            )
+    folder = settings.folder
+    return Accelerator(
+        # Without CUDA Accelerate would choose Apple's GPU, which the operator has no kernels for.
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=settings.mixed_precision,
+        log_with=list(settings.trackers) or None,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "trackers")),
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+            # The statistics of `JoinedBatchNorm2d` are the same everywhere without being sent.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
+    )
+
+
+def start_trackers(accelerator: Accelerator, settings: Settings, step: int) -> None:
+    """Open the trackers; what they hold from ``step`` on, of a run that was cut off, is replaced."""
+    options: dict[str, dict[str, Any]] = {
+        "tensorboard": {"purge_step": step},
+        "wandb": {"name": settings.name, "config": settings.record()},
+    }
+    accelerator.init_trackers("fewshot", init_kwargs=options)

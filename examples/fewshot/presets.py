@@ -1,0 +1,236 @@
+"""Settings by name: one set for each published training script, and ours for data made here.
+
+The published values are those of the scripts of Irie et al. 2022
+(https://arxiv.org/abs/2202.05780, https://github.com/IDSIA/modern-srwm); each set is written as its
+difference from another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import fields, replace
+
+from .settings import Settings, flag
+
+# What all published scripts share: Adam without clipping, images of its own for every episode and
+# one query, an encoder trained from the start with everything else, evaluation on undistorted images.
+_PUBLISHED = Settings(
+    rotate_classes="none",
+    augment=False,
+    augment_evaluation=False,
+    unit_features=False,
+    input_gain=1.0,
+    encoder_warmup_steps=0,
+    train_encoder=True,
+    encoder_learning_rate_factor=1.0,
+    pools=0,
+    queries=1,
+    beta1=0.9,
+    beta2=0.995,
+    epsilon=1e-9,
+    clip=0.0,
+    schedule="constant",
+    validate_every=1000,
+    validation_episodes=1600,
+    test_episodes=16_000,
+    test_queries=1,
+)
+
+_OMNIGLOT = replace(
+    _PUBLISHED,
+    data="omniglot",
+    rotate_classes="all",
+    batch_size=128,
+    learning_rate=1e-3,
+    steps=300_000,
+    validate_every=10_000,
+    validation_episodes=12_800,
+)
+
+_MINI_SRWM = replace(
+    _PUBLISHED,
+    data="miniimagenet",
+    encoder_channels=32,
+    n_layers=3,
+    ff_factor=4,
+    dropout=0.1,
+    encoder_dropout=0.1,
+    batch_size=16,
+    schedule="published",
+    warmup_steps=5000,
+    steps=600_000,
+)
+_MINI_DELTANET = replace(
+    _MINI_SRWM,
+    core="deltanet",
+    n_layers=4,
+    ff_factor=8,
+    encoder_dropout=0.3,
+    schedule="constant",
+    learning_rate=1e-4,
+)
+_MINI_LSTM = replace(
+    _MINI_SRWM,
+    core="lstm",
+    n_layers=1,
+    d_model=1024,
+    dropout=0.0,
+    schedule="constant",
+    learning_rate=3e-4,
+    steps=1_200_000,
+)
+_FC100_SRWM = replace(_MINI_SRWM, data="fc100", k_shot=5)
+
+_SEQUENTIAL_PUBLISHED = replace(
+    _PUBLISHED,
+    protocol="sequential",
+    data="omniglot",
+    second_data="miniimagenet",
+    rotate_classes="all",
+    image_size=84,
+    channels=3,
+    normalise="published",
+    encoder_channels=32,
+    k_shot=15,
+    max_trim=60,
+    n_layers=3,
+    ff_factor=1,
+    batch_size=32,
+    accumulation=2,
+    learning_rate=3e-4,
+    steps=238_266,
+    validate_every=4000,
+    validation_episodes=800,
+    test_episodes=800,
+)
+
+_GLYPHS = Settings()
+_GLYPHS_5 = replace(_GLYPHS, k_shot=5, pool_images=7)
+
+
+def _lstm(settings: Settings) -> Settings:
+    return replace(settings, core="lstm", n_layers=1, d_model=512)
+
+
+_SEQUENTIAL_GLYPHS = replace(
+    _GLYPHS,
+    protocol="sequential",
+    second_data="textures",
+    image_size=28,
+    channels=3,
+    k_shot=5,
+    max_trim=20,
+    pools=0,
+    batch_size=32,
+    accumulation=2,
+    train_encoder=True,
+)
+
+
+# What each is, and its settings.
+_TABLE = {
+    "omniglot-1shot-srwm": ("published: Omniglot", _OMNIGLOT),
+    "miniimagenet-1shot-srwm": ("published: mini-ImageNet", _MINI_SRWM),
+    "miniimagenet-5shot-srwm": ("published", replace(_MINI_SRWM, k_shot=5, ff_factor=8)),
+    "miniimagenet-1shot-deltanet": ("published", _MINI_DELTANET),
+    "miniimagenet-5shot-deltanet": (
+        "published",
+        replace(_MINI_DELTANET, k_shot=5, dropout=0.0, encoder_dropout=0.2, learning_rate=3e-4),
+    ),
+    "miniimagenet-1shot-lstm": ("published", _MINI_LSTM),
+    "miniimagenet-5shot-lstm": ("published", replace(_MINI_LSTM, k_shot=5)),
+    "fc100-5shot-srwm": ("published: FC100", _FC100_SRWM),
+    "fc100-5shot-deltanet": (
+        "published",
+        replace(_FC100_SRWM, core="deltanet", ff_factor=8, dropout=0.0, encoder_dropout=0.2),
+    ),
+    "fc100-5shot-res12-srwm": (
+        "published: with ResNet-12",
+        replace(
+            _FC100_SRWM,
+            encoder="resnet12",
+            dropout=0.3,
+            encoder_dropout=0.3,
+            encoder_dropout_type="2d_inblock",
+        ),
+    ),
+    "sequential-omniglot-miniimagenet-srwm": (
+        "published: two tasks one after the other, labels late",
+        _SEQUENTIAL_PUBLISHED,
+    ),
+    "sequential-omniglot-miniimagenet-deltanet": (
+        "published",
+        replace(_SEQUENTIAL_PUBLISHED, core="deltanet"),
+    ),
+    "miniimagenet-10shot-bootstrapping": (
+        "published: a teacher that has read five more examples of each class",
+        replace(_MINI_SRWM, protocol="bootstrapping", k_shot=10, future_shots=5, ff_factor=8),
+    ),
+    "glyphs-1shot-srwm": ("letters of unseen scripts; the defaults", _GLYPHS),
+    "glyphs-1shot-deltanet": ("the same, read by a DeltaNet", replace(_GLYPHS, core="deltanet")),
+    "glyphs-1shot-lstm": ("by an LSTM", _lstm(_GLYPHS)),
+    "glyphs-1shot-fake-sr": ("by layers that never change", replace(_GLYPHS, core="fake_sr")),
+    "glyphs-5shot-srwm": ("five examples of each letter", _GLYPHS_5),
+    "glyphs-5shot-deltanet": ("the same, read by a DeltaNet", replace(_GLYPHS_5, core="deltanet")),
+    "glyphs-5shot-lstm": ("by an LSTM", _lstm(_GLYPHS_5)),
+    "glyphs-5shot-fake-sr": ("by layers that never change", replace(_GLYPHS_5, core="fake_sr")),
+    "sequential-glyphs-textures-srwm": ("letters and textures in turn, labels late", _SEQUENTIAL_GLYPHS),
+    "sequential-glyphs-textures-deltanet": ("by a DeltaNet", replace(_SEQUENTIAL_GLYPHS, core="deltanet")),
+    "sequential-glyphs-textures-lstm": ("by an LSTM", _lstm(_SEQUENTIAL_GLYPHS)),
+    "glyphs-bootstrapping": (
+        "letters, with a teacher that has read more examples",
+        replace(_GLYPHS, protocol="bootstrapping", pools=0, future_shots=3),
+    ),
+}
+
+PRESETS: dict[str, Settings] = {
+    name: replace(settings, preset=name, name=name) for name, (_, settings) in _TABLE.items()
+}
+
+
+def defaults(preset: str | None) -> Settings:
+    """The settings that a command line starts from.
+
+    Raises
+    ------
+    ValueError : if there is no such preset.
+    """
+    if preset is None:
+        return Settings()
+    if preset not in PRESETS:
+        raise ValueError(f"train: --preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+    return PRESETS[preset]
+
+
+def preset_of(arguments: list[str]) -> str | None:
+    """The preset that a command line names, if it does."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
+    parser.add_argument("--preset", nargs="?")
+    preset: str | None = parser.parse_known_args(arguments)[0].preset
+    return preset
+
+
+def table() -> str:
+    """All presets, a line each."""
+    width = max(map(len, PRESETS))
+    return "\n".join(f"- {name:{width}}  {what}" for name, (what, _) in _TABLE.items())
+
+
+def command(settings: Settings) -> str:
+    """The shell command that starts a run with these settings."""
+    start = defaults(settings.preset)
+    words = ["python", "-m", "examples.fewshot.train"]
+    if settings.preset is not None:
+        words += ["--preset", settings.preset]
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if f.name == "preset" or value == getattr(start, f.name):
+            continue
+        if isinstance(value, bool):
+            words.append(flag(f.name if value else f"no_{f.name}"))
+        elif isinstance(value, tuple):
+            words += [flag(f.name), *value]
+        else:
+            words += [flag(f.name), str(value)]
+    return shlex.join(words)
