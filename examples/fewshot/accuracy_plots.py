@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 _TASKS = ("#1b4f8f", "#d9822b")
@@ -30,15 +31,17 @@ def draw_positions(
     title, path : of the picture.
     """
     colours = dict(zip(names, _TASKS, strict=True))
-    figure = Figure(figsize=(13, 3.6 * len(orders) + 0.9), layout="constrained", facecolor="white")
+    room = ConstrainedLayoutEngine(h_pad=0.13, w_pad=0.1)
+    figure = Figure(figsize=(13, 3.6 * len(orders) + 1.2), layout=room, facecolor="white")
     figure.suptitle(title, color=_INK, fontsize=14, fontweight="bold")
     grid = figure.add_gridspec(len(orders), 2, width_ratios=[2.6, 1])
     for row, order in enumerate(orders.values()):
         _draw_order(figure.add_subplot(grid[row, 0]), order, colours, chance)
         beside = figure.add_subplot(grid[row, 1])
-        for name, task in order["tasks"].items():
-            shots = np.arange(len(task["shots"]["mean"]))
-            _draw_values(beside, shots, task["shots"], colours[name], name, marker="o", markersize=4)
+        for name in names:
+            values = order["tasks"][name]["shots"]
+            shots = np.arange(len(values["mean"]))
+            _draw_values(beside, shots, values, colours[name], name, marker="o", markersize=4)
         _finish(beside, chance, label_chance=False)
         beside.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         beside.legend(frameon=False, loc="lower right", labelcolor=_INK)
@@ -58,7 +61,7 @@ def _draw_order(axes: Axes, order: dict[str, Any], colours: dict[str, str], chan
         axes.text(
             (start + stop - 1) / 2,
             1.02,
-            f"{name}: {100 * total['mean']:.1f} % ± {100 * total['interval_95']:.1f}",
+            f"{name}: {100 * total['mean']:.1f} % ± {100 * total['interval_95']:.1f} %",
             transform=above,
             ha="center",
             va="bottom",
@@ -122,8 +125,8 @@ def draw_shots(
     _finish(axes, chance, label_chance=True)
     axes.set_xticks(at)
     axes.set(xlabel="labelled examples of each class", ylabel="accuracy")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.12), labelcolor=_INK)
-    axes.set_title(title, color=_INK, fontsize=13, fontweight="bold")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, labelcolor=_INK)
+    figure.suptitle(title, color=_INK, fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=140)
 
 
@@ -144,5 +147,7 @@ def _finish(axes: Axes, chance: float, *, label_chance: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_LINE)
     axes.tick_params(color=_LINE, labelcolor=_QUIET)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(_INK)
     axes.grid(axis="y", color=_LINE, linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)

@@ -23,7 +23,7 @@ from .domains import domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
-from .run_folder import RunFolder, load, write_json
+from .run_folder import RunFolder, write_json
 from .settings import Settings, build_learner, load_settings
 from .statistics import mean_and_interval, summarise
 from .tables import episode_table, run_table, sequence_table
@@ -90,9 +90,9 @@ class Run:
     """A trained learner and where it came from."""
 
     folder: RunFolder
+    learner: FewShotLearner
     settings: Settings
     step: int  # of the weights
-    learner: FewShotLearner
 
 
 def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     options.check()
     if options.threads:
         torch.set_num_threads(options.threads)
-    runs = [load_run(RunFolder(path)) for path in options.runs]
+    folders = [RunFolder(path) for path in options.runs]
+    runs = [Run(folder, *load_learner(folder)) for folder in folders]
     settings = runs[0].settings
     _check_alike(options, runs)
     if options.root is not None:
@@ -138,24 +139,18 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     return joint
 
 
-def load_run(folder: RunFolder) -> Run:
-    """The run's best weights so far.
+def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
+    """The run's best weights so far, its settings, and the step of the weights.
 
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
     """
-    path = folder.best if folder.best.exists() else folder.checkpoint
-    if not path.exists():
-        raise FileNotFoundError(
-            f"evaluate: found neither {folder.best} nor {folder.checkpoint}; "
-            "give the folder of a run, such as runs/fewshot"
-        )
-    state = load(path)
+    state = folder.best_or_last()
     settings = load_settings(state["settings"])
     learner = build_learner(settings)
     learner.load_state_dict(state["learner"])
-    return Run(folder, settings, state["progress"]["step"], learner)
+    return learner, settings, state["progress"]["step"]
 
 
 def over_runs(results: Sequence[Any]) -> Any:
