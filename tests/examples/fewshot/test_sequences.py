@@ -95,12 +95,12 @@ def test_the_first_position_shows_class_0_or_nothing(unknown_label, shown):
 
 
 def test_trims_are_uniform_inclusive_at_both_ends_and_independent():
-    layouts = [sampler(max_trim=3).layout(batch) for batch in range(4000)]
+    layouts = [sampler(max_trim=3).layout(batch) for batch in range(1600)]
     lost = collections.Counter(tuple(N * K - length for length in layout.lengths) for layout in layouts)
     assert set(lost) == set(itertools.product(range(4), range(4)))
-    assert all(abs(count - 250) < 80 for count in lost.values()), lost  # 5 sd of 15
+    assert all(abs(count - 100) < 49 for count in lost.values()), lost  # 5 sd of 9.7
     both = collections.Counter((layout.order, layout.lengths[0]) for layout in layouts)
-    assert all(abs(count - 500) < 110 for count in both.values()), both  # the order too
+    assert all(abs(count - 200) < 67 for count in both.values()), both  # the order too
 
 
 def test_a_trimmed_task_is_the_beginning_of_the_whole_one():
