@@ -89,14 +89,16 @@ class Trainer:
         elif settings.encoder_from is not None:
             take_encoder(self.learner, settings.encoder_from)
             self.progress.phase = "episodes"
-        self._enter_phase()
+        self.enter_phase(self.progress.phase)
         if state is not None:
             self.learner.load_state_dict(state["learner"])
             self.objective.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
 
-    def _enter_phase(self) -> None:
+    def enter_phase(self, phase: str) -> None:
+        """Make ready for the phase: its objective, and a new optimiser."""
         s = self.settings
+        self.progress.phase = phase
         self.objective = self._make_objective()
         groups = self.objective.parameter_groups()
         self.trained = [parameter for group in groups for parameter in group["params"]]
@@ -142,23 +144,13 @@ class Trainer:
                 if not over:
                     self.save()
                 return over and not stopped
-            p.phase, p.steps_before, p.step = "episodes", p.step, 0
-            p.phase_began = p.seconds
-            self._enter_phase()
+            p.steps_before, p.step, p.phase_began = p.step, 0, p.seconds
+            self.enter_phase("episodes")
 
     def _train_phase(self, stop: StopRequest) -> bool:
         """False if a stop was requested before the phase was over."""
         p, objective = self.progress, self.objective
-        batches = iter(
-            micro_batches(
-                objective,
-                self.share,
-                p.step * self.share.accumulation,
-                workers=self.settings.workers,
-                pin_memory=self.accelerator.device.type == "cuda",
-            )
-        )
-        self.clock = Clock()
+        self._start_drawing()
         with tqdm(
             desc=p.phase,
             total=objective.steps * objective.units_per_step,
@@ -176,20 +168,32 @@ class Trainer:
                     return True
                 if stopped:
                     return False
-                self._step(batches)
+                self._step()
                 bar.update(objective.units_per_step)
                 self._show(bar)
                 if p.step % self.settings.report_every == 0:
                     self._report()
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _start_drawing(self) -> None:
+        """From where the run stands."""
+        batches = micro_batches(
+            self.objective,
+            self.share,
+            self.progress.step * self.share.accumulation,
+            workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        self.batches: Iterator[Batch] = iter(batches)
+        self.clock = Clock()
+
+    def _step(self) -> None:
         p = self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(group["peak"])
         self.optimizer.zero_grad()
         for part in range(self.share.accumulation):
             is_last = part == self.share.accumulation - 1
-            batch = {name: self._move(value) for name, value in next(batches).items()}
+            batch = {name: self._move(value) for name, value in next(self.batches).items()}
             torch.manual_seed(self._seed(part))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 values = self.model(batch)
