@@ -1,39 +1,57 @@
-"""Evaluate a run on unseen classes: ``python -m examples.fewshot.evaluate --help``."""
+"""Evaluate runs on unseen classes: ``python -m examples.fewshot.evaluate --help``."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
 
-from .data import load_splits
-from .data.episodes import EpisodeSampler, ImageClasses, Splits
+from .accuracy_plots import draw_positions, draw_shots
+from .data.classes import ImageClasses, Splits
+from .data.copies import with_copies
+from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
+from .data.sequences import Order, SequenceSampler
+from .domains import domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
-from .protocol import mean_and_interval, score
-from .run_folder import RunFolder, load, write_json
+from .protocol import score, score_sequences
+from .run_folder import RunFolder, write_json
 from .settings import Settings, build_learner, load_settings
+from .statistics import mean_and_interval, summarise
+from .tables import episode_table, run_table, sequence_table
+
+# Settings in which runs that are summarised together may differ.
+_OF_A_SEED = ("--seed:", "--encoder-from:")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy of a trained learner, of nearest neighbour on its encoder, and of chance."""
+    """Accuracy of trained learners on classes that they have never seen."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run. Its best.pt is evaluated, or checkpoint.pt while there is none."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of one or several runs; in each, best.pt is evaluated, or checkpoint.pt while there is
+    none. Several runs differ in their seed alone: their mean, standard deviation and 95 % interval
+    are given too."""
     data: Literal["run", "folder"] = "run"
     """run: the test classes of the run's own data; folder: all classes below --root."""
     root: Path | None = None
     """With --data folder: a folder in Omniglot's layout, alphabet/character/*.png."""
+    on_validation: bool = False
+    """Evaluate on the validation classes instead of the test's, as is right while settings are chosen."""
     k_shot: int | None = None
     """Labelled examples of each class; by default as in training."""
+    k_shots: tuple[int, ...] = ()
+    """Several numbers of labelled examples: accuracy against them, as a table and a picture."""
     episodes: int | None = None
-    """Episodes; by default as the run's --test-episodes."""
+    """Episodes, or sequences in each order of the tasks; by default as the run's --test-episodes."""
     queries: int | None = None
     """Queries of each episode; by default as the run's --test-queries."""
     augment: bool | None = None
@@ -41,65 +59,84 @@ class Evaluation:
     seed: int = 1
     """Decides which episodes are drawn."""
     output: Path | None = None
-    """Where the numbers go; by default evaluation.json in the run's folder, or with --data folder
-    evaluation-<name of the root>.json."""
+    """Where the numbers go. By default evaluation.json in the run's folder, and with another choice of
+    data or shots a file beside it whose name says so; of several runs, beside the first run's folder."""
     threads: int = 0
     """Threads for PyTorch; 0 leaves its own choice."""
 
+    def check(self) -> None:
+        """Raise ValueError for options that do not fit together."""
+        if not self.runs:
+            raise ValueError("evaluate: give the folder of a run, such as runs/fewshot")
+        if (self.data == "folder") != (self.root is not None):
+            raise ValueError(
+                f"evaluate: --root belongs to --data folder, got --data {self.data} and --root {self.root}"
+            )
+        if self.on_validation and self.data == "folder":
+            raise ValueError("evaluate: --on-validation takes the run's own data, leave out --data folder")
+        if self.k_shots and self.k_shot is not None:
+            raise ValueError("evaluate: --k-shot and --k-shots exclude each other; give one")
 
-def evaluate(options: Evaluation, splits: Splits | None = None) -> dict[str, Any]:
-    """Evaluate, print a table, write the numbers and a picture of some episodes.
+    @property
+    def file(self) -> str:
+        """Name of the numbers' file."""
+        parts = [self.root.resolve().name] if self.root is not None else []
+        parts += ["validation"] * self.on_validation + ["shots"] * bool(self.k_shots)
+        return "-".join(["evaluation", *parts]) + ".json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained learner and where it came from."""
+
+    folder: RunFolder
+    learner: FewShotLearner
+    settings: Settings
+    step: int  # of the weights
+
+
+def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
+    """Evaluate, print tables, write the numbers and a picture.
 
     Parameters
     ----------
     options : what to evaluate.
-    splits : the data of the run, if they are at hand.
+    domains : the data of the runs, if they are at hand: one splits, or two for sequences of two tasks.
 
     Returns
     -------
-    What is written to the output file.
+    What is written to the output file: of one run its numbers, of several "runs", a list of them, and
+    "summary", in which each number is the mean, standard deviation and interval over the runs.
+
+    Raises
+    ------
+    ValueError, OSError : for options, runs or data that do not fit together.
     """
-    if (options.data == "folder") != (options.root is not None):
-        raise ValueError(
-            f"evaluate: --root belongs to --data folder, got --data {options.data} and "
-            f"--root {options.root}"
-        )
+    options.check()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = RunFolder(options.run)
-    learner, settings, step = load_learner(folder)
-    classes = _classes(options, settings, splits)
-    sampler = EpisodeSampler(
-        classes,
-        n_way=settings.n_way,
-        k_shot=_given(options.k_shot, settings.k_shot),
-        n_query=_given(options.queries, settings.test_queries),
-        seed=options.seed,
-        augment=_given(options.augment, settings.augment_evaluation),
-    )
-    scores = score(learner, sampler, _given(options.episodes, settings.test_episodes))
-    rows = {
-        "learner": mean_and_interval(scores.learner),
-        "nearest_neighbour": mean_and_interval(scores.nearest),
-    }
-    result = {
-        "data": settings.data if options.data == "run" else str(options.root),
-        "alphabets": sorted(set(classes.alphabets)),
-        "classes": len(classes.names),
-        "n_way": sampler.n_way,
-        "k_shot": sampler.k_shot,
-        "episodes": len(scores.learner),
-        "queries": sampler.n_query,
-        "augment": sampler.augment,
-        "seed": options.seed,
-        "step": step,
-        **{name: {"mean": mean, "interval_95": half} for name, (mean, half) in rows.items()},
-        "chance": 1 / sampler.n_way,
-    }
-    write_json(_output(options, folder), result)
-    draw_gallery(learner, sampler, _picture(options, folder))
-    print(_table(result))
-    return result
+    folders = [RunFolder(path) for path in options.runs]
+    runs = [Run(folder, *load_learner(folder)) for folder in folders]
+    settings = runs[0].settings
+    _check_alike(options, runs)
+    if options.root is not None:
+        shots = max([*options.k_shots, _given(options.k_shot, settings.k_shot)])
+        classes = [read_folder(options.root, min_images=shots + 1)]
+    else:
+        domains = load_domains(settings) if domains is None else domains
+        classes = [splits.validation if options.on_validation else splits.test for splits in domains]
+    results = [_evaluate_run(options, run, classes) for run in runs]
+    if len(runs) == 1:
+        return results[0]
+    summary = over_runs(results)
+    joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
+    joint |= {"summary": summary}
+    names = "+".join(run.folder.path.name for run in runs)
+    output = _given(options.output, runs[0].folder.path.parent / f"{names}-{options.file}")
+    write_json(output, joint)
+    _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
+    print(run_table(results, summary))
+    return joint
 
 
 def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
@@ -109,59 +146,205 @@ def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
     ------
     FileNotFoundError : if the folder holds no checkpoint.
     """
-    path = folder.best if folder.best.exists() else folder.checkpoint
-    if not path.exists():
-        raise FileNotFoundError(
-            f"evaluate: found neither {folder.best} nor {folder.checkpoint}; "
-            "give the folder of a run, such as runs/fewshot"
-        )
-    state = load(path)
+    state = folder.best_or_last()
     settings = load_settings(state["settings"])
     learner = build_learner(settings)
     learner.load_state_dict(state["learner"])
     return learner, settings, state["progress"]["step"]
 
 
-def _classes(options: Evaluation, settings: Settings, splits: Splits | None) -> ImageClasses:
-    if options.root is not None:
-        return read_folder(options.root, min_images=_given(options.k_shot, settings.k_shot) + 1)
-    if splits is None:
-        splits = load_splits(settings.data, root=settings.root)
-    return splits.test
+def over_runs(results: Sequence[Any]) -> Any:
+    """Results of the same form, of one run each, as one of that form.
+
+    Where they hold a "mean" (a number, or a list of them), it holds "mean", "sd", "interval_95" over the
+    runs and their "count". What else is the same in all runs is kept, the rest left out.
+    """
+    first = results[0]
+    if isinstance(first, dict) and "mean" in first:
+        means = [result["mean"] for result in results]
+        if not isinstance(first["mean"], list):
+            return dataclasses.asdict(summarise(means))
+        summaries = [dataclasses.asdict(summarise(values)) for values in zip(*means, strict=True)]
+        lists = {key: [summary[key] for summary in summaries] for key in ("mean", "sd", "interval_95")}
+        return {**lists, "count": len(results)}
+    if isinstance(first, dict):
+        joined = {key: over_runs([result[key] for result in results]) for key in first}
+        return {key: value for key, value in joined.items() if value is not None}
+    if isinstance(first, list) and first and isinstance(first[0], dict):
+        return [over_runs(parts) for parts in zip(*results, strict=True)]
+    return first if all(result == first for result in results) else None
+
+
+def _check_alike(options: Evaluation, runs: list[Run]) -> None:
+    settings = runs[0].settings
+    if settings.protocol == "sequential" and (options.root is not None or options.k_shots):
+        raise ValueError(
+            "evaluate: --data folder and --k-shots are of runs that answer episodes, "
+            f"but {runs[0].folder.path} answers sequences of two tasks; leave them out"
+        )
+    for other in runs[1:]:
+        changes = other.settings.changes(settings.record())
+        changes = [change for change in changes if not change.startswith(_OF_A_SEED)]
+        if changes:
+            raise ValueError(
+                f"evaluate: runs that are summarised may differ in their seed alone, but from "
+                f"{runs[0].folder.path} to {other.folder.path}: {'; '.join(changes)}; "
+                "evaluate them one by one"
+            )
+
+
+def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
+    """Of one run: its numbers, which are also written, drawn and printed."""
+    settings = run.settings
+    if settings.protocol == "sequential":
+        result = _score_sequences(options, run, classes)
+        print(sequence_table(result))
+    elif options.k_shots:
+        results = [_score_episodes(options, run, classes[0], shots) for shots in options.k_shots]
+        result = {"k_shots": results}
+        print("\n\n".join(map(episode_table, results)))
+    else:
+        result = _score_episodes(options, run, classes[0], _given(options.k_shot, settings.k_shot))
+        print(episode_table(result))
+    output = run.folder.path / options.file
+    if len(options.runs) == 1 and options.output is not None:
+        output = options.output
+    write_json(output, result)
+    picture = output.with_suffix(".png")
+    if output == run.folder.evaluation:
+        picture = run.folder.path / ("positions.png" if "orders" in result else "episodes.png")
+    if "orders" in result or "k_shots" in result:
+        _draw(result, settings, picture, f"run {settings.name}")
+    else:
+        draw_gallery(run.learner, _sampler(options, settings, classes[0], result["k_shot"]), picture)
+    return result
+
+
+def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot: int) -> dict[str, Any]:
+    settings = run.settings
+    sampler = _sampler(options, settings, classes, k_shot)
+    scores = score(run.learner, sampler, _given(options.episodes, settings.test_episodes))
+    return {
+        "data": domain_names(settings)[0] if options.root is None else str(options.root),
+        "split": _split(options),
+        "alphabets": sorted(set(classes.alphabets)),
+        "classes": len(classes.names),
+        "n_way": sampler.n_way,
+        "k_shot": sampler.k_shot,
+        "episodes": len(scores.learner),
+        "queries": sampler.n_query,
+        "augment": sampler.augment,
+        "seed": options.seed,
+        "step": run.step,
+        "learner": _values(scores.learner),
+        "nearest_neighbour": _values(scores.nearest),
+        "chance": 1 / sampler.n_way,
+    }
+
+
+def _sampler(options: Evaluation, settings: Settings, classes: ImageClasses, k_shot: int) -> EpisodeSampler:
+    return EpisodeSampler(
+        classes,
+        n_way=settings.n_way,
+        k_shot=k_shot,
+        n_query=_given(options.queries, settings.test_queries),
+        seed=options.seed,
+        augment=_given(options.augment, settings.augment_evaluation),
+    )
+
+
+def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
+    settings = run.settings
+    names = domain_names(settings)
+    k_shot = _given(options.k_shot, settings.k_shot)
+    augment = _given(options.augment, settings.augment_evaluation)
+    enough = [with_copies(domain, k_shot + 1) if augment else domain for domain in classes]
+    count = _given(options.episodes, settings.test_episodes)
+    orders = {}
+    named: tuple[Order, Order] = ("first", "second")
+    for leader, order in enumerate(named):
+        sampler = SequenceSampler(
+            *enough,
+            n_way=settings.n_way,
+            k_shot=k_shot,
+            seed=options.seed,
+            order=order,
+            batch_size=count,
+            unknown_label=settings.unknown_label,
+            augment=augment,
+        )
+        scores = score_sequences(run.learner, sampler, count)
+        orders[f"{names[leader]} first"] = {
+            "switch": settings.n_way * k_shot,
+            "total": _values(scores.of_sequences()),
+            "tasks": {
+                names[task]: {
+                    "total": _values(scores.of_sequences(task)),
+                    "shots": _values(scores.at_shots(task)),
+                }
+                for task in (leader, 1 - leader)
+            },
+            "positions": _values(scores.correct.astype(np.float64)),
+        }
+    return {
+        "data": names,
+        "split": _split(options),
+        "classes": [len(domain.names) for domain in classes],
+        "n_way": settings.n_way,
+        "k_shot": k_shot,
+        "sequences": count,
+        "augment": augment,
+        "images_repeat": any(len(e.images) > len(c.images) for e, c in zip(enough, classes, strict=True)),
+        "seed": options.seed,
+        "step": run.step,
+        "orders": orders,
+        "chance": 1 / settings.n_way,
+    }
+
+
+def _values(values: np.ndarray) -> dict[str, Any]:
+    """Mean and interval over the first axis: of values (E,), or of each column of values (E, n)."""
+    if values.ndim == 1:
+        mean, half = mean_and_interval(values)
+        return {"mean": mean, "interval_95": half}
+    columns = [mean_and_interval(column) for column in values.T]
+    return {"mean": [mean for mean, _ in columns], "interval_95": [half for _, half in columns]}
+
+
+def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> None:
+    """The picture of sequences or of several numbers of shots; other results have none."""
+    if "orders" in result:
+        draw_positions(
+            result["orders"],
+            names=domain_names(settings),
+            chance=result["chance"],
+            title=f"Two {result['n_way']}-way tasks of {result['k_shot']} images a class, each label shown "
+            f"one image late ({of})",
+            path=path,
+        )
+    elif "k_shots" in result:
+        parts = result["k_shots"]
+        learner, nearest = (
+            {key: [part[name][key] for part in parts] for key in ("mean", "interval_95")}
+            for name in ("learner", "nearest_neighbour")
+        )
+        draw_shots(
+            [part["k_shot"] for part in parts],
+            learner,
+            nearest,
+            trained=settings.k_shot,
+            chance=parts[0]["chance"],
+            title=f"{settings.n_way}-way {parts[0]['data']} ({of})",
+            path=path,
+        )
+
+
+def _split(options: Evaluation) -> str:
+    return "all" if options.root is not None else "validation" if options.on_validation else "test"
 
 
 def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-def _output(options: Evaluation, folder: RunFolder) -> Path:
-    if options.output is not None:
-        return options.output
-    if options.root is not None:
-        return folder.path / f"evaluation-{options.root.resolve().name}.json"
-    return folder.evaluation
-
-
-def _picture(options: Evaluation, folder: RunFolder) -> Path:
-    output = _output(options, folder)
-    return folder.episodes if output == folder.evaluation else output.with_suffix(".png")
-
-
-def _table(result: dict[str, Any]) -> str:
-    lines = [
-        f"{result['n_way']}-way {result['k_shot']}-shot, {result['episodes']:,} episodes of "
-        f"{result['classes']} classes never seen in training",
-        f"  ({', '.join(result['alphabets'])})",
-        "                                        accuracy   95 % interval",
-    ]
-    for name, key in (
-        ("self-referential learner", "learner"),
-        ("nearest neighbour (cosine, same encoder)", "nearest_neighbour"),
-    ):
-        mean, half = 100 * result[key]["mean"], 100 * result[key]["interval_95"]
-        lines.append(f"{name:40}{mean:7.2f} %     ± {half:.2f} %")
-    lines.append(f"{'chance':40}{100 * result['chance']:7.2f} %")
-    return "\n".join(lines)
 
 
 def main() -> None:

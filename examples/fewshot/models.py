@@ -166,6 +166,10 @@ class FewShotLearner(nn.Module):
         logits : (B, Q, N).
         """
         _, states = self.read(support, support_labels)
+        return self.answer(query, states)
+
+    def answer(self, query: Tensor, states: State) -> Tensor:
+        """Answer queries (B, Q, F) from the states that `read` left: logits (B, Q, N)."""
         unknown = torch.zeros(*query.shape[:-1], 1, dtype=torch.int64, device=query.device)
         logits, _ = self.read(
             query.unsqueeze(-2), unknown, [state.unsqueeze(1) for state in states], return_states=False

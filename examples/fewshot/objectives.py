@@ -275,7 +275,7 @@ class EpisodeTraining(Objective):
         if not self.settings.pools:
             return MicroBatches(_OwnImages(self.sampler), share, size)
         share.size(self.settings.pools, "--pools")
-        return MicroBatches(_PooledImages(self.sampler, self.settings), share, size)
+        return MicroBatches(PooledImages(self.sampler, self.settings), share, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (..., C, H, W); "support" (B, S) and "query" (B, Q), positions in the
@@ -312,7 +312,7 @@ class _OwnImages:
         }
 
 
-class _PooledImages:
+class PooledImages:
     """Draws whole pools and the episodes they serve."""
 
     def __init__(self, sampler: EpisodeSampler, settings: Settings) -> None:

@@ -1,4 +1,8 @@
-"""How a learner is measured: episodes of unseen classes, beside nearest neighbour and chance."""
+"""How a learner is measured, on classes that it has never seen.
+
+Letters in the shapes: E episodes or sequences, S support images, Q queries, L positions, N ways,
+K shots, F features.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.episodes import EpisodeSampler
+from .data.sequences import SequenceSampler
 from .models import FewShotLearner
 
-_BATCH = 50  # episodes encoded together; bounds the memory
+_EPISODES = 50  # read together; bounds the memory, as do
+_SEQUENCES = 8  # and
+_IMAGES = 512  # encoded together
 
 
 @dataclass(frozen=True)
@@ -30,19 +37,104 @@ class Scores:
 
 
 def score(learner: FewShotLearner, sampler: EpisodeSampler, episodes: int) -> Scores:
-    """Accuracy in the sampler's first episodes; leaves the learner in evaluation mode."""
-    learner.eval()
+    """Accuracy in exactly the first ``episodes`` of a sampler; leaves the learner in evaluation mode.
+
+    The learner may be on any device; only images and answers travel.
+    """
+    device = _ready(learner)
     learned: list[Tensor] = []
     nearest: list[Tensor] = []
     with torch.no_grad():
-        for first in range(0, episodes, _BATCH):
-            drawn = sampler.batch(first, min(_BATCH, episodes - first))
-            support, query = learner.encode(drawn.support), learner.encode(drawn.query)
-            logits = learner.classify(support, drawn.support_labels, query)
-            closest = nearest_class(support, drawn.support_labels, query, sampler.n_way)
+        for first in range(0, episodes, _EPISODES):
+            drawn = sampler.batch(first, min(_EPISODES, episodes - first))
+            support = _encode(learner, drawn.support, device)
+            query = _encode(learner, drawn.query, device)
+            support_labels, query_labels = drawn.support_labels.to(device), drawn.query_labels.to(device)
+            logits = learner.classify(support, support_labels, query)
+            closest = nearest_class(support, support_labels, query, sampler.n_way)
             for answers, correct in ((logits.argmax(dim=-1), learned), (closest, nearest)):
-                correct.append((answers == drawn.query_labels).double().mean(dim=1))
+                correct.append((answers == query_labels).double().mean(dim=1).cpu())
     return Scores(learner=torch.cat(learned).numpy(), nearest=torch.cat(nearest).numpy())
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """Right and wrong answers at every position of E sequences of two tasks.
+
+    Attributes
+    ----------
+    correct : (E, L) bool.
+    tasks : (E, L) int64, the domain of each position, 0 or 1.
+    shots : (E, L) int64, how many images of the same class came before in the same task: as many times
+        the learner has been told the label. At 0 no one can know it.
+    """
+
+    correct: np.ndarray
+    tasks: np.ndarray
+    shots: np.ndarray
+
+    def at_shots(self, task: int) -> np.ndarray:
+        """(E, K) float64, accuracy in each sequence at the first, second, ... image of a class.
+
+        The classes are those of the domain ``task``; the mean over them.
+        """
+        shots = range(int(self.shots.max()) + 1)
+        return np.stack([self._accuracy((self.tasks == task) & (self.shots == k)) for k in shots], axis=1)
+
+    def of_sequences(self, task: int | None = None) -> np.ndarray:
+        """(E,) float64, accuracy in each sequence: of one domain's positions, or of all."""
+        return self._accuracy(np.ones_like(self.correct) if task is None else self.tasks == task)
+
+    def _accuracy(self, chosen: np.ndarray) -> np.ndarray:
+        """(E,) float64, in each sequence at the chosen positions (E, L) bool."""
+        return (self.correct & chosen).sum(axis=1) / chosen.sum(axis=1)
+
+
+def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: int) -> SequenceScores:
+    """Answers in exactly the first ``count`` sequences; leaves the learner in evaluation mode.
+
+    Raises
+    ------
+    ValueError : if the sampler trims, for positions would then mean different things.
+    """
+    if sequences.max_trim:
+        raise ValueError(
+            f"score_sequences: sequences must be whole, got max_trim={sequences.max_trim}; "
+            "make the sampler with max_trim=0"
+        )
+    device = _ready(learner)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    first = 0
+    with torch.no_grad():
+        while first < count:
+            left_in_batch = sequences.batch_size - first % sequences.batch_size
+            size = min(_SEQUENCES, left_in_batch, count - first)
+            drawn = sequences.batch(first, size)
+            features = _encode(learner, drawn.images, device)
+            logits, _ = learner.read(features, drawn.shown.to(device), return_states=False)
+            is_right = logits.argmax(dim=-1).cpu() == drawn.labels
+            shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
+            parts.append((is_right, drawn.tasks, shots))
+            first += size
+    return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+
+
+def shots_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
+    """How often the label of each position has occurred before it in the same task.
+
+    Parameters
+    ----------
+    labels : (E, L) int64 in [0, n_way).
+    tasks : (E, L) int64, 0 or 1.
+    n_way : N.
+
+    Returns
+    -------
+    (E, L) int64.
+    """
+    kind = labels + n_way * tasks
+    so_far = F.one_hot(kind, 2 * n_way).cumsum(dim=1)  # (E, L, 2 N), the position itself included
+    return so_far.gather(2, kind.unsqueeze(2)).squeeze(2) - 1
 
 
 def nearest_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -50,29 +142,27 @@ def nearest_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way:
 
     Parameters
     ----------
-    support : (B, S, F), as many of each class.
-    support_labels : (B, S) int64 in [0, n_way).
-    query : (B, Q, F).
+    support : (E, S, F), as many of each class.
+    support_labels : (E, S) int64 in [0, n_way).
+    query : (E, Q, F).
     n_way : N.
 
     Returns
     -------
-    (B, Q) int64.
+    (E, Q) int64.
     """
-    members = F.one_hot(support_labels, n_way).to(support.dtype)  # (B, S, N)
-    sums = members.mT @ support  # (B, N, F): an angle does not depend on the mean's divisor
+    members = F.one_hot(support_labels, n_way).to(support.dtype)  # (E, S, N)
+    sums = members.mT @ support  # (E, N, F): an angle does not depend on the mean's divisor
     return (query @ F.normalize(sums, dim=-1).mT).argmax(dim=-1)
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean of independent values (E,) and the half width of its 95 % interval.
+def _ready(learner: FewShotLearner) -> torch.device:
+    """Put the learner in evaluation mode; says where it is."""
+    learner.eval()
+    return next(learner.parameters()).device
 
-    ``1.96 * s / sqrt(E)`` with s the sample standard deviation (divisor E - 1).
 
-    Raises
-    ------
-    ValueError : for fewer than two values, which say nothing about their spread.
-    """
-    if len(values) < 2:
-        raise ValueError(f"mean_and_interval: values must hold at least 2 episodes, got {len(values)}")
-    return float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+def _encode(learner: FewShotLearner, images: Tensor, device: torch.device) -> Tensor:
+    """Features of images (E, S, C, H, W), a few at a time: in evaluation mode each is by itself."""
+    parts = [learner.encode(part.to(device)) for part in images.flatten(0, 1).split(_IMAGES)]
+    return torch.cat(parts).unflatten(0, images.shape[:2])

@@ -237,13 +237,7 @@ class Settings:
             raise ValueError(
                 f"train: --d-model must be a multiple of --n-heads ({self.n_heads}), got {self.d_model}"
             )
-        if self.protocol == "sync":
-            self._check_pools()
-        elif self.pools:
-            raise ValueError(
-                f"train: --pools belongs to --protocol sync, got {self.pools} with {self.protocol}; "
-                "give --pools 0"
-            )
+        self._check_pools()
         if (self.protocol == "sequential") != (self.second_data is not None):
             raise ValueError(
                 "train: --second-data belongs to --protocol sequential, got --second-data "
@@ -276,11 +270,16 @@ class Settings:
             raise ValueError(
                 f"train: --pool-classes must be at least --n-way ({self.n_way}), got {self.pool_classes}"
             )
-        if self.queries > self.n_way * (self.pool_images - self.k_shot):
+        shots = self.k_shot + (self.future_shots if self.protocol == "bootstrapping" else 0)
+        if self.pool_images < shots:
             raise ValueError(
-                "train: --queries must be at most n_way * (pool_images - k_shot) = "
-                f"{self.n_way * (self.pool_images - self.k_shot)}, got {self.queries}; "
-                "raise --pool-images"
+                f"train: --pool-images must be at least the {shots} that are read of each class, "
+                f"got {self.pool_images}"
+            )
+        if self.protocol != "sequential" and self.queries > self.n_way * (self.pool_images - shots):
+            raise ValueError(
+                f"train: --queries must be at most n_way * (pool_images - {shots}) = "
+                f"{self.n_way * (self.pool_images - shots)}, got {self.queries}; raise --pool-images"
             )
         if self.batch_size % self.pools:
             raise ValueError(

@@ -54,7 +54,7 @@ def main(settings: Settings) -> int:
         again = command(dataclasses.replace(settings, resume=True, overwrite=False))
         print(f"stopped; {folder.checkpoint} is usable. Continue with:\n  {again}")
         return INTERRUPTED
-    evaluate(Evaluation(run=folder.path, threads=settings.threads), splits)
+    evaluate(Evaluation(runs=(folder.path,), threads=settings.threads), [splits])
     print(f"curves, checkpoint and metrics are in {folder.path}/")
     return 0
 

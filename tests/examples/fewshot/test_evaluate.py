@@ -1,30 +1,65 @@
 import dataclasses
 import json
+import math
+import statistics
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
+from examples.fewshot import evaluate as evaluate_module
 from examples.fewshot.data.episodes import EpisodeSampler
-from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
-from examples.fewshot.protocol import mean_and_interval, score
-from examples.fewshot.run_folder import RunFolder, load
-from examples.fewshot.trainer import Trainer
+from examples.fewshot.data.sequences import SequenceSampler
+from examples.fewshot.evaluate import Evaluation, evaluate, load_learner, over_runs
+from examples.fewshot.protocol import score, score_sequences
+from examples.fewshot.run_folder import RunFolder, load, save
+from examples.fewshot.settings import build_learner
+from examples.fewshot.statistics import mean_and_interval
 
 
-@pytest.fixture
-def run(settings, splits) -> RunFolder:
-    """A run that has only begun."""
+@pytest.fixture(autouse=True)
+def _no_gallery(monkeypatch):
+    """It takes a second to draw; whole runs, in test_train, draw it."""
+    monkeypatch.setattr(evaluate_module, "draw_gallery", lambda learner, sampler, path: path.touch())
+
+
+def begun(settings) -> RunFolder:
+    """A run that has only begun, with weights of its seed."""
     folder = RunFolder(settings.folder)
     folder.open(settings)
-    Trainer(settings, splits, folder).save()
+    torch.manual_seed(settings.seed)
+    state = {
+        "settings": settings.record(),
+        "progress": {"step": 0},
+        "learner": build_learner(settings).state_dict(),
+    }
+    save(state, folder.checkpoint)
     return folder
 
 
+@pytest.fixture
+def run(settings) -> RunFolder:
+    return begun(settings)
+
+
+@pytest.fixture
+def seeds(settings) -> list[RunFolder]:
+    return [begun(dataclasses.replace(settings, name=f"seed-{seed}", seed=seed)) for seed in range(3)]
+
+
+@pytest.fixture
+def sequential(settings):
+    return dataclasses.replace(
+        settings, protocol="sequential", second_data="textures", k_shot=3, max_trim=4, pools=0
+    )
+
+
 def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, capsys):
-    result = evaluate(Evaluation(run=run.path, episodes=60, queries=3), splits)
-    assert result == evaluate(Evaluation(run=run.path, episodes=60, queries=3), splits)
+    options = Evaluation(runs=(run.path,), episodes=60, queries=3)
+    result = evaluate(options, [splits])
+    assert result == evaluate(options, [splits])
     assert result == json.loads(run.evaluation.read_text())
     assert run.episodes.exists()
 
@@ -36,31 +71,146 @@ def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, caps
         assert result[name] == {"mean": mean, "interval_95": half}
     assert result["episodes"] == 60
     assert result["chance"] == 1 / 3
+    assert result["split"] == "test"
     out = capsys.readouterr().out
     assert f"{100 * result['learner']['mean']:.2f} %" in out
     assert f"± {100 * result['learner']['interval_95']:.2f} %" in out
 
 
 def test_other_episodes_by_another_seed(run, splits):
-    one = evaluate(Evaluation(run=run.path, seed=1, augment=False), splits)
-    other = evaluate(Evaluation(run=run.path, seed=2, augment=False), splits)
+    one = evaluate(Evaluation(runs=(run.path,), seed=1, augment=False), [splits])
+    other = evaluate(Evaluation(runs=(run.path,), seed=2, augment=False), [splits])
     assert one["nearest_neighbour"] != other["nearest_neighbour"]
 
 
+def test_the_validation_classes_instead_of_the_tests(run, splits):
+    result = evaluate(Evaluation(runs=(run.path,), on_validation=True), [splits])
+    learner, _, _ = load_learner(run)
+    sampler = EpisodeSampler(splits.validation, n_way=3, k_shot=1, n_query=2, seed=1)
+    assert result["learner"]["mean"] == score(learner, sampler, 12).learner.mean()
+    assert result["split"] == "validation"
+    assert not run.evaluation.exists()
+    assert json.loads((run.path / "evaluation-validation.json").read_text()) == result
+
+
 def test_more_shots_than_in_training(run, splits):
-    result = evaluate(Evaluation(run=run.path, k_shot=4), splits)
+    result = evaluate(Evaluation(runs=(run.path,), k_shot=4), [splits])
     assert result["k_shot"] == 4
+
+
+def test_accuracy_against_the_number_of_shots(run, splits, capsys):
+    result = evaluate(Evaluation(runs=(run.path,), k_shots=(1, 5, 2)), [splits])
+    assert [part["k_shot"] for part in result["k_shots"]] == [1, 5, 2]
+    for part in result["k_shots"]:
+        options = Evaluation(runs=(run.path,), k_shot=part["k_shot"])
+        assert part == evaluate(options, [splits]), "as one by one"
+    assert json.loads((run.path / "evaluation-shots.json").read_text()) == result
+    assert (run.path / "evaluation-shots.png").exists()
+    assert capsys.readouterr().out.count("3-way 5-shot, 12 episodes") == 2
+
+
+def test_several_runs_are_summarised_by_students_t(seeds, splits, capsys):
+    joint = evaluate(Evaluation(runs=tuple(run.path for run in seeds)), [splits])
+    alone = [evaluate(Evaluation(runs=(run.path,)), [splits]) for run in seeds]
+    assert [{k: v for k, v in part.items() if k != "run"} for part in joint["runs"]] == alone
+    assert [part["run"] for part in joint["runs"]] == [str(run.path) for run in seeds]
+    for name in ("learner", "nearest_neighbour"):
+        means = [part[name]["mean"] for part in alone]
+        summary = joint["summary"][name]
+        assert summary["count"] == 3
+        assert summary["mean"] == pytest.approx(statistics.fmean(means))
+        assert summary["sd"] == pytest.approx(statistics.stdev(means))
+        half = stats.t.ppf(0.975, 2) * statistics.stdev(means) / math.sqrt(3)
+        assert summary["interval_95"] == pytest.approx(half)
+    written = seeds[0].path.parent / "seed-0+seed-1+seed-2-evaluation.json"
+    assert json.loads(written.read_text()) == joint
+    assert "over 3 runs" in capsys.readouterr().out
+
+
+def test_a_summary_has_the_form_of_its_parts():
+    parts = [
+        {"step": n, "chance": 0.2, "a": {"mean": 0.1 * n}, "b": [{"x": {"mean": [0.1, 0.2 * n]}}]}
+        for n in (1, 2, 3)
+    ]
+    joined = over_runs(parts)
+    assert joined.keys() == {"chance", "a", "b"}
+    assert joined["a"]["mean"] == pytest.approx(0.2)
+    assert joined["a"]["sd"] == pytest.approx(0.1)
+    assert joined["b"][0]["x"]["mean"] == pytest.approx([0.1, 0.4])
+    assert joined["b"][0]["x"]["sd"] == pytest.approx([0.0, 0.2])
+    assert joined["b"][0]["x"]["count"] == 3
+
+
+def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
+    other = begun(dataclasses.replace(settings, name="other", d_model=8))
+    with pytest.raises(
+        ValueError, match="differ in their seed alone, but from .* --d-model: was 16, now 8"
+    ):
+        evaluate(Evaluation(runs=(run.path, other.path)), [splits])
+
+
+def test_sequences_in_both_orders(sequential, splits, capsys):
+    other = dataclasses.replace(splits, test=splits.train)
+    run = begun(sequential)
+    result = evaluate(Evaluation(runs=(run.path,), episodes=11), [splits, other])
+    assert result == json.loads(run.evaluation.read_text())
+    assert (run.path / "positions.png").exists()
+    assert result["sequences"] == 11
+    assert result["images_repeat"] is False
+    assert list(result["orders"]) == ["glyphs first", "textures first"]
+
+    learner, _, _ = load_learner(run)
+    for leader, (order, name) in enumerate((("first", "glyphs"), ("second", "textures"))):
+        sampler = SequenceSampler(splits.test, other.test, n_way=3, k_shot=3, seed=1, order=order)
+        scores = score_sequences(learner, sampler, 11)
+        found = result["orders"][f"{name} first"]
+        assert found["switch"] == 9
+        assert found["positions"]["mean"] == pytest.approx(scores.correct.mean(axis=0))
+        assert found["total"]["mean"] == pytest.approx(scores.correct.mean())
+        tasks = {"glyphs": 0, "textures": 1}
+        assert list(found["tasks"]) == sorted(tasks, key=lambda task, first=name: task != first)
+        for task, number in tasks.items():
+            half = slice(9) if number == leader else slice(9, None)
+            mean, interval = mean_and_interval(scores.correct[:, half].mean(axis=1))
+            assert found["tasks"][task]["total"] == {
+                "mean": pytest.approx(mean),
+                "interval_95": pytest.approx(interval),
+            }
+            by_shot = scores.at_shots(number).mean(axis=0)
+            assert found["tasks"][task]["shots"]["mean"] == pytest.approx(by_shot)
+    out = capsys.readouterr().out
+    assert "after 0 labels of the class" in out
+    assert f"{100 * result['orders']['glyphs first']['total']['mean']:.2f} %" in out
+
+
+def test_sequences_of_several_runs(sequential, splits):
+    runs = [begun(dataclasses.replace(sequential, name=f"s{seed}", seed=seed)) for seed in range(2)]
+    joint = evaluate(Evaluation(runs=tuple(run.path for run in runs), episodes=4), [splits, splits])
+    totals = [part["orders"]["glyphs first"]["total"]["mean"] for part in joint["runs"]]
+    summary = joint["summary"]["orders"]["glyphs first"]
+    assert summary["total"]["mean"] == pytest.approx(statistics.fmean(totals))
+    assert len(summary["positions"]["interval_95"]) == 18
+    assert (runs[0].path.parent / "s0+s1-evaluation.png").exists()
+
+
+def test_classes_of_few_images_repeat_them_in_distorted_sequences_alone(sequential, splits):
+    run = begun(sequential)
+    options = Evaluation(runs=(run.path,), k_shot=7, episodes=2)  # of 6 images
+    assert evaluate(options, [splits, splits])["images_repeat"] is True
+    with pytest.raises(ValueError, match="k_shot=7 needs at least 8 images"):
+        evaluate(dataclasses.replace(options, augment=False), [splits, splits])
 
 
 def test_the_best_weights_are_preferred(run):
     state = load(run.checkpoint)
-    state["learner"]["out_layer.bias"] += 1
+    [bias] = [name for name in state["learner"] if name.endswith("out_layer.bias")]
+    state["learner"][bias] += 1
     torch.save(state, run.best)
     learner, _, _ = load_learner(run)
-    torch.testing.assert_close(learner.out_layer.bias.data, state["learner"]["out_layer.bias"])
+    torch.testing.assert_close(learner.state_dict()[bias], state["learner"][bias])
 
 
-def test_a_folder_of_images(run, tmp_path, capsys):
+def test_a_folder_of_images(run, tmp_path):
     rng = np.random.default_rng(0)
     for character in "wxyz":
         for image in range(3):
@@ -68,26 +218,36 @@ def test_a_folder_of_images(run, tmp_path, capsys):
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.where(rng.random((28, 28)) < 0.1, 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-    result = evaluate(Evaluation(run=run.path, data="folder", root=tmp_path / "writing"))
+    result = evaluate(Evaluation(runs=(run.path,), data="folder", root=tmp_path / "writing"))
     assert result["classes"] == 4
     assert result["alphabets"] == ["runes"]
+    assert result["split"] == "all"
     assert json.loads((run.path / "evaluation-writing.json").read_text()) == result
     assert (run.path / "evaluation-writing.png").exists()
     assert not run.evaluation.exists()
 
 
-def test_folder_and_root_belong_together(run, tmp_path):
-    for options in (
-        Evaluation(run=run.path, data="folder"),
-        Evaluation(run=run.path, root=tmp_path),
+def test_options_that_do_not_fit_are_named(run, tmp_path):
+    for changes, message in (
+        ({"data": "folder"}, "--root belongs to --data folder"),
+        ({"root": tmp_path}, "--root belongs to --data folder"),
+        ({"data": "folder", "root": tmp_path, "on_validation": True}, "leave out --data folder"),
+        ({"k_shot": 1, "k_shots": (1, 2)}, "--k-shot and --k-shots exclude each other"),
+        ({"runs": ()}, "give the folder of a run"),
     ):
-        with pytest.raises(ValueError, match="--root belongs to --data folder"):
-            evaluate(options)
+        with pytest.raises(ValueError, match=message):
+            evaluate(Evaluation(**({"runs": (run.path,)} | changes)))
+
+
+def test_shots_are_not_swept_in_sequences(sequential, splits):
+    run = begun(sequential)
+    with pytest.raises(ValueError, match="--k-shots are of runs that answer episodes"):
+        evaluate(Evaluation(runs=(run.path,), k_shots=(1, 2)), [splits, splits])
 
 
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="give the folder of a run"):
-        evaluate(Evaluation(run=tmp_path))
+        evaluate(Evaluation(runs=(tmp_path,)))
 
 
 def test_settings_come_from_the_checkpoint(run, settings):

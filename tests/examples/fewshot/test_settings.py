@@ -36,7 +36,7 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"channels": 2}, "--channels must be 1 or 3, got 2"),
         ({"dropout": 1.0}, "--dropout must be below 1, got 1.0"),
         ({"input_gain": 0.0}, "--input-gain must be above 0"),
-        ({"protocol": "bootstrapping"}, "--pools belongs to --protocol sync, got 1 with bootstrapping"),
+        ({"protocol": "bootstrapping"}, "--pool-images must be at least the 6 that are read .*, got 3"),
         ({"second_data": "textures"}, "--second-data belongs to --protocol sequential"),
         ({"protocol": "sequential", "pools": 0}, "--second-data belongs to --protocol sequential"),
         ({"second_root": Path("x")}, "--second-root needs --second-data"),

@@ -1,0 +1,165 @@
+"""Bootstrapped training: the learner that has read more examples teaches the one that has read fewer.
+
+After the published workshop script (https://github.com/IDSIA/modern-srwm): reading the support leaves the
+state S, reading further examples from there leaves S'. The student answers the queries from S, the teacher
+from S', and the student is drawn to the teacher, which is held still in that term alone.
+
+Letters in the shapes: B episodes, N ways, K support shots, J future shots, Q queries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import srwm
+from srwm.nn import SRWM
+
+from .data.classes import ImageClasses
+from .models import FewShotLearner
+from .objectives import Batch, EpisodeTraining, Share
+from .settings import Settings
+
+_DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and which future
+
+
+class Bootstrapping(EpisodeTraining):
+    """``a CE(student) + b D(student, teacher) + c CE(teacher)``, with true gradients all the way.
+
+    D is ``KL(teacher || student)`` of the answers (mean over the queries), or the sum over the layers,
+    and over the matrices of y, q, k and the rates of self-referential ones, of the mean squared
+    difference of S and S'. In D the teacher's side is a constant; the teacher's own cross-entropy
+    reaches the weights through S' and S.
+
+    The episodes are those of K + J shots, whose images are divided into support and future. All images
+    of an episode are encoded in one batch, where the published code calls the encoder for the support,
+    for the future images and for each query by themselves: batch normalisation then sees all of them,
+    and student and teacher see the same features of a query.
+
+    Parameters
+    ----------
+    learner : what is trained.
+    classes : the training classes.
+    settings : of the run.
+    """
+
+    def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
+        shots = settings.k_shot + settings.future_shots
+        super().__init__(learner, classes, dataclasses.replace(settings, k_shot=shots))
+        self.k_shot = settings.k_shot
+
+    def dataset(self, share: Share) -> Dataset[Batch]:
+        size = share.size(self.units_per_step, "--batch-size")
+        return _DividedShots(super().dataset(share), share, size, self.k_shot, self.settings.seed)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss and its three terms, and the accuracy of student ("accuracy") and teacher.
+
+        Batch: "images" (..., C, H, W); "support" (B, N * K), "future" (B, N * J) and "query" (B, Q),
+        positions among the flattened leading axes of the images; "support_labels", "future_labels" and
+        "query_labels" likewise.
+        """
+        self.train()
+        s = self.settings
+        self.learner.encoder.train(s.train_encoder)
+        with torch.set_grad_enabled(s.train_encoder and torch.is_grad_enabled()):
+            features = self.learner.encode(batch["images"]).flatten(0, -2)
+        query, labels = features[batch["query"]], batch["query_labels"].flatten()
+        _, states = self.learner.read(features[batch["support"]], batch["support_labels"])
+        student = self.learner.answer(query, states).flatten(0, 1)  # (B * Q, N)
+        _, next_states = self.learner.read(features[batch["future"]], batch["future_labels"], states)
+        teacher = self.learner.answer(query, next_states).flatten(0, 1)
+
+        if s.bootstrap_loss == "kl":
+            distance = answer_distance(student, teacher)
+        else:
+            distance = state_distance(self.learner, states, next_states)
+        student_loss, teacher_loss = F.cross_entropy(student, labels), F.cross_entropy(teacher, labels)
+        return {
+            "loss": s.student_weight * student_loss
+            + s.bootstrap_weight * distance
+            + s.teacher_weight * teacher_loss,
+            "student_loss": student_loss,
+            "bootstrap_loss": distance,
+            "teacher_loss": teacher_loss,
+            "accuracy": (student.argmax(dim=-1) == labels).float().mean(),
+            "teacher_accuracy": (teacher.argmax(dim=-1) == labels).float().mean(),
+        }
+
+
+def answer_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student), mean over the rows of logits (rows, N); the teacher is a constant."""
+    return F.kl_div(
+        student.log_softmax(dim=-1),
+        teacher.detach().log_softmax(dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def state_distance(learner: FewShotLearner, states: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Mean squared difference of states, summed over layers and matrices; the targets are constant.
+
+    Parameters
+    ----------
+    learner : whose states they are; a self-referential layer's fall into the matrices of y, q, k and the
+        rates, which count alike whatever their size.
+    states, targets : as `FewShotLearner.read` returns.
+    """
+    is_packed = any(isinstance(module, SRWM) for module in learner.modules())
+    total = torch.zeros((), device=next(learner.parameters()).device)
+    for state, target in zip(states, targets, strict=True):
+        parts = (srwm.unpack(state), srwm.unpack(target)) if is_packed else ([state], [target])
+        for block, target_block in zip(*parts, strict=True):
+            total = total + F.mse_loss(block, target_block.detach())
+    return total
+
+
+def divide_shots(labels: np.ndarray, numbers: np.ndarray, k_shot: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which positions of an episode's images are support and which future, k_shot of each class support.
+
+    They are chosen by numbers that have nothing to do with the order of the images: the first k_shot of
+    each class would not leave every order of the support as likely.
+
+    Parameters
+    ----------
+    labels : (B, S) int64, every label as often.
+    numbers : (B, S), random in [0, 1).
+    k_shot : K.
+
+    Returns
+    -------
+    support, future : (B, N * K) and (B, S - N * K) int64 positions in 0..S-1, rising.
+    """
+    by_class = (labels + numbers).argsort(axis=1)
+    rank = by_class.argsort(axis=1) % (labels.shape[1] // (int(labels.max()) + 1))  # within the class
+    support, future = np.nonzero(rank < k_shot)[1], np.nonzero(rank >= k_shot)[1]
+    return support.reshape(len(labels), -1), future.reshape(len(labels), -1)
+
+
+class _DividedShots(Dataset[Batch]):
+    """Episodes whose images to read are divided; a function of the seed and the episode's number."""
+
+    def __init__(self, episodes: Dataset[Batch], share: Share, size: int, k_shot: int, seed: int) -> None:
+        self.episodes, self.share, self.size = episodes, share, size
+        self.k_shot, self.seed = k_shot, seed
+
+    def __getitem__(self, index: int) -> Batch:
+        batch = self.episodes[index]
+        positions, labels = batch["support"], batch["support_labels"]
+        first = self.share.first(index, self.size)
+        numbers = np.stack([self._numbers(first + e, labels.shape[1]) for e in range(len(labels))])
+        divided = divide_shots(labels.numpy(), numbers, self.k_shot)
+        for name, part in zip(("support", "future"), map(torch.from_numpy, divided), strict=True):
+            batch[name] = positions.gather(1, part)
+            batch[f"{name}_labels"] = labels.gather(1, part)
+        return batch
+
+    def _numbers(self, episode: int, count: int) -> np.ndarray:
+        stream = np.random.SeedSequence(self.seed, spawn_key=(_DIVISION_STREAM, episode))
+        return np.random.default_rng(stream).random(count)

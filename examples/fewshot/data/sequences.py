@@ -1,0 +1,220 @@
+"""Two few-shot tasks of different domains in one sequence, with the labels one position late.
+
+The learner sees an image, answers, and is told the answer with the next image, for N-way K-shot
+classification of classes of one domain and then, with no sign of the change, of another
+(Irie et al. 2022, https://arxiv.org/abs/2202.05780, section 4.2).
+
+Sequence ``i`` is a function of ``(seed, i)`` alone, and order and lengths of the two tasks one of the
+seed and of ``i // batch_size``: all workers and processes that share out a batch draw the same ones.
+
+Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, images of H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from .episodes import EpisodeSampler, ImageClasses
+
+Order = Literal["random", "alternating", "first", "second"]
+UnknownLabel = Literal["class_0", "nothing"]
+
+# Streams of random numbers of one seed: the two tasks' images, and what a batch shares.
+_TASK_STREAMS = (2, 3)
+_BATCH_STREAM = 4
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """B sequences as tensors on the CPU.
+
+    Attributes
+    ----------
+    images : (B, L, C, H, W) float32.
+    shown : (B, L) int64 in [0, N), the label shown with each image: that of the image before it. At the
+        first position 0, or -1 for none.
+    labels : (B, L) int64 in [0, N), what is to be answered.
+    tasks : (B, L) int64, 0 where the image is of the first domain and 1 where of the second.
+    switch : position of the first image of the second task in the sequence, whichever domain that is.
+    """
+
+    images: torch.Tensor
+    shown: torch.Tensor
+    labels: torch.Tensor
+    tasks: torch.Tensor
+    switch: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the sequences of a batch share.
+
+    Attributes
+    ----------
+    order : the domain of the first and of the second task in the sequence, (0, 1) or (1, 0).
+    lengths : positions of the task of domain 0 and of domain 1.
+    """
+
+    order: tuple[int, int]
+    lengths: tuple[int, int]
+
+    def join(self, of_task: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What belongs to the positions of the whole tasks 0 and 1, each (B, N * K, ...), in sequence.
+
+        Returns
+        -------
+        (B, L, ...), without the positions that are trimmed.
+        """
+        return torch.cat([of_task[task][:, : self.lengths[task]] for task in self.order], dim=1)
+
+    @property
+    def switch(self) -> int:
+        """Position of the first image of the second task in the sequence."""
+        return self.lengths[self.order[0]]
+
+
+class SequenceSampler:
+    """Draws sequences of two N-way K-shot tasks; sequence ``i`` is a function of ``(seed, i)`` alone.
+
+    A task is N classes of its domain drawn without replacement, K images of each drawn without
+    replacement, all in random order; its labels are a permutation of its own. Each task then loses its
+    last n images, n uniform over 0 to ``max_trim`` inclusive and drawn for each task by itself.
+
+    Parameters
+    ----------
+    first, second : the classes of the two domains; images of one shape.
+    n_way, k_shot : N and K, at least 1.
+    seed : non-negative.
+    max_trim : most images that a task may lose, at least 0 and below N * K.
+    order : which domain comes first. "random": either, in each batch; "alternating": the first domain
+        in batches 0, 2, ..., the second in batches 1, 3, ...; "first" or "second": always that one.
+    batch_size : sequences of a batch, which share order and lengths.
+    unknown_label : what is shown at position 0: label 0 as published, or no label at all.
+    augment : distort images at random, as `EpisodeSampler`.
+
+    Raises
+    ------
+    ValueError : if an argument is out of its range, the domains' images differ in shape, or a domain
+        has fewer than N classes or K + 1 images of a class.
+
+    Examples
+    --------
+    >>> grey = ImageClasses(np.zeros((6, 28, 28), np.uint8), np.array([0, 3, 6]), ("a", "b"), ("A", "A"))
+    >>> sampler = SequenceSampler(grey, grey, n_way=2, k_shot=2, seed=0, order="first")
+    >>> drawn = sampler.batch(first=10, size=3)
+    >>> drawn.images.shape, drawn.switch
+    (torch.Size([3, 8, 1, 28, 28]), 4)
+    """
+
+    def __init__(
+        self,
+        first: ImageClasses,
+        second: ImageClasses,
+        *,
+        n_way: int,
+        k_shot: int,
+        seed: int,
+        max_trim: int = 0,
+        order: Order = "random",
+        batch_size: int = 1,
+        unknown_label: UnknownLabel = "class_0",
+        augment: bool = True,
+    ) -> None:
+        if order not in get_args(Order):
+            raise ValueError(
+                f"SequenceSampler: order must be one of {', '.join(get_args(Order))}, got {order!r}"
+            )
+        if unknown_label not in get_args(UnknownLabel):
+            raise ValueError(
+                f"SequenceSampler: unknown_label must be one of {', '.join(get_args(UnknownLabel))}, "
+                f"got {unknown_label!r}"
+            )
+        if seed < 0:
+            raise ValueError(f"SequenceSampler: seed must be non-negative, got {seed}")
+        if batch_size < 1:
+            raise ValueError(f"SequenceSampler: batch_size must be at least 1, got {batch_size}")
+        shapes = [classes.images.shape[1:] for classes in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"SequenceSampler: the images of both domains must have one shape, got {shapes[0]} and "
+                f"{shapes[1]}; load both with the same image_size and channels"
+            )
+        self.samplers = [
+            EpisodeSampler(
+                classes,
+                n_way=n_way,
+                k_shot=k_shot,
+                n_query=1,
+                seed=task_seed(seed, task),
+                augment=augment,
+            )
+            for task, classes in enumerate((first, second))
+        ]
+        if not 0 <= max_trim < n_way * k_shot:
+            raise ValueError(
+                f"SequenceSampler: max_trim must be at least 0 and below n_way * k_shot = "
+                f"{n_way * k_shot}, so that an image is left, got {max_trim}"
+            )
+        self.n_way, self.k_shot, self.seed = n_way, k_shot, seed
+        self.max_trim, self.order, self.batch_size = max_trim, order, batch_size
+        self.unknown_label, self.augment = unknown_label, augment
+
+    def layout(self, batch: int) -> Layout:
+        """Order and lengths of the two tasks in a batch, a function of the seed and its number."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_BATCH_STREAM, batch)))
+        lengths = self.n_way * self.k_shot - rng.integers(0, self.max_trim, size=2, endpoint=True)
+        leader = {
+            "random": int(rng.integers(2)),
+            "alternating": batch % 2,
+            "first": 0,
+            "second": 1,
+        }[self.order]
+        return Layout(order=(leader, 1 - leader), lengths=(int(lengths[0]), int(lengths[1])))
+
+    def batch(self, first: int, size: int) -> Sequences:
+        """Sequences ``first`` to ``first + size - 1``.
+
+        Raises
+        ------
+        ValueError : if ``first`` is negative, ``size`` below 1, or the sequences are of two batches
+            whose layouts may differ.
+        """
+        if first < 0 or size < 1:
+            raise ValueError(
+                "SequenceSampler.batch: first must be at least 0 and size at least 1, "
+                f"got first={first}, size={size}"
+            )
+        batch = first // self.batch_size
+        is_fixed = self.max_trim == 0 and self.order in ("first", "second")
+        if not is_fixed and (first + size - 1) // self.batch_size != batch:
+            raise ValueError(
+                f"SequenceSampler.batch: sequences of one call must be of one batch of {self.batch_size}, "
+                f"got first={first}, size={size}; ask for parts of a batch"
+            )
+        layout = self.layout(batch)
+        drawn = [sampler.batch(first, size) for sampler in self.samplers]
+        labels = layout.join([task.support_labels for task in drawn])
+        return Sequences(
+            images=layout.join([task.support for task in drawn]),
+            shown=shown_labels(labels, self.unknown_label),
+            labels=labels,
+            tasks=layout.join([torch.full_like(d.support_labels, task) for task, d in enumerate(drawn)]),
+            switch=layout.switch,
+        )
+
+
+def shown_labels(labels: torch.Tensor, unknown_label: UnknownLabel) -> torch.Tensor:
+    """Labels (B, L) one position late; the first position shows label 0, or -1 for none."""
+    unknown = torch.full_like(labels[:, :1], 0 if unknown_label == "class_0" else -1)
+    return torch.cat([unknown, labels[:, :-1]], dim=1)
+
+
+def task_seed(seed: int, task: int) -> int:
+    """The seed of one of the two tasks: with the same classes they would else draw the same numbers."""
+    stream = np.random.SeedSequence(seed, spawn_key=(_TASK_STREAMS[task],))
+    return int(stream.generate_state(1, np.uint64)[0])

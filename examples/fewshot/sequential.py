@@ -1,0 +1,158 @@
+"""Training on two tasks in one sequence, with the labels one position late.
+
+Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, images of H x W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .data.classes import ImageClasses
+from .data.copies import with_copies
+from .data.episodes import EpisodeSampler
+from .data.sequences import SequenceSampler, shown_labels, task_seed
+from .models import FewShotLearner
+from .objectives import Batch, MicroBatches, Objective, PooledImages, Share, learner_groups
+from .settings import Settings
+
+
+class SequentialTraining(Objective):
+    """Name the class of every image of two tasks in sequence: the mean cross-entropy of all positions.
+
+    As published but for one thing: order and lengths of the tasks are drawn once for a step, not for
+    each micro-batch, so that a step is the same however many processes share it.
+
+    With ``pools``, the sequences of a step take their images from as many pools of each domain, which are
+    encoded once; 150 images a sequence are otherwise most of the time on a CPU. Sequences of one step then
+    share images, under other labels and in another order.
+
+    With distortions (``augment``), a class of too few images shows some of them again, distorted otherwise.
+
+    Parameters
+    ----------
+    learner : what is trained.
+    domains : the training classes of the two domains, with images of one shape.
+    settings : of the run.
+    """
+
+    unit = "sequence"
+
+    def __init__(
+        self, learner: FewShotLearner, domains: Sequence[ImageClasses], settings: Settings
+    ) -> None:
+        super().__init__(
+            learner,
+            steps=settings.steps,
+            units_per_step=settings.batch_size,
+            accumulation=settings.accumulation,
+        )
+        self.settings = settings
+        if settings.augment:
+            least = 1 + (settings.pool_images if settings.pools else settings.k_shot)
+            domains = [with_copies(classes, least) for classes in domains]
+        first, second = domains
+        self.sampler = SequenceSampler(
+            first,
+            second,
+            n_way=settings.n_way,
+            k_shot=settings.k_shot,
+            seed=settings.seed,
+            max_trim=settings.max_trim,
+            batch_size=settings.batch_size,
+            unknown_label=settings.unknown_label,
+            augment=settings.augment,
+        )
+        if settings.pools:
+            self.pooled = _PooledSequences(domains, self.sampler, settings)
+
+    def dataset(self, share: Share) -> Dataset[Batch]:
+        size = share.size(self.units_per_step, "--batch-size")
+        if not self.settings.pools:
+            return MicroBatches(_OwnSequences(self.sampler), share, size)
+        share.size(self.settings.pools, "--pools")
+        return MicroBatches(self.pooled, share, size)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss, and accuracy over all positions and over those of each domain.
+
+        Batch: "images" (..., C, H, W); "positions" (B, L), the image of each position among the flattened
+        leading axes of the images; "shown", "labels" and "tasks" (B, L) as in `Sequences`.
+        """
+        self.train()
+        trained = self.settings.train_encoder
+        self.learner.encoder.train(trained)
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            features = self.learner.encode(batch["images"]).flatten(0, -2)
+        logits, _ = self.learner.read(features[batch["positions"]], batch["shown"], return_states=False)
+        labels, tasks = batch["labels"], batch["tasks"]
+        correct = (logits.argmax(dim=-1) == labels).float()
+        return {
+            "loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+            "accuracy": correct.mean(),
+            "accuracy_first": correct[tasks == 0].mean(),
+            "accuracy_second": correct[tasks == 1].mean(),
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return learner_groups(self.learner, self.settings)
+
+
+class _OwnSequences:
+    """Draws sequences each of which has its own images."""
+
+    def __init__(self, sampler: SequenceSampler) -> None:
+        self.sampler = sampler
+
+    def __call__(self, first: int, size: int) -> Batch:
+        drawn = self.sampler.batch(first, size)
+        return {
+            "images": drawn.images,
+            "positions": torch.arange(drawn.labels.numel()).reshape(drawn.labels.shape),
+            "shown": drawn.shown,
+            "labels": drawn.labels,
+            "tasks": drawn.tasks,
+        }
+
+
+class _PooledSequences:
+    """Draws whole pools of both domains and the sequences they serve."""
+
+    def __init__(
+        self, domains: Sequence[ImageClasses], sequences: SequenceSampler, settings: Settings
+    ) -> None:
+        self.sequences = sequences
+        self.domains = [
+            PooledImages(
+                EpisodeSampler(
+                    classes,
+                    n_way=settings.pool_classes,
+                    k_shot=settings.pool_images,
+                    n_query=1,
+                    seed=task_seed(settings.seed, task),
+                    augment=settings.augment,
+                ),
+                dataclasses.replace(settings, seed=task_seed(settings.seed, task), queries=0),
+            )
+            for task, classes in enumerate(domains)
+        ]
+
+    def __call__(self, first: int, size: int) -> Batch:
+        parts = [domain(first, size) for domain in self.domains]  # a task is an episode without queries
+        images = [part["images"].flatten(0, 2) for part in parts]
+        layout = self.sequences.layout(first // self.sequences.batch_size)
+        labels = [part["support_labels"] for part in parts]
+        answers = layout.join(labels)
+        return {
+            "images": torch.cat(images),
+            "positions": layout.join([parts[0]["support"], parts[1]["support"] + len(images[0])]),
+            "shown": shown_labels(answers, self.sequences.unknown_label),
+            "labels": answers,
+            "tasks": layout.join([torch.full_like(of_task, task) for task, of_task in enumerate(labels)]),
+        }
