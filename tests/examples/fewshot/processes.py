@@ -31,7 +31,7 @@ def trainer(settings: Settings) -> DoubleTrainer:
     splits = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
     torch.set_default_dtype(torch.float64)
     try:
-        made = DoubleTrainer(settings, splits, RunFolder(settings.folder))
+        made = DoubleTrainer(settings, [splits], RunFolder(settings.folder))
     finally:
         torch.set_default_dtype(torch.float32)
     made.validate = lambda learner: {"accuracy": 0.0}  # its images would be in single precision

@@ -29,7 +29,7 @@ def test_every_class_is_there_at_every_angle(splits):
 
 def test_the_encoder_does_not_learn_the_turned_classes(settings, splits, tmp_path):
     settings = dataclasses.replace(settings, rotate_classes="train", train_encoder=True)
-    trainer = Trainer(settings, splits, RunFolder(tmp_path / "run"))
+    trainer = Trainer(settings, [splits], RunFolder(tmp_path / "run"))
     [sampler] = trainer.objective.samplers
     assert len(sampler.classes.names) == len(splits.train.names)
     trainer.enter_phase("episodes")
