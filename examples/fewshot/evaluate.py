@@ -11,7 +11,8 @@ import torch
 import tyro
 
 from .data import load_splits
-from .data.episodes import EpisodeSampler, ImageClasses, Splits
+from .data.classes import ImageClasses, Splits
+from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
 from .gallery import draw_gallery
 from .models import FewShotLearner

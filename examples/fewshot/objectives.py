@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data.episodes import EpisodeSampler, ImageClasses
+from .data.classes import ImageClasses
+from .data.episodes import EpisodeSampler
 from .models import FewShotLearner
 from .pools import draw_episodes, draw_pools
 from .settings import Settings

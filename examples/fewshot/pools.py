@@ -29,7 +29,7 @@ def draw_pools(sampler: EpisodeSampler, step: int, pools: int) -> Tensor:
 
     Returns
     -------
-    (G, P, R, 1, H, W) float32 images.
+    (G, P, R, C, H, W) float32 images.
     """
     drawn = sampler.batch(step * pools, pools)
     by_class = drawn.support_labels.argsort(dim=1)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .data.episodes import EpisodeSampler, ImageClasses, Splits
+from .data.classes import ImageClasses, Splits
+from .data.episodes import EpisodeSampler
 from .data.rotations import with_rotations
 from .interrupt import StopRequest
 from .models import FewShotLearner
