@@ -54,10 +54,10 @@ def test_more_shots_than_in_training(run, splits):
 
 def test_the_best_weights_are_preferred(run):
     state = load(run.checkpoint)
-    state["learner"]["out_layer.bias"] += 1
+    state["learner"]["core.out_layer.bias"] += 1
     torch.save(state, run.best)
     learner, _, _ = load_learner(run)
-    torch.testing.assert_close(learner.out_layer.bias.data, state["learner"]["out_layer.bias"])
+    torch.testing.assert_close(learner.core.out_layer.bias.data, state["learner"]["core.out_layer.bias"])
 
 
 def test_a_folder_of_images(run, tmp_path, capsys):
