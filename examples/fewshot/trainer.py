@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .accelerator import make_accelerator, start_trackers
 from .batch_norm import join_batch_norms
-from .data.episodes import Splits
+from .data.classes import Splits
 from .data.rotations import with_rotations
 from .encoder_from import take_encoder
 from .interrupt import StopRequest

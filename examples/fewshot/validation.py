@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .data.episodes import EpisodeSampler, Splits
+from .data.classes import Splits
+from .data.episodes import EpisodeSampler
 from .models import FewShotLearner
 from .protocol import score
 from .settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .episodes import Splits
+from .classes import Splits
 from .folder import load_folder
 from .glyphs import load_glyphs
 
@@ -27,7 +27,7 @@ def load_splits(
 
     Returns
     -------
-    Splits of (I, 28, 28) uint8 images, ink = 255 on 0.
+    Splits of (I, 1, 28, 28) uint8 images, ink = 255 on 0.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def load_splits(
     --------
     >>> splits = load_splits("glyphs")
     >>> splits.train.images.shape[1:]
-    (28, 28)
+    (1, 28, 28)
     """
     if name == "glyphs":
         if root is not None:

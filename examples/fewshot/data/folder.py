@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .episodes import ImageClasses, Splits
+from .classes import ImageClasses, Splits
 
 SIZE = 28
 _OWN_SPLITS = ("train", "validation", "test")
@@ -38,7 +38,7 @@ def load_folder(root: str | os.PathLike[str], *, seed: int = 0, min_images: int 
 
     Returns
     -------
-    Splits of (I, 28, 28) uint8 images, ink = 255 on 0; classes are named by their path.
+    Splits of (I, 1, 28, 28) uint8 images, ink = 255 on 0; classes are named by their path.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def load_folder(root: str | os.PathLike[str], *, seed: int = 0, min_images: int 
     ...             path.parent.mkdir(parents=True, exist_ok=True)
     ...             Image.new("L", (105, 105)).save(path)
     ...     load_folder(root).test.images.shape
-    (2, 28, 28)
+    (2, 1, 28, 28)
     """
     root = Path(root)
     if _has(root, _OWN_SPLITS):
@@ -152,9 +152,9 @@ def _read_classes(root: Path, alphabets: list[Path], min_images: int) -> ImageCl
                 f"(*.png), got {len(paths)}; add images or remove the folder"
             )
     every = [path for paths in files.values() for path in paths]
-    images = np.empty((len(every), SIZE, SIZE), np.uint8)
+    images = np.empty((len(every), 1, SIZE, SIZE), np.uint8)
     for position, path in enumerate(tqdm(every, desc="reading images", unit="image")):
-        images[position] = _read_image(path)
+        images[position, 0] = _read_image(path)
     return ImageClasses(
         images=images,
         offsets=np.cumsum([0, *map(len, files.values())], dtype=np.int64),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import ImageClasses
+from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.data.sequences import Sequences, SequenceSampler
 
 N, K = 3, 4
