@@ -198,7 +198,10 @@ class SequenceSampler:
                 f"got first={first}, size={size}; ask for parts of a batch"
             )
         layout = self.layout(batch)
-        drawn = [sampler.batch(first, size) for sampler in self.samplers]
+        drawn = [
+            sampler.batch(first, size, n_support=length)
+            for sampler, length in zip(self.samplers, layout.lengths, strict=True)
+        ]
         labels = layout.join([task.support_labels for task in drawn])
         return Sequences(
             images=layout.join([task.support for task in drawn]),
