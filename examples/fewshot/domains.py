@@ -8,7 +8,7 @@ from .settings import Settings
 
 
 def load_domains(settings: Settings) -> list[Splits]:
-    """The splits of ``data``, and with a ``second_data`` those of it too.
+    """The splits of ``data``, and with a ``second_data`` those of it too, whose classes are never rotated.
 
     Raises
     ------
@@ -22,11 +22,11 @@ def load_domains(settings: Settings) -> list[Splits]:
             image_size=settings.image_size,
             channels=settings.channels,
             normalise=settings.normalise,
-            rotate="all" if settings.rotate_classes == "all" else "none",
+            rotate=rotate,
         )
-        for name, root in (
-            (settings.data, settings.root),
-            (settings.second_data, settings.second_root),
+        for name, root, rotate in (
+            (settings.data, settings.root, "all" if settings.rotate_classes == "all" else "none"),
+            (settings.second_data, settings.second_root, "none"),
         )
         if name is not None
     ]

@@ -117,6 +117,8 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
         torch.set_num_threads(options.threads)
     folders = [RunFolder(path) for path in options.runs]
     runs = [Run(folder, *load_learner(folder)) for folder in folders]
+    for run in runs:
+        run.learner.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = runs[0].settings
     _check_alike(options, runs)
     if options.root is not None:
@@ -216,7 +218,7 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     if "orders" in result or "k_shots" in result:
         _draw(result, settings, picture, f"run {settings.name}")
     else:
-        draw_gallery(run.learner, _sampler(options, settings, classes[0], result["k_shot"]), picture)
+        draw_gallery(run.learner.cpu(), _sampler(options, settings, classes[0], result["k_shot"]), picture)
     return result
 
 
@@ -294,7 +296,7 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
         "k_shot": k_shot,
         "sequences": count,
         "augment": augment,
-        "images_repeat": any(len(e.images) > len(c.images) for e, c in zip(enough, classes, strict=True)),
+        "images_repeat": any(e is not c for e, c in zip(enough, classes, strict=True)),
         "seed": options.seed,
         "step": run.step,
         "orders": orders,

@@ -104,8 +104,8 @@ class EpisodeSampler:
         self.augment = augment
         self._key = stream_key("EpisodeSampler", seed, _STREAM)
 
-    def batch(self, first: int, size: int) -> Episodes:
-        """Episodes ``first`` to ``first + size - 1``.
+    def batch(self, first: int, size: int, *, n_support: int | None = None) -> Episodes:
+        """Episodes ``first`` to ``first + size - 1``, with only the first ``n_support`` support images.
 
         Raises
         ------
@@ -133,7 +133,8 @@ class EpisodeSampler:
         query_images = skip(below(for_query, query_sizes - k), taken)
 
         starts = self.classes.offsets[classes]  # (B, N)
-        order = np.argsort(for_order, axis=1)  # (B, N * K), mixes the classes
+        order = np.argsort(for_order, axis=1)[:, :n_support]  # (B, S), mixes the classes
+        n_shown = order.shape[1]
         support_rows = (starts[:, :, None] + shots).reshape(size, n * k)
         rows = np.concatenate(
             [
@@ -141,12 +142,14 @@ class EpisodeSampler:
                 np.take_along_axis(starts, query_labels, axis=1) + query_images,
             ],
             axis=1,
-        )  # (B, N * K + Q) positions in self.classes.images
-        images = pictures(self.classes, rows, for_affine if self.augment else None)
+        )  # (B, S + Q) positions in self.classes.images
+        for_shown, for_asked = np.split(for_affine, [NUMBERS_PER_IMAGE * n * k], axis=1)
+        affine = np.concatenate([for_shown[:, : NUMBERS_PER_IMAGE * n_shown], for_asked], axis=1)
+        images = pictures(self.classes, rows, affine if self.augment else None)
         return Episodes(
-            support=images[:, : n * k],
+            support=images[:, :n_shown],
             support_labels=torch.from_numpy(order // k),
-            query=images[:, n * k :],
+            query=images[:, n_shown:],
             query_labels=torch.from_numpy(query_labels),
             classes=torch.from_numpy(classes),
         )

@@ -2,10 +2,12 @@ import dataclasses
 import json
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from scipy import stats
 
@@ -144,7 +146,7 @@ def test_a_summary_has_the_form_of_its_parts():
 def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
     other = begun(dataclasses.replace(settings, name="other", d_model=8))
     with pytest.raises(
-        ValueError, match="differ in their seed alone, but from .* --d-model: was 16, now 8"
+        ValueError, match=r"differ in their seed alone, but from .* --d-model: was 16, now 8"
     ):
         evaluate(Evaluation(runs=(run.path, other.path)), [splits])
 
@@ -183,7 +185,8 @@ def test_sequences_in_both_orders(sequential, splits, capsys):
     assert f"{100 * result['orders']['glyphs first']['total']['mean']:.2f} %" in out
 
 
-def test_sequences_of_several_runs(sequential, splits):
+def test_sequences_of_several_runs(sequential, splits, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "draw_positions", lambda orders, *, path, **others: path.touch())
     runs = [begun(dataclasses.replace(sequential, name=f"s{seed}", seed=seed)) for seed in range(2)]
     joint = evaluate(Evaluation(runs=tuple(run.path for run in runs), episodes=4), [splits, splits])
     totals = [part["orders"]["glyphs first"]["total"]["mean"] for part in joint["runs"]]
@@ -193,9 +196,10 @@ def test_sequences_of_several_runs(sequential, splits):
     assert (runs[0].path.parent / "s0+s1-evaluation.png").exists()
 
 
-def test_classes_of_few_images_repeat_them_in_distorted_sequences_alone(sequential, splits):
+def test_classes_of_few_images_repeat_them_in_distorted_sequences_alone(sequential, splits, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "draw_positions", lambda orders, **others: None)
     run = begun(sequential)
-    options = Evaluation(runs=(run.path,), k_shot=7, episodes=2)  # of 6 images
+    options = Evaluation(runs=(run.path,), k_shot=7, episodes=2)  # each class has 6 images
     assert evaluate(options, [splits, splits])["images_repeat"] is True
     with pytest.raises(ValueError, match="k_shot=7 needs at least 8 images"):
         evaluate(dataclasses.replace(options, augment=False), [splits, splits])
@@ -243,6 +247,11 @@ def test_shots_are_not_swept_in_sequences(sequential, splits):
     run = begun(sequential)
     with pytest.raises(ValueError, match="--k-shots are of runs that answer episodes"):
         evaluate(Evaluation(runs=(run.path,), k_shots=(1, 2)), [splits, splits])
+
+
+def test_the_command_line_takes_several_runs_and_shots():
+    options = tyro.cli(Evaluation, args=["runs/a", "runs/b", "--k-shots", "1", "5", "--seed", "3"])
+    assert options == Evaluation(runs=(Path("runs/a"), Path("runs/b")), k_shots=(1, 5), seed=3)
 
 
 def test_a_folder_without_a_run(tmp_path):

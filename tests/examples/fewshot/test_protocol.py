@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import EpisodeSampler, ImageClasses
+from examples.fewshot.data.classes import ImageClasses
+from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.protocol import nearest_class, score, score_sequences, shots_before
 from examples.fewshot.settings import build_learner
