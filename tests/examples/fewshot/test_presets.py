@@ -108,7 +108,8 @@ def test_published_presets(name):
     assert sum(p.numel() for p in build_learner(s).parameters()) == count
     assert (s.beta1, s.beta2, s.epsilon, s.clip) == (0.9, 0.995, 1e-9, 0.0)
     assert s.train_encoder
-    assert not (s.pools or s.encoder_warmup_steps or s.augment or s.augment_evaluation or s.unit_features)
+    assert (s.pools, s.encoder_warmup_steps) == (0, 0)
+    assert (s.augment, s.augment_evaluation, s.unit_features) == (False, False, False)
     assert (s.n_way, s.queries, s.input_gain, s.encoder_learning_rate_factor) == (5, 1, 1.0, 1.0)
     assert (s.beta_init, s.q_scale, s.input_softmax, s.unknown_label) == (0.0, 1.0, False, "class_0")
     assert s.rotate_classes == ("all" if s.data == "omniglot" else "none")
