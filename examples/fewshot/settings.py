@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from . import models
 from .models import FewShotLearner
 
 # A field marked so may differ between a run and its resumption: it decides where and how long the
@@ -334,8 +335,8 @@ def load_settings(recorded: dict[str, Any]) -> Settings:
 
 def build_learner(settings: Settings) -> FewShotLearner:
     """The model that the settings describe, with fresh weights."""
-    return FewShotLearner(
-        settings.n_way,
+    return models.build_learner(
+        n_way=settings.n_way,
         encoder_channels=settings.encoder_channels,
         n_layers=settings.n_layers,
         n_heads=settings.n_heads,
