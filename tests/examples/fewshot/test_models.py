@@ -120,6 +120,17 @@ def test_a_learner_is_what_is_asked_for():
     rates = {m.p for m in dropping.encoder.modules() if isinstance(m, torch.nn.Dropout)}
     assert rates == {0.3, 0.2}
     assert {m.p for m in dropping.core.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+    by_channel = small(
+        encoder="resnet12", channels=3, encoder_dropout=0.3, encoder_dropout_type="2d_inblock"
+    )
+    assert {m.p for m in by_channel.modules() if isinstance(m, torch.nn.Dropout2d)} == {0.3}
+    core = small(beta_init=9.0, q_scale=0.0, input_softmax=True, input_gain=20.0, ff_factor=3).core
+    for mixer, feed_forward in zip(core.mixers, core.feed_forwards, strict=True):
+        assert mixer.W[..., -4:].min() > 5
+        assert not mixer.W[..., 8:16].any()
+        assert mixer.input_softmax
+        assert feed_forward.ff_layers[0].out_features == 48
+    torch.testing.assert_close(core.input_proj.weight, 20 * small().core.input_proj.weight)
 
 
 def test_learners_refuse_what_does_not_fit():

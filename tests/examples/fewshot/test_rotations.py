@@ -28,7 +28,9 @@ def test_every_class_is_there_at_every_angle(splits):
 
 
 def test_the_encoder_does_not_learn_the_turned_classes(settings, splits, tmp_path):
-    settings = dataclasses.replace(settings, rotate_classes=True)
-    trainer = Trainer(settings, splits, RunFolder(tmp_path / "run"))
-    assert len(trainer.classes["encoder"].names) == len(splits.train.names)
-    assert len(trainer.classes["episodes"].names) == 4 * len(splits.train.names)
+    settings = dataclasses.replace(settings, rotate_classes="train", train_encoder=True)
+    trainer = Trainer(settings, [splits], RunFolder(tmp_path / "run"))
+    [sampler] = trainer.objective.samplers
+    assert len(sampler.classes.names) == len(splits.train.names)
+    trainer.enter_phase("episodes")
+    assert len(trainer.objective.sampler.classes.names) == 4 * len(splits.train.names)
