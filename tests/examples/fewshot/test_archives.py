@@ -343,9 +343,9 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(server, tmp_path):
     layout = published(server, files)
     server.handler.slow.add("set.zip")
     root = tmp_path / "root"
-    program = (
-        "from pathlib import Path\n"
-        "from examples.fewshot.data.archives import Layout, locate\n"
+    program = (  # the module alone, for a quick start
+        f"import sys; sys.path.append({str(Path(archives.__file__).parent)!r})\n"
+        "from archives import Layout, locate\n"
         f"locate('test', {str(root)!r}, ({layout!r},), download=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

@@ -538,7 +538,26 @@ def test_a_short_copy_of_tiered_imagenet_is_noticed(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-# What is published
+# What they share
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        omniglot.load_omniglot,
+        fc100.load_fc100,
+        cifar_fs.load_cifar_fs,
+        mini_imagenet.load_mini_imagenet,
+        tiered_imagenet.load_tiered_imagenet,
+    ],
+)
+def test_arguments_are_checked_first(tmp_path, load):
+    with pytest.raises(ValueError, match=rf"{load.__name__}: image_size must be at least 1, got 0"):
+        load(tmp_path, image_size=0)
+    with pytest.raises(FileNotFoundError, match=rf"{load.__name__}: root must be an existing folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=rf"{load.__name__}: found nothing to read"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("module", [omniglot, fc100, cifar_fs, mini_imagenet, tiered_imagenet])
