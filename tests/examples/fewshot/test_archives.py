@@ -129,6 +129,13 @@ def test_files_must_lie_together_and_not_too_deep(tmp_path):
     assert find(tmp_path, ("one.bin/",)) == tmp_path / "f"
 
 
+def test_what_a_killed_process_left_is_passed_over(tmp_path):
+    write_files(tmp_path / "tmp123.part" / "content")
+    assert find(tmp_path, NAMES) is None
+    archive = write_zip(tmp_path / "set.zip", FILES)
+    assert unpack("test", archive, NAMES) == tmp_path / "set"
+
+
 @pytest.mark.parametrize(
     ("write", "name"),
     [
