@@ -44,7 +44,8 @@ def load_mini_imagenet(
 ) -> Splits:
     """mini-ImageNet from one of the three forms in which it circulates.
 
-    All images are held in memory: 1.3 GB at 84 pixels. The pickles are read fastest.
+    All images are held in memory: 1.3 GB at 84 pixels, and up to twice as much while the pickles
+    are read, which are the fastest of the three.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 Ren et al. 2018, https://arxiv.org/abs/1803.00676. 351 classes for training, 97 for validation, 160
 for the test, split by categories high in WordNet.
 
-The published pickles hold PNG files, 13 GB of them, and decoded they would fill twice that. They are
+The published pickles hold 13 GB of PNG files; decoded they would fill 16 GB of memory. They are
 therefore copied once, as they are, into one file per split that is mapped into memory, and each
 image is decoded when it is asked for.
 """
