@@ -7,7 +7,8 @@ import torch
 
 import srwm
 from benchmarks.peers import eager_forward
-from srwm.nn import SRWM, FeedForward
+from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward
+from tests.cases import growth_case
 
 B, L, H, D = 3, 9, 4, 8
 d_model = H * D
@@ -120,6 +121,19 @@ def test_reset_without_a_state_and_one_step_at_a_time():
     torch.testing.assert_close(state, last)
 
 
+def test_what_would_have_come_without_the_reset_may_be_infinite():
+    case = growth_case()
+    layer = SRWM(16, 1, residual="plain")
+    growing = torch.tensor(case.W, dtype=torch.float32)
+    growing[:, :16] *= 1e35  # and the 512 steps make it a million times that
+    start = (growing - layer.W.detach())[None]
+    h = torch.tensor(case.x[None], dtype=torch.float32, requires_grad=True)
+    out, _ = layer(h, start, torch.arange(512)[None] == 1)
+    assert not layer(h, start)[0].isfinite().all()
+    for gradient in torch.autograd.grad(out[:, 1:].sum(), (h, *layer.parameters())):
+        assert gradient.isfinite().all()
+
+
 def test_an_unwanted_state_changes_nothing_else():
     layer = SRWM(d_model, H).double()
     h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
@@ -145,6 +159,161 @@ def test_leading_axes_of_state_broadcast():
     out, _ = layer(queries, state.unsqueeze(1))
     for i in range(5):
         torch.testing.assert_close(out[:, i], layer(queries[:, i], state)[0])
+
+
+def delta_net_by_hand(layer, h, S, reset):
+    """DeltaNet's equations (Schlag et al. 2021, 23 to 25; read after write), one step after the other."""
+    S, outputs = S.expand(B, H, D, D), []
+    for t in range(h.shape[1]):
+        S = torch.where(reset[:, t, None, None, None], 0, S)
+        columns = torch.nn.functional.linear(layer.layer_norm(h[:, t]), layer.slow_net.weight)
+        q, k, v, b = columns.reshape(B, H, 3 * D + 1).split([D, D, D, 1], -1)
+        q, k = (torch.nn.functional.elu(a) + 1 for a in (q, k))
+        q, k = (a / (a.sum(-1, keepdim=True) + layer.eps) for a in (q, k))
+        v_bar = torch.einsum("bhi,bhij->bhj", k, S)
+        S = S + torch.einsum("bhi,bhj->bhij", k, torch.sigmoid(b) * (v - v_bar))
+        y = torch.einsum("bhi,bhij->bhj", q, S).reshape(B, d_model)
+        outputs.append(h[:, t] + y @ layer.out_linear.weight.T)
+    return torch.stack(outputs, 1), S
+
+
+def doubled(layer):
+    """The layer in float64, its layer norm with weights that show whether it is used."""
+    if layer.layer_norm is not None:
+        torch.nn.init.normal_(layer.layer_norm.weight)
+        torch.nn.init.normal_(layer.layer_norm.bias)
+    return layer.double()
+
+
+def assert_same_gradients(results, others, wanted):
+    cotangents = [torch.randn_like(result) for result in results]
+    torch.testing.assert_close(
+        torch.autograd.grad(results, wanted, cotangents),
+        torch.autograd.grad(others, wanted, cotangents),
+    )
+
+
+@pytest.mark.parametrize("resets", [None, [0], [5], [0, 3, 8], []])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_delta_net_equals_a_loop(eps, with_state, resets):
+    layer = doubled(DeltaNet(d_model, H, eps=eps))
+    h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
+    start = torch.randn(B, H, D, D, dtype=torch.double, requires_grad=True) if with_state else None
+    reset = torch.zeros(B, L, dtype=torch.bool)
+    reset[1, resets or []] = True
+    out, state = layer(h, start, None if resets is None else reset)
+    S = torch.zeros(D, D, dtype=torch.double) if start is None else start
+    by_loop = delta_net_by_hand(layer, h, S, reset)
+    torch.testing.assert_close((out, state), by_loop)
+    wanted = [h, *layer.parameters(), *([start] if with_state else [])]
+    assert_same_gradients((out, state), by_loop, wanted)
+
+
+def test_delta_net_in_segments_is_the_whole():
+    layer = doubled(DeltaNet(d_model, H))
+    h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
+    reset = torch.rand(B, L) < 0.3
+    whole = layer(h, None, reset)
+    outs, state = [], None
+    for steps in (slice(0, 1), slice(1, 5), slice(5, 9)):
+        out, state = layer(h[:, steps], state, reset[:, steps])
+        outs.append(out)
+    segments = (torch.cat(outs, 1), state)
+    torch.testing.assert_close(segments, whole)
+    assert_same_gradients(segments, whole, (h, *layer.parameters()))
+
+
+@pytest.mark.parametrize("with_reset", [False, True])
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet])
+def test_gradient_through_a_carried_state(kind, with_reset):
+    layer = doubled(kind(2, 1))
+    h = torch.randn(2, 3, 2, dtype=torch.double, requires_grad=True)
+    start = (0.3 * torch.randn_like(layer(h)[1].detach())).requires_grad_()
+    reset = torch.tensor([[False, True, False], [False, False, False]]) if with_reset else None
+    assert torch.autograd.gradcheck(lambda h, state: layer(h, state, reset), (h, start))
+
+
+def test_an_unwanted_state_of_delta_net_changes_nothing_else():
+    layer = doubled(DeltaNet(d_model, H))
+    h = torch.randn(B, L, d_model, dtype=torch.double)
+    start = torch.randn(B, H, D, D, dtype=torch.double)
+    reset = torch.rand(B, L) < 0.3
+    for arguments in ((h,), (h, start), (h, None, reset), (h, start, reset), (h[:, :1], start)):
+        alone, none = layer(*arguments, return_state=False)
+        assert none is None
+        torch.testing.assert_close(alone, layer(*arguments)[0], rtol=0, atol=0)
+
+
+def test_delta_net_keeps_small_queries_apart():
+    layer = DeltaNet(d_model, H)
+    a = torch.tensor([-30.0, -31.0, -60.0, -80.0])
+    torch.testing.assert_close(layer._positive(a), a.softmax(-1))  # exp alone, on this side
+    torch.testing.assert_close(layer._positive(-a), (1 - a) / (1 - a).sum())
+
+
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet, FakeSR])
+def test_any_leading_axes(kind):
+    layer = doubled(kind(d_model, H))
+    h = torch.randn(2, 3, L, d_model, dtype=torch.double)
+    reset = torch.rand(2, 3, L) < 0.2
+    out, state = layer(h, None, reset)
+    for i in range(2):
+        for j in range(3):
+            one, last = layer(h[i, j], None, reset[i, j])
+            torch.testing.assert_close(out[i, j], one)
+            if kind is FakeSR:
+                assert state is last is None
+            else:
+                torch.testing.assert_close(state[i, j], last)
+    if kind is not FakeSR:  # queries that share the state of their support
+        queries = torch.randn(2, 3, 5, 1, d_model, dtype=torch.double)
+        shared, _ = layer(queries, state.unsqueeze(2))
+        torch.testing.assert_close(shared[1, 2, 3], layer(queries[1, 2, 3], state[1, 2])[0])
+
+
+@pytest.mark.parametrize("input_softmax", [False, True])
+@pytest.mark.parametrize("residual", ["norm_skip", "plain", "pre_norm"])
+def test_fake_sr_is_an_srwm_that_never_writes(residual, input_softmax):
+    fake = doubled(FakeSR(d_model, H, residual=residual, input_softmax=input_softmax))
+    layer = SRWM(d_model, H, residual=residual, input_softmax=input_softmax).double()
+    weights = fake.state_dict()
+    W = torch.zeros_like(layer.W)
+    W[..., :D] = weights.pop("W_y")  # W_q = W_k = 0: both uniform, their difference 0
+    h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
+    layer.load_state_dict(weights | {"W": W})
+    out, state = fake(h, None, torch.rand(B, L) < 0.3)
+    expected, _ = layer(h)
+    assert state is None
+    torch.testing.assert_close(out, expected)
+    # Gradients are not the SRWM's, which could begin to write.
+    x = fake.layer_norm(h) if residual == "pre_norm" else h
+    x = x.reshape(B, L, H, D).softmax(-1) if input_softmax else x.reshape(B, L, H, D)
+    y = torch.stack([x[:, :, i] @ fake.W_y[i] for i in range(H)], 2).reshape(B, L, d_model)
+    skip = fake.layer_norm(h) if residual == "norm_skip" else h
+    by_hand = skip + y @ fake.out_linear.weight.T
+    torch.testing.assert_close(out, by_hand)
+    assert_same_gradients((out,), (by_hand,), (h, *fake.parameters()))
+
+
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet, FakeSR])
+def test_dropout_is_on_what_is_added(kind):
+    layer = kind(d_model, H, dropout=0.5)
+    h = torch.randn(B, L, d_model)
+    added = layer(h)[0] - (layer.layer_norm(h) if kind is SRWM else h)
+    whole = layer.eval()(h)[0] - (layer.layer_norm(h) if kind is SRWM else h)
+    dropped = added.abs() < 1e-6
+    assert 0.4 < dropped.float().mean() < 0.6
+    torch.testing.assert_close(added[~dropped], 2 * whole[~dropped], rtol=1e-4, atol=1e-5)
+
+
+def test_the_state_keeps_its_precision_under_autocast():
+    layer, h = DeltaNet(d_model, H), torch.randn(B, L, d_model)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = layer(h)
+        _, state = layer(h, state)
+        FakeSR(d_model, H)(h)
+    assert state.dtype == torch.float32
 
 
 def test_published_parameter_names_load():
@@ -179,6 +348,7 @@ def test_initial_weights():
     assert W_q.std().item() == pytest.approx(0.01, rel=0.03)
     assert layer.W[..., -4:].mean().item() == pytest.approx(-1, abs=0.02)
     assert w_beta.std().item() == pytest.approx(1, rel=0.06)
+    assert FakeSR(512, 4).W_y.std().item() == pytest.approx(128**-0.5, rel=0.03)
 
 
 def test_parameter_counts_of_the_paper():
@@ -186,6 +356,9 @@ def test_parameter_counts_of_the_paper():
         return sum(p.numel() for p in module.parameters())
 
     assert count(SRWM(256, 16)) == 79_360
+    assert count(DeltaNet(256, 16)) == 266_752
+    assert count(FakeSR(256, 16)) == 256 * 16 + 256**2
+    assert count(FeedForward(256, 256)) == 132_096
     assert count(FeedForward(256, 4 * 256)) == 526_080
     assert count(FeedForward(256, 8 * 256)) == 1_051_392
 
@@ -212,3 +385,9 @@ def test_layer_errors_name_the_argument():
         SRWM(32, 4, residual="post_norm")
     with pytest.raises(ValueError, match=r"SRWM: h: expected shape .*d_model=32\), got \(3, 9, 31\)"):
         SRWM(32, 4)(torch.zeros(3, 9, 31))
+    with pytest.raises(ValueError, match="DeltaNet: d_model: expected a multiple of n_heads = 5, got 32"):
+        DeltaNet(32, 5)
+    with pytest.raises(ValueError, match=r"FakeSR: residual: expected one of .*, got 'post_norm'"):
+        FakeSR(32, 4, residual="post_norm")
+    with pytest.raises(ValueError, match=r"FakeSR: state: expected None, .*got shape \(4, 8, 8\)"):
+        FakeSR(32, 4)(torch.zeros(3, 9, 32), torch.zeros(4, 8, 8))

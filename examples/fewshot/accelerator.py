@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 
 from .settings import Settings
@@ -36,11 +36,7 @@ def make_accelerator(settings: Settings) -> Accelerator:
         mixed_precision=settings.mixed_precision,
         log_with=list(settings.trackers) or None,
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "trackers")),
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=_PATIENCE),
-            # The statistics of `JoinedBatchNorm2d` are the same everywhere without being sent.
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
 

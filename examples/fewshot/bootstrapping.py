@@ -21,6 +21,7 @@ import srwm
 from srwm.nn import SRWM
 
 from .data.classes import ImageClasses
+from .data.draws import stream_key, uniform_rows
 from .models import FewShotLearner
 from .objectives import Batch, EpisodeTraining, Share
 from .settings import Settings
@@ -147,19 +148,15 @@ class _DividedShots(Dataset[Batch]):
 
     def __init__(self, episodes: Dataset[Batch], share: Share, size: int, k_shot: int, seed: int) -> None:
         self.episodes, self.share, self.size = episodes, share, size
-        self.k_shot, self.seed = k_shot, seed
+        self.k_shot, self.key = k_shot, stream_key("Bootstrapping", seed, _DIVISION_STREAM)
 
     def __getitem__(self, index: int) -> Batch:
         batch = self.episodes[index]
         positions, labels = batch["support"], batch["support_labels"]
         first = self.share.first(index, self.size)
-        numbers = np.stack([self._numbers(first + e, labels.shape[1]) for e in range(len(labels))])
+        numbers = uniform_rows(self.key, first, *labels.shape)
         divided = divide_shots(labels.numpy(), numbers, self.k_shot)
         for name, part in zip(("support", "future"), map(torch.from_numpy, divided), strict=True):
             batch[name] = positions.gather(1, part)
             batch[f"{name}_labels"] = labels.gather(1, part)
         return batch
-
-    def _numbers(self, episode: int, count: int) -> np.ndarray:
-        stream = np.random.SeedSequence(self.seed, spawn_key=(_DIVISION_STREAM, episode))
-        return np.random.default_rng(stream).random(count)

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .domains import domain_names
 from .settings import Settings
 
 _TRAIN, _VALIDATION, _NEAREST, _QUIET = "#8fb3d9", "#1b4f8f", "#d9822b", "#8a8a8a"
@@ -26,31 +27,33 @@ def draw_curves(reports: Reports, settings: Settings, path: Path) -> None:
     """
     train = [line for line in reports if line["split"] == "train"]
     warmup = [line for line in train if line["phase"] == "encoder"]
-    episodes = [line for line in train if line["phase"] == "episodes"]
+    episodes = [line for line in train if line["phase"] != "encoder"]
+    unit = "sequences" if settings.protocol == "sequential" else "episodes"
     validation = [line for line in reports if line["split"] == "validation"]
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     loss, accuracy, speed = figure.subplots(1, 3)
     figure.suptitle(
-        f"{settings.n_way}-way {settings.k_shot}-shot classification of {settings.data}, "
-        f"run {settings.name}"
+        f"{settings.n_way}-way {settings.k_shot}-shot classification of "
+        f"{' and '.join(domain_names(settings))}, run {settings.name}"
     )
 
     _line(loss, warmup, "loss", "encoder's warm-up (all classes)", color=_QUIET)
-    _line(loss, episodes, "loss", "episodes", color=_VALIDATION)
+    _line(loss, episodes, "loss", unit, color=_VALIDATION)
     loss.set(ylabel="training loss")
 
     _line(accuracy, episodes, "accuracy", "training", color=_TRAIN)
     _line(accuracy, validation, "accuracy", "validation", color=_VALIDATION, marker="o")
     nearest = "nearest neighbour, validation"
-    _line(accuracy, validation, "nearest_neighbour", nearest, color=_NEAREST, linestyle="--")
+    compared = [line for line in validation if "nearest_neighbour" in line]
+    _line(accuracy, compared, "nearest_neighbour", nearest, color=_NEAREST, linestyle="--")
     accuracy.axhline(1 / settings.n_way, color=_QUIET, linewidth=0.8, linestyle=":")
     beside_axis = accuracy.get_yaxis_transform()  # x from 0 to 1, y in data
     accuracy.text(0.99, 1 / settings.n_way, "chance", transform=beside_axis, color=_QUIET, ha="right")
     accuracy.set(ylabel="accuracy", ylim=(0, 1))
 
-    _line(speed, episodes, "episodes_per_second", "episodes", color=_VALIDATION)
-    speed.set(ylabel="episodes per second", ylim=(0, None))
+    _line(speed, episodes, f"{unit}_per_second", unit, color=_VALIDATION)
+    speed.set(ylabel=f"{unit} per second", ylim=(0, None))
 
     for axes in (loss, accuracy, speed):
         axes.set_xlabel("minutes of training")

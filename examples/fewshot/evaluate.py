@@ -296,7 +296,7 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
         "k_shot": k_shot,
         "sequences": count,
         "augment": augment,
-        "images_repeat": any(len(e.images) > len(c.images) for e, c in zip(enough, classes, strict=True)),
+        "images_repeat": any(e is not c for e, c in zip(enough, classes, strict=True)),
         "seed": options.seed,
         "step": run.step,
         "orders": orders,

@@ -37,6 +37,7 @@ def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -
     with torch.no_grad():
         logits = learner(drawn.support, drawn.support_labels, drawn.query[:, :1])
     probabilities = logits[:, 0].softmax(dim=-1)  # (B, N)
+    shown_support, shown_query = (_to_show(images, sampler) for images in (drawn.support, drawn.query))
 
     width = _FIRST_CARD + _PITCH * sampler.n_way
     height = sampler.k_shot * _PITCH + 0.75
@@ -56,12 +57,12 @@ def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -
         axes.set(xlim=(-0.1, width), ylim=(-0.62, height - 0.62), aspect="equal")
         axes.axis("off")
         by_label = drawn.support_labels[episode].argsort(stable=True)
-        support = drawn.support[episode, by_label, 0]  # (N * K, H, W)
+        support = shown_support[episode, by_label]  # (N * K, H, W) or (N * K, H, W, 3)
         true = int(drawn.query_labels[episode, 0])
         by_class = support.reshape(sampler.n_way, sampler.k_shot, *support.shape[1:])
         _draw_support(axes, by_class, probabilities[episode], true)
         middle = (sampler.k_shot - 1) * _PITCH / 2
-        _card(axes, drawn.query[episode, 0, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
+        _card(axes, shown_query[episode, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
         name = sampler.classes.names[int(drawn.classes[episode, true])]
         axes.text(0.5, middle - 0.12, _caption(name), **_TEXT, color=_QUIET, fontsize=7.5, va="top")
     figure.supxlabel(
@@ -77,7 +78,7 @@ _TEXT: dict[str, Any] = {"ha": "center", "linespacing": 1.15}
 
 
 def _draw_support(axes: Axes, support: Tensor, probabilities: Tensor, true: int) -> None:
-    """Images (N, K, H, W) as columns of cards, with a bar below each column."""
+    """Images (N, K, H, W) or (N, K, H, W, 3) as columns of cards, with a bar below each column."""
     answer = int(probabilities.argmax())
     for label, (images, probability) in enumerate(zip(support, probabilities.tolist(), strict=True)):
         left = _FIRST_CARD + _PITCH * label
@@ -124,6 +125,14 @@ def _card(
     )
     picture.set_clip_path(frame)
     picture.set_zorder(3)
+
+
+def _to_show(images: Tensor, sampler: EpisodeSampler) -> Tensor:
+    """(..., C, H, W) as the learner saw them -> in [0, 1], (..., H, W) for grey or (..., H, W, 3)."""
+    if sampler.classes.normalisation is not None:
+        images = sampler.classes.normalisation.undo(images).clamp(0, 1)
+    grey = sampler.classes.images.shape[1] == 1
+    return images[..., 0, :, :] if grey else images.movedim(-3, -1)
 
 
 def _caption(name: str) -> str:

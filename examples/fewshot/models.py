@@ -1,51 +1,24 @@
-"""The few-shot learner: a convolutional encoder followed by self-referential layers.
+"""The few-shot learner: an encoder, and a core that reads its features beside the labels shown.
 
-Letters in the shapes: B episodes, S support images, Q queries, L positions, N ways, F features,
-D the layers' width.
+Letters in the shapes: B episodes, S support images, Q queries, L positions, N ways, F features.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srwm.nn import SRWM, FeedForward
+from .cores import Core, CoreName, build_core
+from .encoders import Conv4, DropoutType, Encoder, ResNet12
 
-State = list[Tensor]  # one per layer: the shift of its weights
+EncoderName = Literal["conv4", "resnet12"]
+UnknownLabel = Literal["class_0", "nothing"]
 
-
-class Conv4(nn.Module):
-    """Four blocks of convolution, batch normalisation, pooling, dropout and ReLU.
-
-    Parameters
-    ----------
-    in_channels : channels of the images.
-    channels : channels of every block.
-    dropout : probability of dropping a unit after each pooling.
-    """
-
-    def __init__(self, in_channels: int = 1, channels: int = 64, dropout: float = 0.0) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for block in range(4):
-            layers += [
-                nn.Conv2d(channels if block else in_channels, channels, 3, padding=1),
-                nn.BatchNorm2d(channels, momentum=0.1),
-                nn.MaxPool2d(2),
-                nn.Dropout(dropout),
-                nn.ReLU(),
-            ]
-        self.blocks = nn.Sequential(*layers)
-        # On a CPU, convolution and pooling take two thirds of the time in this layout.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> features (B, channels * (H // 16) * (W // 16))."""
-        return cast(Tensor, self.blocks(images)).flatten(1)
+State = list[Tensor]  # what the core carries, one tensor a layer
 
 
 class FewShotLearner(nn.Module):
@@ -53,67 +26,42 @@ class FewShotLearner(nn.Module):
 
     The encoder's features of each image are joined by the one-hot label that is shown with it.
     A query shows label 0, as in the published "synchronous" protocol, and the answer is read at
-    its position (Irie et al. 2022, https://arxiv.org/abs/2202.05780). The default sizes are the
-    published configuration for Omniglot, 1,342,021 parameters.
+    its position (Irie et al. 2022, https://arxiv.org/abs/2202.05780).
 
     Parameters
     ----------
+    encoder : images to features, `Conv4` or `ResNet12`.
+    core : reads ``encoder.n_features + n_way`` entries a position, answers with ``n_way`` logits.
     n_way : classes of an episode.
-    image_size, image_channels : of the images.
-    encoder_channels : channels of `Conv4`.
-    n_layers, n_heads, d_model : of the self-referential layers.
-    ff_factor : width of the feed-forward blocks, in units of ``d_model``.
-    dropout, encoder_dropout : probabilities, in the layers and in the encoder.
-    beta_init, q_scale, input_softmax : see `srwm.nn.SRWM`.
-    unit_features : whether the layers see each feature vector centred and scaled to length 1.
+    unit_features : whether the core sees each feature vector centred and scaled to length 1.
         Beside features of length 7, as the encoder's come out, the label's single 1 is hard to see.
-    input_gain : factor on the initial weights of ``input_proj``. With weak inputs queries and keys
-        start all but uniform, their difference, which is what writes, close to 0, and training
-        waits long on the plateau at chance.
+    unknown_label : what stands at a query in place of its label, "class_0" as published or "nothing".
+
+    Raises
+    ------
+    ValueError : for no such ``unknown_label``.
     """
 
     def __init__(
         self,
-        n_way: int = 5,
+        encoder: Encoder,
+        core: Core,
+        n_way: int,
         *,
-        image_size: int = 28,
-        image_channels: int = 1,
-        encoder_channels: int = 64,
-        n_layers: int = 2,
-        n_heads: int = 16,
-        d_model: int = 256,
-        ff_factor: int = 4,
-        dropout: float = 0.0,
-        encoder_dropout: float = 0.0,
-        beta_init: float = 0.0,
-        q_scale: float = 1.0,
-        input_softmax: bool = False,
         unit_features: bool = False,
-        input_gain: float = 1.0,
+        unknown_label: UnknownLabel = "class_0",
     ) -> None:
         super().__init__()
+        if unknown_label not in get_args(UnknownLabel):
+            raise ValueError(
+                f"FewShotLearner: unknown_label must be one of {', '.join(get_args(UnknownLabel))}, "
+                f"got {unknown_label!r}"
+            )
         self.n_way = n_way
         self.unit_features = unit_features
-        self.n_features = encoder_channels * (image_size // 16) ** 2
-        self.encoder = Conv4(image_channels, encoder_channels, encoder_dropout)
-        self.input_proj = nn.Linear(self.n_features + n_way, d_model)
-        self.mixers = nn.ModuleList(
-            SRWM(
-                d_model,
-                n_heads,
-                input_softmax=input_softmax,
-                beta_init=beta_init,
-                q_scale=q_scale,
-                dropout=dropout,
-            )
-            for _ in range(n_layers)
-        )
-        self.feed_forwards = nn.ModuleList(
-            FeedForward(d_model, ff_factor * d_model, dropout=dropout) for _ in range(n_layers)
-        )
-        self.out_layer = nn.Linear(d_model, n_way)
-        with torch.no_grad():
-            self.input_proj.weight.mul_(input_gain)
+        self.unknown_label = unknown_label
+        self.encoder = encoder
+        self.core = core
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (..., C, H, W) -> features (..., F)."""
@@ -128,8 +76,8 @@ class FewShotLearner(nn.Module):
         Parameters
         ----------
         features : (..., L, F).
-        labels : (..., L) int64 in [0, N).
-        states : what an earlier call returned; by default the layers' own weights.
+        labels : (..., L) int64 in [0, N), or -1 where none is shown.
+        states : what an earlier call returned; by default sequences begin.
         return_states : whether they are wanted again.
 
         Returns
@@ -138,16 +86,11 @@ class FewShotLearner(nn.Module):
         states : to continue with, or none at all; leading axes broadcast against those of ``features``.
         """
         if self.unit_features:
-            features = F.layer_norm(features, features.shape[-1:]) / math.sqrt(self.n_features)
-        feedback = F.one_hot(labels, self.n_way).to(features.dtype)
-        h = self.input_proj(torch.cat([features, feedback], dim=-1))
-        final: State = []
-        for layer, (mixer, feed_forward) in enumerate(zip(self.mixers, self.feed_forwards, strict=True)):
-            h, state = mixer(h, None if states is None else states[layer], return_state=return_states)
-            h = feed_forward(h)
-            if return_states:
-                final.append(state)
-        return self.out_layer(h), final
+            features = F.layer_norm(features, features.shape[-1:]) / math.sqrt(features.shape[-1])
+        shown = F.one_hot(labels + 1, self.n_way + 1)[..., 1:]  # all zero for -1
+        inputs = torch.cat([features, shown.to(features.dtype)], dim=-1)
+        logits, final = self.core(inputs, states, return_states=return_states)
+        return logits, final
 
     def classify(self, support: Tensor, support_labels: Tensor, query: Tensor) -> Tensor:
         """Answer many queries after one reading of the support.
@@ -170,7 +113,9 @@ class FewShotLearner(nn.Module):
 
     def answer(self, query: Tensor, states: State) -> Tensor:
         """Answer queries (B, Q, F) from the states that `read` left: logits (B, Q, N)."""
-        unknown = torch.zeros(*query.shape[:-1], 1, dtype=torch.int64, device=query.device)
+        unknown = torch.full(
+            (*query.shape[:-1], 1), 0 if self.unknown_label == "class_0" else -1, device=query.device
+        )
         logits, _ = self.read(
             query.unsqueeze(-2), unknown, [state.unsqueeze(1) for state in states], return_states=False
         )  # (B, Q, 1, N)
@@ -181,3 +126,92 @@ class FewShotLearner(nn.Module):
         n_support = support.shape[1]
         features = self.encode(torch.cat([support, query], dim=1))  # one batch to normalise
         return self.classify(features[:, :n_support], support_labels, features[:, n_support:])
+
+
+def build_learner(
+    *,
+    n_way: int = 5,
+    image_size: int = 28,
+    channels: int = 1,
+    encoder: EncoderName = "conv4",
+    encoder_channels: int = 64,
+    encoder_dropout: float = 0.0,
+    encoder_dropout_type: DropoutType = "base",
+    input_dropout: float = 0.0,
+    big_resnet12: bool = False,
+    core: CoreName = "srwm",
+    n_layers: int = 2,
+    n_heads: int = 16,
+    d_model: int = 256,
+    ff_factor: int = 4,
+    dropout: float = 0.0,
+    beta_init: float = 0.0,
+    q_scale: float = 1.0,
+    input_softmax: bool = False,
+    input_gain: float = 1.0,
+    unit_features: bool = False,
+    unknown_label: UnknownLabel = "class_0",
+) -> FewShotLearner:
+    """A learner with fresh weights; by default the published one for Omniglot, 1,342,021 parameters.
+
+    Parameters
+    ----------
+    n_way, unit_features, unknown_label : see `FewShotLearner`.
+    image_size, channels : of the images.
+    encoder : "conv4", `Conv4`, or "resnet12", `ResNet12`.
+    encoder_channels : of every block of Conv4.
+    encoder_dropout, encoder_dropout_type, input_dropout, big_resnet12 : of the encoder; Conv4 knows only
+        the dropout type "base".
+    core, n_layers, n_heads, d_model, ff_factor, dropout, beta_init, q_scale, input_softmax, input_gain :
+        see `build_core`.
+
+    Raises
+    ------
+    ValueError : for unknown names, options that the encoder or the core does not have, or sizes that do
+        not fit.
+    """
+    built: Encoder
+    if encoder == "resnet12":
+        built = ResNet12(
+            channels,
+            image_size,
+            big=big_resnet12,
+            dropout=encoder_dropout,
+            dropout_type=encoder_dropout_type,
+            input_dropout=input_dropout,
+        )
+    elif encoder == "conv4":
+        for option, changed in (
+            ("big_resnet12", big_resnet12),
+            ("encoder_dropout_type", encoder_dropout_type != "base"),
+        ):
+            if changed:
+                raise ValueError(
+                    f"build_learner: {option} belongs to encoder resnet12, got it with encoder 'conv4'; "
+                    "leave it at its default"
+                )
+        built = Conv4(channels, encoder_channels, image_size, encoder_dropout, input_dropout=input_dropout)
+    else:
+        raise ValueError(
+            f"build_learner: encoder must be one of {', '.join(get_args(EncoderName))}, got {encoder!r}"
+        )
+    return FewShotLearner(
+        built,
+        build_core(
+            core,
+            built.n_features + n_way,
+            n_way,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            d_model=d_model,
+            ff_factor=ff_factor,
+            dropout=dropout,
+            beta_init=beta_init,
+            q_scale=q_scale,
+            input_softmax=input_softmax,
+            input_gain=input_gain,
+        ),
+        n_way,
+        unit_features=unit_features,
+        unknown_label=unknown_label,
+    )

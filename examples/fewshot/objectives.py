@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .collectives import gather_processes
-from .data.episodes import EpisodeSampler, ImageClasses
+from .data.classes import ImageClasses
+from .data.episodes import EpisodeSampler
 from .models import FewShotLearner
 from .pools import choose_episodes, draw_pools
 from .settings import Settings

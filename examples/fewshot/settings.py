@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from . import models
 from .models import FewShotLearner
 
 # A field marked so may differ between a run and its resumption: it decides where and how long the
@@ -19,6 +20,18 @@ _BELOW_ONE = ("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2")
 DataSet = Literal[
     "glyphs", "textures", "folder", "omniglot", "miniimagenet", "fc100", "tieredimagenet", "cifarfs"
 ]
+
+# Height and width, and channels, of a data set's images unless others are asked for.
+_USUAL_IMAGES: dict[str, tuple[int, int]] = {
+    "glyphs": (28, 1),
+    "folder": (28, 1),
+    "omniglot": (28, 1),
+    "textures": (84, 3),
+    "miniimagenet": (84, 3),
+    "tieredimagenet": (84, 3),
+    "fc100": (32, 3),
+    "cifarfs": (32, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -334,19 +347,29 @@ def load_settings(recorded: dict[str, Any]) -> Settings:
 
 def build_learner(settings: Settings) -> FewShotLearner:
     """The model that the settings describe, with fresh weights."""
-    return FewShotLearner(
-        settings.n_way,
+    size, channels = _USUAL_IMAGES[settings.data]
+    return models.build_learner(
+        n_way=settings.n_way,
+        image_size=settings.image_size or size,
+        channels=settings.channels or channels,
+        encoder=settings.encoder,
         encoder_channels=settings.encoder_channels,
+        encoder_dropout=settings.encoder_dropout,
+        encoder_dropout_type=settings.encoder_dropout_type,
+        input_dropout=settings.input_dropout,
+        big_resnet12=settings.big_resnet12,
+        core=settings.core,
         n_layers=settings.n_layers,
         n_heads=settings.n_heads,
         d_model=settings.d_model,
         ff_factor=settings.ff_factor,
         dropout=settings.dropout,
-        encoder_dropout=settings.encoder_dropout,
         beta_init=settings.beta_init,
         q_scale=settings.q_scale,
-        unit_features=settings.unit_features,
+        input_softmax=settings.input_softmax,
         input_gain=settings.input_gain,
+        unit_features=settings.unit_features,
+        unknown_label=settings.unknown_label,
     )
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from .accelerator import make_accelerator
 from .curves import draw_curves
-from .data import load_splits
+from .domains import load_domains
 from .evaluate import Evaluation, evaluate
 from .interrupt import StopRequest
 from .presets import command, defaults, preset_of, table
@@ -36,9 +36,9 @@ def main(settings: Settings) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with accelerator.local_main_process_first():  # what it fetches or draws, the others find
-        splits = load_splits(settings.data, root=settings.root)
+        domains = load_domains(settings)
     folder = RunFolder(settings.folder)
-    trainer = Trainer(settings, splits, folder, _open(folder, settings, accelerator), accelerator)
+    trainer = Trainer(settings, domains, folder, _open(folder, settings, accelerator), accelerator)
     try:
         with StopRequest() as stop:
             finished = trainer.train(stop)
@@ -54,7 +54,7 @@ def main(settings: Settings) -> int:
         again = command(dataclasses.replace(settings, resume=True, overwrite=False))
         print(f"stopped; {folder.checkpoint} is usable. Continue with:\n  {again}")
         return INTERRUPTED
-    evaluate(Evaluation(runs=(folder.path,), threads=settings.threads), [splits])
+    evaluate(Evaluation(runs=(folder.path,), threads=settings.threads), domains)
     print(f"curves, checkpoint and metrics are in {folder.path}/")
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from .accelerator import make_accelerator, start_trackers
 from .batch_norm import join_batch_norms
-from .data.episodes import Splits
+from .bootstrapping import Bootstrapping
+from .data.classes import Splits
 from .data.rotations import with_rotations
 from .encoder_from import take_encoder
 from .interrupt import StopRequest
@@ -26,8 +27,9 @@ from .loader import micro_batches
 from .objectives import Batch, EncoderWarmup, EpisodeTraining, Objective, Share
 from .run_folder import RunFolder, save
 from .schedule import cosine, published
+from .sequential import SequentialTraining
 from .settings import Settings, build_learner
-from .validation import Validation
+from .validation import make_validation
 
 _SHOW_EVERY = 0.2  # seconds; on a GPU, reading a loss waits for it
 
@@ -58,7 +60,8 @@ class Trainer:
     Parameters
     ----------
     settings : of the run.
-    splits : only the training and validation classes are looked at.
+    domains : the data, of one data set or of two; only the training and validation classes are
+        looked at.
     folder : where checkpoints and metrics go; only the main process writes there.
     state : a checkpoint of the run to continue from.
     accelerator : of this process; by default a new one.
@@ -71,41 +74,44 @@ class Trainer:
     def __init__(
         self,
         settings: Settings,
-        splits: Splits,
+        domains: Sequence[Splits],
         folder: RunFolder,
         state: dict[str, Any] | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.settings, self.splits, self.folder = settings, splits, folder
+        self.settings, self.domains, self.folder = settings, domains, folder
         self.accelerator = make_accelerator(settings) if accelerator is None else accelerator
         torch.manual_seed(settings.seed)
         self.learner = build_learner(settings)
         if self.accelerator.num_processes > 1:
             join_batch_norms(self.learner)
-        self.validate = Validation(settings, splits)
+        self.validate = make_validation(settings, domains)
+        self.main_phase = "sequences" if settings.protocol == "sequential" else "episodes"
         self.progress = Progress()
         if state is not None:
             self.progress = Progress(**state["progress"])
         elif settings.encoder_from is not None:
             take_encoder(self.learner, settings.encoder_from)
-            self.progress.phase = "episodes"
-        self._enter_phase()
+            self.progress.phase = self.main_phase
+        self.enter_phase(self.progress.phase)
         if state is not None:
             self.learner.load_state_dict(state["learner"])
             self.objective.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
 
-    def _enter_phase(self) -> None:
+    def enter_phase(self, phase: str) -> None:
+        """Make ready for the phase: its objective, and a new optimiser."""
         s = self.settings
+        self.progress.phase = phase
         self.objective = self._make_objective()
         groups = self.objective.parameter_groups()
         self.trained = [parameter for group in groups for parameter in group["params"]]
-        # DistributedDataParallel waits for a gradient of whatever could have one, and one of the
-        # phase before would still listen.
+        # DistributedDataParallel waits for the gradient of whatever could have one.
         self.objective.requires_grad_(False)
         for parameter in self.trained:
             parameter.requires_grad_(True)
-        self.accelerator.free_memory()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()  # or that of the phase before would go on listening
         self.model = self.accelerator.prepare_model(self.objective)
         self.optimizer = torch.optim.Adam(groups, betas=(s.beta1, s.beta2), eps=s.epsilon)
         for group in self.optimizer.param_groups:
@@ -119,11 +125,16 @@ class Trainer:
         self.sums = {name: self._tensor(value) for name, value in self.progress.sums.items()}
 
     def _make_objective(self) -> Objective:
-        train = self.splits.train
+        s = self.settings
+        train = [splits.train for splits in self.domains]
         if self.progress.phase == "encoder":
-            return EncoderWarmup(self.learner, [train], self.settings)
-        turned = with_rotations(train) if self.settings.rotate_classes == "train" else train
-        return EpisodeTraining(self.learner, turned, self.settings)
+            return EncoderWarmup(self.learner, train, s)
+        if s.rotate_classes == "train":
+            train[0] = with_rotations(train[0])
+        if s.protocol == "sequential":
+            return SequentialTraining(self.learner, train, s)
+        kind = Bootstrapping if s.protocol == "bootstrapping" else EpisodeTraining
+        return kind(self.learner, train[0], s)
 
     def train(self, stop: StopRequest) -> bool:
         """Train to the end of the budget; False if a stop was requested.
@@ -142,23 +153,13 @@ class Trainer:
                 if not over:
                     self.save()
                 return over and not stopped
-            p.phase, p.steps_before, p.step = "episodes", p.step, 0
-            p.phase_began = p.seconds
-            self._enter_phase()
+            p.steps_before, p.step, p.phase_began = p.step, 0, p.seconds
+            self.enter_phase(self.main_phase)
 
     def _train_phase(self, stop: StopRequest) -> bool:
         """False if a stop was requested before the phase was over."""
         p, objective = self.progress, self.objective
-        batches = iter(
-            micro_batches(
-                objective,
-                self.share,
-                p.step * self.share.accumulation,
-                workers=self.settings.workers,
-                pin_memory=self.accelerator.device.type == "cuda",
-            )
-        )
-        self.clock = Clock()
+        self._start_drawing()
         with tqdm(
             desc=p.phase,
             total=objective.steps * objective.units_per_step,
@@ -176,20 +177,32 @@ class Trainer:
                     return True
                 if stopped:
                     return False
-                self._step(batches)
+                self._step()
                 bar.update(objective.units_per_step)
                 self._show(bar)
                 if p.step % self.settings.report_every == 0:
                     self._report()
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _start_drawing(self) -> None:
+        """From where the run stands."""
+        batches = micro_batches(
+            self.objective,
+            self.share,
+            self.progress.step * self.share.accumulation,
+            workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        self.batches: Iterator[Batch] = iter(batches)
+        self.clock = Clock()
+
+    def _step(self) -> None:
         p = self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(group["peak"])
         self.optimizer.zero_grad()
         for part in range(self.share.accumulation):
             is_last = part == self.share.accumulation - 1
-            batch = {name: self._move(value) for name, value in next(batches).items()}
+            batch = {name: self._move(value) for name, value in next(self.batches).items()}
             torch.manual_seed(self._seed(part))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 values = self.model(batch)

@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-from .data.episodes import EpisodeSampler, Splits
+from collections.abc import Callable, Sequence
+
+from .data.classes import ImageClasses, Splits
+from .data.copies import with_copies
+from .data.episodes import EpisodeSampler
+from .data.sequences import SequenceSampler
+from .domains import domain_names
 from .models import FewShotLearner
-from .protocol import score
+from .protocol import score, score_sequences
 from .settings import Settings
 
+# What is reported; "accuracy" decides. It leaves the learner in evaluation mode.
+Validation = Callable[[FewShotLearner], dict[str, float]]
 
-class Validation:
-    """Scores a learner on the same validation episodes every time.
 
-    Parameters
-    ----------
-    settings : of the run.
-    splits : only the validation classes are looked at.
-    """
+def make_validation(settings: Settings, domains: Sequence[Splits]) -> Validation:
+    """A score on the same episodes or sequences every time; only the validation classes are looked at."""
+    classes = [splits.validation for splits in domains]
+    if settings.protocol == "sequential":
+        return _of_sequences(settings, classes)
+    return _of_episodes(settings, classes[0])
 
-    def __init__(self, settings: Settings, splits: Splits) -> None:
-        self.count = settings.validation_episodes
-        self.sampler = EpisodeSampler(
-            splits.validation,
-            n_way=settings.n_way,
-            k_shot=settings.k_shot,
-            n_query=settings.test_queries,
-            seed=settings.seed,
-            augment=settings.augment_evaluation,
-        )
 
-    def __call__(self, learner: FewShotLearner) -> dict[str, float]:
-        """What is reported; "accuracy" decides. Leaves the learner in evaluation mode."""
-        scores = score(learner, self.sampler, self.count)
+def _of_episodes(settings: Settings, classes: ImageClasses) -> Validation:
+    sampler = EpisodeSampler(
+        classes,
+        n_way=settings.n_way,
+        k_shot=settings.k_shot,
+        n_query=settings.test_queries,
+        seed=settings.seed,
+        augment=settings.augment_evaluation,
+    )
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        scores = score(learner, sampler, settings.validation_episodes)
         return {
             "accuracy": float(scores.learner.mean()),
             "nearest_neighbour": float(scores.nearest.mean()),
         }
+
+    return validate
+
+
+def _of_sequences(settings: Settings, classes: list[ImageClasses]) -> Validation:
+    """Whole sequences, the first domain leading in every other one, as published."""
+    if settings.augment_evaluation:
+        classes = [with_copies(domain, settings.k_shot + 1) for domain in classes]
+    first, second = classes
+    sampler = SequenceSampler(
+        first,
+        second,
+        n_way=settings.n_way,
+        k_shot=settings.k_shot,
+        seed=settings.seed,
+        order="alternating",
+        batch_size=_ALTERNATE,
+        unknown_label=settings.unknown_label,
+        augment=settings.augment_evaluation,
+    )
+    names = domain_names(settings)
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        scores = score_sequences(learner, sampler, settings.validation_episodes)
+        of_domains = {name: float(scores.of_sequences(task).mean()) for task, name in enumerate(names)}
+        return {"accuracy": float(scores.of_sequences().mean()), **of_domains}
+
+    return validate
+
+
+_ALTERNATE = 8  # sequences with one domain leading, before as many with the other

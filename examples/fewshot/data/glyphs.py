@@ -22,10 +22,7 @@ import itertools
 import os
 import re
 import sys
-import tempfile
 import unicodedata
-import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -36,7 +33,9 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
-from .episodes import ImageClasses, Splits
+from .cache import cached_classes
+from .classes import ImageClasses, Splits
+from .resizing import resized_classes
 
 # Training sees Latin and Greek letters; the test is on three scripts unlike them.
 SCRIPTS = {
@@ -75,24 +74,25 @@ TWIN_DISTANCE = 0.05
 CROSS_SPLIT_DISTANCE = 0.10
 CASE_TWIN_DISTANCE = 0.15
 _LETTER_CASE = re.compile(r"\b(SUBSCRIPT|CAPITAL|SMALL|LETTER) ")
-_FORMAT = 1  # raise it when the code below would draw other pictures from the same parameters
+_FORMAT = 2  # raise it when the code below would draw other pictures from the same parameters
 
 
-def load_glyphs(cache: str | os.PathLike[str] | None = None) -> Splits:
+def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
     """The glyph classes, split by script (`SCRIPTS`); rendered once, then read from the cache.
 
     Parameters
     ----------
-    cache : folder of the cache; by default ``$SRWM_CACHE``, else ``srwm`` in the user's cache
-        folder (``$XDG_CACHE_HOME`` or ``~/.cache``). The file's name holds a hash of the fonts'
+    cache : folder of the cache (see `cached_classes`). The file's name holds a hash of the fonts'
         bytes, the parameters and the versions of the rendering libraries.
+    image_size : side of the images in pixels; other sizes than 28 are scaled from it bilinearly.
 
     Returns
     -------
-    Splits of (I, 28, 28) uint8 images, ink = 255 on 0.
+    Splits of (I, 1, image_size, image_size) uint8 images, ink = 255 on 0.
 
     Raises
     ------
+    ValueError : if image_size is below 1.
     FileNotFoundError : if matplotlib's installation lacks one of the fonts.
     OSError : if the cache cannot be written.
 
@@ -102,12 +102,15 @@ def load_glyphs(cache: str | os.PathLike[str] | None = None) -> Splits:
     >>> sorted(set(splits.test.alphabets))
     ['ARMENIAN', 'GEORGIAN', 'LAO']
     """
+    size = SIZE if image_size is None else image_size
+    if size < 1:
+        raise ValueError(f"load_glyphs: image_size must be at least 1, got {size}")
     fonts = {face: _font_path(face) for face in FACES}
-    path = _cache_folder(cache) / f"glyphs-{_key(fonts)}.npz"
-    classes = _read(path)
-    if classes is None:
-        classes = select_classes(*render_pictures(fonts))
-        _write(path, classes)
+    classes = cached_classes(
+        "glyphs", _parameters(fonts), lambda: select_classes(*render_pictures(fonts)), cache
+    )
+    if size != SIZE:
+        classes = resized_classes(classes, size, Image.Resampling.BILINEAR)
     return Splits(
         **{
             split: classes.subset([c for c, s in enumerate(classes.alphabets) if s in scripts])
@@ -162,7 +165,7 @@ def select_classes(codes: list[int], pictures: np.ndarray) -> ImageClasses:
     splits = [_SPLIT_OF[_script(codes[c])] for c in enough]
     kept = [enough[c] for c in _without_twins(pictures[:, enough], letters, splits)]
     return ImageClasses(
-        images=np.concatenate([distinct[c] for c in kept]),
+        images=np.concatenate([distinct[c] for c in kept])[:, None],
         offsets=np.cumsum([0, *(len(distinct[c]) for c in kept)], dtype=np.int64),
         names=tuple(unicodedata.name(chr(codes[c])) for c in kept),
         alphabets=tuple(_script(codes[c]) for c in kept),
@@ -257,9 +260,9 @@ def _font_path(face: str) -> Path:
     return path
 
 
-def _key(fonts: dict[str, Path]) -> str:
-    """Hash of everything the pictures depend on."""
-    parameters = (
+def _parameters(fonts: dict[str, Path]) -> tuple[object, ...]:
+    """Everything the pictures depend on."""
+    return (
         _FORMAT,
         SCRIPTS,
         FACES,
@@ -273,58 +276,5 @@ def _key(fonts: dict[str, Path]) -> str:
         PIL.__version__,
         features.version("freetype2"),
         unicodedata.unidata_version,
+        *(hashlib.sha256(path.read_bytes()).hexdigest() for path in fonts.values()),
     )
-    digest = hashlib.sha256(repr(parameters).encode())
-    for path in fonts.values():
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
-    if cache is not None:
-        return Path(cache)
-    if os.environ.get("SRWM_CACHE"):
-        return Path(os.environ["SRWM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "srwm")
-
-
-def _read(path: Path) -> ImageClasses | None:
-    """The cached classes, or None if the file is absent or damaged."""
-    try:
-        # Opened here, because np.load leaves the file open when it is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return ImageClasses(
-                images=stored["images"],
-                offsets=stored["offsets"],
-                names=tuple(stored["names"].tolist()),
-                alphabets=tuple(stored["alphabets"].tolist()),
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
-        return None  # cut short or overwritten: np.load and ImageClasses say so in these ways
-
-
-def _write(path: Path, classes: ImageClasses) -> None:
-    """Write beside the target, then rename: a reader never sees half a file."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez_compressed(
-                file,
-                images=classes.images,
-                offsets=classes.offsets,
-                names=np.array(classes.names),
-                alphabets=np.array(classes.alphabets),
-            )
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(
-            f"load_glyphs: cannot write the cache file {path} ({error}); choose another folder "
-            "with the argument cache or the environment variable SRWM_CACHE"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

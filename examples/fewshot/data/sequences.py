@@ -19,7 +19,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from .episodes import EpisodeSampler, ImageClasses
+from .classes import ImageClasses
+from .draws import below, stream_key, uniform_rows
+from .episodes import EpisodeSampler
 
 Order = Literal["random", "alternating", "first", "second"]
 UnknownLabel = Literal["class_0", "nothing"]
@@ -104,7 +106,7 @@ class SequenceSampler:
 
     Examples
     --------
-    >>> grey = ImageClasses(np.zeros((6, 28, 28), np.uint8), np.array([0, 3, 6]), ("a", "b"), ("A", "A"))
+    >>> grey = ImageClasses(np.zeros((6, 1, 28, 28), np.uint8), np.array([0, 3, 6]), ("a", "b"), ("A", "A"))
     >>> sampler = SequenceSampler(grey, grey, n_way=2, k_shot=2, seed=0, order="first")
     >>> drawn = sampler.batch(first=10, size=3)
     >>> drawn.images.shape, drawn.switch
@@ -134,11 +136,10 @@ class SequenceSampler:
                 f"SequenceSampler: unknown_label must be one of {', '.join(get_args(UnknownLabel))}, "
                 f"got {unknown_label!r}"
             )
-        if seed < 0:
-            raise ValueError(f"SequenceSampler: seed must be non-negative, got {seed}")
+        self._key = stream_key("SequenceSampler", seed, _BATCH_STREAM)
         if batch_size < 1:
             raise ValueError(f"SequenceSampler: batch_size must be at least 1, got {batch_size}")
-        shapes = [classes.images.shape[1:] for classes in (first, second)]
+        shapes = [classes.picture_shape for classes in (first, second)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"SequenceSampler: the images of both domains must have one shape, got {shapes[0]} and "
@@ -160,16 +161,16 @@ class SequenceSampler:
                 f"SequenceSampler: max_trim must be at least 0 and below n_way * k_shot = "
                 f"{n_way * k_shot}, so that an image is left, got {max_trim}"
             )
-        self.n_way, self.k_shot, self.seed = n_way, k_shot, seed
+        self.n_way, self.k_shot = n_way, k_shot
         self.max_trim, self.order, self.batch_size = max_trim, order, batch_size
         self.unknown_label, self.augment = unknown_label, augment
 
     def layout(self, batch: int) -> Layout:
         """Order and lengths of the two tasks in a batch, a function of the seed and its number."""
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_BATCH_STREAM, batch)))
-        lengths = self.n_way * self.k_shot - rng.integers(0, self.max_trim, size=2, endpoint=True)
+        numbers = uniform_rows(self._key, batch, 1, 3)[0]
+        lengths = self.n_way * self.k_shot - below(numbers[:2], self.max_trim + 1)
         leader = {
-            "random": int(rng.integers(2)),
+            "random": int(below(numbers[2:], 2)[0]),
             "alternating": batch % 2,
             "first": 0,
             "second": 1,
@@ -197,7 +198,10 @@ class SequenceSampler:
                 f"got first={first}, size={size}; ask for parts of a batch"
             )
         layout = self.layout(batch)
-        drawn = [sampler.batch(first, size) for sampler in self.samplers]
+        drawn = [
+            sampler.batch(first, size, n_support=length)
+            for sampler, length in zip(self.samplers, layout.lengths, strict=True)
+        ]
         labels = layout.join([task.support_labels for task in drawn])
         return Sequences(
             images=layout.join([task.support for task in drawn]),

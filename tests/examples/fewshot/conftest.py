@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import ImageClasses, Splits
+from examples.fewshot.data.classes import ImageClasses, Splits
 from examples.fewshot.settings import Settings
 
 
@@ -19,7 +19,7 @@ def patterns(count: int, per_class: int, seed: int) -> ImageClasses:
     levels = rng.uniform(150, 255, (count, per_class, 1, 1))
     images = np.kron(coarse * levels, np.ones((4, 4))).astype(np.uint8)
     return ImageClasses(
-        images=images.reshape(-1, 28, 28),
+        images=images.reshape(-1, 1, 28, 28),
         offsets=np.arange(count + 1) * per_class,
         names=tuple(f"SCRIPT LETTER {c}" for c in range(count)),
         alphabets=("SCRIPT",) * count,

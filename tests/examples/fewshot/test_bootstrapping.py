@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import srwm
+from examples.fewshot import models
 from examples.fewshot.bootstrapping import Bootstrapping, answer_distance, divide_shots, state_distance
 from examples.fewshot.objectives import Share
 from examples.fewshot.settings import build_learner
@@ -205,3 +206,27 @@ def test_answers_are_drawn_to_the_teacher_from_either_side():
         torch.distributions.Categorical(logits=teacher), torch.distributions.Categorical(logits=student)
     ).mean()
     torch.testing.assert_close(answer_distance(student, teacher), expected)
+
+
+@pytest.mark.parametrize("bootstrap_loss", ["kl", "mse"])
+@pytest.mark.parametrize("core", ["deltanet", "lstm", "fake_sr"])
+def test_every_core_can_be_bootstrapped(settings, splits, core, bootstrap_loss):
+    settings = dataclasses.replace(settings, bootstrap_loss=bootstrap_loss)
+    torch.manual_seed(0)
+    learner = models.build_learner(
+        n_way=3, core=core, encoder_channels=8, n_layers=2, n_heads=2, d_model=16, ff_factor=2
+    )
+    objective = Bootstrapping(learner, splits.train, settings)
+    batch = objective.dataset(Share())[0]
+    values = objective(batch)
+    values["loss"].backward()
+    assert all(p.grad is not None for name, p in learner.named_parameters() if "encoder." not in name)
+    if core == "fake_sr":  # nothing is carried, so that student and teacher are one
+        assert values["bootstrap_loss"].item() == pytest.approx(0, abs=1e-6)
+        assert values["student_loss"].item() == values["teacher_loss"].item()
+    elif bootstrap_loss == "mse":
+        support, future, _ = features_of(objective, batch)
+        states = learner.read(support, batch["support_labels"])[1]
+        targets = learner.read(future, batch["future_labels"], states)[1]
+        expected = sum(((a - b) ** 2).mean() for a, b in zip(states, targets, strict=True))
+        torch.testing.assert_close(values["bootstrap_loss"], expected)

@@ -7,28 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import (
-    Episodes,
-    EpisodeSampler,
-    ImageClasses,
-    _pictures,
-    class_batch,
-)
+from examples.fewshot.data.classes import ImageClasses, Normalisation
+from examples.fewshot.data.episodes import Episodes, EpisodeSampler
+from examples.fewshot.data.pictures import distorted
 
 SIZES = (4, 9, 5, 4, 7, 6, 12, 4)
 
 
-def make_classes(sizes=SIZES, side=28, seed=0):
+def make_classes(sizes=SIZES, side=28, channels=1, **options):
     """Random images whose first two pixels hold their class and their position in it."""
-    images = np.random.default_rng(seed).integers(0, 256, (sum(sizes), side, side), np.uint8)
-    images[:, 0, 0] = np.repeat(np.arange(len(sizes)), sizes)
-    images[:, 0, 1] = np.concatenate([np.arange(size) for size in sizes])
+    images = np.random.default_rng(0).integers(0, 256, (sum(sizes), channels, side, side), np.uint8)
+    images[:, 0, 0, 0] = np.repeat(np.arange(len(sizes)), sizes)
+    images[:, 0, 0, 1] = np.concatenate([np.arange(size) for size in sizes])
     names = tuple(f"class {c}" for c in range(len(sizes)))
-    return ImageClasses(images, np.cumsum([0, *sizes]), names, ("LATIN",) * len(sizes))
+    offsets = np.cumsum([0, *sizes])
+    return ImageClasses(images, offsets, names, ("LATIN",) * len(sizes), **options)
 
 
 def tags(images):
-    """(..., 1, H, W) float32 -> the class and the position of every image, each (...) int64."""
+    """(..., C, H, W) float32 -> the class and the position of every image, each (...) int64."""
     return (images[..., 0, 0, :2] * 255).round().long().unbind(-1)
 
 
@@ -83,10 +80,10 @@ def test_labels_name_the_classes_and_queries_are_not_in_the_support(n_way, k_sho
 
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize(("n_way", "k_shot", "n_query"), [(5, 1, 1), (3, 2, 5)])
-@pytest.mark.parametrize("side", [28, 27])
-def test_an_episode_is_the_same_to_the_bit_in_every_batch(augment, n_way, k_shot, n_query, side):
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (27, 1), (84, 3)])
+def test_an_episode_is_the_same_to_the_bit_in_every_batch(augment, n_way, k_shot, n_query, side, channels):
     sampler = EpisodeSampler(
-        make_classes(side=side),
+        make_classes(side=side, channels=channels),
         n_way=n_way,
         k_shot=k_shot,
         n_query=n_query,
@@ -110,6 +107,99 @@ def test_an_episode_does_not_depend_on_the_number_of_threads():
     finally:
         torch.set_num_threads(threads)
     assert_same(alone, together)
+
+
+# What a seed drew when images had one channel only and no normalisation: it draws so for ever.
+_CLASSES = [[1, 0, 3, 6, 4], [1, 3, 4, 6, 0], [7, 0, 5, 4, 3]]
+_SUPPORT_LABELS = [1, 4, 2, 4, 3, 0, 1, 3, 0, 2]
+_QUERY_LABELS = [[2, 3, 4], [4, 3, 2], [1, 1, 3]]
+_SUPPORT_SUMS = {
+    False: [394.701968323905, 395.26275300374255, 373.9647136731073, 382.643144834321],
+    True: [354.0533117817249, 362.9948645737022, 291.50425614090636, 310.7221665889956],
+}
+_QUERY_SUMS = {
+    False: [387.90196829335764, 391.8705956749618, 390.1686352612451],
+    True: [381.77404296956956, 340.6928536905907, 368.2875227499753],
+}
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_a_seed_shows_the_same_pictures_for_ever(augment):
+    images = np.random.default_rng(0).integers(0, 256, (sum(SIZES), 1, 28, 28), np.uint8)
+    classes = dataclasses.replace(make_classes(), images=images)
+    sampler = EpisodeSampler(classes, n_way=5, k_shot=2, n_query=3, seed=5, augment=augment)
+    drawn = sampler.batch(100, 3)
+    assert drawn.classes.tolist() == _CLASSES
+    assert drawn.support_labels[0].tolist() == _SUPPORT_LABELS
+    assert drawn.query_labels.tolist() == _QUERY_LABELS
+    support = drawn.support[0, :4].double().sum(dim=(1, 2, 3)).tolist()
+    assert support == pytest.approx(_SUPPORT_SUMS[augment], rel=1e-6)
+    query = drawn.query[0].double().sum(dim=(1, 2, 3)).tolist()
+    assert query == pytest.approx(_QUERY_SUMS[augment], rel=1e-6)
+
+
+class _Batches(torch.utils.data.Dataset):
+    """Item i is the i-th batch of two episodes, as a training step takes it."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, i):
+        return vars(self.sampler.batch(2 * i, 2))
+
+
+def test_an_episode_does_not_depend_on_the_number_of_workers():
+    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    classes = make_classes(side=20, channels=3, normalisation=normalisation)
+    sampler = EpisodeSampler(classes, n_way=3, k_shot=1, n_query=2, seed=4)
+    whole = sampler.batch(0, 10)
+    for workers in (0, 2):
+        loader = torch.utils.data.DataLoader(_Batches(sampler), batch_size=None, num_workers=workers)
+        for i, batch in enumerate(loader):
+            assert_same(Episodes(**batch), rows(whole, 2 * i, 2 * i + 2))
+        assert i == 4
+
+
+def test_normalisation_is_of_the_distorted_pixels():
+    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    options = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 1}
+    plain = EpisodeSampler(make_classes(side=84, channels=3), **options).batch(7, 3)
+    classes = make_classes(side=84, channels=3, normalisation=normalisation)
+    normalised = EpisodeSampler(classes, **options).batch(7, 3)
+    for name in ("support", "query"):
+        pixels, scaled = getattr(plain, name), getattr(normalised, name)
+        assert scaled.dtype == torch.float32
+        for c in range(3):
+            expected = (pixels[:, :, c] - normalisation.mean[c]) / normalisation.std[c]
+            assert torch.equal(scaled[:, :, c], expected)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_grey_images_repeated_to_three_channels(augment):
+    options = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 1, "augment": augment}
+    grey = EpisodeSampler(make_classes(), **options).batch(0, 2)
+    classes = dataclasses.replace(
+        make_classes(), channels=3, normalisation=Normalisation((0.5,) * 3, (1.0, 2.0, 4.0))
+    )
+    drawn = EpisodeSampler(classes, **options).batch(0, 2)
+    assert drawn.support.shape == (2, 6, 3, 28, 28)
+    for c, std in enumerate((1.0, 2.0, 4.0)):
+        assert torch.equal(drawn.query[:, :, c], (grey.query[:, :, 0] - 0.5) / std)
+
+
+def test_colours_are_distorted_alike_and_mirrored_at_the_edges():
+    numbers = np.random.default_rng(0).random((2, 5 * 6))
+    colour = torch.rand(2, 5, 3, 12, 12).add_(1).mul_(0.5)
+    moved = distorted(colour, numbers)
+    assert moved.shape == colour.shape
+    assert moved.min() >= 0.5, "something dark came in from outside"
+    for c in range(3):
+        alone = distorted(colour[:, :, [c] * 3], numbers)
+        assert torch.equal(alone[:, :, 0], moved[:, :, c])
+    assert distorted(colour[:, :, :1], numbers).min() == 0, "a grey image's outside is paper"
 
 
 def test_episodes_and_seeds_differ():
@@ -160,16 +250,16 @@ def test_every_draw_is_uniform():
 
 
 def bar(side=28):
-    """A horizontal bar through the centre, (1, 1, H, W) uint8."""
-    image = np.zeros((1, 1, side, side), np.uint8)
-    image[0, 0, side // 2 - 2 : side // 2 + 2, 6 : side - 6] = 255
+    """A horizontal bar through the centre, (1, 1, 1, H, W)."""
+    image = torch.zeros(1, 1, 1, side, side)
+    image[..., side // 2 - 2 : side // 2 + 2, 6 : side - 6] = 1
     return image
 
 
 def moved_bar(number, value):
     numbers = np.full((1, 6), 0.5)
     numbers[0, number] = value
-    return _pictures(bar(), numbers, augment=True)[0, 0, 0].double()
+    return distorted(bar(), numbers)[0, 0, 0].double()
 
 
 def moments(image):
@@ -184,8 +274,8 @@ def moments(image):
 
 
 def test_distortions_are_what_they_are_called():
-    still = _pictures(bar(), np.full((1, 6), 0.5), augment=True)
-    assert torch.equal(still, torch.from_numpy(bar()).unsqueeze(2).float() / 255)
+    still = distorted(bar(), np.full((1, 6), 0.5))
+    assert torch.equal(still, bar())
     mass, _, _, _, wide = moments(still[0, 0, 0].double())
 
     rotation = 2 * math.degrees(math.atan(0.1))
@@ -205,49 +295,6 @@ def test_distortions_are_what_they_are_called():
     assert torch.diff(centres).tolist() == pytest.approx([-0.15] * 3, abs=0.02)
     assert moments(moved_bar(4, 1.0))[1:3] == pytest.approx((-2.1, 0), abs=0.01)
     assert moments(moved_bar(5, 0.0))[1:3] == pytest.approx((0, 2.1), abs=0.01)
-
-
-def test_class_batch_is_a_function_of_seed_and_step():
-    classes = make_classes()
-    images, labels = class_batch(classes, 50, seed=3, step=7)
-    again, same_labels = class_batch(classes, 50, seed=3, step=7)
-    assert images.shape == (50, 1, 28, 28)
-    assert images.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    assert torch.equal(images, again)
-    assert torch.equal(labels, same_labels)
-    for seed, step in ((3, 8), (4, 7)):
-        assert not torch.equal(class_batch(classes, 50, seed=seed, step=step)[1], labels)
-
-
-def test_class_batch_labels_its_images_and_is_uniform_over_classes():
-    images, labels = class_batch(make_classes(), 20_000, seed=0, step=0, augment=False)
-    image_class, position = tags(images)
-    assert torch.equal(image_class, labels)
-    assert_uniform(labels, len(SIZES))
-    for c, size in enumerate(SIZES):
-        assert_uniform(position[labels == c], size)
-
-
-def test_warm_up_and_episodes_of_one_seed_share_no_numbers():
-    classes = make_classes((2,) * 40)
-    first_drawn = [
-        (
-            class_batch(classes, 1, seed=seed, step=0)[1].item(),
-            EpisodeSampler(classes, n_way=1, k_shot=1, n_query=1, seed=seed).batch(0, 1).classes.item(),
-        )
-        for seed in range(100)
-    ]
-    assert sum(warm_up == episode for warm_up, episode in first_drawn) < 12  # 2.5 by chance
-
-
-def test_subset_keeps_images_with_their_class():
-    part = make_classes().subset([6, 1])
-    assert part.names == ("class 6", "class 1")
-    assert part.sizes.tolist() == [12, 9]
-    assert part.images[:, 0, 0].tolist() == [6] * 12 + [1] * 9
-    assert part.images[:, 0, 1].tolist() == [*range(12), *range(9)]
-    assert make_classes().subset([]).images.shape == (0, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -272,51 +319,3 @@ def test_batch_refuses(first, size):
     sampler = EpisodeSampler(make_classes(), n_way=2, k_shot=1, n_query=1, seed=0)
     with pytest.raises(ValueError, match=f"got first={first}, size={size}"):
         sampler.batch(first, size)
-
-
-@pytest.mark.parametrize(
-    ("size", "step", "seed", "message"),
-    [
-        (0, 0, 0, "got size=0, step=0"),
-        (1, -1, 0, "got size=1, step=-1"),
-        (1, 0, -1, "class_batch: seed must be non-negative, got -1"),
-    ],
-)
-def test_class_batch_refuses(size, step, seed, message):
-    with pytest.raises(ValueError, match=message):
-        class_batch(make_classes(), size, step=step, seed=seed)
-
-
-@pytest.mark.parametrize("sizes", [(), (3, 0, 2)])
-def test_class_batch_refuses_empty_classes(sizes):
-    empty = ImageClasses(
-        np.zeros((sum(sizes), 28, 28), np.uint8),
-        np.cumsum([0, *sizes]),
-        ("a",) * len(sizes),
-        ("LATIN",) * len(sizes),
-    )
-    with pytest.raises(ValueError, match="every class needs an image"):
-        class_batch(empty, 1, seed=0, step=0)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"images": np.zeros((3, 28, 28))}, TypeError, "must be uint8 .*, got float64"),
-        ({"images": np.zeros((3, 28), np.uint8)}, ValueError, r"shape \(I, H, W\), got \(3, 28\)"),
-        ({"offsets": np.array([0, 3])}, ValueError, r"offsets of shape \(3,\) and 2 alphabets"),
-        ({"alphabets": ("LATIN",)}, ValueError, r"2 alphabets, got \(3,\) and 1"),
-        ({"offsets": np.array([0, 1, 2])}, ValueError, r"number of images \(3\), got 0 to 2"),
-        ({"offsets": np.array([1, 2, 3])}, ValueError, r"number of images \(3\), got 1 to 3"),
-        ({"offsets": np.array([0, 4, 3])}, ValueError, "offsets must rise"),
-    ],
-)
-def test_image_classes_refuse_parts_that_do_not_fit(change, error, message):
-    parts = {
-        "images": np.zeros((3, 28, 28), np.uint8),
-        "offsets": np.array([0, 1, 3]),
-        "names": ("a", "b"),
-        "alphabets": ("LATIN", "LATIN"),
-    }
-    with pytest.raises(error, match=message):
-        ImageClasses(**(parts | change))

@@ -46,8 +46,8 @@ def read_one(folder, image):
     path.parent.mkdir(parents=True)
     image.save(path)
     classes = read_folder(folder, min_images=1)
-    assert classes.images.shape == (1, 28, 28)
-    return classes.images[0]
+    assert classes.images.shape == (1, 1, 28, 28)
+    return classes.images[0, 0]
 
 
 def test_alphabets_are_shared_out_whole(tmp_path):
@@ -78,7 +78,7 @@ def test_images_stay_with_their_class(tmp_path):
         for i in range(3):
             with Image.open(tmp_path / "all" / name / f"{i}.png") as image:
                 expected = read_one(tmp_path / f"{c}-{i}", image)
-            np.testing.assert_array_equal(classes.images[classes.offsets[c] + i], expected)
+            np.testing.assert_array_equal(classes.images[classes.offsets[c] + i, 0], expected)
 
 
 def test_folders_called_train_validation_test_are_the_splits(tmp_path):

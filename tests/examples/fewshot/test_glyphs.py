@@ -76,7 +76,7 @@ def test_no_script_is_in_two_splits(splits):
 @pytest.mark.parametrize("part", PARTS)
 def test_every_class_has_eight_distinct_pictures(splits, part):
     classes = getattr(splits, part)
-    assert classes.images.shape[1:] == (28, 28)
+    assert classes.images.shape[1:] == (1, 28, 28)
     for start, stop in zip(classes.offsets[:-1], classes.offsets[1:], strict=True):
         assert stop - start >= 8
         assert len({image.tobytes() for image in classes.images[start:stop]}) == stop - start
@@ -84,7 +84,7 @@ def test_every_class_has_eight_distinct_pictures(splits, part):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_letters_fill_their_box_and_are_centred(splits, part):
-    images = getattr(splits, part).images
+    images = getattr(splits, part).images[:, 0]
     assert images.dtype == np.uint8
     assert np.all(images.max(axis=(1, 2)) > 100)
     extents = []
@@ -164,7 +164,7 @@ def test_equal_and_blank_pictures_do_not_count():
     pictures[::8, 1] = 0  # seven are left
     classes = glyphs.select_classes([ord("D"), ord("F")], pictures)
     assert classes.names == ("LATIN CAPITAL LETTER D",)
-    np.testing.assert_array_equal(classes.images, pictures[:8, 0])
+    np.testing.assert_array_equal(classes.images[:, 0], pictures[:8, 0])
 
 
 def test_rendering_is_deterministic(drawn, fonts, monkeypatch):
@@ -267,8 +267,10 @@ def test_a_missing_font(tmp_path, monkeypatch):
         glyphs.load_glyphs(tmp_path)
 
 
-def test_load_splits_refuses():
-    with pytest.raises(ValueError, match="must be 'glyphs' or 'folder', got 'omniglot'"):
-        load_splits("omniglot")
-    with pytest.raises(ValueError, match="name='glyphs' takes no root, got 'here'"):
-        load_splits("glyphs", root="here")
+def test_images_of_another_size(few, tmp_path):
+    own, larger = (glyphs.load_glyphs(tmp_path, image_size=size).test for size in (28, 84))
+    assert larger.images.shape == (len(own.images), 1, 84, 84)
+    middle = larger.images[:, :, 1::3, 1::3].astype(int)  # where a pixel's centre stays, it keeps its value
+    assert np.abs(middle - own.images).max() <= 1
+    with pytest.raises(ValueError, match="load_glyphs: image_size must be at least 1, got 0"):
+        glyphs.load_glyphs(tmp_path, image_size=0)

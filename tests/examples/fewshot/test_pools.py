@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from examples.fewshot.data.episodes import EpisodeSampler, ImageClasses
+from examples.fewshot.data.classes import ImageClasses
+from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.pools import choose_episodes, draw_pools
 
 G, P, R = 2, 5, 4  # pools, classes of a pool, images of each class
@@ -11,7 +12,7 @@ def numbered_classes() -> ImageClasses:
     """Ten classes of six images; every pixel of image i has the value i."""
     numbers = np.arange(60, dtype=np.uint8)
     return ImageClasses(
-        images=np.tile(numbers[:, None, None], (1, 28, 28)),
+        images=np.tile(numbers[:, None, None, None], (1, 1, 28, 28)),
         offsets=np.arange(0, 61, 6),
         names=tuple("abcdefghij"),
         alphabets=("LATIN",) * 10,

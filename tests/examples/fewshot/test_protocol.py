@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import EpisodeSampler, ImageClasses
+from examples.fewshot import models
+from examples.fewshot.data.classes import ImageClasses
+from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.protocol import nearest_class, score, score_sequences, shots_before
 from examples.fewshot.settings import build_learner
@@ -125,17 +127,21 @@ def test_trimmed_sequences_are_not_scored(two_domains):
         score_sequences(Answerer(looks_ahead=False), sampler, 1)
 
 
-def test_sequences_of_a_learner_are_scored_as_it_answers_them(settings, two_domains):
+@pytest.mark.parametrize("core", ["srwm", "deltanet", "lstm", "fake_sr"])
+def test_sequences_and_episodes_of_every_core_are_scored_as_it_answers_them(splits, core):
     torch.manual_seed(0)
-    learner = build_learner(settings)
-    classes = [
-        ImageClasses(np.kron(c.images, np.ones((1, 1, 7, 7), np.uint8)), c.offsets, c.names, c.alphabets)
-        for c in two_domains
-    ]
-    sampler = SequenceSampler(*classes, n_way=3, k_shot=4, seed=0, order="second")
+    learner = models.build_learner(
+        n_way=3, core=core, encoder_channels=8, n_layers=2, n_heads=2, d_model=16, ff_factor=2, dropout=0.1
+    )
+    sampler = SequenceSampler(splits.train, splits.test, n_way=3, k_shot=4, seed=0, order="second")
     scores = score_sequences(learner, sampler, 10)
-    drawn = sampler.batch(0, 10)
-    logits, states = learner.read(learner.encode(drawn.images), drawn.shown)
-    np.testing.assert_array_equal(scores.correct, (logits.argmax(dim=-1) == drawn.labels).numpy())
-    assert len(states) == settings.n_layers
     assert not learner.training
+    drawn = sampler.batch(0, 10)
+    logits, _ = learner.read(learner.encode(drawn.images), drawn.shown)
+    np.testing.assert_array_equal(scores.correct, (logits.argmax(dim=-1) == drawn.labels).numpy())
+
+    episodes = EpisodeSampler(splits.test, n_way=3, k_shot=2, n_query=3, seed=0)
+    asked = episodes.batch(0, 5)
+    answers = learner(asked.support, asked.support_labels, asked.query).argmax(dim=-1)
+    expected = (answers == asked.query_labels).double().mean(dim=1).numpy()
+    np.testing.assert_array_equal(score(learner, episodes, 5).learner, expected)

@@ -21,14 +21,16 @@ def test_every_class_is_there_at_every_angle(splits):
         images = classes.images[classes.offsets[c] : classes.offsets[c + 1]]
         for quarter in range(4):
             i = c + quarter * n
-            of_class = turned.images[turned.offsets[i] : turned.offsets[i + 1]]
+            of_class = turned.images[np.arange(turned.offsets[i], turned.offsets[i + 1])]
             assert turned.alphabets[i] == classes.alphabets[c]
             for image, original in zip(of_class, images, strict=True):
-                np.testing.assert_array_equal(image, np.rot90(original, quarter))
+                np.testing.assert_array_equal(image, np.rot90(original, quarter, axes=(-2, -1)))
 
 
 def test_the_encoder_does_not_learn_the_turned_classes(settings, splits, tmp_path):
-    settings = dataclasses.replace(settings, rotate_classes=True)
-    trainer = Trainer(settings, splits, RunFolder(tmp_path / "run"))
-    assert len(trainer.classes["encoder"].names) == len(splits.train.names)
-    assert len(trainer.classes["episodes"].names) == 4 * len(splits.train.names)
+    settings = dataclasses.replace(settings, rotate_classes="train", train_encoder=True)
+    trainer = Trainer(settings, [splits], RunFolder(tmp_path / "run"))
+    [sampler] = trainer.objective.samplers
+    assert len(sampler.classes.names) == len(splits.train.names)
+    trainer.enter_phase("episodes")
+    assert len(trainer.objective.sampler.classes.names) == 4 * len(splits.train.names)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.episodes import ImageClasses
+from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.data.sequences import Sequences, SequenceSampler
 
 N, K = 3, 4
@@ -103,8 +103,10 @@ def test_trims_are_uniform_inclusive_at_both_ends_and_independent():
     assert all(abs(count - 200) < 67 for count in both.values()), both  # the order too
 
 
-def test_a_trimmed_task_is_the_beginning_of_the_whole_one():
-    whole, trimmed = sampler(order="second").batch(0, 8), sampler(order="second", max_trim=7)
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_trimmed_task_is_the_beginning_of_the_whole_one(augment):
+    whole = sampler(order="second", augment=augment).batch(0, 8)
+    trimmed = sampler(order="second", max_trim=7, augment=augment)
     layout, drawn = trimmed.layout(0), trimmed.batch(0, 8)
     assert min(layout.lengths) < N * K, "no trim in this batch; choose another seed"
     assert drawn.switch == layout.lengths[1]

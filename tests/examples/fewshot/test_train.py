@@ -19,8 +19,8 @@ from examples.fewshot import evaluate, train
 from examples.fewshot.evaluate import load_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.run_folder import RunFolder, load
+from tests.examples.fewshot.runs import assert_same_run, numbers_of
 
-TIMINGS = ("seconds", "images_per_second", "episodes_per_second")
 FILES = {
     "config.json",
     "metrics.json",
@@ -34,36 +34,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, splits):
-    monkeypatch.setattr(train, "load_splits", lambda *args, **kwargs: splits)
-
-
-def without_times(line: dict) -> dict:
-    return {name: value for name, value in line.items() if name not in TIMINGS}
-
-
-def numbers_of(folder: RunFolder) -> dict[str, torch.Tensor]:
-    """Every tensor of the checkpoint and of the best weights, by name."""
-
-    def flatten(value, name):
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (dict, list)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, inner in items:
-                yield from flatten(inner, f"{name}.{key}")
-
-    return dict(flatten([load(folder.checkpoint), load(folder.best)], ""))
-
-
-def assert_same_run(one: RunFolder, other: RunFolder) -> None:
-    assert [without_times(line) for line in one.reports()] == [
-        without_times(line) for line in other.reports()
-    ]
-    tensors, others = numbers_of(one), numbers_of(other)
-    assert tensors.keys() == others.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, others[name]), name
-    assert one.evaluation.read_text() == other.evaluation.read_text()
+    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
 
 
 def act_at_step(monkeypatch, objective: type, step: int, act) -> None:
@@ -153,7 +124,7 @@ def test_the_loss_falls_in_both_phases(settings):
 def uninterrupted(tiny_settings, splits, tmp_path_factory) -> RunFolder:
     whole = dataclasses.replace(tiny_settings, runs=tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_splits", lambda *args, **kwargs: splits)
+        patch.setattr(train, "load_domains", lambda settings: [splits])
         without_pictures(patch)
         assert train.main(whole) == 0
     return RunFolder(whole.folder)
@@ -265,7 +236,7 @@ def test_without_warmup_and_with_a_frozen_encoder_only_the_rest_learns(settings,
     folder = RunFolder(frozen.folder)
     trained = load(folder.checkpoint)["learner"]
     torch.manual_seed(frozen.seed)
-    fresh = train.Trainer(frozen, train.load_splits(""), folder).learner.state_dict()
+    fresh = train.Trainer(frozen, train.load_domains(frozen), folder).learner.state_dict()
     for name in fresh:
         same = torch.equal(fresh[name], trained[name])
         assert same == name.startswith("encoder."), name
@@ -277,7 +248,7 @@ def test_training_never_looks_at_the_test_classes(settings, splits, monkeypatch)
             raise AssertionError(f"training read {name} of the test classes")
 
     hidden = dataclasses.replace(splits, test=Forbidden())
-    monkeypatch.setattr(train, "load_splits", lambda *args, **kwargs: hidden)
+    monkeypatch.setattr(train, "load_domains", lambda settings: [hidden])
     evaluated = []
     monkeypatch.setattr(train, "evaluate", lambda *args: evaluated.append(args))
     assert train.main(settings) == 0

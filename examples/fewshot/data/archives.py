@@ -1,0 +1,320 @@
+"""Public data sets on disk: find what lies below a folder, fetch and unpack what does not.
+
+Requirements the design meets: a file that is cut short, altered, or not what its name says is
+refused before anything of it is used; no archive writes outside its own folder; and an
+interruption at any moment, or a second process at work on the same folder, leaves nothing that
+looks finished and is not. Downloads and unpacked files therefore grow in a temporary folder whose
+name ends in ``.part``, beside their place, and are renamed when they are complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+import pooch
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from .classes import Splits
+
+_DEPTH = 2  # folders below the root that are looked into
+_ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the ways in which a data set is published.
+
+    Attributes
+    ----------
+    holds : names that lie together in one folder; those of folders end in a slash.
+    source : where people get it, for the message when it is missing.
+    archive : the usual name of the archive that holds them, if there is one.
+    md5 : of the archive, where it is published; such an archive is checked before it is unpacked.
+    url : of the archive, where it has a stable public address; then ``md5`` is given too.
+    """
+
+    holds: tuple[str, ...]
+    source: str
+    archive: str | None = None
+    md5: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a complete copy of a data set has: classes and images of train, validation and test."""
+
+    classes: tuple[int, int, int]
+    images: tuple[int, int, int]
+
+    def check(self, operation: str, splits: Splits, source: Path) -> None:
+        """Raise ValueError if a split has more or fewer classes or images than published."""
+        for part in ("train", "validation", "test"):
+            found = getattr(splits, part)
+            self.check_split(operation, part, len(found.names), found.images.shape[0], source)
+
+    def check_split(self, operation: str, part: str, classes: int, images: int, source: Path) -> None:
+        """The same for one split, by its numbers."""
+        position = ("train", "validation", "test").index(part)
+        if (classes, images) != (self.classes[position], self.images[position]):
+            raise ValueError(
+                f"{operation}: the {part} split in {str(source)!r} must have {self.classes[position]} "
+                f"classes and {self.images[position]} images, got {classes} and {images}; the copy is "
+                "incomplete or of another data set: delete it and fetch it again"
+            )
+
+
+def locate(
+    operation: str, root: str | os.PathLike[str], layouts: Sequence[Layout], *, download: bool
+) -> tuple[Layout, Path]:
+    """The first of the layouts that lies below root, unpacked or packed, or can be downloaded.
+
+    An archive is unpacked beside itself, once. With ``download``, and only if nothing is found,
+    the first layout with an address is fetched into root, with a progress bar.
+
+    Parameters
+    ----------
+    operation : who asks, for the messages.
+    root : folder to look in, down to folders of folders of it.
+    layouts : in order of preference.
+    download : fetch what is missing.
+
+    Returns
+    -------
+    The layout, and the folder that holds its names.
+
+    Raises
+    ------
+    FileNotFoundError : if there is nothing, saying what would be taken and where it is got from.
+    ValueError : if an archive is damaged, not the published one, or unsafe to unpack.
+    OSError : if a download fails.
+    """
+    root = Path(root)
+    if not download and not root.is_dir():
+        raise FileNotFoundError(f"{operation}: root must be an existing folder, got {str(root)!r}")
+    for layout in layouts:
+        folder = find(root, layout.holds)
+        if folder is not None:
+            return layout, folder
+        if layout.archive is not None:
+            place = find(root, (layout.archive,))
+            if place is not None:
+                return layout, unpack(operation, place / layout.archive, layout.holds, layout.md5)
+    for layout in layouts if download else ():
+        if layout.url is not None:
+            return layout, unpack(operation, fetch(operation, root, layout), layout.holds)
+    raise FileNotFoundError(_missing(operation, root, layouts, download))
+
+
+def find(root: Path, names: Sequence[str]) -> Path | None:
+    """The first folder, root or at most two below it, that holds all the names."""
+    level = [root] if root.is_dir() else []
+    for _ in range(_DEPTH + 1):
+        for folder in level:
+            if all(_is_there(folder, name) for name in names):
+                return folder
+        level = [below for folder in level for below in _folders(folder)]
+    return None
+
+
+def fetch(operation: str, root: Path, layout: Layout) -> Path:
+    """Download the archive of a layout into root; returns its path.
+
+    Raises
+    ------
+    OSError : if the address cannot be reached or the transfer breaks off.
+    ValueError : if what came is not the published file.
+    """
+    assert layout.archive is not None
+    assert layout.md5 is not None
+    root.mkdir(parents=True, exist_ok=True)
+    with _partial_folder(root) as partial:
+        try:
+            pooch.retrieve(
+                layout.url, f"md5:{layout.md5}", fname=layout.archive, path=partial, progressbar=True
+            )
+        except ValueError as error:  # pooch's way to say that the checksum differs
+            raise ValueError(
+                f"{operation}: what came from {layout.url} is not the published {layout.archive}, whose "
+                f"MD5 is {layout.md5} ({error}); try again later, or get it elsewhere and put it into "
+                f"{str(root)!r}"
+            ) from error
+        except OSError as error:
+            raise OSError(
+                f"{operation}: cannot download {layout.url} ({error}); try again, or get "
+                f"{layout.archive} by other means and put it into {str(root)!r}"
+            ) from error
+        return (partial / layout.archive).replace(root / layout.archive)
+
+
+def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None = None) -> Path:
+    """Unpack an archive into a folder of its name beside it, if that has not been done.
+
+    Only plain files and folders are taken, and only such as lie inside.
+
+    Parameters
+    ----------
+    operation : who asks, for the messages.
+    archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``.
+    holds : names that must lie together in it, or in a folder of it.
+    md5 : the archive's checksum, if it is to be verified.
+
+    Returns
+    -------
+    The folder that holds the names.
+
+    Raises
+    ------
+    ValueError : if the archive is damaged, not the published one, unsafe, or holds other things.
+    FileExistsError : if something else is in the way of the folder.
+    """
+    done = find(archive.parent, holds)
+    if done is not None:
+        return done
+    if md5 is not None:
+        came = pooch.file_hash(str(archive), alg="md5")
+        if came != md5:
+            raise ValueError(
+                f"{operation}: {str(archive)!r} is not the published file: its MD5 must be {md5}, got "
+                f"{came}; it is damaged or cut short: delete it and fetch it again"
+            )
+    target = archive.with_name(_without_ending(archive.name))
+    with _partial_folder(archive.parent) as partial:
+        content = partial / "content"
+        content.mkdir()
+        _extract(operation, archive, content)
+        if find(content, holds) is None:
+            raise ValueError(
+                f"{operation}: {str(archive)!r} must hold {', '.join(holds)}, but does not; it is "
+                "incomplete or another archive: delete it and fetch it again"
+            )
+        only = content / target.name  # many archives hold one folder of their own name
+        publish(only if list(content.iterdir()) == [only] else content, target)
+    unpacked = find(archive.parent, holds)
+    if unpacked is None:
+        raise FileExistsError(
+            f"{operation}: cannot unpack {str(archive)!r}, because {str(target)!r} exists and does not "
+            f"hold {', '.join(holds)}; remove or rename it"
+        )
+    return unpacked
+
+
+def publish(finished: Path, target: Path) -> None:
+    """Move a finished folder to its place; if another process was faster, its work stays."""
+    try:
+        finished.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+@contextmanager
+def _partial_folder(parent: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=parent, suffix=".part") as name:
+        yield Path(name)
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir() if name.endswith("/") else (folder / name).is_file()
+
+
+def _folders(parent: Path) -> list[Path]:
+    with os.scandir(parent) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.endswith(".part")]
+    return [parent / name for name in sorted(names)]
+
+
+def _without_ending(name: str) -> str:
+    for ending in _ENDINGS:
+        if name.endswith(ending):
+            return name[: -len(ending)]
+    raise ValueError(f"unpack: an archive's name must end in one of {', '.join(_ENDINGS)}, got {name!r}")
+
+
+def _extract(operation: str, archive: Path, folder: Path) -> None:
+    try:
+        if archive.name.endswith(".zip"):
+            _extract_zip(archive, folder)
+        else:
+            _extract_tar(archive, folder)
+    except (
+        EOFError,  # a gzip stream that ends too early
+        zlib.error,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        _UnsafeMemberError,
+        RuntimeError,  # an encrypted ZIP file, or an unknown compression
+    ) as error:
+        reason = " ".join(str(error).split())  # tarfile's goes over several lines
+        raise ValueError(
+            f"{operation}: cannot unpack {str(archive)!r} ({reason}); it is damaged or not the published "
+            "file: delete it and fetch it again"
+        ) from error
+
+
+class _UnsafeMemberError(ValueError):
+    """A member of an archive that is not a plain file or folder inside it."""
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
+            if member.is_dir():
+                _place(folder, member.filename).mkdir(parents=True, exist_ok=True)
+                continue
+            if kind not in (0, stat.S_IFREG):
+                raise _UnsafeMemberError(f"its member {member.filename!r} is no plain file")
+            with packed.open(member) as source:
+                _write(source, _place(folder, member.filename))
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        for member in tqdm(packed, desc=f"unpacking {archive.name}", unit="file"):
+            if member.isdir():
+                _place(folder, member.name).mkdir(parents=True, exist_ok=True)
+                continue
+            source = packed.extractfile(member) if member.isreg() else None
+            if source is None:
+                raise _UnsafeMemberError(f"its member {member.name!r} is no plain file")
+            with source:
+                _write(source, _place(folder, member.name))
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a member goes, for names that stay inside the folder on every system."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if any(part in ("/", "..") or ":" in part for part in parts):
+        raise _UnsafeMemberError(f"its member {name!r} would leave the folder")
+    return folder.joinpath(*parts)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _missing(operation: str, root: Path, layouts: Sequence[Layout], download: bool) -> str:
+    lines = [f"{operation}: found nothing to read under {str(root)!r}; put there one of"]
+    for layout in layouts:
+        packed = "" if layout.archive is None else f", or {layout.archive}, which holds them"
+        lines.append(f"  * {', '.join(layout.holds)}{packed}: {layout.source}")
+    if any(layout.url is not None for layout in layouts):
+        lines.append("or add download=True (--download)")
+    elif download:
+        lines.append("there is no stable public address to download it from")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""A training step, or a whole tiny run, by one process or by one of several; `launch` starts those.
+
+In double precision, in which one process and several must agree to the last digits.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from examples.fewshot.data.classes import Splits
+from examples.fewshot.interrupt import StopRequest
+from examples.fewshot.run_folder import RunFolder
+from examples.fewshot.settings import Settings, load_settings
+from examples.fewshot.trainer import Trainer
+from tests.examples.fewshot.conftest import patterns
+
+ROOT = Path(__file__).parents[3]
+
+
+class DoubleTrainer(Trainer):
+    def _move(self, value: torch.Tensor) -> torch.Tensor:
+        return super()._move(value.double() if value.is_floating_point() else value)
+
+
+def trainer(settings: Settings) -> DoubleTrainer:
+    splits = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = DoubleTrainer(settings, [splits], RunFolder(settings.folder))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    made.validate = lambda learner: {"accuracy": 0.0}  # its images would be in single precision
+    return made
+
+
+def gradients(settings: Settings) -> dict[str, torch.Tensor]:
+    """Of a step from fresh weights, of everything trained; and the running statistics after it."""
+    one = trainer(settings)
+    if not settings.encoder_warmup_steps:
+        one.enter_phase("episodes")
+    one.progress.step = 2
+    one._start_drawing()
+    one._step()
+    found = {name: p.grad for name, p in one.objective.named_parameters() if p.grad is not None}
+    return {**found, **dict(one.objective.named_buffers())}
+
+
+def final_weights(settings: Settings) -> dict[str, torch.Tensor]:
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    one = trainer(settings)
+    assert one.train(StopRequest())
+    return one.learner.state_dict()
+
+
+def launch(jobs: dict[str, tuple[str, Settings]], out: Path, processes: int = 2) -> None:
+    """Run every job in the same few processes; the results of rank r are in ``out``/<job>-<r>.pt."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = json.dumps({name: (what, settings.record()) for name, (what, settings) in jobs.items()})
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.examples.fewshot.processes", str(out)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+                "ACCELERATE_USE_CPU": "true",
+            },
+        )
+        for rank in range(processes)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(text)
+        process.stdin.close()
+    codes = [process.wait(timeout=120) for process in started]
+    assert codes == [0] * processes
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    for name, (what, recorded) in json.load(sys.stdin).items():
+        result = {"gradients": gradients, "final_weights": final_weights}[what](load_settings(recorded))
+        torch.save(result, out / f"{name}-{os.environ['RANK']}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
