@@ -86,10 +86,12 @@ def test_other_episodes_by_another_seed(run, splits):
 
 
 def test_the_validation_classes_instead_of_the_tests(run, splits):
-    result = evaluate(Evaluation(runs=(run.path,), on_validation=True), [splits])
+    result = evaluate(Evaluation(runs=(run.path,), on_validation=True, episodes=100), [splits])
     learner, _, _ = load_learner(run)
     sampler = EpisodeSampler(splits.validation, n_way=3, k_shot=1, n_query=2, seed=1)
-    assert result["learner"]["mean"] == score(learner, sampler, 12).learner.mean()
+    scores = score(learner, sampler, 100)
+    assert result["learner"]["mean"] == scores.learner.mean()
+    assert result["nearest_neighbour"]["mean"] == scores.nearest.mean()
     assert result["split"] == "validation"
     assert not run.evaluation.exists()
     assert json.loads((run.path / "evaluation-validation.json").read_text()) == result
