@@ -106,12 +106,12 @@ class Trainer:
         self.objective = self._make_objective()
         groups = self.objective.parameter_groups()
         self.trained = [parameter for group in groups for parameter in group["params"]]
-        # DistributedDataParallel waits for a gradient of whatever could have one, and one of the
-        # phase before would still listen.
+        # DistributedDataParallel waits for the gradient of whatever could have one.
         self.objective.requires_grad_(False)
         for parameter in self.trained:
             parameter.requires_grad_(True)
-        self.accelerator.free_memory()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()  # or that of the phase before would go on listening
         self.model = self.accelerator.prepare_model(self.objective)
         self.optimizer = torch.optim.Adam(groups, betas=(s.beta1, s.beta2), eps=s.epsilon)
         for group in self.optimizer.param_groups:

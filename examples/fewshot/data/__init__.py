@@ -3,51 +3,144 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
-from .classes import Splits
+from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
 from .folder import load_folder
 from .glyphs import load_glyphs
+from .rotations import with_rotations
+from .textures import load_textures
 
 __all__ = ["load_splits"]
+
+_Normalise = Literal["none", "published", "correct"]
+_Rotate = Literal["none", "train", "all"]
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    """What `load_splits` knows of a set before it reads it.
+
+    Attributes
+    ----------
+    load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` if it is made.
+    channels : of the stored images, 1 or 3.
+    made : whether the program makes the images, and caches them, instead of reading them.
+    statistics : the normalisation of published scripts ("published"), and the right one ("correct");
+        where the latter is missing, it is measured on the training images.
+    """
+
+    load: Callable[..., Splits]
+    channels: int
+    made: bool = False
+    statistics: dict[str, Normalisation] = field(default_factory=dict)
+
+
+_SETS = {
+    "glyphs": _DataSet(load_glyphs, channels=1, made=True),
+    "textures": _DataSet(load_textures, channels=3, made=True),
+    "folder": _DataSet(load_folder, channels=1),
+}
 
 
 def load_splits(
     name: str,
     *,
     root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    channels: int | None = None,
+    normalise: _Normalise = "none",
+    rotate: _Rotate = "none",
     cache: str | os.PathLike[str] | None = None,
 ) -> Splits:
     """Train, validation and test classes of a data set.
 
+    ==============  ====================================  ====  ========  =============================
+    name            images                                side  channels  classes
+    ==============  ====================================  ====  ========  =============================
+    glyphs          letters, from matplotlib's fonts      28    1         about 670, 140 and 220
+    textures        made-up surfaces                      84    3         64, 16 and 20
+    folder          ``root/alphabet/character/*.png``     28    1         what is there
+    ==============  ====================================  ====  ========  =============================
+
     Parameters
     ----------
-    name : "glyphs", letters rendered from matplotlib's fonts; or "folder", images on disk.
-    root : for "folder", the folder that holds the alphabets (see `load_folder`).
-    cache : for "glyphs", the folder of the cache (see `load_glyphs`).
+    name : of the table.
+    root : of the sets that are read from files, the folder that holds them.
+    download : fetch a set that is not below its root, where that is possible.
+    image_size : side of the images in pixels; None for the set's usual one.
+    channels : 3 repeats grey images to three channels; None leaves a set's own number.
+    normalise : "none" leaves pixels in [0, 1]; "published" is what the set's published scripts do;
+        "correct" is the mean and standard deviation of the pixels. Both are per channel.
+    rotate : "train" or "all" adds the classes turned by 90, 180 and 270 degrees, to the training
+        split or to all three (as published for Omniglot).
+    cache : of the sets that are made by the program, the folder of the cache (see `cached_classes`).
 
     Returns
     -------
-    Splits of (I, 1, 28, 28) uint8 images, ink = 255 on 0.
+    Splits of (I, C, image_size, image_size) uint8 images, with their normalisation and channels.
 
     Raises
     ------
-    ValueError : if the name is unknown, or an argument is missing or belongs to the other name.
+    ValueError : if an argument is not one of its values, or the set lacks what is asked for.
+    OSError : if files cannot be read or written.
 
     Examples
     --------
-    >>> splits = load_splits("glyphs")
-    >>> splits.train.images.shape[1:]
-    (1, 28, 28)
+    >>> splits = load_splits("glyphs", channels=3)
+    >>> splits.train.picture_shape
+    (3, 28, 28)
     """
-    if name == "glyphs":
-        if root is not None:
+    for argument, value, choices in (
+        ("name", name, tuple(_SETS)),
+        ("normalise", normalise, get_args(_Normalise)),
+        ("rotate", rotate, get_args(_Rotate)),
+    ):
+        if value not in choices:
+            raise ValueError(f"load_splits: {argument} must be one of {', '.join(choices)}, got {value!r}")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"load_splits: image_size must be at least 1, got {image_size}")
+    data_set = _SETS[name]
+    if channels not in (None, data_set.channels, 3):
+        raise ValueError(
+            f"load_splits: channels of {name!r} must be {data_set.channels}"
+            f"{' or 3' if data_set.channels == 1 else ''}, got {channels}"
+        )
+    if normalise == "published" and "published" not in data_set.statistics:
+        raise ValueError(
+            f"load_splits: no script was published for name={name!r}, so it has no "
+            "normalise='published'; use 'correct', which measures the training images"
+        )
+    if data_set.made:
+        if root is not None or download:
             raise ValueError(
-                f"load_splits: name='glyphs' takes no root, got {os.fspath(root)!r}; "
-                "use name='folder' to read images from it"
+                f"load_splits: name={name!r} is made by the program and takes neither root nor "
+                f"download, got root={root!r}, download={download}; leave them out"
             )
-        return load_glyphs(cache)
-    if name == "folder":
+        splits = data_set.load(cache, image_size=image_size)
+    else:
         if root is None:
-            raise ValueError("load_splits: name='folder' needs root, the folder of the alphabets")
-        return load_folder(root)
-    raise ValueError(f"load_splits: name must be 'glyphs' or 'folder', got {name!r}")
+            raise ValueError(f"load_splits: name={name!r} needs root, the folder that holds its files")
+        if cache is not None:
+            raise ValueError(
+                f"load_splits: name={name!r} is read from root and takes no cache, got "
+                f"{os.fspath(cache)!r}; leave it out"
+            )
+        splits = data_set.load(root, download=download, image_size=image_size)
+
+    normalisation = None
+    if normalise != "none":
+        normalisation = data_set.statistics.get(normalise) or measured_normalisation(splits.train)
+
+    def finished(classes: ImageClasses, turned: bool) -> ImageClasses:
+        classes = replace(classes, normalisation=normalisation, channels=channels)
+        return with_rotations(classes) if turned else classes
+
+    return Splits(
+        train=finished(splits.train, rotate != "none"),
+        validation=finished(splits.validation, rotate == "all"),
+        test=finished(splits.test, rotate == "all"),
+    )

@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pooch
 from tqdm import tqdm
 
-from .classes import Splits
+if TYPE_CHECKING:
+    from .classes import Splits
 
 _DEPTH = 2  # folders below the root that are looked into
 _ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")

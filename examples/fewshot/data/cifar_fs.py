@@ -12,7 +12,7 @@ from pathlib import Path
 from .archives import Contents, Layout, locate
 from .cifar100 import CIFAR100, read_cifar100, read_pickled_split
 from .classes import ImageClasses, Splits
-from .decoding import read_classes, resized
+from .decoding import read_classes, resized, side
 
 CLASSES = {  # names with spaces between
     "train": (
@@ -70,10 +70,11 @@ def load_cifar_fs(
     Raises
     ------
     FileNotFoundError : if the data set is not there and not to be downloaded.
-    ValueError : if a file is damaged, or classes or images are missing.
+    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
     OSError : if the download fails.
     """
     operation = "load_cifar_fs"
+    size = side(operation, image_size, 32)
     layout, folder = locate(operation, root, LAYOUTS, download=download)
     if layout.holds == PICKLES.holds:
         splits = Splits(*(read_pickled_split(operation, folder / name) for name in layout.holds))
@@ -88,7 +89,7 @@ def load_cifar_fs(
             )
         )
     CONTENTS.check(operation, splits, folder)
-    return resized(splits, image_size)
+    return resized(splits, size)
 
 
 def _read_folders(operation: str, folder: Path, split: str) -> ImageClasses:

@@ -14,7 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .classes import ImageClasses, Splits
+from .classes import ImageClasses, Images, Splits
+
+
+def side(operation: str, image_size: int | None, usual: int) -> int:
+    """S: what is asked for, or else the data set's usual size; ValueError if it is below 1."""
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"{operation}: image_size must be at least 1, got {image_size}")
+    return image_size or usual
 
 
 def decode_image(
@@ -76,16 +83,15 @@ def read_classes(
     )
 
 
-def resized(splits: Splits, image_size: int | None) -> Splits:
-    """The splits with RGB images (I, 3, S, S), scaled as by `decode_image`; as they are for None."""
-    if image_size is None:
-        return splits
+def resized(splits: Splits, image_size: int) -> Splits:
+    """Splits of RGB arrays in memory as (I, 3, S, S), scaled as by `decode_image`."""
     parts = (splits.train, splits.validation, splits.test)
     return Splits(*(replace(part, images=_resize(part.images, image_size)) for part in parts))
 
 
-def _resize(images: np.ndarray, image_size: int) -> np.ndarray:
+def _resize(images: Images, image_size: int) -> np.ndarray:
     """(I, 3, H, W) uint8 -> (I, 3, S, S)."""
+    assert isinstance(images, np.ndarray)
     if images.shape[2:] == (image_size, image_size):
         return images
     scaled = np.empty((len(images), 3, image_size, image_size), np.uint8)

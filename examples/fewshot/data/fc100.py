@@ -11,7 +11,7 @@ import os
 from .archives import Contents, Layout, locate
 from .cifar100 import CIFAR100, read_cifar100, read_pickled_split
 from .classes import Splits
-from .decoding import resized
+from .decoding import resized, side
 
 SUPERCLASSES = {
     "train": (
@@ -66,10 +66,11 @@ def load_fc100(
     Raises
     ------
     FileNotFoundError : if the data set is not there and not to be downloaded.
-    ValueError : if a file is damaged, or classes or images are missing.
+    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
     OSError : if the download fails.
     """
     operation = "load_fc100"
+    size = side(operation, image_size, 32)
     layout, folder = locate(operation, root, LAYOUTS, download=download)
     if layout.holds == PICKLES.holds:
         splits = Splits(*(read_pickled_split(operation, folder / name) for name in layout.holds))
@@ -82,4 +83,4 @@ def load_fc100(
             )
         )
     CONTENTS.check(operation, splits, folder)
-    return resized(splits, image_size)
+    return resized(splits, size)

@@ -7,7 +7,7 @@ The split is by alphabet. ``root`` may hold
   the first are shared out between training and validation, the second is the test;
 * the alphabets themselves, which are shared out among all three.
 
-Images of any size and polarity come out as 28 x 28 with ink = 255 on 0.
+Images of any size and polarity come out square, 28 x 28 by default, with ink = 255 on 0.
 """
 
 from __future__ import annotations
@@ -27,24 +27,33 @@ _OMNIGLOT_SPLITS = ("images_background", "images_evaluation")
 _VALIDATION_SHARE, _TEST_SHARE = 0.15, 0.25  # of the alphabets, at least one each
 
 
-def load_folder(root: str | os.PathLike[str], *, seed: int = 0, min_images: int = 2) -> Splits:
+def load_folder(
+    root: str | os.PathLike[str],
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    seed: int = 0,
+    min_images: int = 2,
+) -> Splits:
     """Read a folder of images and split it by alphabet.
 
     Parameters
     ----------
     root : one of the three layouts above.
+    download : not possible: the images are the user's own.
+    image_size : side of the images in pixels, 28 by default.
     seed : decides which alphabets are held out where the layout does not say; non-negative.
     min_images : fewest images that a class may have; two are needed for one shot and a query.
 
     Returns
     -------
-    Splits of (I, 1, 28, 28) uint8 images, ink = 255 on 0; classes are named by their path.
+    Splits of (I, 1, image_size, image_size) uint8 images, ink = 255 on 0; classes are named by their path.
 
     Raises
     ------
     FileNotFoundError : if root, one of its split folders, or every image is missing.
-    ValueError : if a class has too few images, an image cannot be read, or there are too few
-        alphabets to give each split one.
+    ValueError : if a class has too few images, an image cannot be read, there are too few
+        alphabets to give each split one, image_size is below 1, or a download is asked for.
 
     Examples
     --------
@@ -58,34 +67,43 @@ def load_folder(root: str | os.PathLike[str], *, seed: int = 0, min_images: int 
     ...     load_folder(root).test.images.shape
     (2, 1, 28, 28)
     """
-    root = Path(root)
+    if download:
+        raise ValueError("load_folder: there is nothing to download; put the images below root")
+    root, size = Path(root), _size("load_folder", image_size)
     if _has(root, _OWN_SPLITS):
-        return Splits(
-            **{split: _read_classes(root, _alphabets(root / split), min_images) for split in _OWN_SPLITS}
-        )
+        parts = [_alphabets(root / split) for split in _OWN_SPLITS]
+        return Splits(*(_read_classes(root, part, min_images, size) for part in parts))
     if _has(root, _OMNIGLOT_SPLITS):
         background, evaluation = (_alphabets(root / part) for part in _OMNIGLOT_SPLITS)
         train, validation = _share_out(background, seed, {"validation": _VALIDATION_SHARE})
-        parts = (train, validation, evaluation)
+        parts = [train, validation, evaluation]
     else:
         shares = {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE}
-        train, validation, test = _share_out(_alphabets(root), seed, shares)
-        parts = (train, validation, test)
-    return Splits(*(_read_classes(root, part, min_images) for part in parts))
+        parts = _share_out(_alphabets(root), seed, shares)
+    return Splits(*(_read_classes(root, part, min_images, size) for part in parts))
 
 
-def read_folder(root: str | os.PathLike[str], *, min_images: int = 2) -> ImageClasses:
+def read_folder(
+    root: str | os.PathLike[str], *, image_size: int | None = None, min_images: int = 2
+) -> ImageClasses:
     """All the images of a folder as one set of classes, whatever its layout.
 
     For evaluating a checkpoint on pictures it was not trained on. Arguments and errors are those
     of `load_folder`, except that any number of alphabets will do.
     """
-    root = Path(root)
+    root, size = Path(root), _size("read_folder", image_size)
     for layout in (_OWN_SPLITS, _OMNIGLOT_SPLITS):
         if _has(root, layout):
             alphabets = [alphabet for part in layout for alphabet in _alphabets(root / part)]
-            return _read_classes(root, alphabets, min_images)
-    return _read_classes(root, _alphabets(root), min_images)
+            return _read_classes(root, alphabets, min_images, size)
+    return _read_classes(root, _alphabets(root), min_images, size)
+
+
+def _size(operation: str, image_size: int | None) -> int:
+    size = SIZE if image_size is None else image_size
+    if size < 1:
+        raise ValueError(f"{operation}: image_size must be at least 1, got {size}")
+    return size
 
 
 def _has(root: Path, layout: tuple[str, ...]) -> bool:
@@ -138,7 +156,7 @@ def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> li
     return [sorted(alphabets[a] for a in order), *parts]
 
 
-def _read_classes(root: Path, alphabets: list[Path], min_images: int) -> ImageClasses:
+def _read_classes(root: Path, alphabets: list[Path], min_images: int, size: int) -> ImageClasses:
     # Characters without a PNG are empty folders or hold other things; classes are made of PNGs.
     files = {
         (alphabet, character): sorted(character.glob("*.png"))
@@ -152,9 +170,9 @@ def _read_classes(root: Path, alphabets: list[Path], min_images: int) -> ImageCl
                 f"(*.png), got {len(paths)}; add images or remove the folder"
             )
     every = [path for paths in files.values() for path in paths]
-    images = np.empty((len(every), 1, SIZE, SIZE), np.uint8)
+    images = np.empty((len(every), 1, size, size), np.uint8)
     for position, path in enumerate(tqdm(every, desc="reading images", unit="image")):
-        images[position, 0] = _read_image(path)
+        images[position, 0] = _read_image(path, size)
     return ImageClasses(
         images=images,
         offsets=np.cumsum([0, *map(len, files.values())], dtype=np.int64),
@@ -163,8 +181,8 @@ def _read_classes(root: Path, alphabets: list[Path], min_images: int) -> ImageCl
     )
 
 
-def _read_image(path: Path) -> np.ndarray:
-    """(28, 28) uint8 with ink = 255 on 0."""
+def _read_image(path: Path, size: int) -> np.ndarray:
+    """(size, size) uint8 with ink = 255 on 0."""
     try:
         with Image.open(path) as image:
             grey = _grey(image)
@@ -174,7 +192,7 @@ def _read_image(path: Path) -> np.ndarray:
         ) from error
     if np.mean(np.asarray(grey) > 127) > 0.5:  # the page covers more than the ink
         grey = ImageOps.invert(grey)
-    return np.asarray(ImageOps.pad(grey, (SIZE, SIZE), Image.Resampling.LANCZOS, color=0))
+    return np.asarray(ImageOps.pad(grey, (size, size), Image.Resampling.LANCZOS, color=0))
 
 
 def _grey(image: Image.Image) -> Image.Image:

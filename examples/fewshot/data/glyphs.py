@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from .cache import cached_classes
 from .classes import ImageClasses, Splits
+from .resizing import resized_classes
 
 # Training sees Latin and Greek letters; the test is on three scripts unlike them.
 SCRIPTS = {
@@ -76,20 +77,22 @@ _LETTER_CASE = re.compile(r"\b(SUBSCRIPT|CAPITAL|SMALL|LETTER) ")
 _FORMAT = 2  # raise it when the code below would draw other pictures from the same parameters
 
 
-def load_glyphs(cache: str | os.PathLike[str] | None = None) -> Splits:
+def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
     """The glyph classes, split by script (`SCRIPTS`); rendered once, then read from the cache.
 
     Parameters
     ----------
     cache : folder of the cache (see `cached_classes`). The file's name holds a hash of the fonts'
         bytes, the parameters and the versions of the rendering libraries.
+    image_size : side of the images in pixels; other sizes than 28 are scaled from it bilinearly.
 
     Returns
     -------
-    Splits of (I, 1, 28, 28) uint8 images, ink = 255 on 0.
+    Splits of (I, 1, image_size, image_size) uint8 images, ink = 255 on 0.
 
     Raises
     ------
+    ValueError : if image_size is below 1.
     FileNotFoundError : if matplotlib's installation lacks one of the fonts.
     OSError : if the cache cannot be written.
 
@@ -99,10 +102,15 @@ def load_glyphs(cache: str | os.PathLike[str] | None = None) -> Splits:
     >>> sorted(set(splits.test.alphabets))
     ['ARMENIAN', 'GEORGIAN', 'LAO']
     """
+    size = SIZE if image_size is None else image_size
+    if size < 1:
+        raise ValueError(f"load_glyphs: image_size must be at least 1, got {size}")
     fonts = {face: _font_path(face) for face in FACES}
     classes = cached_classes(
         "glyphs", _parameters(fonts), lambda: select_classes(*render_pictures(fonts)), cache
     )
+    if size != SIZE:
+        classes = resized_classes(classes, size, Image.Resampling.BILINEAR)
     return Splits(
         **{
             split: classes.subset([c for c, s in enumerate(classes.alphabets) if s in scripts])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .decoding import read_classes
+from .decoding import read_classes, side
 
 # Alphabets and their numbers of characters, by archive, in the order of their names.
 BACKGROUND = {
@@ -115,17 +115,18 @@ def load_omniglot(
     Raises
     ------
     FileNotFoundError : if the data set is not there and not to be downloaded.
-    ValueError : if an archive or an image is damaged, or characters or images are missing.
+    ValueError : if a file is damaged, characters or images are missing, or the size is below 1.
     OSError : if the download fails.
     """
     operation = "load_omniglot"
+    size = side(operation, image_size, 28)
     background, evaluation = LAYOUTS
     characters = _characters(operation, root, background, BACKGROUND, download)
     characters += _characters(operation, root, evaluation, EVALUATION, download)
     learnt, test = characters[:TRAINING_CHARACTERS], characters[TRAINING_CHARACTERS:]
     train = [character for character in learnt if character.parent.name not in VALIDATION]
     validation = [character for character in learnt if character.parent.name in VALIDATION]
-    splits = Splits(*(_read(operation, part, image_size or 28) for part in (train, validation, test)))
+    splits = Splits(*(_read(operation, part, size) for part in (train, validation, test)))
     CONTENTS.check(operation, splits, Path(root))
     return splits
 

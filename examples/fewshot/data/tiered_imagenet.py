@@ -3,7 +3,7 @@
 Ren et al. 2018, https://arxiv.org/abs/1803.00676. 351 classes for training, 97 for validation, 160
 for the test, split by categories high in WordNet.
 
-The published pickles hold PNG files, 13 GB of them, and decoded they would fill twice that. They are
+The published pickles hold 13 GB of PNG files; decoded they would fill 16 GB of memory. They are
 therefore copied once, as they are, into one file per split that is mapped into memory, and each
 image is decoded when it is asked for.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from .archives import Contents, Layout, find, locate, publish
 from .classes import ImageClasses, Splits
-from .decoding import decode_image
+from .decoding import decode_image, side
 from .pickles import load_pickle, stream_arrays
 
 _SPLITS = ("train", "val", "test")
@@ -64,17 +64,18 @@ def load_tiered_imagenet(
     Raises
     ------
     FileNotFoundError : if the data set is not there.
-    ValueError : if a file is damaged, or classes or images are missing.
+    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
     OSError : if the caches cannot be written.
     """
     operation = "load_tiered_imagenet"
+    size = side(operation, image_size, _SIZE)
     folder = find(Path(root), CACHES)
     if folder is None:
         _, folder = locate(operation, root, LAYOUTS, download=download)
         for split, part, cache in zip(_SPLITS, _PARTS, CACHES, strict=True):
             if not (folder / cache).is_dir():
                 _build_cache(operation, folder, split, part, folder / cache)
-    splits = Splits(*(_read_cache(folder / cache, image_size or _SIZE) for cache in CACHES))
+    splits = Splits(*(_read_cache(folder / cache, size) for cache in CACHES))
     CONTENTS.check(operation, splits, folder)
     return splits
 

@@ -132,7 +132,7 @@ def main() -> None:
         # A second time, wherever that is; if the rest is shorter, it comes to its end.
         if fork_run(again, rng.randrange(1, 25)) is None:
             assert fork_run(again, None) is not None
-    print(json.dumps(kinds))
+    sys.stdout.write(json.dumps(kinds) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from examples.fewshot.data.episodes import Splits
+from examples.fewshot.data.classes import Splits
 from examples.fewshot.interrupt import StopRequest
 from examples.fewshot.run_folder import RunFolder
 from examples.fewshot.settings import Settings, load_settings

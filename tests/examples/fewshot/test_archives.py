@@ -129,6 +129,13 @@ def test_files_must_lie_together_and_not_too_deep(tmp_path):
     assert find(tmp_path, ("one.bin/",)) == tmp_path / "f"
 
 
+def test_what_a_killed_process_left_is_passed_over(tmp_path):
+    write_files(tmp_path / "tmp123.part" / "content")
+    assert find(tmp_path, NAMES) is None
+    archive = write_zip(tmp_path / "set.zip", FILES)
+    assert unpack("test", archive, NAMES) == tmp_path / "set"
+
+
 @pytest.mark.parametrize(
     ("write", "name"),
     [
@@ -343,9 +350,9 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(server, tmp_path):
     layout = published(server, files)
     server.handler.slow.add("set.zip")
     root = tmp_path / "root"
-    program = (
-        "from pathlib import Path\n"
-        "from examples.fewshot.data.archives import Layout, locate\n"
+    program = (  # the module alone, for a quick start
+        f"import sys; sys.path.append({str(Path(archives.__file__).parent)!r})\n"
+        "from archives import Layout, locate\n"
         f"locate('test', {str(root)!r}, ({layout!r},), download=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

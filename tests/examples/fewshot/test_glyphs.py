@@ -267,8 +267,10 @@ def test_a_missing_font(tmp_path, monkeypatch):
         glyphs.load_glyphs(tmp_path)
 
 
-def test_load_splits_refuses():
-    with pytest.raises(ValueError, match="must be 'glyphs' or 'folder', got 'omniglot'"):
-        load_splits("omniglot")
-    with pytest.raises(ValueError, match="name='glyphs' takes no root, got 'here'"):
-        load_splits("glyphs", root="here")
+def test_images_of_another_size(few, tmp_path):
+    own, larger = (glyphs.load_glyphs(tmp_path, image_size=size).test for size in (28, 84))
+    assert larger.images.shape == (len(own.images), 1, 84, 84)
+    middle = larger.images[:, :, 1::3, 1::3].astype(int)  # where a pixel's centre stays, it keeps its value
+    assert np.abs(middle - own.images).max() <= 1
+    with pytest.raises(ValueError, match="load_glyphs: image_size must be at least 1, got 0"):
+        glyphs.load_glyphs(tmp_path, image_size=0)

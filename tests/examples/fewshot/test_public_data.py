@@ -439,6 +439,8 @@ def write_tiered(folder, monkeypatch):
         {"train": ["crab", "goose"], "val": ["tench"], "test": ["kite", "vulture"]}.items()
     ):
         pixels = noise((3 * len(names), 84, 84, 3), seed)
+        for i, image in enumerate(pixels):
+            image[: 10 * i] = 0  # so that the files have different lengths
         labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(names)), 3))
         files = [np.frombuffer(image_file(image), np.uint8)[:, None] for image in pixels]
         save(folder / f"{split}_images_png.pkl", files)
@@ -499,6 +501,7 @@ def test_an_interruption_of_the_sorting_can_be_repeated(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             tiered_imagenet.load_tiered_imagenet(tmp_path)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"tiered-imagenet-train.cache"}
+    save(tmp_path / "train_images_png.pkl", b"not read again")
     images = tiered_imagenet.load_tiered_imagenet(tmp_path).validation.images
     np.testing.assert_array_equal(images[:], expected["val"][1])
 
@@ -538,7 +541,26 @@ def test_a_short_copy_of_tiered_imagenet_is_noticed(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-# What is published
+# What they share
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        omniglot.load_omniglot,
+        fc100.load_fc100,
+        cifar_fs.load_cifar_fs,
+        mini_imagenet.load_mini_imagenet,
+        tiered_imagenet.load_tiered_imagenet,
+    ],
+)
+def test_arguments_are_checked_first(tmp_path, load):
+    with pytest.raises(ValueError, match=rf"{load.__name__}: image_size must be at least 1, got 0"):
+        load(tmp_path, image_size=0)
+    with pytest.raises(FileNotFoundError, match=rf"{load.__name__}: root must be an existing folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=rf"{load.__name__}: found nothing to read"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("module", [omniglot, fc100, cifar_fs, mini_imagenet, tiered_imagenet])

@@ -1,0 +1,174 @@
+"""Every preset trains, and those of the published scripts say what those scripts say."""
+
+import dataclasses
+import math
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from examples.fewshot.data.classes import ImageClasses, Splits
+from examples.fewshot.interrupt import StopRequest
+from examples.fewshot.presets import PRESETS, command, defaults, preset_of, table
+from examples.fewshot.run_folder import RunFolder
+from examples.fewshot.settings import Settings, build_learner
+from examples.fewshot.trainer import Trainer
+
+
+def noise(count: int, per_class: int, shape: tuple[int, int, int], seed: int) -> ImageClasses:
+    rng = np.random.default_rng(seed)
+    return ImageClasses(
+        images=rng.integers(0, 256, (count * per_class, *shape), np.uint8),
+        offsets=np.arange(count + 1) * per_class,
+        names=tuple(f"class {c}" for c in range(count)),
+        alphabets=("NOISE",) * count,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "save", lambda self: None)  # most of the time, and tested elsewhere
+    monkeypatch.setattr(Trainer, "save_best", lambda self: None)
+    preset = PRESETS[name]
+    preset.check()
+    few = dataclasses.replace(
+        preset,
+        runs=tmp_path,
+        n_way=2,
+        k_shot=min(preset.k_shot, 2),
+        max_trim=min(preset.max_trim, 2),
+        future_shots=1,
+        batch_size=2,
+        accumulation=min(preset.accumulation, 2),
+        pools=min(preset.pools, 1),
+        pool_classes=2,
+        pool_images=4,
+        queries=1,
+        steps=2,
+        encoder_warmup_steps=min(preset.encoder_warmup_steps, 2),
+        encoder_warmup_classes=2,
+        validate_every=2,
+        validation_episodes=2,
+        report_every=2,
+    )
+    folder = RunFolder(few.folder)
+    folder.open(few)
+    shape = build_learner(few).encoder.image_shape
+    domains = [
+        Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in range(2 if few.second_data else 1)
+    ]
+    trainer = Trainer(few, domains, folder)
+    before = {n: p.clone() for n, p in trainer.learner.named_parameters()}
+    assert trainer.train(StopRequest())
+    assert trainer.progress.step == 2
+    losses = [line["loss"] for line in folder.reports() if line["split"] == "train"]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    for parameter, value in trainer.learner.named_parameters():
+        assert not torch.equal(value, before[parameter]), parameter
+
+
+# Of the published scripts: core, layers, width, feed-forward factor, dropout, encoder dropout, batch,
+# learning rate (None: the warm-up), steps; and the parameters that their models have.
+PUBLISHED = {
+    "omniglot-1shot-srwm": ("srwm", 2, 256, 4, 0.0, 0.0, 128, 1e-3, 300_000, 1_342_021),
+    "miniimagenet-1shot-srwm": ("srwm", 3, 256, 4, 0.1, 0.1, 16, None, 600_000, 2_052_837),
+    "miniimagenet-5shot-srwm": ("srwm", 3, 256, 8, 0.1, 0.1, 16, None, 600_000, 3_628_773),
+    "miniimagenet-1shot-deltanet": ("deltanet", 4, 256, 8, 0.1, 0.3, 16, 1e-4, 600_000, 5_509_093),
+    "miniimagenet-5shot-deltanet": ("deltanet", 4, 256, 8, 0.0, 0.2, 16, 3e-4, 600_000, 5_509_093),
+    "miniimagenet-1shot-lstm": ("lstm", 1, 1024, 4, 0.0, 0.1, 16, 3e-4, 1_200_000, 7_533_797),
+    "miniimagenet-5shot-lstm": ("lstm", 1, 1024, 4, 0.0, 0.1, 16, 3e-4, 1_200_000, 7_533_797),
+    "fc100-5shot-srwm": ("srwm", 3, 256, 4, 0.1, 0.1, 16, None, 600_000, 1_880_805),
+    "fc100-5shot-deltanet": ("deltanet", 3, 256, 8, 0.0, 0.2, 16, None, 600_000, 4_018_917),
+    "fc100-5shot-res12-srwm": ("srwm", 3, 256, 4, 0.3, 0.3, 16, None, 600_000, 4_117_125),
+    "sequential-omniglot-miniimagenet-srwm": ("srwm", 3, 256, 1, 0.0, 0.0, 32, 3e-4, 238_266, 870_885),
+    "sequential-omniglot-miniimagenet-deltanet": (
+        *("deltanet", 3, 256, 1, 0.0, 0.0, 32, 3e-4, 238_266, 1_433_061),
+    ),
+    "miniimagenet-10shot-bootstrapping": ("srwm", 3, 256, 8, 0.1, 0.1, 16, None, 600_000, 3_628_773),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_presets(name):
+    s = PRESETS[name]
+    *values, rate, steps, count = PUBLISHED[name]
+    assert [
+        *(s.core, s.n_layers, s.d_model, s.ff_factor, s.dropout, s.encoder_dropout, s.batch_size)
+    ] == values
+    if rate is None:
+        assert (s.schedule, s.warmup_steps) == ("published", 5000)
+    else:
+        assert (s.schedule, s.learning_rate) == ("constant", rate)
+    assert s.steps == steps
+    assert sum(p.numel() for p in build_learner(s).parameters()) == count
+    assert (s.beta1, s.beta2, s.epsilon, s.clip) == (0.9, 0.995, 1e-9, 0.0)
+    assert s.train_encoder
+    assert (s.pools, s.encoder_warmup_steps) == (0, 0)
+    assert (s.augment, s.augment_evaluation, s.unit_features) == (False, False, False)
+    assert (s.n_way, s.queries, s.input_gain, s.encoder_learning_rate_factor) == (5, 1, 1.0, 1.0)
+    assert (s.beta_init, s.q_scale, s.input_softmax, s.unknown_label) == (0.0, 1.0, False, "class_0")
+    assert s.rotate_classes == ("all" if s.data == "omniglot" else "none")
+    assert s.normalise == ("published" if s.protocol == "sequential" else "none")
+    shots = {"sequential": 15, "bootstrapping": 10}.get(s.protocol, 5 if "5shot" in name else 1)
+    assert s.k_shot == shots
+
+
+def test_what_only_some_published_scripts_have():
+    sequential = PRESETS["sequential-omniglot-miniimagenet-srwm"]
+    assert (sequential.accumulation, sequential.max_trim, sequential.validate_every) == (2, 60, 4000)
+    teacher = PRESETS["miniimagenet-10shot-bootstrapping"]
+    weights = (teacher.student_weight, teacher.bootstrap_weight, teacher.teacher_weight)
+    assert (*weights, teacher.future_shots, teacher.bootstrap_loss) == (1, 10, 1, 5, "kl")
+    assert PRESETS["fc100-5shot-res12-srwm"].encoder_dropout_type == "2d_inblock"
+    assert PRESETS["omniglot-1shot-srwm"].validate_every == 10_000
+
+
+def test_every_asked_for_preset_is_there():
+    cores = ("srwm", "deltanet", "lstm", "fake-sr")
+    ours = [f"glyphs-{shots}shot-{core}" for shots in (1, 5) for core in cores]
+    ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
+    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-bootstrapping"}
+    assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
+    assert [line.split()[1] for line in table().splitlines()] == list(PRESETS)
+
+
+def test_the_command_names_the_preset_and_what_differs_from_it():
+    preset = PRESETS["miniimagenet-1shot-srwm"]
+    changed = dataclasses.replace(preset, name="mine", steps=10, augment=True, train_encoder=False)
+    words = shlex.split(command(changed))[3:]
+    assert words == [
+        *("--preset", "miniimagenet-1shot-srwm", "--name", "mine", "--augment", "--no-train-encoder"),
+        *("--steps", "10"),
+    ]
+    assert preset_of(words) == "miniimagenet-1shot-srwm"
+    assert tyro.cli(Settings, default=defaults(preset_of(words)), args=words) == changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [([], None), (["--preset", "x", "--steps", "1"], "x"), (["--name", "y", "--preset=x"], "x")],
+)
+def test_the_preset_of_a_command_line(arguments, preset):
+    assert preset_of(arguments) == preset
+
+
+def test_an_unknown_preset_is_answered_with_all_of_them():
+    with pytest.raises(ValueError, match=r"--preset must be one of omniglot-1shot-srwm, .*; got 'nil'"):
+        defaults("nil")
+
+
+def test_help_lists_the_presets_and_shows_the_values_of_the_chosen_one():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "examples.fewshot.train", "--preset", "glyphs-1shot-lstm", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200"},
+    ).stdout
+    assert all(name in help_text for name in PRESETS)
+    assert "(default: lstm)" in help_text

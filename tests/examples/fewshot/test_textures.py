@@ -1,0 +1,114 @@
+"""The made-up surfaces: the same on every run, no class in two splits, and worth telling apart."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from examples.fewshot.data import textures
+from examples.fewshot.data.texture_families import FAMILIES
+
+PARTS = ("train", "validation", "test")
+FAMILY_NAMES = [family.__name__ for family in FAMILIES]
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Two images of every class."""
+    return textures.make_classes(images=2)
+
+
+@pytest.fixture
+def few(classes, monkeypatch):
+    """`load_textures` with two images of a class; the list counts how often they were made."""
+    made = []
+
+    def make():
+        made.append(1)
+        return classes
+
+    monkeypatch.setattr(textures, "make_classes", make)
+    return made
+
+
+def test_splits_share_no_class(classes):
+    splits = textures.split_classes(classes)
+    parts = [getattr(splits, part) for part in PARTS]
+    assert [len(part.names) for part in parts] == [64, 16, 20]
+    every = [name for part in parts for name in part.names]
+    assert len(set(every)) == 100
+    assert set(every) == set(classes.names)
+    seen = set(splits.train.alphabets)
+    assert seen == set(splits.validation.alphabets) == set(FAMILY_NAMES) - set(textures.HELD_OUT)
+    assert set(splits.test.alphabets) == set(FAMILY_NAMES)
+    for part in parts:
+        for name, family in zip(part.names, part.alphabets, strict=True):
+            assert name.startswith(family)
+        assert part.images.shape == (2 * len(part.names), 3, 84, 84)
+        assert part.images.dtype == np.uint8
+        c = part.names.index(part.names[-1])
+        source = classes.names.index(part.names[-1])
+        np.testing.assert_array_equal(part.images[2 * c : 2 * c + 2], classes.images[2 * source :][:2])
+
+
+def test_no_two_classes_of_a_family_share_a_trait():
+    traits = np.array([textures.traits_of(c) for c in range(textures.CLASSES_PER_FAMILY)])
+    assert traits.min() > 0
+    assert traits.max() < 1
+    for trait in traits.T:
+        assert len(set(trait.tolist())) == textures.CLASSES_PER_FAMILY
+    held_out = {*textures.VALIDATION, *textures.TEST}
+    assert len(held_out) == 4
+    for one, other in itertools.combinations(range(4), 2):
+        assert abs(np.corrcoef(traits[:, one], traits[:, other])[0, 1]) < 0.6
+
+
+# Sums of an image's pixels, red, green and blue: the same on every machine.
+SUMS = {
+    "stripes": [],
+}
+
+
+@pytest.mark.parametrize("family", range(len(FAMILIES)), ids=FAMILY_NAMES)
+def test_an_image_is_a_function_of_its_class_and_number(family):
+    five = textures.draw_images(family, 5, 0, 5)
+    np.testing.assert_array_equal(textures.draw_images(family, 5, 0, 5), five)
+    np.testing.assert_array_equal(textures.draw_images(family, 5, 3, 5), five[3:])
+    assert five.astype(int)[0].sum(axis=(1, 2)).tolist() == SUMS[FAMILY_NAMES[family]]
+    assert len({image.tobytes() for image in five}) == 5
+    assert five.std(axis=(2, 3)).min() > 5, "an image is plain"
+
+
+def test_another_class_is_another_texture():
+    one, other = (textures.draw_images(0, c, 0, 1) for c in (5, 7))
+    assert (one != other).mean() > 0.5
+
+
+def test_any_two_classes_share_a_palette():
+    lines = [
+        {(first + step) % len(textures.PALETTES) for step in textures._PALETTE_STEPS}
+        for first in range(len(textures.PALETTES))
+    ]
+    assert all(len(one & other) == 1 for one, other in itertools.combinations(lines, 2))
+
+
+def test_second_load_reads_the_cache(few, tmp_path):
+    first, second = (textures.load_textures(tmp_path) for _ in range(2))
+    assert len(few) == 1
+    for part in PARTS:
+        a, b = getattr(first, part), getattr(second, part)
+        np.testing.assert_array_equal(a.images, b.images)
+        assert a.names == b.names
+    (file,) = tmp_path.glob("textures-*.npz")
+    file.write_bytes(file.read_bytes()[:-100])
+    np.testing.assert_array_equal(textures.load_textures(tmp_path).test.images, first.test.images)
+    assert len(few) == 2
+
+
+def test_smaller_images_are_averages_over_areas(few, tmp_path):
+    large, small = (textures.load_textures(tmp_path, image_size=size).test.images for size in (84, 28))
+    assert small.shape == (40, 3, 28, 28)
+    averages = large.reshape(40, 3, 28, 3, 28, 3).mean(axis=(3, 5))
+    assert np.abs(averages - small).max() <= 0.51
+    with pytest.raises(ValueError, match="load_textures: image_size must be at least 1, got 0"):
+        textures.load_textures(tmp_path, image_size=0)
