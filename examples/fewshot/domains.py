@@ -22,11 +22,12 @@ def load_domains(settings: Settings) -> list[Splits]:
             image_size=settings.image_size,
             channels=settings.channels,
             normalise=settings.normalise,
-            rotate=rotate,
+            # The trainer turns the training classes, for the encoder's warm-up is not to see them so.
+            rotate="all" if is_first and settings.rotate_classes == "all" else "none",
         )
-        for name, root, rotate in (
-            (settings.data, settings.root, "all" if settings.rotate_classes == "all" else "none"),
-            (settings.second_data, settings.second_root, "none"),
+        for name, root, is_first in (
+            (settings.data, settings.root, True),
+            (settings.second_data, settings.second_root, False),
         )
         if name is not None
     ]

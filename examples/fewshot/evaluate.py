@@ -24,7 +24,7 @@ from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
 from .run_folder import RunFolder, write_json
-from .settings import Settings, build_learner, load_settings
+from .settings import Settings, build_learner, load_settings, picture_shape
 from .statistics import mean_and_interval, summarise
 from .tables import episode_table, run_table, sequence_table
 
@@ -122,8 +122,7 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     settings = runs[0].settings
     _check_alike(options, runs)
     if options.root is not None:
-        shots = max([*options.k_shots, _given(options.k_shot, settings.k_shot)])
-        classes = [read_folder(options.root, min_images=shots + 1)]
+        classes = [_read_folder(options, settings, options.root)]
     else:
         domains = load_domains(settings) if domains is None else domains
         classes = [splits.validation if options.on_validation else splits.test for splits in domains]
@@ -193,6 +192,16 @@ def _check_alike(options: Evaluation, runs: list[Run]) -> None:
                 f"{runs[0].folder.path} to {other.folder.path}: {'; '.join(changes)}; "
                 "evaluate them one by one"
             )
+
+
+def _read_folder(options: Evaluation, settings: Settings, root: Path) -> ImageClasses:
+    """The images of a folder in the shape and normalisation that the runs were trained on."""
+    shots = max(options.k_shots, default=_given(options.k_shot, settings.k_shot))
+    channels, size, _ = picture_shape(settings)
+    classes = read_folder(root, image_size=size, min_images=shots + 1)
+    normalised = settings.normalise != "none"  # by numbers that may have to be measured on the run's data
+    like = load_domains(settings)[0].train.normalisation if normalised else None
+    return dataclasses.replace(classes, channels=channels, normalisation=like)
 
 
 def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:

@@ -345,13 +345,20 @@ def load_settings(recorded: dict[str, Any]) -> Settings:
     return Settings(**{**recorded, **given, "trackers": tuple(recorded["trackers"])})
 
 
+def picture_shape(settings: Settings) -> tuple[int, int, int]:
+    """(C, H, W) of the images that the learner sees."""
+    size, channels = _USUAL_IMAGES[settings.data]
+    side = settings.image_size or size
+    return settings.channels or channels, side, side
+
+
 def build_learner(settings: Settings) -> FewShotLearner:
     """The model that the settings describe, with fresh weights."""
-    size, channels = _USUAL_IMAGES[settings.data]
+    channels, size, _ = picture_shape(settings)
     return models.build_learner(
         n_way=settings.n_way,
-        image_size=settings.image_size or size,
-        channels=settings.channels or channels,
+        image_size=size,
+        channels=channels,
         encoder=settings.encoder,
         encoder_channels=settings.encoder_channels,
         encoder_dropout=settings.encoder_dropout,

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -12,6 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from examples.fewshot import evaluate as evaluate_module
+from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.evaluate import Evaluation, evaluate, load_learner, over_runs
@@ -86,10 +88,12 @@ def test_other_episodes_by_another_seed(run, splits):
 
 
 def test_the_validation_classes_instead_of_the_tests(run, splits):
-    result = evaluate(Evaluation(runs=(run.path,), on_validation=True), [splits])
+    result = evaluate(Evaluation(runs=(run.path,), on_validation=True, episodes=100), [splits])
     learner, _, _ = load_learner(run)
     sampler = EpisodeSampler(splits.validation, n_way=3, k_shot=1, n_query=2, seed=1)
-    assert result["learner"]["mean"] == score(learner, sampler, 12).learner.mean()
+    scores = score(learner, sampler, 100)
+    assert result["learner"]["mean"] == scores.learner.mean()
+    assert result["nearest_neighbour"]["mean"] == scores.nearest.mean()
     assert result["split"] == "validation"
     assert not run.evaluation.exists()
     assert json.loads((run.path / "evaluation-validation.json").read_text()) == result
@@ -229,6 +233,27 @@ def test_a_folder_of_images(run, tmp_path):
     assert json.loads((run.path / "evaluation-writing.json").read_text()) == result
     assert (run.path / "evaluation-writing.png").exists()
     assert not run.evaluation.exists()
+
+
+def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch):
+    """In colour, of another size, normalised; the normalisation is that of the run's data."""
+    coloured = dataclasses.replace(settings, image_size=32, channels=3, normalise="correct")
+    for character, image in itertools.product("wxyz", "012"):
+        path = tmp_path / "writing" / "runes" / character / f"{image}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28)).save(path)
+    normalisation = Normalisation(mean=(0.5,), std=(0.25,))
+    train = ImageClasses(
+        np.zeros((1, 1, 32, 32), np.uint8), np.array([0, 1]), ("a",), ("A",), normalisation
+    )
+    monkeypatch.setattr(evaluate_module, "load_domains", lambda settings: [Splits(train, train, train)])
+    seen = []
+    monkeypatch.setattr(
+        evaluate_module, "draw_gallery", lambda learner, sampler, path: seen.append(sampler.classes)
+    )
+    evaluate(Evaluation(runs=(begun(coloured).path,), data="folder", root=tmp_path / "writing"))
+    assert seen[0].picture_shape == (3, 32, 32)
+    assert seen[0].normalisation == normalisation
 
 
 def test_options_that_do_not_fit_are_named(run, tmp_path):
