@@ -56,9 +56,7 @@ class Experiments:
                 f"experiments: studies are {', '.join(STUDIES)}, got {', '.join(unknown) or 'none'}"
             )
         if len(set(self.seeds)) < 2 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(
-                f"experiments: --seeds must be at least two different ones, got {self.seeds}"
-            )
+            raise ValueError(f"experiments: --seeds must be at least two different ones, got {self.seeds}")
         for name in ("parallel", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"experiments: --{name} must be at least 1, got {getattr(self, name)}")

@@ -105,12 +105,22 @@ _SEQUENTIAL_PUBLISHED = replace(
     test_episodes=800,
 )
 
-_GLYPHS = Settings()
+# Layers half as wide as the published ones learn from letters as much in a step, in a quarter of its time.
+_GLYPHS = replace(
+    Settings(),
+    d_model=128,
+    n_heads=8,
+    ff_factor=2,
+    queries=5,
+    encoder_warmup_steps=2000,
+    steps=5000,
+)
+_GLYPHS_2 = replace(_GLYPHS, k_shot=2, pool_images=6)
 _GLYPHS_5 = replace(_GLYPHS, k_shot=5, pool_images=7)
 
 
 def _lstm(settings: Settings) -> Settings:
-    return replace(settings, core="lstm", n_layers=1, d_model=512)
+    return replace(settings, core="lstm", n_layers=1, d_model=256)
 
 
 _SEQUENTIAL_GLYPHS = replace(
@@ -121,10 +131,15 @@ _SEQUENTIAL_GLYPHS = replace(
     channels=3,
     k_shot=5,
     max_trim=20,
-    pools=0,
-    batch_size=32,
-    accumulation=2,
-    train_encoder=True,
+    rotate_classes="none",
+    encoder_warmup_steps=1500,
+    pools=2,
+    pool_classes=10,
+    pool_images=5,
+    steps=2000,
+    validate_every=500,
+    validation_episodes=200,
+    test_episodes=1000,
 )
 
 
@@ -178,9 +193,10 @@ _TABLE = {
     "sequential-glyphs-textures-srwm": ("letters and textures in turn, labels late", _SEQUENTIAL_GLYPHS),
     "sequential-glyphs-textures-deltanet": ("by a DeltaNet", replace(_SEQUENTIAL_GLYPHS, core="deltanet")),
     "sequential-glyphs-textures-lstm": ("by an LSTM", _lstm(_SEQUENTIAL_GLYPHS)),
-    "glyphs-bootstrapping": (
-        "letters, with a teacher that has read more examples",
-        replace(_GLYPHS, protocol="bootstrapping", pools=0, future_shots=3),
+    "glyphs-2shot-srwm": ("two examples of each letter", _GLYPHS_2),
+    "glyphs-2shot-bootstrapping": (
+        "the same, with a teacher that has read three more",
+        replace(_GLYPHS_2, protocol="bootstrapping", future_shots=3),
     ),
 }
 

@@ -132,7 +132,7 @@ def test_every_asked_for_preset_is_there():
     cores = ("srwm", "deltanet", "lstm", "fake-sr")
     ours = [f"glyphs-{shots}shot-{core}" for shots in (1, 5) for core in cores]
     ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
-    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-bootstrapping"}
+    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}
     assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
     assert [line.split()[1] for line in table().splitlines()] == list(PRESETS)
 

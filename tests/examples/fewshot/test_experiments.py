@@ -1,0 +1,198 @@
+"""The comparisons: which runs they plan, in what order, and what they make of the runs' numbers."""
+
+import dataclasses
+import json
+import subprocess
+import types
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from examples.fewshot import experiments
+from examples.fewshot.experiments import Experiments, is_finished, planned_runs
+from examples.fewshot.presets import PRESETS
+from examples.fewshot.run_folder import RunFolder, write_json
+from examples.fewshot.studies import STUDIES
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Experiments:
+    return Experiments(
+        studies=("glyphs",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results"
+    )
+
+
+def episode_result(k_shot: int, accuracy: float) -> dict:
+    return {
+        "k_shot": k_shot,
+        "chance": 0.2,
+        "learner": {"mean": accuracy, "interval_95": 0.01},
+        "nearest_neighbour": {"mean": 0.9, "interval_95": 0.01},
+    }
+
+
+def write_run(folder: RunFolder, accuracy: float, k_shot: int = 1) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"split": "validation", "step": step, "seconds": 60.0 * step, "accuracy": accuracy * step / 2}
+        for step in (0, 1, 2)
+    ]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(folder.evaluation, episode_result(k_shot, accuracy))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_all_runs_of_a_seed_share_one_encoder(options, name):
+    study = STUDIES[name]
+    planned = list(planned_runs(options, study))
+    assert len(planned) == len(study.presets) * len(options.seeds)
+    assert len({settings.folder for settings in planned}) == len(planned)
+    folders = [settings.folder for settings in planned]
+    for place, settings in enumerate(planned):
+        settings.check()
+        if settings.preset == study.leader:
+            assert settings.encoder_from is None
+        else:
+            leader = planned[folders.index(settings.encoder_from)]
+            assert (leader.preset, leader.seed) == (study.leader, settings.seed)
+            assert folders.index(leader.folder) < place, "it must have been started before"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_is_compared_differs_in_core_shots_or_protocol_alone(name):
+    free = {"preset", "name", "core", "n_layers", "d_model"}
+    free |= {"k_shot", "pool_images", "protocol", "future_shots"}
+    first, *others = (PRESETS[preset].record() for preset in STUDIES[name].presets)
+    for other in others:
+        assert {key for key in first if first[key] != other[key]} <= free
+
+
+def test_a_study_from_its_runs_to_its_picture(options, monkeypatch, capsys):
+    accuracies = {}
+    order = []
+
+    def train(command, **kwargs):
+        name = command[command.index("--name") + 1]
+        order.append(name)
+        preset = command[command.index("--preset") + 1]
+        accuracies[name] = 0.8 if name.endswith("seed3") else 0.9
+        write_run(RunFolder(options.runs / name), accuracies[name], int(preset.split("-")[1][0]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(experiments.subprocess, "run", train)
+    assert experiments.main(options) == 0
+    assert len(order) == 16
+    assert set(order[:2]) == {"glyphs-1shot-srwm-seed3", "glyphs-1shot-srwm-seed5"}
+
+    results = json.loads((options.output / "glyphs.json").read_text())
+    entry = results["compared"]["glyphs-5shot-lstm"]
+    assert entry["summary"]["learner"]["mean"] == pytest.approx(0.85)
+    assert entry["summary"]["learner"]["interval_95"] == pytest.approx(12.706 * 0.05, rel=1e-3)
+    assert [run["minutes"] for run in entry["runs"]] == [2, 2]
+    with Image.open(options.output / "glyphs.png") as image:
+        assert image.size[0] > 500
+    out = capsys.readouterr().out
+    assert out.count("85.00 ± 63.53 %") == 8
+    assert "| SRWM, 1-shot |" in out
+
+
+def test_a_run_that_failed_ends_the_study(options, monkeypatch):
+    monkeypatch.setattr(experiments.subprocess, "run", lambda *a, **k: types.SimpleNamespace(returncode=3))
+    with pytest.raises(RuntimeError, match=r"failed with status 3; see .*\.log"):
+        experiments.main(options)
+
+
+def test_an_interrupted_study_says_how_to_go_on(options, monkeypatch, capsys):
+    stopped = types.SimpleNamespace(returncode=experiments.INTERRUPTED)
+    monkeypatch.setattr(experiments.subprocess, "run", lambda *a, **k: stopped)
+    assert experiments.main(options) == experiments.INTERRUPTED
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_finished_runs_are_not_trained_again_and_begun_ones_continue(options, monkeypatch):
+    finished, begun, *_ = planned_runs(options, STUDIES["glyphs"])
+    for settings in (finished, begun):
+        folder = RunFolder(settings.folder)
+        write_run(folder, 0.8)
+        write_json(folder.config, settings.record())
+    RunFolder(begun.folder).evaluation.unlink()
+    RunFolder(begun.folder).checkpoint.touch()
+    assert is_finished(finished)
+    assert not is_finished(begun)
+
+    started = {}
+
+    def train(command, **kwargs):
+        name = command[command.index("--name") + 1]
+        started[name] = "--resume" in command
+        write_run(RunFolder(options.runs / name), 0.8, int(command[command.index("--preset") + 1][7]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(experiments.subprocess, "run", train)
+    assert experiments.main(options) == 0
+    assert finished.name not in started
+    assert [name for name, resumes in started.items() if resumes] == [begun.name]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_finished(options):
+    settings = next(planned_runs(options, STUDIES["glyphs"]))
+    folder = RunFolder(settings.folder)
+    write_run(folder, 0.8)
+    write_json(folder.config, dataclasses.replace(settings, clip=7.0).record())
+    with pytest.raises(ValueError, match=r"--clip: was 7.0"):
+        is_finished(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"studies": ()}, "studies are glyphs, sequential, bootstrapping, got none"),
+        ({"studies": ("letters",)}, "got letters"),
+        ({"seeds": (1,)}, "at least two"),
+        ({"seeds": (1, 1)}, "at least two different"),
+        ({"parallel": 0}, "--parallel must be at least 1, got 0"),
+    ],
+)
+def test_options_that_do_not_fit(options, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(options, **change).check()
+
+
+def sequence_result(accuracy: float) -> dict:
+    orders = {}
+    for first, second in (("glyphs", "textures"), ("textures", "glyphs")):
+        values = {"mean": [accuracy] * 4, "interval_95": [0.01] * 4}
+        total = {"mean": accuracy, "interval_95": 0.01}
+        orders[f"{first} first"] = {
+            "switch": 2,
+            "positions": values,
+            "tasks": {task: {"total": total, "shots": values} for task in (first, second)},
+        }
+    return {"orders": orders, "chance": 0.2}
+
+
+@pytest.mark.parametrize("name", ["sequential", "bootstrapping"])
+def test_the_pictures_and_tables_of_the_other_studies(options, monkeypatch, name):
+    study = STUDIES[name]
+    for settings in planned_runs(options, study):
+        folder = RunFolder(settings.folder)
+        write_run(folder, 0.5)
+        if name == "sequential":
+            write_json(folder.evaluation, sequence_result(0.5 + settings.seed / 100))
+    monkeypatch.setattr(
+        experiments,
+        "evaluate",
+        lambda of: {"k_shots": [episode_result(k, 0.1 * k) for k in of.k_shots]},
+    )
+    results = experiments.gather(options, name, study)
+    experiments.draw_comparison(results, options.runs / "picture.png")
+    assert (options.runs / "picture.png").exists()
+    table = study.table(results).splitlines()
+    assert len(table) == 2 + len(study.presets)
+    assert len({line.count("|") for line in table}) == 1
+    if name == "sequential":
+        assert "| glyphs, first | textures, second | textures, first | glyphs, second |" in table[0]
+        assert "54.00 ± 12.71 %" in table[2]
+    else:
+        assert "70.00 ± 0.00 %" in table[2]
