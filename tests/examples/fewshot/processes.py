@@ -3,6 +3,7 @@
 In double precision, in which one process and several must agree to the last digits.
 """
 
+import gc
 import json
 import os
 import socket
@@ -80,6 +81,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    gc.freeze()  # a collection then passes over all that was imported
     children = []
     for rank in range(processes):
         child = os.fork()
