@@ -137,8 +137,8 @@ def load_splits(
         )
     if normalise == "published" and "published" not in data_set.statistics:
         raise ValueError(
-            f"load_splits: no script was published for name={name!r}, so it has no "
-            "normalise='published'; use 'correct', which measures the training images"
+            f"load_splits: no published script normalises name={name!r}, so it has no "
+            "normalise='published'; use 'correct', the mean and deviation of the pixels"
         )
     if data_set.made:
         if root is not None or download:
