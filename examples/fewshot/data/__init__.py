@@ -7,11 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from .cifar_fs import load_cifar_fs
 from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
+from .fc100 import load_fc100
 from .folder import load_folder
 from .glyphs import load_glyphs
+from .mini_imagenet import load_mini_imagenet
+from .omniglot import load_omniglot
 from .rotations import with_rotations
 from .textures import load_textures
+from .tiered_imagenet import load_tiered_imagenet
 
 __all__ = ["load_splits"]
 
@@ -38,10 +43,26 @@ class _DataSet:
     statistics: dict[str, Normalisation] = field(default_factory=dict)
 
 
+_IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _SETS = {
     "glyphs": _DataSet(load_glyphs, channels=1, made=True),
     "textures": _DataSet(load_textures, channels=3, made=True),
     "folder": _DataSet(load_folder, channels=1),
+    "omniglot": _DataSet(
+        load_omniglot,
+        channels=1,
+        # Of black ink on white paper, though the published scripts too show white ink on black.
+        statistics={"published": Normalisation(mean=(0.922,), std=(0.084,))},
+    ),
+    "miniimagenet": _DataSet(load_mini_imagenet, channels=3, statistics={"published": _IMAGENET}),
+    "fc100": _DataSet(
+        load_fc100,
+        channels=3,
+        statistics={"published": Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))},
+    ),
+    # Measuring would mean to decode 448,695 images.
+    "tieredimagenet": _DataSet(load_tiered_imagenet, channels=3, statistics={"correct": _IMAGENET}),
+    "cifarfs": _DataSet(load_cifar_fs, channels=3),
 }
 
 
@@ -64,13 +85,18 @@ def load_splits(
     glyphs          letters, from matplotlib's fonts      28    1         about 670, 140 and 220
     textures        made-up surfaces                      84    3         64, 16 and 20
     folder          ``root/alphabet/character/*.png``     28    1         what is there
+    omniglot        handwritten characters                28    1         1028, 172 and 423
+    miniimagenet    photographs                           84    3         64, 16 and 20
+    fc100           small photographs                     32    3         60, 20 and 20
+    tieredimagenet  photographs                           84    3         351, 97 and 160
+    cifarfs         small photographs                     32    3         64, 16 and 20
     ==============  ====================================  ====  ========  =============================
 
     Parameters
     ----------
     name : of the table.
     root : of the sets that are read from files, the folder that holds them.
-    download : fetch a set that is not below its root, where that is possible.
+    download : fetch a set that is not below its root, where that is possible: omniglot, fc100, cifarfs.
     image_size : side of the images in pixels; None for the set's usual one.
     channels : 3 repeats grey images to three channels; None leaves a set's own number.
     normalise : "none" leaves pixels in [0, 1]; "published" is what the set's published scripts do;

@@ -6,7 +6,6 @@ Letters in the shapes: I images of C channels and H x W pixels, S the side that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .classes import ImageClasses, Images, Splits
+from .classes import ImageClasses, Splits
+from .resizing import resized_classes
 
 
 def side(operation: str, image_size: int | None, usual: int) -> int:
@@ -85,20 +85,10 @@ def read_classes(
 
 def resized(splits: Splits, image_size: int) -> Splits:
     """Splits of RGB arrays in memory as (I, 3, S, S), scaled as by `decode_image`."""
+    if splits.train.images.shape[2:] == (image_size, image_size):
+        return splits
     parts = (splits.train, splits.validation, splits.test)
-    return Splits(*(replace(part, images=_resize(part.images, image_size)) for part in parts))
-
-
-def _resize(images: Images, image_size: int) -> np.ndarray:
-    """(I, 3, H, W) uint8 -> (I, 3, S, S)."""
-    assert isinstance(images, np.ndarray)
-    if images.shape[2:] == (image_size, image_size):
-        return images
-    scaled = np.empty((len(images), 3, image_size, image_size), np.uint8)
-    for position, image in enumerate(tqdm(images, desc="resizing images", unit="image")):
-        picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, -1)))
-        scaled[position] = np.moveaxis(_scaled(picture, image_size), -1, 0)
-    return scaled
+    return Splits(*(resized_classes(part, image_size, Image.Resampling.BILINEAR) for part in parts))
 
 
 def _scaled(image: Image.Image, image_size: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 In double precision, in which one process and several must agree to the last digits.
 """
 
+import gc
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which a run imports late; once for all
+import torch.distributed.tensor
 
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.interrupt import StopRequest
@@ -59,43 +62,49 @@ def final_weights(settings: Settings) -> dict[str, torch.Tensor]:
 
 def launch(jobs: dict[str, tuple[str, Settings]], out: Path, processes: int = 2) -> None:
     """Run every job in the same few processes; the results of rank r are in ``out``/<job>-<r>.pt."""
+    text = json.dumps({name: (what, settings.record()) for name, (what, settings) in jobs.items()})
+    subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.examples.fewshot.processes", str(out), str(processes)],
+        cwd=ROOT,
+        input=text,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+
+
+def main() -> None:
+    """Fork the processes: importing everything in each would take most of the time."""
+    out, processes = Path(sys.argv[1]), int(sys.argv[2])
+    jobs = json.load(sys.stdin)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    text = json.dumps({name: (what, settings.record()) for name, (what, settings) in jobs.items()})
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.examples.fewshot.processes", str(out)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
+    gc.freeze()  # a collection then passes over all that was imported
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(processes),
                 "LOCAL_WORLD_SIZE": str(processes),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "ACCELERATE_USE_CPU": "true",
-            },
-        )
-        for rank in range(processes)
-    ]
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write(text)
-        process.stdin.close()
-    codes = [process.wait(timeout=120) for process in started]
-    assert codes == [0] * processes
+            }
+            run_jobs(jobs, out, rank)
+            return
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    assert statuses == [0] * processes, statuses
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
-    for name, (what, recorded) in json.load(sys.stdin).items():
+def run_jobs(jobs: dict[str, tuple[str, dict]], out: Path, rank: int) -> None:
+    for name, (what, recorded) in jobs.items():
         result = {"gradients": gradients, "final_weights": final_weights}[what](load_settings(recorded))
-        torch.save(result, out / f"{name}-{os.environ['RANK']}.pt")
+        torch.save(result, out / f"{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

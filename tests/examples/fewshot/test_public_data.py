@@ -15,6 +15,7 @@ from examples.fewshot.data import (
     cifar100,
     cifar_fs,
     fc100,
+    load_splits,
     mini_imagenet,
     omniglot,
     tiered_imagenet,
@@ -542,6 +543,38 @@ def test_a_short_copy_of_tiered_imagenet_is_noticed(tmp_path, monkeypatch):
 
 
 # What they share
+
+
+def test_load_splits_knows_them(tmp_path, monkeypatch):
+    write_omniglot(tmp_path / "omniglot", monkeypatch)
+    arguments = {"channels": 3, "normalise": "published", "rotate": "all"}
+    splits = load_splits("omniglot", root=tmp_path / "omniglot", **arguments)
+    assert [len(part.names) for part in parts(splits)] == [4 * 7, 4 * 2, 4 * 3]
+    assert splits.test.picture_shape == (3, 28, 28)
+    assert splits.test.normalisation.mean == (0.922,)
+    write_cifar100(tmp_path / "cifar")
+    shrink(monkeypatch, fc100, (60, 20, 20), (180, 60, 60))
+    shrink(monkeypatch, cifar_fs, (64, 16, 20), (192, 48, 60))
+    for name, classes in (("fc100", [60, 20, 20]), ("cifarfs", [64, 16, 20])):
+        splits = load_splits(name, root=tmp_path / "cifar", normalise="correct")
+        assert [len(part.names) for part in parts(splits)] == classes
+        assert splits.test.picture_shape == (3, 32, 32)
+        assert splits.test.normalisation.mean == pytest.approx((0.5,) * 3, abs=0.01)
+    pixels = mini(monkeypatch)
+    for split, names in WNIDS.items():
+        where = {name: list(range(3 * c, 3 * c + 3)) for c, name in enumerate(names)}
+        stacked = np.concatenate([pixels[name] for name in names])
+        content = {"image_data": stacked, "class_dict": where}
+        save(tmp_path / "mini" / f"mini-imagenet-cache-{split}.pkl", content)
+    write_tiered(tmp_path / "tiered", monkeypatch)
+    for name, root, normalise in (
+        ("miniimagenet", "mini", "published"),
+        ("tieredimagenet", "tiered", "correct"),
+    ):
+        splits = load_splits(name, root=tmp_path / root, normalise=normalise)
+        assert [len(part.names) for part in parts(splits)] == [2, 1, 2]
+        assert splits.test.picture_shape == (3, 84, 84)
+        assert splits.test.normalisation.std == (0.229, 0.224, 0.225)
 
 
 @pytest.mark.parametrize(
