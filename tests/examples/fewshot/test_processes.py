@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
+from examples.fewshot.run_folder import RunFolder, load
 from examples.fewshot.settings import build_learner
 from tests.examples.fewshot import processes
 
@@ -39,7 +41,12 @@ def jobs(base):
     }
     # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
     whole = dataclasses.replace(base, name="whole", encoder_warmup_steps=3, accumulation=2, epsilon=1e-3)
-    return {**jobs, "whole": ("final_weights", whole)}
+    stopped = dataclasses.replace(base, name="stopped")
+    return {
+        **jobs,
+        "whole": ("final_weights", whole),
+        "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,19 @@ def test_only_the_main_process_writes(results, jobs):
     folder = jobs["whole"][1].folder
     lines = (folder / "metrics.json").read_text().splitlines()
     assert len(lines) == len(set(lines)) == 8
+
+
+def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, jobs, monkeypatch, splits):
+    _, settings = jobs["stopped"]
+    for rank in range(2):
+        found = torch.load(results / f"stopped-{rank}.pt")
+        assert found == {"status": train.INTERRUPTED, "steps": 3}
+    folder = RunFolder(settings.folder)
+    assert load(folder.checkpoint)["progress"]["step"] == 3
+    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
+    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 4, 6]
 
 
 def test_four_micro_batches_have_the_gradient_of_one(base):
