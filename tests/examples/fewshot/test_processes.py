@@ -41,10 +41,13 @@ def jobs(base):
     }
     # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
     whole = dataclasses.replace(base, name="whole", encoder_warmup_steps=3, accumulation=2, epsilon=1e-3)
+    # The running statistics of the first phase are what the second one normalises by.
+    frozen = dataclasses.replace(whole, name="frozen", train_encoder=False)
     stopped = dataclasses.replace(base, name="stopped")
     return {
         **jobs,
         "whole": ("final_weights", whole),
+        "frozen": ("final_weights", frozen),
         "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
     }
 
@@ -71,10 +74,11 @@ def test_two_processes_have_the_gradient_of_one(results, jobs, name):
         assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-10)
 
 
-def test_two_processes_end_with_the_weights_of_one(results, jobs):
-    expected = processes.final_weights(dataclasses.replace(jobs["whole"][1], name="alone"))
+@pytest.mark.parametrize("name", ["whole", "frozen"])
+def test_two_processes_end_with_the_weights_of_one(results, jobs, name):
+    expected = processes.final_weights(dataclasses.replace(jobs[name][1], name=f"{name}-alone"))
     for rank in range(2):
-        assert_close(torch.load(results / f"whole-{rank}.pt"), expected, 1e-7)
+        assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-7)
 
 
 def test_only_the_main_process_writes(results, jobs):
