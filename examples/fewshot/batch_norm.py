@@ -29,7 +29,8 @@ class JoinedBatchNorm2d(nn.BatchNorm2d):
         # In a second pass: the mean of squares less the squared mean would cancel.
         centred = x - mean[:, None, None]
         variance = sum_processes((centred * centred).sum(dim=(0, 2, 3))) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        with torch.no_grad():
+            self._track(mean, variance * count / (count - 1))
         normed = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             normed = normed * self.weight[:, None, None] + self.bias[:, None, None]

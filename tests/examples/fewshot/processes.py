@@ -6,23 +6,29 @@ In double precision, in which one process and several must agree to the last dig
 import gc
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # which a run imports late; once for all
 import torch.distributed.tensor
 
+from examples.fewshot import train
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.interrupt import StopRequest
+from examples.fewshot.objectives import EpisodeTraining
 from examples.fewshot.run_folder import RunFolder
 from examples.fewshot.settings import Settings, load_settings
 from examples.fewshot.trainer import Trainer
 from tests.examples.fewshot.conftest import patterns
 
 ROOT = Path(__file__).parents[3]
+SPLITS = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
 
 
 class DoubleTrainer(Trainer):
@@ -31,10 +37,9 @@ class DoubleTrainer(Trainer):
 
 
 def trainer(settings: Settings) -> DoubleTrainer:
-    splits = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
     torch.set_default_dtype(torch.float64)
     try:
-        made = DoubleTrainer(settings, [splits], RunFolder(settings.folder))
+        made = DoubleTrainer(settings, [SPLITS], RunFolder(settings.folder))
     finally:
         torch.set_default_dtype(torch.float32)
     made.validate = lambda learner: {"accuracy": 0.0}  # its images would be in single precision
@@ -58,6 +63,23 @@ def final_weights(settings: Settings) -> dict[str, torch.Tensor]:
     one = trainer(settings)
     assert one.train(StopRequest())
     return one.learner.state_dict()
+
+
+def stopped_program(settings: Settings) -> dict[str, int]:
+    """The exit status of the whole program when the last process is asked to stop in its third step."""
+    forward = EpisodeTraining.forward
+    steps = []
+
+    def noted(self: EpisodeTraining, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        steps.append(batch)
+        if len(steps) == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, batch)
+
+    train.load_domains = lambda settings: [SPLITS]
+    train.draw_curves = lambda *args: None
+    EpisodeTraining.forward = noted
+    return {"status": train.main(settings), "steps": len(steps)}
 
 
 def launch(jobs: dict[str, tuple[str, Settings]], out: Path, processes: int = 2) -> None:
@@ -103,9 +125,17 @@ def main() -> None:
 
 def run_jobs(jobs: dict[str, tuple[str, dict]], out: Path, rank: int) -> None:
     for name, (what, recorded) in jobs.items():
-        result = {"gradients": gradients, "final_weights": final_weights}[what](load_settings(recorded))
+        result = _JOBS[what](load_settings(recorded))
         torch.save(result, out / f"{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+_JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
+    "gradients": gradients,
+    "final_weights": final_weights,
+    "stopped_program": stopped_program,
+}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
+from examples.fewshot.run_folder import RunFolder, load
 from examples.fewshot.settings import build_learner
 from tests.examples.fewshot import processes
 
@@ -39,7 +41,15 @@ def jobs(base):
     }
     # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
     whole = dataclasses.replace(base, name="whole", encoder_warmup_steps=3, accumulation=2, epsilon=1e-3)
-    return {**jobs, "whole": ("final_weights", whole)}
+    # The running statistics of the first phase are what the second one normalises by.
+    frozen = dataclasses.replace(whole, name="frozen", train_encoder=False)
+    stopped = dataclasses.replace(base, name="stopped")
+    return {
+        **jobs,
+        "whole": ("final_weights", whole),
+        "frozen": ("final_weights", frozen),
+        "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +74,30 @@ def test_two_processes_have_the_gradient_of_one(results, jobs, name):
         assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-10)
 
 
-def test_two_processes_end_with_the_weights_of_one(results, jobs):
-    expected = processes.final_weights(dataclasses.replace(jobs["whole"][1], name="alone"))
+@pytest.mark.parametrize("name", ["whole", "frozen"])
+def test_two_processes_end_with_the_weights_of_one(results, jobs, name):
+    expected = processes.final_weights(dataclasses.replace(jobs[name][1], name=f"{name}-alone"))
     for rank in range(2):
-        assert_close(torch.load(results / f"whole-{rank}.pt"), expected, 1e-7)
+        assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-7)
 
 
 def test_only_the_main_process_writes(results, jobs):
     folder = jobs["whole"][1].folder
     lines = (folder / "metrics.json").read_text().splitlines()
     assert len(lines) == len(set(lines)) == 8
+
+
+def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, jobs, monkeypatch, splits):
+    _, settings = jobs["stopped"]
+    for rank in range(2):
+        found = torch.load(results / f"stopped-{rank}.pt")
+        assert found == {"status": train.INTERRUPTED, "steps": 3}
+    folder = RunFolder(settings.folder)
+    assert load(folder.checkpoint)["progress"]["step"] == 3
+    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
+    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 4, 6]
 
 
 def test_four_micro_batches_have_the_gradient_of_one(base):

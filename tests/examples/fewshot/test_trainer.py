@@ -1,0 +1,141 @@
+"""What a trainer does beside the loop: schedules, early stop, trackers, another run's encoder, workers."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from examples.fewshot.interrupt import StopRequest
+from examples.fewshot.run_folder import RunFolder, load
+from examples.fewshot.schedule import published
+from examples.fewshot.trainer import Trainer
+from tests.examples.fewshot.runs import numbers_of, without_times
+
+
+@pytest.fixture
+def settings(settings):
+    """Episodes from the first step on, and a line for every step."""
+    return dataclasses.replace(settings, encoder_warmup_steps=0, report_every=1)
+
+
+def run(settings, splits) -> tuple[Trainer, list[dict]]:
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    trainer = Trainer(settings, [splits], folder)
+    assert trainer.train(StopRequest())
+    return trainer, [line for line in folder.reports() if line["split"] == "train"]
+
+
+def test_the_published_schedule_counts_from_one_and_scales_the_encoders_rate(settings, splits):
+    settings = dataclasses.replace(
+        settings,
+        schedule="published",
+        warmup_steps=4,
+        train_encoder=True,
+        encoder_learning_rate_factor=0.5,
+    )
+    trainer, lines = run(settings, splits)
+    expected = [published(step, settings.d_model, 4) for step in range(1, 7)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-12)
+    others, encoder = trainer.optimizer.param_groups
+    assert encoder["lr"] == pytest.approx(0.5 * others["lr"])
+
+
+def test_the_constant_schedule(settings, splits):
+    _, lines = run(dataclasses.replace(settings, schedule="constant"), splits)
+    assert {line["learning_rate"] for line in lines} == {settings.learning_rate}
+
+
+def test_training_stops_when_validation_no_longer_improves(settings, splits):
+    patient = dataclasses.replace(settings, steps=1000, validate_every=1, early_stop=3, n_way=2)
+    folder = RunFolder(patient.folder)
+    folder.open(patient)
+    trainer = Trainer(patient, [splits], folder)
+    found = iter([0.5, 0.6, 0.6, 0.7, 0.1, 0.7, 0.6])
+    trainer.validate = lambda learner: {"accuracy": next(found)}
+    assert trainer.train(StopRequest())
+    assert trainer.progress.step == 6
+    assert load(folder.best)["progress"]["step"] == trainer.progress.best_step == 3
+    again = dataclasses.replace(patient, resume=True)
+    resumed = Trainer(again, [splits], folder, folder.open(again))
+    assert resumed.train(StopRequest())
+    assert resumed.progress.step == 6, "the run was over"
+
+
+def test_best_weights_lost_between_checkpoint_and_copy_are_copied_on_resuming(settings, splits):
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    trainer = Trainer(settings, [splits], folder)
+    rising = iter([0.1, 0.2, 0.3])
+    trainer.validate = lambda learner: {"accuracy": next(rising)}
+    saved = trainer.save_best
+    trainer.save_best = lambda: saved() if trainer.progress.step < 6 else None
+    assert trainer.train(StopRequest())
+    assert load(folder.best)["progress"]["step"] == 3
+    again = dataclasses.replace(settings, resume=True)
+    assert Trainer(again, [splits], folder, folder.open(again)).train(StopRequest())
+    best = load(folder.best)
+    assert best["progress"]["step"] == 6
+    for name, value in trainer.learner.state_dict().items():
+        assert torch.equal(best["learner"][name], value), name
+
+
+def test_the_encoder_of_another_run(settings, splits):
+    first = dataclasses.replace(settings, name="first", encoder_warmup_steps=3)
+    source, _ = run(first, splits)
+    taken = dataclasses.replace(settings, encoder_warmup_steps=3, encoder_from=source.folder.path, seed=7)
+    trainer, lines = run(taken, splits)
+    assert {line["phase"] for line in lines} == {"episodes"}, "no warm-up"
+    best = load(source.folder.best)["learner"]
+    for name, value in trainer.learner.encoder.state_dict().items():
+        assert torch.equal(value, best["encoder." + name]), name
+    with pytest.raises(ValueError, match=r"--encoder-from .* differ in blocks.0.*--encoder-channels"):
+        run(dataclasses.replace(taken, name="other", encoder_channels=4), splits)
+    with pytest.raises(FileNotFoundError, match="give the folder of a run"):
+        run(dataclasses.replace(taken, name="none", encoder_from=settings.runs / "nothing"), splits)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of any
+def test_workers_draw_the_same_images(settings, splits):
+    alone, lines = run(dataclasses.replace(settings, name="alone"), splits)
+    helped, others = run(dataclasses.replace(settings, name="helped", workers=2), splits)
+    assert [without_times(line) for line in lines] == [without_times(line) for line in others]
+    mine, theirs = numbers_of(alone.folder), numbers_of(helped.folder)
+    for name, value in mine.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_tensorboard_hears_what_metrics_hold(settings, splits):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)), splits)
+    trainer.accelerator.end_training()
+    [events] = trainer.folder.trackers.rglob("events.out.*")
+    read = EventAccumulator(str(events)).Reload()
+    heard = [(event.step, event.value) for event in read.Scalars("train/episodes/loss")]
+    assert heard == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert len(read.Scalars("validation/episodes/accuracy")) == 3
+
+
+def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more)
+    )
+    with pytest.raises(ValueError, match=r"--trackers wandb needs the package wandb, .* pip install wandb"):
+        Trainer(dataclasses.replace(settings, trackers=("wandb",)), [splits], RunFolder(settings.folder))
+
+
+def test_bfloat16_trains_parameters_that_stay_in_single_precision(settings, splits):
+    AcceleratorState._reset_state(reset_partial_state=True)  # which remembers the first run's precision
+    try:
+        trainer, lines = run(dataclasses.replace(settings, mixed_precision="bf16", dropout=0.0), splits)
+        assert torch.is_autocast_enabled("cpu") is False
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    _, exact = run(dataclasses.replace(settings, name="whole", dropout=0.0), splits)
+    assert all(p.dtype == torch.float32 for p in trainer.learner.parameters())
+    assert lines[0]["loss"] != exact[0]["loss"]
+    assert lines[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.02)
