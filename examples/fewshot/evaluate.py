@@ -223,7 +223,7 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     write_json(output, result)
     picture = output.with_suffix(".png")
     if output == run.folder.evaluation:
-        picture = run.folder.path / ("positions.png" if "orders" in result else "episodes.png")
+        picture = run.folder.positions if "orders" in result else run.folder.episodes
     if "orders" in result or "k_shots" in result:
         _draw(result, settings, picture, f"run {settings.name}")
     else:

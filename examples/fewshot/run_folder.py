@@ -21,7 +21,7 @@ class RunFolder:
 
     Attributes
     ----------
-    config, metrics, checkpoint, best, evaluation, curves, episodes : paths of the files.
+    config, metrics, checkpoint, best, evaluation, curves, episodes, positions : paths of the files.
     trackers : folder of what TensorBoard reads.
     """
 
@@ -34,6 +34,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.curves = path / "curves.png"
         self.episodes = path / "episodes.png"
+        self.positions = path / "positions.png"
         self.trackers = path / "trackers"
 
     def open(self, settings: Settings) -> dict[str, Any] | None:
@@ -58,8 +59,8 @@ class RunFolder:
         # The checkpoint goes first: without it, the rest is no run.
         for file in (self.checkpoint, self.best, self.metrics, self.evaluation):
             file.unlink(missing_ok=True)
-        for picture in (self.curves, self.episodes):
-            picture.unlink(missing_ok=True)
+        for made in (self.curves, self.episodes, self.positions, *self.path.glob("evaluation-*")):
+            made.unlink(missing_ok=True)
         if self.trackers.exists():
             shutil.rmtree(self.trackers)
         self._remove_partial()

@@ -42,9 +42,12 @@ def test_a_run_is_not_overwritten_unasked(settings):
     folder = started(settings)
     with pytest.raises(FileExistsError, match=r"already holds a run; add --resume .* --overwrite"):
         folder.open(settings)
+    for made in (folder.best, folder.evaluation, folder.curves, folder.episodes, folder.positions):
+        made.touch()
+    (folder.path / "evaluation-shots.json").touch()
     assert folder.open(dataclasses.replace(settings, overwrite=True)) is None
     assert folder.reports() == []
-    assert not folder.checkpoint.exists()
+    assert {file.name for file in folder.path.iterdir()} == {"config.json", "metrics.json"}
 
 
 def test_resuming_drops_what_was_reported_after_the_checkpoint(settings):
