@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 _TASKS = ("#1b4f8f", "#d9822b")
 _INK, _QUIET, _LINE = "#22262e", "#7d7a74", "#c9c6bf"
+_COUNTING: dict[str, Any] = {"color": _QUIET, "linewidth": 1.1, "linestyle": (0, (5, 2))}
 
 Values = dict[str, Any]  # "mean" and "interval_95", each a list
 
@@ -24,8 +25,9 @@ def draw_positions(
 
     Parameters
     ----------
-    orders : for each order "switch", a position; "positions", values of each position; and "tasks", for
-        each name, in the order of the sequence, the values "total" and "shots".
+    orders : for each order "switch", a position; "positions", values of each position; "tasks", for each
+        name, in the order of the sequence, the values "total" and "shots"; and "counting_labels", the
+        values "positions" and "shots" of who looks at no image.
     names : of the two domains, in the order of their colours.
     chance : accuracy of guessing.
     title, path : of the picture.
@@ -42,9 +44,20 @@ def draw_positions(
             values = order["tasks"][name]["shots"]
             shots = np.arange(len(values["mean"]))
             _draw_values(beside, shots, values, colours[name], name, marker="o", markersize=4)
+        counted = order["counting_labels"]["shots"]["mean"]
+        beside.plot(counted, label="counting labels", zorder=1.9, **_COUNTING)
         _finish(beside, chance, label_chance=False)
         beside.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        beside.legend(frameon=False, loc="lower right", labelcolor=_INK)
+        beside.legend(
+            frameon=False,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1),
+            ncols=3,
+            labelcolor=_INK,
+            fontsize=9,
+            columnspacing=1,
+            handlelength=1.8,
+        )
         beside.set_xlabel("labels of the class seen before")
     figure.savefig(path, dpi=140)
 
@@ -57,6 +70,8 @@ def _draw_order(axes: Axes, order: dict[str, Any], colours: dict[str, str], chan
         part = {key: order["positions"][key][start:stop] for key in ("mean", "interval_95")}
         axes.axvspan(start - 0.5, stop - 0.5, color=colours[name], alpha=0.055, linewidth=0)
         _draw_values(axes, np.arange(start, stop), part, colours[name], name)
+        counted = order["counting_labels"]["positions"]["mean"][start:stop]
+        axes.plot(range(start, stop), counted, zorder=1.9, **_COUNTING)
         total = order["tasks"][name]["total"]
         axes.text(
             (start + stop - 1) / 2,

@@ -296,6 +296,11 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
                 for task in (leader, 1 - leader)
             },
             "positions": _values(scores.correct.astype(np.float64)),
+            "counting_labels": {
+                "total": _values(scores.of_counting.of_sequences()),
+                "shots": _values(scores.of_counting.at_shots()),
+                "positions": _values(scores.counted),
+            },
         }
     return {
         "data": names,

@@ -6,7 +6,7 @@ K shots, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,31 +63,42 @@ class SequenceScores:
 
     Attributes
     ----------
-    correct : (E, L) bool.
+    correct : (E, L) bool, or float64 where it is expected and not observed.
+    counted : (E, L) float64, what to expect of who looks at no image; see `counting_labels`.
     tasks : (E, L) int64, the domain of each position, 0 or 1.
     shots : (E, L) int64, how many images of the same class came before in the same task: as many times
-        the learner has been told the label. At 0 no one can know it.
+        the learner has been told the label.
     """
 
     correct: np.ndarray
+    counted: np.ndarray
     tasks: np.ndarray
     shots: np.ndarray
 
-    def at_shots(self, task: int) -> np.ndarray:
+    @property
+    def of_counting(self) -> SequenceScores:
+        """The scores of who looks at no image instead of the learner's."""
+        return replace(self, correct=self.counted)
+
+    def at_shots(self, task: int | None = None) -> np.ndarray:
         """(E, K) float64, accuracy in each sequence at the first, second, ... image of a class.
 
-        The classes are those of the domain ``task``; the mean over them.
+        The mean over the classes of the domain ``task``, or over all.
         """
-        shots = range(int(self.shots.max()) + 1)
-        return np.stack([self._accuracy((self.tasks == task) & (self.shots == k)) for k in shots], axis=1)
+        chosen = [self._of(task) & (self.shots == shot) for shot in range(int(self.shots.max()) + 1)]
+        return np.stack(list(map(self._accuracy, chosen)), axis=1)
 
     def of_sequences(self, task: int | None = None) -> np.ndarray:
         """(E,) float64, accuracy in each sequence: of one domain's positions, or of all."""
-        return self._accuracy(np.ones_like(self.correct) if task is None else self.tasks == task)
+        return self._accuracy(self._of(task))
+
+    def _of(self, task: int | None) -> np.ndarray:
+        """(E, L) bool, the positions of a domain, or all."""
+        return self.tasks == task if task is not None else np.ones(self.tasks.shape, bool)
 
     def _accuracy(self, chosen: np.ndarray) -> np.ndarray:
         """(E,) float64, in each sequence at the chosen positions (E, L) bool."""
-        return (self.correct & chosen).sum(axis=1) / chosen.sum(axis=1)
+        return (self.correct * chosen).sum(axis=1) / chosen.sum(axis=1)
 
 
 def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: int) -> SequenceScores:
@@ -103,7 +114,7 @@ def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: 
             "make the sampler with max_trim=0"
         )
     device = _ready(learner)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     first = 0
     with torch.no_grad():
         while first < count:
@@ -114,7 +125,8 @@ def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: 
             logits, _ = learner.read(features, drawn.shown.to(device), return_states=False)
             is_right = logits.argmax(dim=-1).cpu() == drawn.labels
             shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
-            parts.append((is_right, drawn.tasks, shots))
+            counted = counting_labels(drawn.labels, drawn.tasks, sequences.n_way)
+            parts.append((is_right, counted, drawn.tasks, shots))
             first += size
     return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
@@ -132,9 +144,39 @@ def shots_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
     -------
     (E, L) int64.
     """
-    kind = labels + n_way * tasks
-    so_far = F.one_hot(kind, 2 * n_way).cumsum(dim=1)  # (E, L, 2 N), the position itself included
-    return so_far.gather(2, kind.unsqueeze(2)).squeeze(2) - 1
+    return _counts_before(labels, tasks, n_way).gather(2, labels.unsqueeze(2)).squeeze(2)
+
+
+def counting_labels(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
+    """Accuracy to expect of always answering a label that has occurred least often in the task so far.
+
+    Classes come equally often, so this beats chance without a look at the images: at the first image of
+    a class by ruling out the labels that are taken, (1 + 1/2 + ... + 1/N) / N, and more and more towards
+    the end of a task. Learners find it before anything else.
+
+    Parameters
+    ----------
+    labels : (E, L) int64 in [0, n_way).
+    tasks : (E, L) int64, 0 or 1.
+    n_way : N.
+
+    Returns
+    -------
+    (E, L) float64 in [0, 1].
+    """
+    counts = _counts_before(labels, tasks, n_way)
+    rarest = counts == counts.amin(dim=2, keepdim=True)  # (E, L, N)
+    is_among = rarest.gather(2, labels.unsqueeze(2)).squeeze(2)
+    return is_among.double() / rarest.sum(dim=2)
+
+
+def _counts_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
+    """(E, L, N) int64, how often each label has occurred before a position in the same task."""
+    occurs = F.one_hot(labels, n_way)
+    first, second = (
+        (occurs * (tasks == task).unsqueeze(2)).cumsum(dim=1) - occurs for task in (0, 1)
+    )  # each right in its own task
+    return torch.where(tasks.unsqueeze(2) == 0, first, second)
 
 
 def nearest_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:

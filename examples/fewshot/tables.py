@@ -35,8 +35,12 @@ def sequence_table(result: dict[str, Any]) -> str:
             for seen in _some(len(shots["mean"])):
                 at = {key: shots[key][seen] for key in ("mean", "interval_95")}
                 lines.append(_row(f"    after {seen} label{'s' * (seen != 1)} of the class", at))
-        lines.append(_row("both tasks", order["total"]))
-    return "\n".join([*lines, _chance(result)])
+        lines += [
+            _row("both tasks", order["total"]),
+            _row("answering the label shown least often", order["counting_labels"]["total"]),
+            _chance(result),
+        ]
+    return "\n".join(lines)
 
 
 def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:

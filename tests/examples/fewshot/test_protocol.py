@@ -114,6 +114,25 @@ def test_who_sees_the_next_label_is_perfect_at_shot_0_too(two_domains):
     assert scores.at_shots(0).tolist() == scores.at_shots(1).tolist() == [[1, 1, 1, 1]] * 20
 
 
+def test_who_counts_labels_beats_chance_by_as_much_as_is_said(two_domains):
+    """Against answers drawn at random among the rarest labels of the task so far."""
+    sampler = SequenceSampler(*two_domains, n_way=3, k_shot=4, seed=0, order="first", augment=False)
+    scores = score_sequences(Answerer(looks_ahead=False), sampler, 400).of_counting
+    rng = np.random.default_rng(0)
+    right = np.zeros((400, 24))
+    for sequence, labels in enumerate(sampler.batch(0, 400).labels.tolist()):
+        for position, label in enumerate(labels):
+            told = labels[12 * (position // 12) : position]
+            counts = [told.count(other) for other in range(3)]
+            rarest = [other for other in range(3) if counts[other] == min(counts)]
+            assert scores.correct[sequence, position] == (label in rarest) / len(rarest)
+            right[sequence, position] = rng.choice(rarest) == label
+    assert scores.of_sequences().mean() == pytest.approx(right.mean(), abs=0.02)
+    at_shots = scores.at_shots().mean(axis=0)
+    assert at_shots[0] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert np.allclose(scores.correct[:, [11, 23]], 1), "the last label is the one that is missing"
+
+
 def test_shots_are_counted_in_each_task_by_itself():
     labels = torch.tensor([[0, 1, 0, 0, 1, 1], [2, 2, 2, 2, 0, 2]])
     tasks = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
