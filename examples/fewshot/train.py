@@ -38,7 +38,10 @@ def main(settings: Settings) -> int:
     with accelerator.local_main_process_first():  # what it fetches or draws, the others find
         domains = load_domains(settings)
     folder = RunFolder(settings.folder)
-    trainer = Trainer(settings, domains, folder, _open(folder, settings, accelerator), accelerator)
+    trainer = Trainer(settings, domains, folder, accelerator)
+    state = _open(folder, settings, accelerator)
+    if state is not None:
+        trainer.resume(state)
     try:
         with StopRequest() as stop:
             finished = trainer.train(stop)

@@ -63,12 +63,12 @@ class Trainer:
     domains : the data, of one data set or of two; only the training and validation classes are
         looked at.
     folder : where checkpoints and metrics go; only the main process writes there.
-    state : a checkpoint of the run to continue from.
     accelerator : of this process; by default a new one.
 
     Raises
     ------
     ValueError : if the data do not fit the settings, or a step cannot be shared by the processes.
+    FileNotFoundError : if there is no run to take the encoder from.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Trainer:
         settings: Settings,
         domains: Sequence[Splits],
         folder: RunFolder,
-        state: dict[str, Any] | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.settings, self.domains, self.folder = settings, domains, folder
@@ -87,23 +86,30 @@ class Trainer:
             join_batch_norms(self.learner)
         self.validate = make_validation(settings, domains)
         self.main_phase = "sequences" if settings.protocol == "sequential" else "episodes"
-        self.progress = Progress()
-        if state is not None:
-            self.progress = Progress(**state["progress"])
-        elif settings.encoder_from is not None:
+        phases = [self.main_phase]
+        if settings.encoder_from is None and settings.encoder_warmup_steps:
+            phases.insert(0, "encoder")
+        elif settings.encoder_from is not None and not settings.resume:
             take_encoder(self.learner, settings.encoder_from)
-            self.progress.phase = self.main_phase
+        for phase in phases[1:]:
+            self._check(self._make_objective(phase))  # its errors too come before any work
+        self.progress = Progress()
+        self.enter_phase(phases[0])
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Stand where a checkpoint of the run stood."""
+        self.progress = Progress(**state["progress"])
         self.enter_phase(self.progress.phase)
-        if state is not None:
-            self.learner.load_state_dict(state["learner"])
-            self.objective.head.load_state_dict(state["head"])
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["learner"])
+        self.objective.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def enter_phase(self, phase: str) -> None:
         """Make ready for the phase: its objective, and a new optimiser."""
         s = self.settings
         self.progress.phase = phase
-        self.objective = self._make_objective()
+        self.objective = self._make_objective(phase)
+        self.share = self._check(self.objective)
         groups = self.objective.parameter_groups()
         self.trained = [parameter for group in groups for parameter in group["params"]]
         # DistributedDataParallel waits for the gradient of whatever could have one.
@@ -116,18 +122,22 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, betas=(s.beta1, s.beta2), eps=s.epsilon)
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
-        self.share = Share(
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-            accumulation=self.objective.accumulation,
-        )
-        self.objective.dataset(self.share)  # its errors come before any work
         self.sums = {name: self._tensor(value) for name, value in self.progress.sums.items()}
 
-    def _make_objective(self) -> Objective:
+    def _check(self, objective: Objective) -> Share:
+        """This process's share of an objective, if it can be had."""
+        share = Share(
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            accumulation=objective.accumulation,
+        )
+        objective.dataset(share)
+        return share
+
+    def _make_objective(self, phase: str) -> Objective:
         s = self.settings
         train = [splits.train for splits in self.domains]
-        if self.progress.phase == "encoder":
+        if phase == "encoder":
             return EncoderWarmup(self.learner, train, s)
         if s.rotate_classes == "train":
             train[0] = with_rotations(train[0])

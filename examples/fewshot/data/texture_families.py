@@ -129,12 +129,12 @@ def grain(sheet: Sheet, traits: Traits) -> Array:
 def clouds(sheet: Sheet, traits: Traits) -> Array:
     """Fractal noise, as in stone or cloud: scale, roughness, ridges, contrast."""
     total = np.zeros_like(sheet.x)
-    frequency, weight = 1.7 + 3 * traits[0], 1.0
+    frequency, weight = 2.5 + 3 * traits[0], 1.0
     for octave in range(4):
         noise = sheet.noise(frequency * sheet.x, frequency * sheet.y, octave)
         total += weight * ((1 - traits[2]) * 1.4 * noise + traits[2] * (0.6 - 2.4 * abs(noise)))
         frequency, weight = 2.03 * frequency, weight * (0.3 + 0.5 * traits[1])
-    return step(0.0, 2.4 - 1.6 * traits[3], total)
+    return step(0.0, 1.9 - 1.2 * traits[3], total)
 
 
 def cells(sheet: Sheet, traits: Traits) -> Array:

@@ -49,8 +49,6 @@ def trainer(settings: Settings) -> DoubleTrainer:
 def gradients(settings: Settings) -> dict[str, torch.Tensor]:
     """Of a step from fresh weights, of everything trained; and the running statistics after it."""
     one = trainer(settings)
-    if not settings.encoder_warmup_steps:
-        one.enter_phase("episodes")
     one.progress.step = 2
     one._start_drawing()
     one._step()

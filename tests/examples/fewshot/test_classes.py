@@ -27,7 +27,7 @@ def numbered_images():
 
 
 class Lazy:
-    """Decodes what is asked for, and keeps count."""
+    """Decodes what is asked for, and keeps count; what it hands out may not be written to."""
 
     def __init__(self, images):
         self._images = images
@@ -38,7 +38,9 @@ class Lazy:
         assert isinstance(rows, np.ndarray)
         assert rows.dtype == np.int64
         self.decoded += rows.size
-        return self._images[rows]
+        images = self._images[rows]
+        images.flags.writeable = False
+        return images
 
 
 def test_subset_keeps_images_with_their_class():

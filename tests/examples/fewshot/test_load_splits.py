@@ -1,104 +1,144 @@
-"""One door to all data sets: what it checks, and what it does to the classes that it hands out."""
+"""Data sets by name: their size, channels, normalisation and rotations, and what is refused."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from examples.fewshot import data
 from examples.fewshot.data import load_splits
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
+from examples.fewshot.data.episodes import EpisodeSampler
+
+PARTS = ("train", "validation", "test")
+PUBLISHED = Normalisation((0.922,), (0.084,))
 
 
-def classes_of(channels: int, seed: int) -> ImageClasses:
-    rng = np.random.default_rng(seed)
-    return ImageClasses(
-        images=rng.integers(0, 256, (6, channels, 8, 8), np.uint8),
-        offsets=np.array([0, 3, 6]),
-        names=(f"a{seed}", f"b{seed}"),
-        alphabets=("A", "B"),
-    )
+def made(channels, classes, seed):
+    """`classes` classes of three random images, darker in the later channels."""
+    images = np.random.default_rng(seed).integers(0, 256, (3 * classes, channels, 8, 8))
+    images = (images / np.arange(1, channels + 1)[:, None, None]).astype(np.uint8)
+    names = tuple(f"class {seed} {c}" for c in range(classes))
+    return ImageClasses(images, 3 * np.arange(classes + 1), names, ("LATIN",) * classes)
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Every set's loader replaced by one that records how it was called."""
+def calls(monkeypatch):
+    """Two sets in place of the table's; the list has the arguments their loaders were called with."""
     calls = []
 
-    def replacement(name: str, channels: int):
-        def load(*args, **kwargs):
-            calls.append((name, args, kwargs))
-            return Splits(*(classes_of(channels, seed) for seed in range(3)))
+    def loader(channels):
+        def load(place, **options):
+            calls.append((place, options))
+            return Splits(*(made(channels, count, seed) for seed, count in enumerate((6, 4, 5))))
 
         return load
 
-    sets = {
-        name: dataclasses.replace(known, load=replacement(name, known.channels))
-        for name, known in data._SETS.items()
+    table = {
+        "colour": data._DataSet(loader(3), channels=3, made=True),
+        "grey": data._DataSet(loader(1), channels=1, statistics={"published": PUBLISHED}),
     }
-    monkeypatch.setattr(data, "_SETS", sets)
+    monkeypatch.setattr(data, "_SETS", table)
     return calls
 
 
-def test_sets_on_disk_are_read_below_their_root(asked):
-    load_splits("fc100", root="somewhere", download=True, image_size=16)
-    load_splits("glyphs", cache="there", image_size=14)
-    assert asked == [
-        ("fc100", ("somewhere",), {"download": True, "image_size": 16}),
-        ("glyphs", ("there",), {"image_size": 14}),
+def test_loaders_get_what_is_theirs(calls, tmp_path):
+    load_splits("colour")
+    load_splits("colour", cache=tmp_path, image_size=32)
+    load_splits("grey", root=tmp_path)
+    load_splits("grey", root=tmp_path, download=True, image_size=84)
+    assert calls == [
+        (None, {"image_size": None}),
+        (tmp_path, {"image_size": 32}),
+        (tmp_path, {"download": False, "image_size": None}),
+        (tmp_path, {"download": True, "image_size": 84}),
     ]
 
 
-@pytest.mark.parametrize("rotate", ["none", "train", "all"])
-def test_turned_classes_of_the_splits_that_were_asked_for(asked, rotate):
-    splits = load_splits("omniglot", root="r", rotate=rotate)
-    counts = {"none": (2, 2, 2), "train": (8, 2, 2), "all": (8, 8, 8)}
-    assert (
-        tuple(len(part.names) for part in (splits.train, splits.validation, splits.test)) == counts[rotate]
-    )
+@pytest.mark.parametrize("name", ["colour", "grey"])
+def test_correct_is_measured_on_the_training_images_for_all_splits(calls, name):
+    root = "here" if name == "grey" else None
+    splits = load_splits(name, root=root, normalise="correct", rotate="all")
+    pixels = made(3 if name == "colour" else 1, 6, 0).images / 255
+    for part in PARTS:
+        normalisation = getattr(splits, part).normalisation
+        np.testing.assert_allclose(normalisation.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(normalisation.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
 
 
-def test_published_omniglot_statistics_are_those_of_images_that_are_not_inverted(asked):
-    published = load_splits("omniglot", root="r", normalise="published")
-    for part in (published.train, published.validation, published.test):
-        assert part.normalisation == Normalisation(mean=(0.922,), std=(0.084,))
-    assert load_splits("omniglot", root="r").train.normalisation is None
+def test_what_a_sampler_hands_out_is_normalised(calls):
+    splits = load_splits("colour", normalise="correct")
+    sampler = EpisodeSampler(splits.train, n_way=6, k_shot=2, n_query=1, seed=0, augment=False)
+    shown = sampler.batch(0, 300).support
+    assert shown.mean(dim=(0, 1, 3, 4)).abs().max() < 0.02
+    assert shown.transpose(1, 2).std(dim=(0, 2, 3, 4)).sub(1).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("name", ["omniglot", "miniimagenet", "textures"])
-def test_correct_statistics_are_those_of_the_training_images(asked, name):
-    root = None if name == "textures" else "r"
-    splits = load_splits(name, root=root, normalise="correct")
-    pixels = splits.train.images / 255
-    for part in (splits.train, splits.validation, splits.test):
-        assert part.normalisation is not None
-        np.testing.assert_allclose(part.normalisation.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
-        np.testing.assert_allclose(part.normalisation.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+def test_published_is_the_tables(calls):
+    splits = load_splits("grey", root="here", normalise="published", channels=3)
+    assert all(getattr(splits, part).normalisation == PUBLISHED for part in PARTS)
+    assert load_splits("grey", root="here").train.normalisation is None
+    shown = EpisodeSampler(splits.test, n_way=2, k_shot=1, n_query=1, seed=0, augment=False).batch(0, 3)
+    plain = EpisodeSampler(
+        load_splits("grey", root="here").test, n_way=2, k_shot=1, n_query=1, seed=0, augment=False
+    ).batch(0, 3)
+    expected = ((plain.query - 0.922) / 0.084).expand(-1, -1, 3, -1, -1)
+    torch.testing.assert_close(shown.query, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_grey_images_in_three_channels(asked):
-    splits = load_splits("omniglot", root="r", channels=3)
-    assert splits.test.picture_shape == (3, 8, 8)
-    assert load_splits("omniglot", root="r").test.picture_shape == (1, 8, 8)
+def test_a_correct_one_of_the_table_is_not_measured(calls, monkeypatch):
+    known = Normalisation((0.078,), (0.084,))
+    grey = dataclasses.replace(data._SETS["grey"], statistics={"published": PUBLISHED, "correct": known})
+    monkeypatch.setitem(data._SETS, "grey", grey)
+    assert load_splits("grey", root="here", normalise="correct").test.normalisation == known
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("rotate", "counts"), [("none", [6, 4, 5]), ("train", [24, 4, 5]), ("all", [24, 16, 20])]
+)
+def test_rotations_of_the_chosen_splits(calls, rotate, counts):
+    splits = load_splits("colour", rotate=rotate, normalise="correct")
+    assert [len(getattr(splits, part).names) for part in PARTS] == counts
+    assert splits.train.normalisation is not None
+
+
+def test_channels(calls):
+    assert load_splits("grey", root="here").train.picture_shape == (1, 8, 8)
+    assert load_splits("grey", root="here", channels=1).train.picture_shape == (1, 8, 8)
+    assert load_splits("grey", root="here", channels=3).train.picture_shape == (3, 8, 8)
+    assert load_splits("colour", channels=3).train.picture_shape == (3, 8, 8)
+
+
+def test_the_folder_of_another_size(tmp_path):
+    for alphabet in "abc":
+        for image in "01":
+            path = tmp_path / alphabet / "letter" / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (50, 50), 255).save(path)
+    assert load_splits("folder", root=tmp_path, image_size=40).test.picture_shape == (1, 40, 40)
+    with pytest.raises(ValueError, match="nothing to download; put the images below root"):
+        load_splits("folder", root=tmp_path, download=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
     [
-        ({"name": "imagenet"}, "name must be one of glyphs, .*, got 'imagenet'"),
-        ({"name": "glyphs", "normalise": "yes"}, "normalise must be one of none, published, correct"),
-        ({"name": "glyphs", "rotate": "test"}, "rotate must be one of none, train, all, got 'test'"),
-        ({"name": "glyphs", "image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"name": "textures", "channels": 1}, "channels of 'textures' must be 3, got 1"),
-        ({"name": "glyphs", "channels": 2}, "channels of 'glyphs' must be 1 or 3, got 2"),
-        ({"name": "glyphs", "normalise": "published"}, "no published script normalises name='glyphs'"),
-        ({"name": "glyphs", "root": "r"}, "made by the program and takes neither root nor download"),
-        ({"name": "textures", "download": True}, "takes neither root nor download"),
-        ({"name": "omniglot"}, "name='omniglot' needs root"),
-        ({"name": "cifarfs", "root": "r", "cache": "c"}, "takes no cache, got 'c'"),
+        ("letters", {}, "name must be one of colour, grey, got 'letters'"),
+        ("colour", {"normalise": "yes"}, "normalise must be one of none, published, correct, got 'yes'"),
+        ("colour", {"rotate": True}, "rotate must be one of none, train, all, got True"),
+        ("colour", {"image_size": 0}, "image_size must be at least 1, got 0"),
+        ("colour", {"channels": 1}, "channels of 'colour' must be 3, got 1"),
+        ("grey", {"channels": 2}, "channels of 'grey' must be 1 or 3, got 2"),
+        ("colour", {"normalise": "published"}, "no normalise='published'; use 'correct', which measures"),
+        ("colour", {"root": "here"}, "neither root nor download, got root='here', download=False"),
+        ("colour", {"download": True}, "neither root nor download, got root=None, download=True"),
+        ("grey", {}, "'grey' needs root, the folder that holds its files"),
+        ("grey", {"root": "here", "cache": "there"}, "takes no cache, got 'there'; leave it out"),
     ],
 )
-def test_arguments_that_do_not_fit(asked, arguments, message):
-    with pytest.raises(ValueError, match=f"load_splits: .*{message}"):
-        load_splits(**arguments)
-    assert asked == []
+def test_load_splits_refuses(calls, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_splits(name, **options)
+    assert not calls

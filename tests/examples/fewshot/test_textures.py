@@ -68,7 +68,7 @@ SUMS = {
     "stripes": [1076808, 852969, 934530],
     "plaid": [1013709, 844033, 683840],
     "grain": [1407342, 693889, 390299],
-    "clouds": [496078, 497356, 606997],
+    "clouds": [456839, 457501, 560237],
     "cells": [1074549, 1133083, 735815],
     "spots": [1388754, 1400712, 1238449],
     "bricks": [1030025, 999795, 1140471],
@@ -85,7 +85,7 @@ def test_an_image_is_a_function_of_its_class_and_number(family):
     np.testing.assert_array_equal(textures.draw_images(family, 5, 3, 5), five[3:])
     assert five.astype(int)[0].sum(axis=(1, 2)).tolist() == SUMS[FAMILY_NAMES[family]]
     assert len({image.tobytes() for image in five}) == 5
-    assert five.std(axis=(2, 3)).max(axis=1).min() > 5, "an image is plain in every colour"
+    assert five.std(axis=(2, 3)).max(axis=1).min() > 10, "an image is plain"
 
 
 def test_another_class_is_another_texture():
@@ -118,7 +118,6 @@ def test_smaller_images_are_averages_over_areas(few, tmp_path):
     large, small = (textures.load_textures(tmp_path, image_size=size).test.images for size in (84, 28))
     assert small.shape == (40, 3, 28, 28)
     averages = large.reshape(40, 3, 28, 3, 28, 3).mean(axis=(3, 5))
-    # Rounded twice, along the rows and along the columns.
-    assert np.abs(averages - small).max() <= 1
+    assert np.abs(averages - small).max() <= 1  # Pillow rounds twice, along either axis
     with pytest.raises(ValueError, match="load_textures: image_size must be at least 1, got 0"):
         textures.load_textures(tmp_path, image_size=0)

@@ -273,3 +273,18 @@ def test_metrics_hold_one_json_value_a_line(settings):
     for line in lines:
         json.loads(line, parse_constant=pytest.fail)
     assert len(lines) == len(set(lines))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_an_earlier_run_is_deleted(settings, monkeypatch):
+    """Also where it is that of the second phase."""
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.checkpoint.read_bytes()
+
+    class Three(train.Accelerator):
+        num_processes = 3
+
+    monkeypatch.setattr(train, "make_accelerator", lambda settings: Three(cpu=True))
+    with pytest.raises(ValueError, match=r"--batch-size must be a multiple of .* = 3 . 1, got 8"):
+        train.main(dataclasses.replace(settings, overwrite=True, encoder_warmup_classes=6))
+    assert folder.checkpoint.read_bytes() == before

@@ -59,7 +59,8 @@ def test_training_stops_when_validation_no_longer_improves(settings, splits):
     assert trainer.progress.step == 6
     assert load(folder.best)["progress"]["step"] == trainer.progress.best_step == 3
     again = dataclasses.replace(patient, resume=True)
-    resumed = Trainer(again, [splits], folder, folder.open(again))
+    resumed = Trainer(again, [splits], folder)
+    resumed.resume(folder.open(again))
     assert resumed.train(StopRequest())
     assert resumed.progress.step == 6, "the run was over"
 
@@ -75,7 +76,9 @@ def test_best_weights_lost_between_checkpoint_and_copy_are_copied_on_resuming(se
     assert trainer.train(StopRequest())
     assert load(folder.best)["progress"]["step"] == 3
     again = dataclasses.replace(settings, resume=True)
-    assert Trainer(again, [splits], folder, folder.open(again)).train(StopRequest())
+    resumed = Trainer(again, [splits], folder)
+    resumed.resume(folder.open(again))
+    assert resumed.train(StopRequest())
     best = load(folder.best)
     assert best["progress"]["step"] == 6
     for name, value in trainer.learner.state_dict().items():
