@@ -131,7 +131,7 @@ def test_the_folder_of_another_size(tmp_path):
         ("colour", {"image_size": 0}, "image_size must be at least 1, got 0"),
         ("colour", {"channels": 1}, "channels of 'colour' must be 3, got 1"),
         ("grey", {"channels": 2}, "channels of 'grey' must be 1 or 3, got 2"),
-        ("colour", {"normalise": "published"}, "no normalise='published'; use 'correct', which measures"),
+        ("colour", {"normalise": "published"}, "no normalise='published'; use 'correct', the mean"),
         ("colour", {"root": "here"}, "neither root nor download, got root='here', download=False"),
         ("colour", {"download": True}, "neither root nor download, got root=None, download=True"),
         ("grey", {}, "'grey' needs root, the folder that holds its files"),
