@@ -23,7 +23,7 @@ from srwm.nn import SRWM
 from .data.classes import ImageClasses
 from .data.draws import stream_key, uniform_rows
 from .models import FewShotLearner
-from .objectives import Batch, EpisodeTraining, Share
+from .objectives import Batch, EpisodeTraining, Share, training_features
 from .settings import Settings
 
 _DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and which future
@@ -61,15 +61,13 @@ class Bootstrapping(EpisodeTraining):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and its three terms, and the accuracy of student ("accuracy") and teacher.
 
-        Batch: "images" (..., C, H, W); "support" (B, N * K), "future" (B, N * J) and "query" (B, Q),
-        positions among the flattened leading axes of the images; "support_labels", "future_labels" and
-        "query_labels" likewise.
+        Batch: "images" (..., C, H, W) or (..., F); "support" (B, N * K), "future" (B, N * J) and "query"
+        (B, Q), positions among the flattened leading axes of the images; "support_labels",
+        "future_labels" and "query_labels" likewise.
         """
         self.train()
         s = self.settings
-        self.learner.encoder.train(s.train_encoder)
-        with torch.set_grad_enabled(s.train_encoder and torch.is_grad_enabled()):
-            features = self.learner.encode(batch["images"]).flatten(0, -2)
+        features = training_features(self.learner, batch["images"], s)
         query, labels = features[batch["query"]], batch["query_labels"].flatten()
         _, states = self.learner.read(features[batch["support"]], batch["support_labels"])
         student = self.learner.answer(query, states).flatten(0, 1)  # (B * Q, N)

@@ -227,7 +227,8 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     if "orders" in result or "k_shots" in result:
         _draw(result, settings, picture, f"run {settings.name}")
     else:
-        draw_gallery(run.learner.cpu(), _sampler(options, settings, classes[0], result["k_shot"]), picture)
+        sampler = _sampler(options, settings, classes[0], result["k_shot"])
+        draw_gallery(run.learner.cpu(), sampler, classes[0], picture)
     return result
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
+from .data.classes import ImageClasses
 from .data.episodes import EpisodeSampler
 from .models import FewShotLearner
 
@@ -23,13 +24,16 @@ _PITCH = 1.18  # from one card to the next; a card is 1 wide
 _FIRST_CARD = 1.75  # left edge of the support, to the right of the query
 
 
-def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -> None:
+def draw_gallery(
+    learner: FewShotLearner, sampler: EpisodeSampler, classes: ImageClasses, path: Path
+) -> None:
     """Draw the sampler's first episodes: a query, the support, the probabilities answered.
 
     Parameters
     ----------
     learner : left in evaluation mode.
     sampler : of the episodes; the first query of each is shown.
+    classes : what the sampler draws from.
     path : of the picture.
     """
     drawn = sampler.batch(0, _COLUMNS * _ROWS)
@@ -37,7 +41,7 @@ def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -
     with torch.no_grad():
         logits = learner(drawn.support, drawn.support_labels, drawn.query[:, :1])
     probabilities = logits[:, 0].softmax(dim=-1)  # (B, N)
-    shown_support, shown_query = (_to_show(images, sampler) for images in (drawn.support, drawn.query))
+    shown_support, shown_query = (_to_show(images, classes) for images in (drawn.support, drawn.query))
 
     width = _FIRST_CARD + _PITCH * sampler.n_way
     height = sampler.k_shot * _PITCH + 0.75
@@ -63,7 +67,7 @@ def draw_gallery(learner: FewShotLearner, sampler: EpisodeSampler, path: Path) -
         _draw_support(axes, by_class, probabilities[episode], true)
         middle = (sampler.k_shot - 1) * _PITCH / 2
         _card(axes, shown_query[episode, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
-        name = sampler.classes.names[int(drawn.classes[episode, true])]
+        name = classes.names[int(drawn.classes[episode, true])]
         axes.text(0.5, middle - 0.12, _caption(name), **_TEXT, color=_QUIET, fontsize=7.5, va="top")
     figure.supxlabel(
         "Left: the query. Beside it: the labelled examples, each with the probability the learner "
@@ -127,11 +131,11 @@ def _card(
     picture.set_zorder(3)
 
 
-def _to_show(images: Tensor, sampler: EpisodeSampler) -> Tensor:
+def _to_show(images: Tensor, classes: ImageClasses) -> Tensor:
     """(..., C, H, W) as the learner saw them -> in [0, 1], (..., H, W) for grey or (..., H, W, 3)."""
-    if sampler.classes.normalisation is not None:
-        images = sampler.classes.normalisation.undo(images).clamp(0, 1)
-    grey = sampler.classes.images.shape[1] == 1
+    if classes.normalisation is not None:
+        images = classes.normalisation.undo(images).clamp(0, 1)
+    grey = classes.images.shape[1] == 1
     return images[..., 0, :, :] if grey else images.movedim(-3, -1)
 
 

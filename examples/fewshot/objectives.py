@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from .collectives import gather_processes
 from .data.classes import ImageClasses
-from .data.episodes import EpisodeSampler
+from .data.encoded import EncodedClasses, encode_classes
+from .data.episodes import Classes, EpisodeSampler
 from .models import FewShotLearner
 from .pools import choose_episodes, draw_pools
 from .settings import Settings
@@ -109,6 +110,9 @@ class Objective(nn.Module):
         self.head = nn.Module()
         self.steps, self.minutes = steps, minutes
         self.units_per_step, self.accumulation = units_per_step, accumulation
+
+    def prepare(self) -> None:
+        """What is to be done once before the first step, when all weights are in their place."""
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         """The micro-batches of one process, tensors on the CPU.
@@ -243,7 +247,8 @@ class EpisodeTraining(Objective):
     """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone.
 
     With ``pools`` the episodes of a step share images (see `pools`); without, as published, every
-    episode draws its own, and all images of a micro-batch go through the encoder together.
+    episode draws its own, and all images of a micro-batch go through the encoder together. With
+    ``feature_views`` all images are encoded before the first step.
 
     Parameters
     ----------
@@ -262,13 +267,23 @@ class EpisodeTraining(Objective):
             accumulation=settings.accumulation,
         )
         self.settings = settings
-        self.sampler = EpisodeSampler(
+        self.classes = classes
+        self.sampler = self._make_sampler(classes)
+
+    def prepare(self) -> None:
+        if self.settings.feature_views:
+            encoded = encode_for_training(self.learner, self.classes, self.settings, self.settings.seed)
+            self.sampler = self._make_sampler(encoded)
+
+    def _make_sampler(self, classes: Classes) -> EpisodeSampler:
+        s = self.settings
+        return EpisodeSampler(
             classes,
-            n_way=settings.pool_classes if settings.pools else settings.n_way,
-            k_shot=settings.pool_images if settings.pools else settings.k_shot,
-            n_query=1 if settings.pools else settings.queries,
-            seed=settings.seed,
-            augment=settings.augment,
+            n_way=s.pool_classes if s.pools else s.n_way,
+            k_shot=s.pool_images if s.pools else s.k_shot,
+            n_query=1 if s.pools else s.queries,
+            seed=s.seed,
+            augment=s.augment,
         )
 
     def dataset(self, share: Share) -> Dataset[Batch]:
@@ -279,11 +294,11 @@ class EpisodeTraining(Objective):
         return MicroBatches(PooledImages(self.sampler, self.settings), share, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Batch: "images" (..., C, H, W); "support" (B, S) and "query" (B, Q), positions in the
-        flattened leading axes of the images; "support_labels" and "query_labels" likewise."""
+        """Batch: "images" (..., C, H, W), or their features (..., F); "support" (B, S) and "query"
+        (B, Q), positions in the flattened leading axes of the images; "support_labels" and
+        "query_labels" likewise."""
         self.train()
-        self.learner.encoder.train(self.settings.train_encoder)
-        features = self.learner.encode(batch["images"]).flatten(0, -2)
+        features = training_features(self.learner, batch["images"], self.settings)
         logits = self.learner.classify(
             features[batch["support"]], batch["support_labels"], features[batch["query"]]
         )
@@ -343,6 +358,39 @@ class PooledImages:
             "query": torch.from_numpy(chosen.query[rows] - images_before),
             "query_labels": torch.from_numpy(chosen.query_labels[rows]),
         }
+
+
+def encode_for_training(
+    learner: FewShotLearner, classes: ImageClasses, settings: Settings, seed: int
+) -> EncodedClasses:
+    """All images of the training classes, by an encoder that is not trained any more."""
+    learner.eval()
+    device = next(learner.parameters()).device
+    return encode_classes(
+        lambda images: learner.encode(images.to(device)),
+        classes,
+        views=settings.feature_views,
+        seed=seed,
+        augment=settings.augment,
+    )
+
+
+def training_features(learner: FewShotLearner, images: Tensor, settings: Settings) -> Tensor:
+    """Features (I, F) of images (..., C, H, W), or of features (..., F) themselves, with noise.
+
+    An encoder that is not trained is in evaluation mode, and no gradient goes through it.
+    """
+    trained = settings.train_encoder
+    learner.encoder.train(trained)
+    if settings.feature_views:
+        features = images.flatten(0, -2)
+    else:
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            features = learner.encode(images).flatten(0, -2)
+    if settings.feature_noise:
+        deviation = settings.feature_noise * features.std(dim=-1, keepdim=True)
+        features = features + deviation * torch.randn_like(features)
+    return features
 
 
 def learner_groups(learner: FewShotLearner, settings: Settings) -> list[dict[str, Any]]:

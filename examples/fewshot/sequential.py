@@ -16,10 +16,19 @@ from torch.utils.data import Dataset
 
 from .data.classes import ImageClasses
 from .data.copies import with_copies
-from .data.episodes import EpisodeSampler
+from .data.episodes import Classes, EpisodeSampler
 from .data.sequences import SequenceSampler, shown_labels, task_seed
 from .models import FewShotLearner
-from .objectives import Batch, MicroBatches, Objective, PooledImages, Share, learner_groups
+from .objectives import (
+    Batch,
+    MicroBatches,
+    Objective,
+    PooledImages,
+    Share,
+    encode_for_training,
+    learner_groups,
+    training_features,
+)
 from .settings import Settings
 
 
@@ -57,20 +66,35 @@ class SequentialTraining(Objective):
         if settings.augment:
             least = 1 + (settings.pool_images if settings.pools else settings.k_shot)
             domains = [with_copies(classes, least) for classes in domains]
+        self.domains = domains
+        self._make_samplers(domains)
+
+    def prepare(self) -> None:
+        if self.settings.feature_views:
+            encoded = [
+                encode_for_training(
+                    self.learner, classes, self.settings, task_seed(self.settings.seed, task)
+                )
+                for task, classes in enumerate(self.domains)
+            ]
+            self._make_samplers(encoded)
+
+    def _make_samplers(self, domains: Sequence[Classes]) -> None:
+        s = self.settings
         first, second = domains
         self.sampler = SequenceSampler(
             first,
             second,
-            n_way=settings.n_way,
-            k_shot=settings.k_shot,
-            seed=settings.seed,
-            max_trim=settings.max_trim,
-            batch_size=settings.batch_size,
-            unknown_label=settings.unknown_label,
-            augment=settings.augment,
+            n_way=s.n_way,
+            k_shot=s.k_shot,
+            seed=s.seed,
+            max_trim=s.max_trim,
+            batch_size=s.batch_size,
+            unknown_label=s.unknown_label,
+            augment=s.augment,
         )
-        if settings.pools:
-            self.pooled = _PooledSequences(domains, self.sampler, settings)
+        if s.pools:
+            self.pooled = _PooledSequences(domains, self.sampler, s)
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         size = share.size(self.units_per_step, "--batch-size")
@@ -82,14 +106,11 @@ class SequentialTraining(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss, and accuracy over all positions and over those of each domain.
 
-        Batch: "images" (..., C, H, W); "positions" (B, L), the image of each position among the flattened
-        leading axes of the images; "shown", "labels" and "tasks" (B, L) as in `Sequences`.
+        Batch: "images" (..., C, H, W) or (..., F); "positions" (B, L), the image of each position among
+        the flattened leading axes of the images; "shown", "labels" and "tasks" (B, L) as in `Sequences`.
         """
         self.train()
-        trained = self.settings.train_encoder
-        self.learner.encoder.train(trained)
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            features = self.learner.encode(batch["images"]).flatten(0, -2)
+        features = training_features(self.learner, batch["images"], self.settings)
         logits, _ = self.learner.read(features[batch["positions"]], batch["shown"], return_states=False)
         labels, tasks = batch["labels"], batch["tasks"]
         correct = (logits.argmax(dim=-1) == labels).float()
@@ -124,9 +145,7 @@ class _OwnSequences:
 class _PooledSequences:
     """Draws whole pools of both domains and the sequences they serve."""
 
-    def __init__(
-        self, domains: Sequence[ImageClasses], sequences: SequenceSampler, settings: Settings
-    ) -> None:
+    def __init__(self, domains: Sequence[Classes], sequences: SequenceSampler, settings: Settings) -> None:
         self.sequences = sequences
         self.domains = [
             PooledImages(

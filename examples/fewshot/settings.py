@@ -12,7 +12,16 @@ from .models import FewShotLearner
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
 _FREE = {"free": True}
-_MAY_BE_ZERO = ("encoder_warmup_steps", "max_trim", "pools", "early_stop", "seed", "threads", "workers")
+_MAY_BE_ZERO = (
+    "encoder_warmup_steps",
+    "max_trim",
+    "feature_views",
+    "pools",
+    "early_stop",
+    "seed",
+    "threads",
+    "workers",
+)
 _MAY_BE_NEGATIVE = ("beta_init",)
 _NEVER_ZERO = ("max_minutes", "encoder_warmup_minutes", "learning_rate", "input_gain", "epsilon")
 _BELOW_ONE = ("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2")
@@ -156,6 +165,12 @@ class Settings:
     """Folder of a run whose trained encoder is taken, instead of a warm-up."""
     train_encoder: bool = False
     """Whether the encoder goes on learning from the episodes."""
+    feature_views: int = 0
+    """Encode each training image this many times, each under another distortion, before the layers'
+    training, which then draws features; for an encoder that does not go on learning. 0 encodes new
+    images at every step."""
+    feature_noise: float = 0.0
+    """Normal noise on the features in training, in units of each feature vector's own deviation."""
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
@@ -249,6 +264,11 @@ class Settings:
         if self.core != "lstm" and self.d_model % self.n_heads:
             raise ValueError(
                 f"train: --d-model must be a multiple of --n-heads ({self.n_heads}), got {self.d_model}"
+            )
+        if self.feature_views and self.train_encoder:
+            raise ValueError(
+                f"train: --feature-views {self.feature_views} encodes the images once, which needs "
+                "--no-train-encoder"
             )
         self._check_pools()
         if (self.protocol == "sequential") != (self.second_data is not None):

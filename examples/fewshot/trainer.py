@@ -195,6 +195,8 @@ class Trainer:
 
     def _start_drawing(self) -> None:
         """From where the run stands."""
+        self.clock = Clock()
+        self.objective.prepare()
         batches = micro_batches(
             self.objective,
             self.share,
@@ -203,7 +205,6 @@ class Trainer:
             pin_memory=self.accelerator.device.type == "cuda",
         )
         self.batches: Iterator[Batch] = iter(batches)
-        self.clock = Clock()
 
     def _step(self) -> None:
         p = self.progress

@@ -1,6 +1,7 @@
-"""Images sorted by class, their three splits, and how their pixels are scaled for a network.
+"""Images sorted by class, their three splits, and what of them a network is shown.
 
-Letters in the shapes: K classes, I images of C channels and H x W pixels.
+Letters in the shapes: K classes, I images of C channels and H x W pixels; B items of a batch, S
+images of each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
+
+from .pictures import distorted
 
 
 class Images(Protocol):
@@ -145,6 +148,27 @@ class ImageClasses:
         """(C, H, W) of the pictures that samplers hand out."""
         _, stored, height, width = self.images.shape
         return self.channels or stored, height, width
+
+    def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> torch.Tensor:
+        """The images at some positions, as a network is shown them.
+
+        Parameters
+        ----------
+        rows : (B, S) int64 positions in ``images``.
+        numbers : (B, S * 6) in [0, 1), which decide each image's distortion; None for no distortion.
+            What a distortion brings in from outside is paper (0) for grey images; colour images have
+            no paper, and are mirrored at their edges.
+
+        Returns
+        -------
+        (B, S, C, H, W) float32, in [0, 1] before the normalisation.
+        """
+        pixels = torch.from_numpy(self.images[rows]).float().div_(255)
+        if numbers is not None:
+            pixels = distorted(pixels, numbers)
+        if self.channels == 3 and pixels.shape[2] == 1:
+            pixels = pixels.repeat(1, 1, 3, 1, 1)
+        return pixels if self.normalisation is None else self.normalisation.apply(pixels)
 
     def subset(self, chosen: Sequence[int]) -> ImageClasses:
         """The classes with the given indices, in the given order; images stay lazy if they are."""

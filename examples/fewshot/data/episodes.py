@@ -11,15 +11,38 @@ Letters in the shapes: B episodes, N ways, K shots, Q queries; images of C chann
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from .classes import ImageClasses
 from .draws import below, skip, stream_key, uniform_rows, without_replacement
-from .pictures import NUMBERS_PER_IMAGE, pictures
+from .pictures import NUMBERS_PER_IMAGE
 
 _STREAM = 0  # of the seed's random draws
+
+
+class Classes(Protocol):
+    """What a sampler needs of `ImageClasses`; `EncodedClasses` has it too."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the K classes."""
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(K + 1,) int64, where each class's images begin, and where the last one's end."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(K,) int64, the number of images of each class."""
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Of what is shown of an image; (C, H, W) of images themselves."""
+
+    def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> torch.Tensor:
+        """Positions (B, S) -> what is shown of these images, (B, S, *picture_shape)."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +51,10 @@ class Episodes:
 
     Attributes
     ----------
-    support : (B, N * K, C, H, W) float32, classes mixed; in [0, 1] before any normalisation.
+    support : (B, N * K, C, H, W) float32, classes mixed; in [0, 1] before any normalisation. Of classes
+        that are encoded, (B, N * K, F).
     support_labels : (B, N * K) int64 in [0, N).
-    query : (B, Q, C, H, W) float32.
+    query : (B, Q, C, H, W) float32, or (B, Q, F).
     query_labels : (B, Q) int64 in [0, N).
     classes : (B, N) int64, the index in the split of the class behind each label.
     """
@@ -66,6 +90,7 @@ class EpisodeSampler:
 
     Examples
     --------
+    >>> from examples.fewshot.data.classes import ImageClasses
     >>> images = np.zeros((6, 1, 28, 28), np.uint8)
     >>> two = ImageClasses(images, np.array([0, 3, 6]), ("a", "b"), ("LATIN", "LATIN"))
     >>> sampler = EpisodeSampler(two, n_way=2, k_shot=1, n_query=4, seed=0)
@@ -75,7 +100,7 @@ class EpisodeSampler:
 
     def __init__(
         self,
-        classes: ImageClasses,
+        classes: Classes,
         *,
         n_way: int,
         k_shot: int,
@@ -145,7 +170,7 @@ class EpisodeSampler:
         )  # (B, S + Q) positions in self.classes.images
         for_shown, for_asked = np.split(for_affine, [NUMBERS_PER_IMAGE * n * k], axis=1)
         affine = np.concatenate([for_shown[:, : NUMBERS_PER_IMAGE * n_shown], for_asked], axis=1)
-        images = pictures(self.classes, rows, affine if self.augment else None)
+        images = self.classes.show(rows, affine if self.augment else None)
         return Episodes(
             support=images[:, :n_shown],
             support_labels=torch.from_numpy(order // k),

@@ -1,4 +1,4 @@
-"""From stored images to what a network is shown: distorted, as many channels as wanted, normalised.
+"""Random distortions of images.
 
 Letters in the shapes: B items of a batch, S images of each, C channels of H x W pixels.
 """
@@ -9,37 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .classes import ImageClasses
-
 # Largest distortions of the random affine map; each is drawn uniformly around "none".
 _TAN_HALF_ROTATION = 0.1  # 2 * atan(0.1) = 11.4 degrees either way
 _SCALE = 0.15  # each axis by itself, 0.85 to 1.15
 _SHEAR = 0.15
 _SHIFT = 0.15  # in half image widths: 2.1 pixels of 28, 6.3 of 84
 NUMBERS_PER_IMAGE = 6
-
-
-def pictures(classes: ImageClasses, rows: np.ndarray, numbers: np.ndarray | None) -> torch.Tensor:
-    """The images at some positions, as a network is shown them.
-
-    Parameters
-    ----------
-    classes : their `channels` and `normalisation` are heeded.
-    rows : (B, S) int64 positions in ``classes.images``.
-    numbers : (B, S * 6) in [0, 1), which decide each image's distortion; None for no distortion.
-        What a distortion brings in from outside is paper (0) for grey images; colour images have no
-        paper, and are mirrored at their edges.
-
-    Returns
-    -------
-    (B, S, C, H, W) float32, in [0, 1] before the normalisation.
-    """
-    pixels = torch.from_numpy(classes.images[rows]).float().div_(255)
-    if numbers is not None:
-        pixels = distorted(pixels, numbers)
-    if classes.channels == 3 and pixels.shape[2] == 1:
-        pixels = pixels.repeat(1, 1, 3, 1, 1)
-    return pixels if classes.normalisation is None else classes.normalisation.apply(pixels)
 
 
 def distorted(pixels: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:

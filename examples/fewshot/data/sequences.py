@@ -19,9 +19,8 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from .classes import ImageClasses
 from .draws import below, stream_key, uniform_rows
-from .episodes import EpisodeSampler
+from .episodes import Classes, EpisodeSampler
 
 Order = Literal["random", "alternating", "first", "second"]
 UnknownLabel = Literal["class_0", "nothing"]
@@ -37,7 +36,7 @@ class Sequences:
 
     Attributes
     ----------
-    images : (B, L, C, H, W) float32.
+    images : (B, L, C, H, W) float32; of classes that are encoded, (B, L, F).
     shown : (B, L) int64 in [0, N), the label shown with each image: that of the image before it. At the
         first position 0, or -1 for none.
     labels : (B, L) int64 in [0, N), what is to be answered.
@@ -106,6 +105,7 @@ class SequenceSampler:
 
     Examples
     --------
+    >>> from examples.fewshot.data.classes import ImageClasses
     >>> grey = ImageClasses(np.zeros((6, 1, 28, 28), np.uint8), np.array([0, 3, 6]), ("a", "b"), ("A", "A"))
     >>> sampler = SequenceSampler(grey, grey, n_way=2, k_shot=2, seed=0, order="first")
     >>> drawn = sampler.batch(first=10, size=3)
@@ -115,8 +115,8 @@ class SequenceSampler:
 
     def __init__(
         self,
-        first: ImageClasses,
-        second: ImageClasses,
+        first: Classes,
+        second: Classes,
         *,
         n_way: int,
         k_shot: int,

@@ -1,0 +1,96 @@
+"""Classes of images that an encoder has read beforehand: a sampler draws features instead of images.
+
+An encoder that no longer learns gives an image the same features at every step. Encoding each image once,
+under a few distortions, leaves the training of the layers with nothing to encode.
+
+Letters in the shapes: K classes, I images, V views of each; B items of a batch, S images of each; F
+features.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .classes import ImageClasses
+from .draws import below, stream_key, uniform_rows
+from .pictures import NUMBERS_PER_IMAGE
+
+_STREAM = 6  # of the seed's random draws: how the views are distorted
+_IMAGES = 256  # encoded together
+
+
+@dataclass(frozen=True)
+class EncodedClasses:
+    """What a sampler needs of `ImageClasses`, with features in the place of pictures.
+
+    Attributes
+    ----------
+    features : (I, V, F) float32 on the CPU.
+    offsets : (K + 1,) int64; the images of class k are those from ``offsets[k]`` up to ``offsets[k + 1]``.
+    names : of the K classes.
+    """
+
+    features: Tensor
+    offsets: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(K,) int64, the number of images of each class."""
+        return np.diff(self.offsets)
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(F,)."""
+        return tuple(self.features.shape[2:])
+
+    def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> Tensor:
+        """The features of the images at some positions.
+
+        Parameters
+        ----------
+        rows : (B, S) int64 positions.
+        numbers : (B, S * 6) in [0, 1), of which each image's first decides its view; None for view 0.
+
+        Returns
+        -------
+        (B, S, F).
+        """
+        if numbers is None:
+            return self.features[rows, 0]
+        views = below(numbers.reshape(*rows.shape, NUMBERS_PER_IMAGE)[..., 0], self.features.shape[1])
+        return self.features[rows, views]
+
+
+def encode_classes(
+    encode: Callable[[Tensor], Tensor], classes: ImageClasses, *, views: int, seed: int, augment: bool
+) -> EncodedClasses:
+    """Encode all images, with a progress bar.
+
+    Parameters
+    ----------
+    encode : (I, C, H, W) -> (I, F) on any device; it must treat each image by itself.
+    classes : the images.
+    views : V, at least 1; without distortions one serves as all.
+    seed : of the distortions; the views are a function of it.
+    augment : whether images are distorted, each view otherwise.
+    """
+    key = stream_key("encode_classes", seed, _STREAM)
+    count = classes.images.shape[0]
+    views = views if augment else 1
+    parts = []
+    with torch.no_grad(), tqdm(desc="encoding", total=count, unit="image", file=sys.stderr) as bar:
+        for first in range(0, count, _IMAGES):
+            rows = np.arange(first, min(first + _IMAGES, count))[:, None].repeat(views, axis=1)
+            numbers = uniform_rows(key, first, len(rows), NUMBERS_PER_IMAGE * views) if augment else None
+            pictures = classes.show(rows, numbers)  # (B, V, C, H, W)
+            parts.append(encode(pictures.flatten(0, 1)).cpu().unflatten(0, rows.shape))
+            bar.update(len(rows))
+    return EncodedClasses(torch.cat(parts), classes.offsets, classes.names)

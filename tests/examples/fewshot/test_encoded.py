@@ -1,0 +1,132 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from examples.fewshot.bootstrapping import Bootstrapping
+from examples.fewshot.data.encoded import encode_classes
+from examples.fewshot.data.episodes import EpisodeSampler
+from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
+from examples.fewshot.interrupt import StopRequest
+from examples.fewshot.objectives import EpisodeTraining, Share, training_features
+from examples.fewshot.run_folder import RunFolder, load
+from examples.fewshot.sequential import SequentialTraining
+from examples.fewshot.settings import build_learner
+from examples.fewshot.trainer import Trainer
+from tests.examples.fewshot.runs import numbers_of, without_times
+
+
+def first_pixels(images: torch.Tensor) -> torch.Tensor:
+    """An "encoder" whose features can be compared with the images: (I, C, H, W) -> (I, 28)."""
+    return images[:, 0, 14]
+
+
+def test_features_are_those_of_the_images_at_the_same_positions(splits):
+    classes = splits.train
+    encoded = encode_classes(first_pixels, classes, views=3, seed=0, augment=False)
+    assert encoded.features.shape == (72, 1, 28), "undistorted views are all alike"
+    rows = np.array([[3, 40], [71, 0]])
+    expected = classes.show(rows, None)[:, :, 0, 14]
+    assert torch.equal(encoded.show(rows, None), expected)
+    assert encoded.sizes.tolist() == classes.sizes.tolist()
+
+    asked = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 5, "augment": False}
+    images = EpisodeSampler(classes, **asked).batch(7, 2)
+    features = EpisodeSampler(encoded, **asked).batch(7, 2)
+    assert torch.equal(features.support, images.support[:, :, 0, 14])
+    assert torch.equal(features.query, images.query[:, :, 0, 14])
+    assert torch.equal(features.query_labels, images.query_labels)
+
+
+def test_views_are_distorted_each_otherwise_and_shown_alike_often(splits):
+    encoded = encode_classes(first_pixels, splits.train, views=3, seed=0, augment=True)
+    again = encode_classes(first_pixels, splits.train, views=3, seed=0, augment=True)
+    other = encode_classes(first_pixels, splits.train, views=3, seed=1, augment=True)
+    assert torch.equal(encoded.features, again.features)
+    assert not torch.equal(encoded.features, other.features)
+    assert len(torch.unique(encoded.features[0], dim=0)) == 3
+
+    numbers = np.random.default_rng(0).random((1, 600 * NUMBERS_PER_IMAGE))
+    shown = encoded.show(np.zeros((1, 600), np.int64), numbers)[0]
+    counts = [(shown == view).all(dim=1).sum().item() for view in encoded.features[0]]
+    assert sum(counts) == 600
+    assert min(counts) > 160
+
+
+def objectives(settings, splits):
+    learner = build_learner(settings)
+    yield EpisodeTraining(learner, splits.train, settings)
+    shots = {"protocol": "bootstrapping", "future_shots": 1}
+    yield Bootstrapping(learner, splits.train, dataclasses.replace(settings, **shots))
+    tasks = {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4}
+    domains = [splits.train, splits.validation]
+    yield SequentialTraining(learner, domains, dataclasses.replace(settings, **tasks))
+
+
+@pytest.mark.parametrize("pools", [0, 2])
+def test_every_objective_reads_the_features_its_encoder_gives(settings, splits, pools):
+    """Without distortions, encoding before and at the step are the same."""
+    settings = dataclasses.replace(settings, pools=pools, augment=False, feature_views=1, dropout=0.0)
+    at_once = dataclasses.replace(settings, feature_views=0)
+    for before, during in zip(objectives(settings, splits), objectives(at_once, splits), strict=True):
+        during.learner.load_state_dict(before.learner.state_dict())
+        before.prepare()
+        during.prepare()
+        drawn, images = before.dataset(Share())[2], during.dataset(Share())[2]
+        assert drawn["images"].shape[-1] == before.learner.encoder.n_features
+        features = during.learner.eval().encode(images["images"]).detach()
+        torch.testing.assert_close(drawn["images"].flatten(0, -2), features.flatten(0, -2))
+        one, other = before(drawn), during(images)
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], msg=f"{type(before).__name__} {name}")
+
+
+def test_noise_is_of_the_features_own_size_and_only_in_training(settings):
+    settings = dataclasses.replace(settings, feature_views=1, feature_noise=0.5)
+    learner = build_learner(settings)
+    features = torch.randn(50, 400) * torch.tensor([1.0, 100.0]).repeat(25)[:, None]
+    noise = training_features(learner, features, settings) - features
+    torch.testing.assert_close(noise.std(1) / features.std(1), torch.full((50,), 0.5), atol=0.08, rtol=0)
+    without = dataclasses.replace(settings, feature_noise=0.0)
+    assert torch.equal(training_features(learner, features, without), features)
+
+
+class StopAfter(StopRequest):
+    """A stop that is asked for once the trainer has looked so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def made(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @made.setter
+    def made(self, value: bool) -> None:
+        assert not value
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_encodes_again_and_goes_on_as_if_never_stopped(settings, splits, workers):
+    settings = dataclasses.replace(settings, feature_views=2, feature_noise=0.3, pools=0, workers=workers)
+    whole = RunFolder(settings.runs / "whole")
+    whole.open(dataclasses.replace(settings, name="whole"))
+    assert Trainer(settings, [splits], whole).train(StopRequest())
+
+    parts = RunFolder(settings.runs / "parts")
+    parts.open(dataclasses.replace(settings, name="parts"))
+    assert not Trainer(settings, [splits], parts).train(StopAfter(8))
+    state = load(parts.checkpoint)
+    assert state["progress"]["phase"] == "episodes"
+    assert 0 < state["progress"]["step"] < settings.steps
+    trainer = Trainer(settings, [splits], parts)
+    trainer.resume(state)
+    assert trainer.train(StopRequest())
+
+    tensors = numbers_of(whole)
+    for name, tensor in numbers_of(parts).items():
+        assert torch.equal(tensor, tensors[name]), name
+    assert list(map(without_times, parts.reports())) == list(map(without_times, whole.reports()))
