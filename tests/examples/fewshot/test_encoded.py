@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from examples.fewshot.bootstrapping import Bootstrapping
+from examples.fewshot.data import encoded as encoded_module
 from examples.fewshot.data.encoded import encode_classes
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
@@ -37,6 +38,13 @@ def test_features_are_those_of_the_images_at_the_same_positions(splits):
     assert torch.equal(features.support, images.support[:, :, 0, 14])
     assert torch.equal(features.query, images.query[:, :, 0, 14])
     assert torch.equal(features.query_labels, images.query_labels)
+
+
+def test_it_does_not_matter_how_many_images_are_encoded_together(splits, monkeypatch):
+    whole = encode_classes(first_pixels, splits.train, views=2, seed=0, augment=True)
+    monkeypatch.setattr(encoded_module, "_IMAGES", 20)
+    parts = encode_classes(first_pixels, splits.train, views=2, seed=0, augment=True)
+    assert torch.equal(parts.features, whole.features)
 
 
 def test_views_are_distorted_each_otherwise_and_shown_alike_often(splits):
