@@ -106,6 +106,8 @@ def _positions(compared: list[dict[str, Any]]) -> Figure:
                 entry["label"],
             )
         switch = compared[0]["summary"]["orders"][order]["switch"]
+        counting = compared[0]["summary"]["orders"][order]["counting_labels"]["positions"]["mean"]
+        axes.plot(counting, color=_QUIET, linestyle="--", linewidth=1.2, label="who only counts labels")
         axes.axvline(switch - 0.5, color="#22262e", linewidth=1.2, linestyle=(0, (4, 3)))
         first, second = compared[0]["summary"]["orders"][order]["tasks"]
         above = axes.get_xaxis_transform()  # x in data, y from 0 to 1

@@ -124,8 +124,10 @@ _GLYPHS = replace(
     report_every=100,
     validate_every=1000,
 )
-_GLYPHS_2 = replace(_GLYPHS, k_shot=2, batch_size=64)
-_GLYPHS_5 = replace(_GLYPHS, k_shot=5, batch_size=48, test_episodes=1000)
+_GLYPHS_2 = replace(_GLYPHS, k_shot=2, batch_size=64, steps=3000, test_episodes=500)
+_GLYPHS_5 = replace(
+    _GLYPHS, k_shot=5, batch_size=48, steps=4000, validation_episodes=200, test_episodes=1000
+)
 
 
 def _lstm(settings: Settings) -> Settings:
@@ -144,10 +146,10 @@ _SEQUENTIAL_GLYPHS = replace(
     encoder_warmup_steps=1500,
     batch_size=32,
     learning_rate=4e-3,
-    steps=10_000,
+    steps=6000,
     validate_every=2000,
     validation_episodes=200,
-    test_episodes=1000,
+    test_episodes=500,
 )
 
 
