@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import tyro
 
+from ..training.run_folder import RunFolder, write_json
+from ..training.statistics import mean_and_interval, summarise
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.copies import with_copies
@@ -23,9 +25,7 @@ from .domains import domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
-from .run_folder import RunFolder, write_json
 from .settings import Settings, build_learner, load_settings, picture_shape
-from .statistics import mean_and_interval, summarise
 from .tables import episode_table, run_table, sequence_table
 
 # Settings in which runs that are summarised together may differ.

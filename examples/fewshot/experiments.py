@@ -17,14 +17,13 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
+from ..training.interrupt import INTERRUPTED
+from ..training.run_folder import RunFolder, write_json
 from .comparison_plots import draw_comparison
 from .evaluate import Evaluation, evaluate, over_runs
 from .presets import PRESETS, command
-from .run_folder import RunFolder, write_json
 from .settings import Settings
 from .studies import STUDIES, Study
-
-INTERRUPTED = 130  # the shell's exit status for a program ended by Ctrl-C
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.evaluate import Evaluation, evaluate, load_learner, over_runs
 from examples.fewshot.protocol import score, score_sequences
-from examples.fewshot.run_folder import RunFolder, load, save
 from examples.fewshot.settings import build_learner
-from examples.fewshot.statistics import mean_and_interval
+from examples.training.run_folder import RunFolder, load, save
+from examples.training.statistics import mean_and_interval
 
 
 @pytest.fixture(autouse=True)

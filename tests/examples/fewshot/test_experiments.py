@@ -13,8 +13,8 @@ from PIL import Image
 from examples.fewshot import experiments
 from examples.fewshot.experiments import Experiments, is_finished, planned_runs
 from examples.fewshot.presets import PRESETS
-from examples.fewshot.run_folder import RunFolder, write_json
 from examples.fewshot.studies import STUDIES
+from examples.training.run_folder import RunFolder, write_json
 
 
 @pytest.fixture

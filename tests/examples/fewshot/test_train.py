@@ -18,8 +18,8 @@ from PIL import Image
 from examples.fewshot import evaluate, train
 from examples.fewshot.evaluate import load_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
-from examples.fewshot.run_folder import RunFolder, load
-from tests.examples.fewshot.runs import assert_same_run, numbers_of
+from examples.training.run_folder import RunFolder, load
+from tests.examples.runs import assert_same_run, numbers_of
 
 FILES = {
     "config.json",

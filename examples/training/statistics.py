@@ -1,4 +1,4 @@
-"""Mean and spread of accuracies: over seeds, and over episodes.
+"""Mean and spread of scores: over seeds, and over episodes.
 
 The two answer different questions. Over seeds: what would training again give? Over episodes: what
 would this one trained learner score on more episodes?

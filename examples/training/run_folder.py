@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from .settings import Settings
+from .settings import RunSettings
 
 _PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
 
@@ -37,7 +37,7 @@ class RunFolder:
         self.positions = path / "positions.png"
         self.trackers = path / "trackers"
 
-    def open(self, settings: Settings) -> dict[str, Any] | None:
+    def open(self, settings: RunSettings) -> dict[str, Any] | None:
         """Make ready for training: the checkpoint to continue from, or None for a new run.
 
         Raises
@@ -68,7 +68,7 @@ class RunFolder:
         write_json(self.config, settings.record())
         return None
 
-    def _resume(self, settings: Settings) -> dict[str, Any]:
+    def _resume(self, settings: RunSettings) -> dict[str, Any]:
         if not self.checkpoint.exists():
             raise FileNotFoundError(
                 f"train: --resume found no {self.checkpoint}; leave --resume out to start the run"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from examples.fewshot.statistics import mean_and_interval, summarise
+from examples.training.statistics import mean_and_interval, summarise
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
