@@ -1,0 +1,1 @@
+"""Games to act in, many at a time."""
