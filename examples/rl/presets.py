@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 from ..training.command_line import choose, command_for
 from .settings import Settings
 
-CORES: tuple[str, ...] = get_args(get_type_hints(Settings)["core"])
+CORES = get_args(get_type_hints(Settings)["core"])
 
 # Six games on 200 levels of the easy distribution; 48 actors, 8 of each game, of which an update learns
 # from 32.
@@ -33,6 +33,7 @@ _CUE = Settings(
     d_model=64,
     n_heads=4,
     d_ff=128,
+    lstm_size=64,
     batch_size=32,
     unroll=40,
     frames=400_000,
@@ -54,15 +55,9 @@ _SETS = {
 }
 
 
-def _with_core(settings: Settings, core: str) -> Settings:
-    """The published LSTM has one layer, as wide as the features."""
-    changed = replace(settings, core=core)  # type: ignore[arg-type] # one of CORES
-    return replace(changed, n_layers=1, d_model=256) if core == "lstm" else changed
-
-
 # What each is, and its settings.
 _TABLE = {
-    f"{name}-{core.replace('_', '-')}": (f"{what}, {core}", _with_core(settings, core))
+    f"{name}-{core.replace('_', '-')}": (f"{what}, {core}", replace(settings, core=core))
     for name, (what, settings) in _SETS.items()
     for core in CORES
 }

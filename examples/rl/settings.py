@@ -9,8 +9,18 @@ from typing import Any, Literal
 from ..training.settings import FREE, RunSettings
 from .losses import LossConstants
 
+_MAY_BE_NEGATIVE = ("beta_init",)
 _MAY_BE_ZERO = ("start_level", "levels", "seed", "threads", "environment_threads")
-_NEVER_ZERO = ("learning_rate", "epsilon", "max_minutes", "reward_clip", "rho_bar", "c_bar", "pg_rho_bar")
+_NEVER_ZERO = (
+    "learning_rate",
+    "epsilon",
+    "max_minutes",
+    "reward_clip",
+    "rho_bar",
+    "c_bar",
+    "pg_rho_bar",
+    "input_gain",
+)
 _BELOW_ONE = ("alpha", "momentum")
 _AT_MOST_ONE = ("discount", "vtrace_lambda")
 
@@ -40,15 +50,33 @@ class Settings(RunSettings):
     weight matrices; srwm_no_carry: srwm that begins anew at every step; fake_sr: srwm that never
     changes its weights; sr_delta: a deltanet whose slow net is an srwm."""
     n_layers: int = 2
-    """Layers, each followed by a feed-forward block; the lstm's own."""
+    """Layers, each followed by a feed-forward block; the lstm has one and no such block."""
     n_heads: int = 8
-    """Heads of each layer; the lstm has none."""
+    """Heads of each layer."""
     d_model: int = 128
-    """Width of the layers; of the lstm, its hidden size."""
+    """Width of the layers."""
     d_ff: int = 512
     """Width of the feed-forward blocks."""
+    lstm_size: int = 256
+    """Entries of the lstm's hidden state."""
+    residual: Literal["plain", "norm_skip", "pre_norm"] = "plain"
+    """How an srwm's or fake_sr's output joins its input: plain, as published; norm_skip, the few-shot
+    learners' form; pre_norm."""
+    input_softmax: Literal["usual", "on", "off"] = "usual"
+    """Whether a softmax goes over each head's input in an srwm or fake_sr; usual: as published, on
+    in the former and off in the latter."""
+    beta_init: float = 0.0
+    """Mean of the initial weights behind an srwm's self-made learning rates."""
+    q_scale: float = 1.0
+    """Scale of an srwm's initial query weights."""
+    input_gain: float = 1.0
+    """Factor on the initial weights behind the features, in front of the layers."""
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the encoder's parts, each of which halves height and width."""
     scale: int = 1
-    """Factor on the encoder's 16, 32 and 32 channels."""
+    """Factor on those channels."""
+    n_features: int = 256
+    """Entries of a frame's features."""
 
     frames: int = 300_000_000
     """Steps of all environments together; they decide the learning-rate schedule."""
@@ -145,6 +173,7 @@ class Settings(RunSettings):
         """Raise ValueError for settings that do not fit together."""
         self.check_ranges(
             may_be_zero=_MAY_BE_ZERO,
+            may_be_negative=_MAY_BE_NEGATIVE,
             never_zero=_NEVER_ZERO,
             below_one=_BELOW_ONE,
             at_most_one=_AT_MOST_ONE,
@@ -169,5 +198,5 @@ class Settings(RunSettings):
 
 def load_settings(recorded: dict[str, Any]) -> Settings:
     """The inverse of `Settings.record`."""
-    tuples = {name: tuple(recorded[name]) for name in ("games", "trackers")}
+    tuples = {name: tuple(recorded[name]) for name in ("games", "channels", "trackers")}
     return Settings(**{**recorded, **tuples, "runs": Path(recorded["runs"])})

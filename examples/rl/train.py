@@ -84,11 +84,19 @@ def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:
         core=settings.core,
         frame_shape=environment.frame_shape,
         n_actions=environment.n_actions,
-        d_model=settings.d_model,
+        channels=settings.channels,
+        scale=settings.scale,
+        n_features=settings.n_features,
         n_layers=settings.n_layers,
         n_heads=settings.n_heads,
+        d_model=settings.d_model,
         d_ff=settings.d_ff,
-        scale=settings.scale,
+        lstm_size=settings.lstm_size,
+        residual=settings.residual,
+        input_softmax={"usual": None, "on": True, "off": False}[settings.input_softmax],
+        beta_init=settings.beta_init,
+        q_scale=settings.q_scale,
+        input_gain=settings.input_gain,
     )
 
 

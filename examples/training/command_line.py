@@ -45,7 +45,7 @@ def run_program(
             args=arguments,
         )
         sys.exit(main(settings))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")
 
 

@@ -1,5 +1,6 @@
 """Comparing what runs leave behind."""
 
+import numpy as np
 import torch
 
 from examples.training.run_folder import RunFolder, load
@@ -34,7 +35,7 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     tensors, others = numbers_of(one), numbers_of(other)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
-        assert torch.equal(tensor, others[name]), name
+        np.testing.assert_array_equal(tensor.numpy(), others[name].numpy(), err_msg=name, strict=True)
     assert one.evaluation.exists() == other.evaluation.exists()
     if one.evaluation.exists():
         assert one.evaluation.read_text() == other.evaluation.read_text()

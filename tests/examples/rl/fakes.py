@@ -1,4 +1,4 @@
-"""A tiny game that is played in microseconds, and a tiny agent with a state, in double precision."""
+"""A tiny game that is played in microseconds, and a tiny agent with a state."""
 
 import dataclasses
 from typing import Any
@@ -107,14 +107,14 @@ class FakeOutput:
 class FakeAgent(nn.Module):
     """A recurrent net of one layer on pixels and rewards, called like `examples.rl.agent.Agent`."""
 
-    def __init__(self, pixels: int = 16, n_actions: int = 4, width: int = 8) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64, width: int = 8) -> None:
         super().__init__()
-        self.inputs = nn.Linear(pixels + 1, width)
+        self.inputs = nn.Linear(16 + 1, width)
         self.recurrent = nn.Linear(width, width)
-        self.policy = nn.Linear(width, n_actions)
+        self.policy = nn.Linear(width, 4)
         self.baseline = nn.Linear(width, 1)
         self.unused = nn.Parameter(torch.ones(2))  # as the published layers have some
-        self.double()
+        self.to(dtype)
 
     def initial_state(self, count: int) -> list[Tensor]:
         return [self.unused.new_zeros(count, self.recurrent.in_features)]
@@ -130,7 +130,7 @@ class FakeAgent(nn.Module):
         return_states: bool = True,
     ) -> tuple[FakeOutput, list[Tensor]]:
         inputs = torch.cat([frames.flatten(2) / 255, rewards.clamp(-1, 1).unsqueeze(-1)], dim=-1)
-        driven = self.inputs(inputs.double())
+        driven = self.inputs(inputs.to(self.inputs.weight.dtype))
         [h] = self.initial_state(len(frames)) if states is None else states
         hidden = []
         for t in range(frames.shape[1]):
@@ -144,6 +144,7 @@ class FakeAgent(nn.Module):
         return output, [h] if return_states else []
 
 
-def fake_agent(seed: int = 0) -> FakeAgent:
+def fake_agent(seed: int = 0, dtype: torch.dtype = torch.float64) -> FakeAgent:
+    """In double precision, in which one process and several must agree to the last digits."""
     torch.manual_seed(seed)
-    return FakeAgent()
+    return FakeAgent(dtype)
