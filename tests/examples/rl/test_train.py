@@ -159,7 +159,9 @@ def test_games_that_cannot_be_made_leave_an_earlier_run_alone(settings, made, mo
 
 
 def test_ctrl_c_in_another_process(tmp_path):
-    arguments = "--name tiny --games cue --core lstm --d-model 16 --n-layers 1 --batch-size 2 --unroll 4 "
+    arguments = (
+        "--name tiny --games cue --core lstm --lstm-size 16 --n-features 16 --batch-size 2 --unroll 4 "
+    )
     arguments += f"--frames 1000000000 --threads 1 --runs {tmp_path}"
     command = [sys.executable, "-m", "examples.rl.train", *arguments.split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
