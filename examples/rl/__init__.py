@@ -1,0 +1,1 @@
+"""Reinforcement learning on Procgen, with gradients through self-modification."""
