@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .agent import Agent
 from .rollouts import Collector, Unroll
-
-if TYPE_CHECKING:
-    from .agent import Agent
 
 _PATIENCE = 30.0  # seconds, for the step that an actor is in the middle of when it is closed
 

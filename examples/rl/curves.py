@@ -54,7 +54,7 @@ def draw_curves(reports: Reports, settings: Settings, path: Path) -> None:
     for axes in (by_frames, by_time, speed):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, color=_QUIET)
-    if len(settings.games) > 1:
+    if len(settings.games) > 1 and by_frames.get_legend_handles_labels()[0]:
         by_frames.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=140)
 

@@ -10,18 +10,16 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..training.clock import Clock
+from .agent import Agent
 from .environments.vector import Step, VectorEnvironment
 from .plain_state import to_arrays, to_tensors
-
-if TYPE_CHECKING:
-    from .agent import Agent
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from ..training.clock import Clock
 from ..training.interrupt import StopRequest
 from ..training.run_folder import RunFolder, save
 from .actors import Actor, ThreadedActor
+from .agent import Agent
 from .division import divide
 from .environments.vector import VectorEnvironment
 from .losses import actor_critic_losses
 from .rollouts import Collector, Unroll
 from .settings import Settings
 from .tally import Tally
-
-if TYPE_CHECKING:
-    from .agent import Agent
 
 _SHOW_EVERY = 0.2  # seconds
 
@@ -105,7 +103,7 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         actor = state["actor"]
-        if actor is None or actor["number"] < self.progress.update:
+        if actor is None:
             return  # the run is over
         of_processes = actor["environments"]
         shared_alike = len(of_processes) == self.accelerator.num_processes
@@ -310,6 +308,8 @@ class Trainer:
     def save(self) -> None:
         """Write checkpoint.pt, from which the run continues."""
         snapshot = self.actor.snapshot()
+        if snapshot is not None and snapshot["number"] < self.progress.update:
+            snapshot = None  # the last unroll was learnt from
         if snapshot is not None:
             snapshot = {**snapshot, "environments": gather_object([snapshot["environments"]])}
         self.progress.tally = asdict(self._joined_tally())

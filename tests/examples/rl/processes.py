@@ -1,6 +1,7 @@
 """Tiny runs by one process or by one of several; a program, for `tests.examples.launching`."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +48,10 @@ def stopped_run(settings: Settings) -> dict[str, Any]:
 
 
 def resumed_run(settings: Settings) -> dict[str, torch.Tensor]:
-    """The rest of a run, of as many processes."""
+    """The rest of the stopped run, of as many processes, in a folder of its own."""
     trainer = make_trainer(settings)
+    if trainer.accelerator.is_main_process:
+        shutil.copytree(settings.runs / "stopped", settings.folder)
     state = open_run(RunFolder(settings.folder), settings, trainer.accelerator)
     assert state is not None
     trainer.resume(state)

@@ -116,6 +116,29 @@ def test_it_plays_while_the_learner_computes():
     one.close()
 
 
+class Photographed(FakeEnvironment):
+    """Nobody plays it while its state is taken."""
+
+    def reset(self):
+        self.stepped = threading.Event()
+        return super().reset()
+
+    def step(self, actions):
+        self.stepped.set()
+        return super().step(actions)
+
+    def state(self):
+        assert not self.stepped.wait(0.2)
+        return super().state()
+
+
+def test_the_snapshot_is_taken_before_the_first_step():
+    one = actor(ThreadedActor, Photographed)
+    one.start(0)
+    one.finish()
+    one.close()
+
+
 def test_closing_gives_up_within_a_step():
     one = actor(ThreadedActor, Waiting)
     environment = one.collector._blocks[0].environment

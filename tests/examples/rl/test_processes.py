@@ -26,7 +26,7 @@ def jobs(tiny_settings, tmp_path_factory):
     return {
         **jobs,
         "stopped": ("stopped_run", stopped),
-        "resumed": ("resumed_run", dataclasses.replace(stopped, resume=True)),
+        "resumed": ("resumed_run", dataclasses.replace(stopped, name="resumed", resume=True)),
     }
 
 
@@ -78,11 +78,8 @@ def test_one_process_goes_on_with_new_episodes(results, jobs):
     """Where two have stopped: the games of both cannot be divided again."""
     settings = dataclasses.replace(jobs["stopped"][1], name="alone", resume=True)
     results("stopped", 0)
-    folder = RunFolder(settings.folder)
-    folder.path.mkdir()
-    for file in ("metrics.json", "config.json", "checkpoint.pt"):
-        (folder.path / file).write_bytes((jobs["stopped"][1].folder / file).read_bytes())
     trainer = processes.make_trainer(settings)
-    trainer.resume(load(folder.checkpoint))
+    trainer.resume(load(RunFolder(jobs["stopped"][1].folder).checkpoint))
+    assert trainer.progress.update == 3
     assert trainer.actor.finish().dones[:, 0].all()
     trainer.actor.close()

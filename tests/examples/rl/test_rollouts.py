@@ -123,13 +123,20 @@ class Fixed(FakeAgent):
 
 
 def test_actions_are_sampled_from_the_policy():
+    """At every step and in every environment anew."""
     one = collector(Rows(0, 8, 8), sizes=(8,), agent=Fixed())
-    actions = torch.cat([one.collect(number).actions.flatten() for number in range(60)])
+    actions = torch.stack([one.collect(number).actions for number in range(60)])  # (unrolls, B, T)
     expected = Fixed.logits.softmax(-1)
-    frequencies = actions.bincount(minlength=4) / len(actions)
-    errors = (expected * (1 - expected) / len(actions)).sqrt()
+    frequencies = actions.flatten().bincount(minlength=4) / actions.numel()
+    errors = (expected * (1 - expected) / actions.numel()).sqrt()
     assert frequencies[3] == 0
     assert ((frequencies - expected).abs() <= 3.5 * errors).all()
+    alike = (expected**2).sum()  # the probability that two independent actions are the same
+    for axis, length in enumerate(actions.shape):
+        pairs = actions.narrow(axis, 0, length - 1) == actions.narrow(axis, 1, length - 1)
+        assert (pairs.float().mean() - alike).abs() <= 4 * (alike * (1 - alike) / pairs.numel()).sqrt(), (
+            axis
+        )
 
 
 def test_blocks_take_turns():
@@ -149,10 +156,15 @@ def test_blocks_take_turns():
 
 
 def test_a_block_continues_with_its_own_state():
-    one = collector(Rows(0, 2, 2), sizes=(2, 2))
-    first, _, third = (one.collect(number) for number in range(3))
-    _, states = one.agent(first.frames[:, :-1], first.rewards[:, :-1], first.dones[:, :-1], first.states)
-    torch.testing.assert_close(third.states[0], states[0])
+    """Whether it plays in every unroll or in every other one."""
+    for sizes, rows, later in (((2, 2), Rows(0, 4, 4), 1), ((2, 2), Rows(0, 2, 2), 2)):
+        one = collector(rows, sizes=sizes)
+        unrolls = [one.collect(number) for number in range(later + 1)]
+        first, last = unrolls[0], unrolls[later]
+        _, states = one.agent(
+            first.frames[:, :-1], first.rewards[:, :-1], first.dones[:, :-1], first.states
+        )
+        torch.testing.assert_close(last.states[0], states[0])
 
 
 def test_a_collector_continues_where_another_stood(tmp_path):
