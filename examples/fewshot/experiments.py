@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from ..training.interrupt import INTERRUPTED
 from ..training.run_folder import RunFolder, write_json
+from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
-from .evaluate import Evaluation, evaluate, over_runs
+from .evaluate import Evaluation, evaluate
 from .presets import PRESETS, command
 from .settings import Settings
 from .studies import STUDIES, Study

@@ -59,7 +59,7 @@ class RunFolder:
         # The checkpoint goes first: without it, the rest is no run.
         for file in (self.checkpoint, self.best, self.metrics, self.evaluation):
             file.unlink(missing_ok=True)
-        for made in (self.curves, self.episodes, self.positions, *self.path.glob("evaluation-*")):
+        for made in (self.curves, self.episodes, self.positions, *self.path.glob("evaluation*")):
             made.unlink(missing_ok=True)
         if self.trackers.exists():
             shutil.rmtree(self.trackers)

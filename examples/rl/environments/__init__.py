@@ -1,5 +1,5 @@
 """Games to act in, many at a time."""
 
-from .registry import make_environment
+from .registry import action_names, make_environment
 
-__all__ = ["make_environment"]
+__all__ = ["action_names", "make_environment"]

@@ -12,8 +12,8 @@ import numpy as np
 from .actions import check_actions
 from .vector import Step
 
-# Red, green, blue, yellow, magenta, cyan.
-_COLOURS = np.array(
+COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
+_PIXELS = np.array(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]], np.uint8
 )
 
@@ -26,10 +26,10 @@ class CueEnvironment:
     last frame, grey all over, the action must be the cue's number: the reward is 1 if it is and 0 if not.
     Actions at other frames do nothing and are rewarded with 0. The next episode follows at once.
 
-    So the return of an episode is the success at it, 0 or 1. Remembering the cue always succeeds. Whatever
-    remembers nothing succeeds with probability 1 / K, 1/4 by default, whatever it does: all that can be seen
-    at the last frame is the same in every episode. So does what remembers fewer frames than the least number
-    of distractors: these are drawn independently of the cue, as is their number.
+    So the return of an episode is the success at it, 0 or 1. Who remembers the cue always succeeds. Who
+    remembers nothing succeeds with probability 1 / K, 1/4 by default, whatever the policy: all that can be
+    seen at the last frame is the same in every episode. So does who remembers no more frames than the least
+    number of distractors: these are drawn independently of the cue, as is their number.
 
     Episode n of environment i is a function of (seed, i, n).
 
@@ -55,8 +55,8 @@ class CueEnvironment:
             raise ValueError(
                 f"CueEnvironment: count must be at least 1 and seed at least 0, got {count} and {seed}"
             )
-        if not 2 <= n_cues <= len(_COLOURS):
-            raise ValueError(f"CueEnvironment: n_cues must be from 2 to {len(_COLOURS)}, got {n_cues}")
+        if not 2 <= n_cues <= len(COLOURS):
+            raise ValueError(f"CueEnvironment: n_cues must be from 2 to {len(COLOURS)}, got {n_cues}")
         if not 0 <= least <= most:
             raise ValueError(
                 "CueEnvironment: distractors must be a least number, at least 0, and a largest one, "
@@ -86,7 +86,7 @@ class CueEnvironment:
         ended = np.where(done, self._length, 0)
         self._episode += done
         self._position = np.where(done, 0, self._position + 1)
-        for environment in np.flatnonzero(done):
+        for environment in np.flatnonzero(done).tolist():
             self._begin(environment)
         return self._answer(reward, ended)
 
@@ -156,7 +156,7 @@ class CueEnvironment:
 def _draw_pictures(n_cues: int) -> np.ndarray:
     """(2 K + 1, C, H, W) uint8: the cues, the distractors, and the frame to act at."""
     C, H, W = CueEnvironment.frame_shape
-    colours = np.broadcast_to(_COLOURS[:n_cues, :, None, None], (n_cues, C, H - 2, W - 2))
+    colours = np.broadcast_to(_PIXELS[:n_cues, :, None, None], (n_cues, C, H - 2, W - 2))
     border = ((0, 0), (0, 0), (1, 1), (1, 1))
     cues = np.pad(colours, border, constant_values=255)
     distractors = np.pad(colours, border)

@@ -39,6 +39,12 @@ MODES: dict[str, tuple[Mode, ...]] = {
     "starpilot": ("easy", "hard", "extreme"),
 }
 
+# What each action presses, by number.
+ACTIONS = (
+    "left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up",
+    "D", "A", "W", "S", "Q", "E",
+)  # fmt: skip
+
 _LARGEST = 2**31 - 1  # seeds and levels are 32-bit integers
 
 
@@ -118,7 +124,8 @@ class ProcgenEnvironment:
 
     def reset(self) -> Step:
         """Begin an episode everywhere, on a new level."""
-        self._require(bool(self._pools), "reset", "the environments are closed; make new ones")
+        if not self._pools:
+            raise ValueError("reset: the environments are closed; make new ones")
         frame = self._empty_frame()
         for pool in self._pools:
             frame[pool.rows], _ = pool.envpool.reset()
@@ -136,7 +143,8 @@ class ProcgenEnvironment:
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) integers below 15, in each."""
         check_actions(actions, self.count, self.n_actions)
-        self._require(self._begun, "step", "no episode has begun; call reset first")
+        if not self._begun:
+            raise ValueError("step: no episode has begun; call reset first")
         for pool in self._pools:  # all games are under way before any is waited for
             pool.envpool.send(actions[pool.rows].astype(np.int32))
         frame = self._empty_frame()
@@ -176,10 +184,6 @@ class ProcgenEnvironment:
     def _empty_frame(self) -> np.ndarray:
         return np.empty((self.count, *self.frame_shape), np.uint8)
 
-    def _require(self, condition: bool, operation: str, otherwise: str) -> None:
-        if not condition:
-            raise ValueError(f"{operation}: {otherwise}")
-
 
 def unusable() -> str | None:
     """Why Procgen cannot be played here and what to install, in a line; None if it can."""
@@ -212,7 +216,7 @@ def _check(
             raise ValueError(f"{operation}: name must be one of {', '.join(MODES)}; got {name!r}")
         if mode not in MODES[name]:
             raise ValueError(
-                f"{operation}: mode must be one that {name} has, {' or '.join(MODES[name])}; got {mode!r}"
+                f"{operation}: mode must be one that {name} has, {', '.join(MODES[name])}; got {mode!r}"
             )
     for what, value, least in (("count", count, 1), ("seed", seed, 0), ("threads", threads, 0)):
         if value < least:

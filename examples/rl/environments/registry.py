@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cue import CueEnvironment
-from .procgen import MODES, Mode, ProcgenEnvironment
+from .cue import COLOURS, CueEnvironment
+from .procgen import ACTIONS, MODES, Mode, ProcgenEnvironment
 from .vector import VectorEnvironment
 
 GAMES = ("cue", *MODES)
@@ -58,3 +58,8 @@ def make_environment(
     if mode != "easy":
         raise ValueError(f"make_environment: mode must be 'easy' for cue, which has no other, got {mode!r}")
     return CueEnvironment(count, seed)
+
+
+def action_names(name: str) -> tuple[str, ...]:
+    """What the actions of a game do, by number."""
+    return COLOURS if name == "cue" else ACTIONS
