@@ -109,10 +109,16 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     settings = runs[0].settings
     splits = splits_of(settings, options.splits)
     names = [run.folder.path.name for run in runs]
+    output = options.output
+    if output is None:
+        folder = runs[0].folder
+        several = folder.path.parent / f"{'+'.join(names)}-evaluation.json"
+        output = folder.evaluation if len(runs) == 1 else several
+    output.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "games": list(settings.games),
         "mode": settings.mode,
-        "splits": {s.name: {"levels": list(s.levels), "unseen": s.unseen} for s in splits},
+        "splits": {s.name: {"levels": s.levels, "unseen": s.unseen} for s in splits},
         "episodes": options.episodes,
         "environments": min(options.environments, options.episodes),
         "seed": options.seed,
@@ -140,11 +146,6 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
         ]
     if options.random:
         result["random"] = _measure(options, settings, splits, None, ("sampled",), _RANDOM)
-    output = options.output
-    if output is None:
-        folder = runs[0].folder
-        several = folder.path.parent / f"{'+'.join(names)}-evaluation.json"
-        output = folder.evaluation if len(runs) == 1 else several
     write_json(output, result)
     tables = return_tables(result, splits)
     output.with_suffix(".md").write_text(tables + "\n")
@@ -194,7 +195,7 @@ def _measure(
                     min(options.environments, options.episodes),
                     options.seed,
                     mode=settings.mode,
-                    levels=split.levels,
+                    levels=split.levels or (0, 0),
                     threads=options.environment_threads,
                 )
                 try:

@@ -15,25 +15,27 @@ _TEST_LEVELS = 200
 
 @dataclass(frozen=True)
 class Split:
-    """Levels, by the first and how many there are; 0 for all that can be made.
+    """Some of the levels of a game.
 
     Attributes
     ----------
     name : of the split.
-    levels : the first, and how many there are from it on.
+    levels : the first, and how many there are from it on, 0 for all; None for a game without levels.
     unseen : whether training met none of them.
     """
 
     name: str
-    levels: tuple[int, int]
+    levels: tuple[int, int] | None
     unseen: bool
 
     @property
     def title(self) -> str:
         """What a reader is told."""
+        if self.levels is None:
+            return self.name
         start, number = self.levels
-        levels = f"{start}–{start + number - 1}" if number else "all" if start == 0 else f"from {start} on"
-        return f"levels {levels}" + ("" if self.unseen else ", seen in training")
+        levels = f"levels {start}–{start + number - 1}" if number else f"all levels from {start} on"
+        return f"{self.name}: {levels}" + ("" if self.unseen else ", seen in training")
 
 
 def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
@@ -49,7 +51,7 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     if not names:
         raise ValueError("evaluate: --splits must name at least one, got none")
     if "cue" in settings.games:
-        return [Split("new episodes", (0, 0), unseen=True)]
+        return [Split("new episodes", None, unseen=True)]
     if settings.mode == "exploration":
         return [Split("train", (0, 0), unseen=False)]
     seen = (settings.start_level, settings.levels)

@@ -47,7 +47,7 @@ def list_players(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 def columns_of(values: dict[str, Any], splits: Sequence[Split]) -> dict[str, str]:
     """Split -> its title, of the splits that there are values (split -> ...) of."""
-    titles = {split.name: f"{split.name}: {split.title}" for split in splits}
+    titles = {split.name: split.title for split in splits}
     return {name: titles.get(name, f"{name}: all of them") for name in values}
 
 
