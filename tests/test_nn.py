@@ -255,6 +255,14 @@ def test_sr_delta_equals_a_loop(options, with_state, resets):
     assert_same_gradients((out, state), by_loop, [h, *layer.parameters(), *([start] if with_state else [])])
 
 
+def test_published_forms_of_the_layers_are_the_default():
+    forms = {
+        kind: (kind(d_model, H).residual, kind(d_model, H).input_softmax)
+        for kind in (SRWM, SRDelta, FakeSR)
+    }
+    assert forms == {SRWM: ("norm_skip", False), SRDelta: ("plain", True), FakeSR: ("plain", False)}
+
+
 @pytest.mark.parametrize("kind", [DeltaNet, SRDelta])
 def test_segments_are_the_whole(kind):
     layer = doubled(kind(d_model, H))

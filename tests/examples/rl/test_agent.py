@@ -233,8 +233,14 @@ def test_the_heads_are_linear_maps_of_the_cores_outputs():
     frames = seen.frames.reshape(B * L, *FRAME)
     inputs = torch.cat([agent.encoder(frames), seen.rewards.reshape(-1, 1)], 1)
     output, _ = agent(*seen)
-    torch.testing.assert_close(output.logits, agent.policy(inputs).reshape(B, L, ACTIONS))
-    torch.testing.assert_close(output.values, agent.value(inputs).reshape(B, L))
+    by_hand = agent.policy(inputs).reshape(B, L, ACTIONS), agent.value(inputs).reshape(B, L)
+    torch.testing.assert_close(tuple(output), by_hand)
+    for head, expected in zip(output, by_hand, strict=True):  # each teaches the encoder
+        cotangent = torch.randn_like(head)
+        torch.testing.assert_close(
+            torch.autograd.grad(head, list(agent.encoder.parameters()), cotangent, retain_graph=True),
+            torch.autograd.grad(expected, list(agent.encoder.parameters()), cotangent, retain_graph=True),
+        )
 
 
 def test_initial_weights_are_the_defaults_of_torch():
