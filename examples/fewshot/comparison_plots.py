@@ -52,7 +52,7 @@ def _curves_and_accuracies(compared: list[dict[str, Any]]) -> Figure:
             )
         curves.axhline(entries[0]["summary"]["chance"], color=_QUIET, linewidth=1, linestyle=":")
         curves.set(xlabel="steps on episodes", ylabel=f"{k_shot}-shot validation accuracy", ylim=(0, 1))
-        curves.legend(frameon=False, loc="lower right", title="band: least to greatest of the seeds")
+        curves.legend(frameon=False, loc="center right", title="band: least to greatest of the seeds")
         _dots(dots, entries, k_shot)
         _finish(curves)
     return figure
@@ -64,9 +64,9 @@ def _dots(axes: Axes, entries: list[dict[str, Any]], k_shot: int) -> None:
     axes.axvline(nearest, color=_QUIET, linestyle="--", linewidth=1.2)
     axes.annotate(
         " nearest neighbour\n on the same encoder ",
-        (nearest, len(entries) - 0.5),
+        (nearest, len(entries) - 1),
         ha="right" if nearest > 0.5 else "left",
-        va="top",
+        va="center",
         fontsize=9,
         color=_QUIET,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from .pools import choose_episodes, draw_pools
 from .settings import Settings
 
 Batch = dict[str, Tensor]
+
+_LOOKALIKES = 20  # classes among which a hard episode chooses
 
 
 @dataclass(frozen=True)
@@ -273,9 +276,11 @@ class EpisodeTraining(Objective):
     def prepare(self) -> None:
         if self.settings.feature_views:
             encoded = encode_for_training(self.learner, self.classes, self.settings, self.settings.seed)
-            self.sampler = self._make_sampler(encoded)
+            many = max(_LOOKALIKES, self.settings.n_way)
+            alike = encoded.lookalikes(many) if self.settings.hard_episodes else None
+            self.sampler = self._make_sampler(encoded, alike)
 
-    def _make_sampler(self, classes: Classes) -> EpisodeSampler:
+    def _make_sampler(self, classes: Classes, lookalikes: np.ndarray | None = None) -> EpisodeSampler:
         s = self.settings
         return EpisodeSampler(
             classes,
@@ -284,6 +289,8 @@ class EpisodeTraining(Objective):
             n_query=1 if s.pools else s.queries,
             seed=s.seed,
             augment=s.augment,
+            lookalikes=lookalikes,
+            hard=0.0 if lookalikes is None else s.hard_episodes,
         )
 
     def dataset(self, share: Share) -> Dataset[Batch]:

@@ -105,8 +105,8 @@ _SEQUENTIAL_PUBLISHED = replace(
 )
 
 # Layers half as wide as the published ones learn from letters as much in a step, in a quarter of its time.
-# With images encoded beforehand every episode can have its own; they make up for the few letters there are
-# by noise and large batches.
+# With images encoded beforehand every episode can have its own. Noise, large batches and letters that look
+# alike make up for the few letters there are.
 _GLYPHS = replace(
     Settings(),
     d_model=128,
@@ -114,19 +114,18 @@ _GLYPHS = replace(
     ff_factor=2,
     feature_views=2,
     feature_noise=0.2,
+    hard_episodes=0.5,
     pools=0,
     queries=5,
     encoder_warmup_steps=2000,
     batch_size=128,
     learning_rate=6e-3,
-    steps=5000,
+    steps=4000,
     report_every=100,
     validate_every=1000,
 )
 _GLYPHS_2 = replace(_GLYPHS, k_shot=2, batch_size=64, steps=3000, test_episodes=500)
-_GLYPHS_5 = replace(
-    _GLYPHS, k_shot=5, batch_size=48, steps=4000, validation_episodes=200, test_episodes=1000
-)
+_GLYPHS_5 = replace(_GLYPHS, k_shot=5, batch_size=48, validation_episodes=200, test_episodes=1000)
 
 
 def _lstm(settings: Settings) -> Settings:
@@ -142,6 +141,7 @@ _SEQUENTIAL_GLYPHS = replace(
     k_shot=5,
     max_trim=20,
     rotate_classes="none",
+    hard_episodes=0.0,
     encoder_warmup_steps=1500,
     batch_size=32,
     learning_rate=4e-3,

@@ -161,6 +161,9 @@ class Settings(RunSettings):
     images at every step."""
     feature_noise: float = 0.0
     """Normal noise on the features in training, in units of each feature vector's own deviation."""
+    hard_episodes: float = 0.0
+    """Share of the training episodes whose classes look alike to the encoder: all of them are among the
+    20 nearest ones to a random class. Needs --feature-views, and no --pools."""
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
@@ -260,6 +263,13 @@ class Settings(RunSettings):
                 f"train: --feature-views {self.feature_views} encodes the images once, which needs "
                 "--no-train-encoder"
             )
+        if self.hard_episodes and (self.pools or not self.feature_views or self.protocol == "sequential"):
+            raise ValueError(
+                "train: --hard-episodes needs --feature-views, --pools 0 and another protocol than "
+                f"sequential, got {self.feature_views}, {self.pools} and {self.protocol}"
+            )
+        if self.hard_episodes > 1:
+            raise ValueError(f"train: --hard-episodes must be at most 1, got {self.hard_episodes}")
         self._check_pools()
         if (self.protocol == "sequential") != (self.second_data is not None):
             raise ValueError(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -67,6 +68,24 @@ class EncodedClasses:
             return self.features[rows, 0]
         views = below(numbers.reshape(*rows.shape, NUMBERS_PER_IMAGE)[..., 0], self.features.shape[1])
         return self.features[rows, views]
+
+    def lookalikes(self, count: int) -> np.ndarray:
+        """For each class the ones whose mean features make the smallest angles with its own.
+
+        Parameters
+        ----------
+        count : M, how many; or all of them, if there are fewer.
+
+        Returns
+        -------
+        (K, M) int64, the nearest first, which is the class itself.
+        """
+        directions = F.normalize(self.features, dim=-1).mean(dim=1)
+        parts = directions.split(self.sizes.tolist())
+        means = F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)  # (K, F)
+        cosines = (means @ means.T).fill_diagonal_(2.0)
+        nearest: np.ndarray = cosines.topk(min(count, len(means)), dim=1).indices.numpy()
+        return nearest
 
 
 def encode_classes(

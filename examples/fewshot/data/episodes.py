@@ -83,10 +83,14 @@ class EpisodeSampler:
     augment : a random affine map for every image (rotation up to 11 degrees, scale of each axis
         by up to 15 %, shear up to 0.15, shift up to 7.5 % of the image's side), bilinear. It
         does not change which images are drawn.
+    lookalikes : (classes, M) int64, M at least N: of each class the ones it is easily taken for, itself
+        among them.
+    hard : share of the episodes whose classes are N of the lookalikes of one random class.
 
     Raises
     ------
-    ValueError : if the split has fewer than N classes, or a class fewer than K + 1 images.
+    ValueError : if the split has fewer than N classes, or a class fewer than K + 1 images, or ``hard``
+        comes without lookalikes, or with fewer than N of them.
 
     Examples
     --------
@@ -107,6 +111,8 @@ class EpisodeSampler:
         n_query: int,
         seed: int,
         augment: bool = True,
+        lookalikes: np.ndarray | None = None,
+        hard: float = 0.0,
     ) -> None:
         for name, value in (("n_way", n_way), ("k_shot", k_shot), ("n_query", n_query)):
             if value < 1:
@@ -124,7 +130,14 @@ class EpisodeSampler:
                 f"class (one is left for a query), but class {classes.names[smallest]!r} has "
                 f"{classes.sizes[smallest]}; lower k_shot or leave the class out"
             )
+        found = 0 if lookalikes is None else lookalikes.shape[1]
+        if hard and found < n_way:
+            raise ValueError(
+                f"EpisodeSampler: hard={hard} draws n_way={n_way} of the lookalikes of a class, got "
+                f"{found} of each"
+            )
         self.classes = classes
+        self.lookalikes, self.hard = lookalikes, hard
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.augment = augment
         self._key = stream_key("EpisodeSampler", seed, _STREAM)
@@ -142,13 +155,18 @@ class EpisodeSampler:
                 f"got first={first}, size={size}"
             )
         n, k, q = self.n_way, self.k_shot, self.n_query
-        counts = [n, n * k, n * k, q, q, NUMBERS_PER_IMAGE * (n * k + q)]
+        counts = [n, n * k, n * k, q, q, NUMBERS_PER_IMAGE * (n * k + q), 2 if self.hard else 0]
         numbers = uniform_rows(self._key, first, size, sum(counts))
-        for_class, for_support, for_order, for_label, for_query, for_affine = np.split(
+        for_class, for_support, for_order, for_label, for_query, for_affine, for_hard = np.split(
             numbers, np.cumsum(counts)[:-1], axis=1
         )
 
         classes = without_replacement(for_class, np.full(size, len(self.classes.names)))
+        if self.lookalikes is not None and self.hard:
+            around = self.lookalikes[below(for_hard[:, 1], len(self.classes.names))]  # (B, M)
+            alike = without_replacement(for_class, np.full(size, around.shape[1]))
+            is_hard = for_hard[:, :1] < self.hard
+            classes = np.where(is_hard, np.take_along_axis(around, alike, axis=1), classes)
         class_sizes = self.classes.sizes[classes]  # (B, N)
         shots = without_replacement(for_support.reshape(size, n, k), class_sizes)  # (B, N, K)
 

@@ -90,6 +90,48 @@ def test_every_objective_reads_the_features_its_encoder_gives(settings, splits, 
             torch.testing.assert_close(value, other[name], msg=f"{type(before).__name__} {name}")
 
 
+def test_lookalikes_are_the_classes_at_the_smallest_angles(splits):
+    encoded = encode_classes(
+        lambda images: images.flatten(1)[:, ::29], splits.train, views=2, seed=0, augment=True
+    )
+    means = []
+    for start in range(0, 72, 6):  # six images a class, two views
+        members = encoded.features[start : start + 6].flatten(0, 1)
+        means.append((members / members.norm(dim=1, keepdim=True)).mean(dim=0))
+    cosines = torch.cosine_similarity(torch.stack(means)[:, None], torch.stack(means)[None], dim=2)
+    expected = cosines.argsort(dim=1, descending=True)[:, :4]
+    assert encoded.lookalikes(4).tolist() == expected.tolist()
+    assert encoded.lookalikes(50).shape == (12, 12)
+
+
+def test_hard_episodes_take_their_classes_from_one_neighbourhood(splits):
+    neighbours = np.stack([(np.arange(12)[:, None] // 4 * 4 + shift) for shift in range(4)], axis=1)[..., 0]
+    asked = {"n_way": 3, "k_shot": 1, "n_query": 2, "seed": 0, "augment": False}
+    plain = EpisodeSampler(splits.train, **asked).batch(0, 400)
+    for hard, least, most in ((1.0, 400, 400), (0.5, 175, 250)):
+        sampler = EpisodeSampler(splits.train, **asked, lookalikes=neighbours, hard=hard)
+        drawn = sampler.batch(0, 400)
+        of_one = (drawn.classes // 4 == drawn.classes[:, :1] // 4).all(dim=1)
+        assert least <= of_one.sum() <= most
+        assert torch.equal(torch.bincount(drawn.classes.flatten()) > 60, torch.ones(12, dtype=torch.bool))
+        assert all(len(set(row)) == 3 for row in drawn.classes.tolist())
+        again = sampler.batch(390, 10)
+        assert torch.equal(again.classes, drawn.classes[390:])
+    assert ((plain.classes // 4 == plain.classes[:, :1] // 4).all(dim=1)).sum() < 60
+    with pytest.raises(ValueError, match="draws n_way=3 of the lookalikes of a class, got 0 of each"):
+        EpisodeSampler(splits.train, **asked, hard=0.5)
+
+
+def test_hard_episodes_reach_the_training(settings, splits):
+    settings = dataclasses.replace(settings, pools=0, feature_views=1, hard_episodes=1.0, batch_size=64)
+    objective = EpisodeTraining(build_learner(settings), splits.train, settings)
+    objective.prepare()
+    # With only 12 classes all are lookalikes; that the sampler was told is what can be seen.
+    assert objective.sampler.hard == 1.0
+    assert objective.sampler.lookalikes.shape == (12, 12)
+    objective(objective.dataset(Share())[0])["loss"].backward()
+
+
 def test_noise_is_of_the_features_own_size_and_only_in_training(settings):
     settings = dataclasses.replace(settings, feature_views=1, feature_noise=0.5)
     learner = build_learner(settings)

@@ -26,7 +26,9 @@ from examples.training.statistics import mean_and_interval
 @pytest.fixture(autouse=True)
 def _no_gallery(monkeypatch):
     """It takes a second to draw; whole runs, in test_train, draw it."""
-    monkeypatch.setattr(evaluate_module, "draw_gallery", lambda learner, sampler, path: path.touch())
+    monkeypatch.setattr(
+        evaluate_module, "draw_gallery", lambda learner, sampler, classes, path: path.touch()
+    )
 
 
 def begun(settings) -> RunFolder:
@@ -235,7 +237,7 @@ def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch
     monkeypatch.setattr(evaluate_module, "load_domains", lambda settings: [Splits(train, train, train)])
     seen = []
     monkeypatch.setattr(
-        evaluate_module, "draw_gallery", lambda learner, sampler, path: seen.append(sampler.classes)
+        evaluate_module, "draw_gallery", lambda learner, sampler, classes, path: seen.append(classes)
     )
     evaluate(Evaluation(runs=(begun(coloured).path,), data="folder", root=tmp_path / "writing"))
     assert seen[0].picture_shape == (3, 32, 32)

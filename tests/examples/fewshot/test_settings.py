@@ -35,6 +35,26 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"feature_views": -1}, "--feature-views must be at least 0, got -1"),
         ({"feature_noise": -0.1}, "--feature-noise must be at least 0"),
         ({"feature_views": 2, "train_encoder": True}, "--feature-views 2 .* needs --no-train-encoder"),
+        ({"hard_episodes": 0.5}, "--hard-episodes needs --feature-views, --pools 0 .*, got 0, 1 and sync"),
+        (
+            {"hard_episodes": 0.5, "feature_views": 1},
+            "--hard-episodes needs .* got 1, 1 and sync",
+        ),
+        ({"hard_episodes": 0.5, "pools": 0}, "--hard-episodes needs .* got 0, 0 and sync"),
+        (
+            {
+                "hard_episodes": 0.5,
+                "pools": 0,
+                "feature_views": 1,
+                "protocol": "sequential",
+                "second_data": "textures",
+            },
+            "--hard-episodes needs .* got 1, 0 and sequential",
+        ),
+        (
+            {"hard_episodes": 1.5, "feature_views": 1, "pools": 0},
+            "--hard-episodes must be at most 1, got 1.5",
+        ),
         ({"n_heads": 7}, "--d-model must be a multiple of --n-heads .7., got 256"),
         ({"channels": 2}, "--channels must be 1 or 3, got 2"),
         ({"dropout": 1.0}, "--dropout must be below 1, got 1.0"),

@@ -8,6 +8,7 @@ import torch
 from examples.training.run_folder import RunFolder, load
 from tests.examples.launching import launch
 from tests.examples.rl import processes
+from tests.examples.runs import without_times
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,9 @@ def test_a_stop_asked_of_one_process_stops_both_and_they_go_on_to_the_same_weigh
         assert results("stopped", rank) == {"finished": False, "update": 3}
         for name, value in results("resumed", rank).items():
             assert torch.equal(value, results("overlapped", rank)[name]), name
+    whole, parts = (RunFolder(jobs[name][1].folder).reports() for name in ("overlapped", "resumed"))
+    for line, other in zip(whole, parts, strict=True):
+        assert without_times(line) == pytest.approx(without_times(other))
 
 
 def test_one_process_goes_on_with_new_episodes(results, jobs):

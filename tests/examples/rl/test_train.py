@@ -104,6 +104,7 @@ def test_resuming_a_finished_run_changes_nothing(settings, made):
     assert train.main(settings) == 0
     folder = RunFolder(settings.folder)
     before = folder.metrics.read_text(), load(folder.checkpoint)["agent"]
+    assert load(folder.checkpoint)["actor"] is None, "there is nothing left to collect"
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert folder.metrics.read_text() == before[0]
     after = load(folder.checkpoint)["agent"]

@@ -1,8 +1,8 @@
 """The loop: what an update does, schedules, reports, trackers, what is refused."""
 
 import dataclasses
-import functools
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector, Rows
 from examples.training.interrupt import StopRequest
 from examples.training.run_folder import RunFolder, load
-from tests.examples.rl.fakes import FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
 from tests.examples.rl.training import make_trainer, run
 from tests.examples.runs import assert_same_run
 
@@ -58,7 +58,7 @@ def by_hand(settings, unrolls, lag, constants, clip, rate_of, alpha=0.99, epsilo
     return weights[-1]
 
 
-@pytest.mark.parametrize("change", [{}, {"overlap": False}, {"clip": 0.5}, {"bptt": 1}])
+@pytest.mark.parametrize("change", [{}, {"overlap": False}, {"clip": 0.5}, {"bptt": 1}, {"seed": 3}])
 def test_training_is_the_published_recipe(settings, change):
     """With its constants, and a learning rate that falls in a line to 0 at the last frame."""
     settings = dataclasses.replace(settings, learning_rate=6e-3, **change)
@@ -214,14 +214,31 @@ def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
     assert load(folder.checkpoint)["progress"]["update"] == 2
 
 
+class Watched(FakeAgent):
+    """Notes whether it is acting or learning, and in which precision."""
+
+    calls: ClassVar[set[tuple[str, bool]]] = set()
+
+    def forward(self, *args, **options):
+        doing = "learning" if torch.is_grad_enabled() else "acting"
+        self.calls.add((doing, torch.is_autocast_enabled("cpu")))
+        return super().forward(*args, **options)
+
+
 def test_bfloat16_acts_and_learns_with_parameters_that_stay(settings):
     AcceleratorState._reset_state(reset_partial_state=True)  # which remembers the first run's precision
-    single = functools.partial(fake_agent, dtype=torch.float32)
+
+    def single(seed):
+        torch.manual_seed(seed)
+        return Watched(torch.float32)
+
     try:
         half, lines = run(dataclasses.replace(settings, mixed_precision="bf16"), agent=single)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+    assert Watched.calls == {("acting", True), ("learning", True)}
     _, exact = run(dataclasses.replace(settings, name="whole"), agent=single)
+    assert {("acting", False), ("learning", False)} < Watched.calls
     assert {p.dtype for p in half.agent.parameters()} == {torch.float32}
     assert lines[0]["loss"] != exact[0]["loss"]
     assert lines[0]["entropy"] == pytest.approx(exact[0]["entropy"], rel=0.05)
