@@ -145,8 +145,8 @@ _SEQUENTIAL_GLYPHS = replace(
     encoder_warmup_steps=1500,
     batch_size=32,
     learning_rate=4e-3,
-    steps=6000,
-    validate_every=2000,
+    steps=12_000,
+    validate_every=3000,
     validation_episodes=200,
     test_episodes=500,
 )
