@@ -1,4 +1,4 @@
-"""V-trace against its definition, the sum over products, written out."""
+"""V-trace against its definition, the sum over products, written out, and against TorchRL's."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchrl.objectives.value.functional import vtrace_advantage_estimate
 
 from examples.rl.vtrace import vtrace
 
@@ -78,6 +79,26 @@ def test_against_the_sum_over_products(T, options):
     targets, advantages = ours(given, **options)
     np.testing.assert_allclose(targets, expected_targets, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(advantages, expected_advantages, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rho_bar", "c_bar"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0)])
+def test_against_torchrl(rho_bar, c_bar):
+    given = {name: torch.from_numpy(value) for name, value in data(20).items()}
+    gamma = 0.5  # exact in float32, which TorchRL keeps it in
+    ends = given["discounts"] == 0
+    given["discounts"] = gamma * (~ends).double()
+    found = vtrace(**given, rho_bar=rho_bar, c_bar=c_bar, pg_rho_bar=rho_bar)
+    following = torch.cat([given["values"][:, 1:], given["bootstrap_value"][:, None]], dim=1)
+    log_pi = given["log_rhos"] - 1.5
+    advantages, targets = vtrace_advantage_estimate(
+        gamma,
+        *(part[..., None] for part in (log_pi, torch.full_like(log_pi, -1.5))),
+        *(part[..., None] for part in (given["values"], following, given["rewards"], ends, ends)),
+        rho_thresh=rho_bar,
+        c_thresh=c_bar,
+    )
+    torch.testing.assert_close(found.targets, targets[..., 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.advantages, advantages[..., 0], rtol=1e-12, atol=1e-12)
 
 
 def test_data_has_ends_of_episodes_in_the_middle_and_last():
