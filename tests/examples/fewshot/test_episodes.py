@@ -151,8 +151,6 @@ class _Batches(torch.utils.data.Dataset):
         return vars(self.sampler.batch(2 * i, 2))
 
 
-# JAX, which the benchmarks' tests load, warns of every fork; the workers do not touch it.
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_an_episode_does_not_depend_on_the_number_of_workers():
     normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     classes = make_classes(side=20, channels=3, normalisation=normalisation)

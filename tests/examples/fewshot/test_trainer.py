@@ -100,9 +100,6 @@ def test_the_encoder_of_another_run(settings, splits):
         run(dataclasses.replace(taken, name="none", encoder_from=settings.runs / "nothing"), splits)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of any
-# JAX, which the benchmarks' tests load, warns of every fork; the workers do not touch it.
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_workers_draw_the_same_images(settings, splits):
     alone, lines = run(dataclasses.replace(settings, name="alone"), splits)
     helped, others = run(dataclasses.replace(settings, name="helped", workers=2), splits)
