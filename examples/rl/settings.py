@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..training.settings import FREE, RunSettings
+from .cores import CoreName
 from .losses import LossConstants
 
 _MAY_BE_NEGATIVE = ("beta_init",)
@@ -42,9 +43,7 @@ class Settings(RunSettings):
     levels: int = 200
     """How many levels there are to train on; 0: all that Procgen can make."""
 
-    core: Literal[
-        "feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta"
-    ] = "srwm"
+    core: CoreName = "srwm"
     """What lies between the pixels' features and the action. feedforward: nothing; lstm; deeper:
     feed-forward layers; deltanet: a fast weight matrix written by a slow net; srwm: self-referential
     weight matrices; srwm_no_carry: srwm that begins anew at every step; fake_sr: srwm that never
