@@ -8,6 +8,7 @@ Letters in the shapes: B environments, C x H x W pixels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -253,3 +254,15 @@ def _make_pool(
         num_levels=number,
     )
     return _Pool(rows, pool)
+
+
+def main() -> None:
+    """Say whether Procgen can be played here; exit status 1 if not."""
+    reason = unusable()
+    if reason is not None:
+        sys.exit(reason)
+    print("procgen: ready")
+
+
+if __name__ == "__main__":
+    main()

@@ -77,8 +77,8 @@ def test_planned_runs(options, name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_what_is_compared_differs_in_core_and_truncation_alone(name):
-    free = {"preset", "name", "core", "bptt"}
+def test_what_is_compared_differs_in_core_truncation_and_learning_rate_alone(name):
+    free = {"preset", "name", "core", "bptt", "learning_rate"}
     of_layers = {"residual", "input_softmax", "input_gain"}
     for one, other in itertools.combinations(STUDIES[name].runs.values(), 2):
         differing = {key for key, value in one.record().items() if value != other.record()[key]}
