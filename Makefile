@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Says whether Procgen can be played, and if not what to install.
-PROCGEN := $(BIN)/python -m examples.rl.environments.procgen
+PROCGEN := $(BIN)/python -c "from examples.rl.environments.procgen import main; main()"
 
 # Whatever changes the extension modules or the dependencies.
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \

@@ -262,7 +262,3 @@ def main() -> None:
     if reason is not None:
         sys.exit(reason)
     print("procgen: ready")
-
-
-if __name__ == "__main__":
-    main()
