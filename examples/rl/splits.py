@@ -9,8 +9,8 @@ from .settings import Settings
 
 SplitName = Literal["train", "1000", "1200", "1400"]
 
-# Of each test split, as published: 200 levels, from the one that names it on.
-_TEST_LEVELS = 200
+# How many levels each test split has, as published, from the one that names it on.
+TEST_LEVELS = 200
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Split:
 def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     """Those of the given names that a run's games have.
 
-    The cue task has no levels, and its episodes are never the training's; in exploration mode each game has
-    one level. Both are one split, whatever the names.
+    Whatever the names, there is one split where levels have no numbers: new episodes of the cue task, drawn
+    with another seed than the training's, and in exploration mode the one level of each game.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     seen = (settings.start_level, settings.levels)
     splits = []
     for name in dict.fromkeys(names):
-        levels = seen if name == "train" else (int(name), _TEST_LEVELS)
+        levels = seen if name == "train" else (int(name), TEST_LEVELS)
         splits.append(Split(name, levels, unseen=not _overlap(levels, seen)))
     return splits
 

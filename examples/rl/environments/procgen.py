@@ -191,16 +191,16 @@ def unusable() -> str | None:
         import envpool  # noqa: F401
     except ImportError as error:
         return (
-            "procgen: EnvPool is missing; install it with: python -m pip install envpool "
+            "procgen: EnvPool is missing; install it with: make procgen, or python -m pip install envpool "
             f"(it has wheels for Python 3.11 and later) [{error}]"
         )
     try:
         from envpool.procgen import ProcgenEnvSpec  # noqa: F401
     except ImportError as error:
-        cause = error.__cause__ or error
         return (
-            "procgen: Qt 5, which the games draw with, is missing; install it with: apt-get install "
-            f"libqt5gui5 (Debian, Ubuntu) or dnf install qt5-qtbase-gui (Fedora) [{cause}]"
+            "procgen: Qt 5, which the games draw with, is missing; install it with: make procgen, apt-get "
+            "install libqt5gui5 (Debian, Ubuntu) or dnf install qt5-qtbase-gui (Fedora) "
+            f"[{error.__cause__ or error}]"
         )
     return None
 
