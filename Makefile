@@ -17,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint bench bench-quick compile compile-matrix gpu-check clean
+.PHONY: help demo test lint bench bench-quick compile compile-matrix gpu-check procgen clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -50,6 +50,15 @@ compile-matrix: $(INSTALLED) ## compile all of them, and renew the table in docs
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, speed; leaves a report
 	$(BIN)/python -m benchmarks.gpu_check
+
+procgen: $(INSTALLED) ## install EnvPool's Procgen, for examples/rl; as root, Qt 5 too
+	@echo "Installing EnvPool into $(VENV): 760 MB"
+	$(PIP_INSTALL) --no-build-isolation --editable '.[procgen]'
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! ldconfig -p | grep libQt5Gui; then \
+	    apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends libqt5gui5; \
+	fi
+	@$(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
+	@echo "Procgen is ready"
 
 clean: ## remove everything made here except runs/
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
