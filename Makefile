@@ -54,7 +54,7 @@ gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, 
 procgen: $(INSTALLED) ## install EnvPool's Procgen, for examples/rl; as root, Qt 5 too
 	@echo "Installing EnvPool into $(VENV): 760 MB"
 	$(PIP_INSTALL) --no-build-isolation --editable '.[procgen]'
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! ldconfig -p | grep libQt5Gui; then \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! ldconfig -p | grep -q libQt5Gui; then \
 	    apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends libqt5gui5; \
 	fi
 	@$(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
