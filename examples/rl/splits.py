@@ -20,7 +20,7 @@ class Split:
     Attributes
     ----------
     name : of the split.
-    levels : the first, and how many there are from it on, 0 for all; None for a game without levels.
+    levels : the first, and how many there are from it on, 0 for all; None where levels have no numbers.
     unseen : whether training met none of them.
     """
 
@@ -31,11 +31,13 @@ class Split:
     @property
     def title(self) -> str:
         """What a reader is told."""
-        if self.levels is None:
-            return self.name
-        start, number = self.levels
-        levels = f"levels {start}–{start + number - 1}" if number else f"all levels from {start} on"
-        return f"{self.name}: {levels}" + ("" if self.unseen else ", seen in training")
+        told = []
+        if self.levels is not None:
+            start, number = self.levels
+            told.append(f"levels {start}–{start + number - 1}" if number else f"all levels from {start} on")
+        if not self.unseen:
+            told.append("seen in training")
+        return ": ".join([self.name, ", ".join(told)] if told else [self.name])
 
 
 def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
@@ -53,7 +55,7 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     if "cue" in settings.games:
         return [Split("new episodes", None, unseen=True)]
     if settings.mode == "exploration":
-        return [Split("train", (0, 0), unseen=False)]
+        return [Split("train", None, unseen=False)]
     seen = (settings.start_level, settings.levels)
     splits = []
     for name in dict.fromkeys(names):
