@@ -7,8 +7,8 @@ from examples.rl.normalisation import has_constants, normalise, return_range
 # Cobbe et al. 2020, appendix C.
 EASY = """
 bigfish 1 40, bossfight .5 13, caveflyer 3.5 12, chaser .5 13, climber 2 12.6, coinrun 5 10,
-dodgeball 1.5 19, fruitbot -1.5 32.4, heist 3.5 10, jumper 3 10, leaper 3 10, maze 5 10, miner 1.5 13, ninja 3.5 10,
-plunder 4.5 30, starpilot 2.5 64
+dodgeball 1.5 19, fruitbot -1.5 32.4, heist 3.5 10, jumper 3 10, leaper 3 10, maze 5 10,
+miner 1.5 13, ninja 3.5 10, plunder 4.5 30, starpilot 2.5 64
 """
 SOME_HARD = "bigfish 0 40, starpilot 1.5 35, maze 4 10, heist 2 10, dodgeball 1.5 19, miner 1.5 20"
 

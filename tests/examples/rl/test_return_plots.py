@@ -26,7 +26,7 @@ def points_of(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for container in axes.containers:
         line, _, [bars] = container.lines
         ends = np.array([segment[:, 1] for segment in bars.get_segments()]).T
-        found[container.get_label()] = (line.get_ydata(), ends)
+        found[str(container.get_label())] = (line.get_ydata(orig=False), ends)
     return found
 
 
@@ -39,12 +39,12 @@ def test_every_mean_and_interval_is_drawn(drawn, tmp_path):
     assert [maze.get_title(), heist.get_title()] == ["maze", "heist"]
     points = points_of(maze)
     assert list(points) == [
-        "one (srwm), greedy", "one (srwm), sampled", "two (srwm), greedy", "two (srwm), sampled",
-        "srwm, 2 seeds, greedy", "srwm, 2 seeds, sampled", "random policy",
+        "one (ff), greedy", "one (ff), sampled", "two (ff), greedy", "two (ff), sampled",
+        "ff, 2 seeds, greedy", "ff, 2 seeds, sampled", "random policy",
     ]  # fmt: skip
-    means, ends = points["two (srwm), sampled"]
-    np.testing.assert_allclose(means, [3, 13, 23])
-    np.testing.assert_allclose(ends, [[2.5, 12.5, 22.5], [3.5, 13.5, 23.5]])
+    means, ends = points["two (ff), sampled"]
+    np.testing.assert_allclose(means, [3, 5, 7])
+    np.testing.assert_allclose(ends, [[2.5, 4.5, 6.5], [3.5, 5.5, 7.5]])
     np.testing.assert_allclose(points_of(heist)["random policy"][0], [-4])
     labels = [text.get_text().replace("\n", " ") for text in maze.get_xticklabels()]
     assert labels == ["train levels 0–199, seen in training", "1000 levels 1000–1199", "test all of them"]

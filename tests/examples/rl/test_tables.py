@@ -13,7 +13,7 @@ def player(shift: float, *policies: str) -> dict:
             "maze": {
                 split: {
                     policy: {
-                        "return": number(shift + 10 * place + i, 0.5),
+                        "return": number(shift + 2 * place + i, 0.5),
                         "normalised": number(shift / 100, 0.125),
                     }
                     for i, policy in enumerate(policies)
@@ -34,42 +34,42 @@ RESULT = {
     "mode": "easy",
     "episodes": 77,
     "runs": [
-        {"run": "runs/one", "core": "srwm", **player(1, "greedy", "sampled")},
-        {"run": "runs/two", "core": "srwm", **player(2, "greedy", "sampled")},
+        {"run": "runs/one", "core": "ff", **player(1, "greedy", "sampled")},
+        {"run": "runs/two", "core": "ff", **player(2, "greedy", "sampled")},
     ],
-    "seeds": [{"runs": ["runs/one", "runs/two"], "core": "srwm", **player(3, "greedy", "sampled")}],
+    "seeds": [{"runs": ["runs/one", "runs/two"], "core": "ff", **player(3, "greedy", "sampled")}],
     "random": player(4, "sampled"),
 }
 
 EXPECTED = """\
 | maze, easy | train: levels 0–199, seen in training | 1000: levels 1000–1199 | test: all of them |
 | --- | --- | --- | --- |
-| one (srwm), greedy | 1.00 ± 0.50 (0.01 ± 0.12) | 11.00 ± 0.50 (0.01 ± 0.12) | 21.00 ± 0.50 (0.01 ± 0.12) |
-| one (srwm), sampled | 2.00 ± 0.50 (0.01 ± 0.12) | 12.00 ± 0.50 (0.01 ± 0.12) | 22.00 ± 0.50 (0.01 ± 0.12) |
-| two (srwm), greedy | 2.00 ± 0.50 (0.02 ± 0.12) | 12.00 ± 0.50 (0.02 ± 0.12) | 22.00 ± 0.50 (0.02 ± 0.12) |
-| two (srwm), sampled | 3.00 ± 0.50 (0.02 ± 0.12) | 13.00 ± 0.50 (0.02 ± 0.12) | 23.00 ± 0.50 (0.02 ± 0.12) |
-| srwm, 2 seeds, greedy | 3.00 ± 0.50 (0.03 ± 0.12) | 13.00 ± 0.50 (0.03 ± 0.12) | 23.00 ± 0.50 (0.03 ± 0.12) |
-| srwm, 2 seeds, sampled | 4.00 ± 0.50 (0.03 ± 0.12) | 14.00 ± 0.50 (0.03 ± 0.12) | 24.00 ± 0.50 (0.03 ± 0.12) |
-| random policy | 4.00 ± 0.50 (0.04 ± 0.12) | 14.00 ± 0.50 (0.04 ± 0.12) | 24.00 ± 0.50 (0.04 ± 0.12) |
+| one (ff), greedy | 1.00 ± 0.50 (0.01 ± 0.12) | 3.00 ± 0.50 (0.01 ± 0.12) | 5.00 ± 0.50 (0.01 ± 0.12) |
+| one (ff), sampled | 2.00 ± 0.50 (0.01 ± 0.12) | 4.00 ± 0.50 (0.01 ± 0.12) | 6.00 ± 0.50 (0.01 ± 0.12) |
+| two (ff), greedy | 2.00 ± 0.50 (0.02 ± 0.12) | 4.00 ± 0.50 (0.02 ± 0.12) | 6.00 ± 0.50 (0.02 ± 0.12) |
+| two (ff), sampled | 3.00 ± 0.50 (0.02 ± 0.12) | 5.00 ± 0.50 (0.02 ± 0.12) | 7.00 ± 0.50 (0.02 ± 0.12) |
+| ff, 2 seeds, greedy | 3.00 ± 0.50 (0.03 ± 0.12) | 5.00 ± 0.50 (0.03 ± 0.12) | 7.00 ± 0.50 (0.03 ± 0.12) |
+| ff, 2 seeds, sampled | 4.00 ± 0.50 (0.03 ± 0.12) | 6.00 ± 0.50 (0.03 ± 0.12) | 8.00 ± 0.50 (0.03 ± 0.12) |
+| random policy | 4.00 ± 0.50 (0.04 ± 0.12) | 6.00 ± 0.50 (0.04 ± 0.12) | 8.00 ± 0.50 (0.04 ± 0.12) |
 
 | heist, easy | train: levels 0–199, seen in training |
 | --- | --- |
-| one (srwm), greedy | -1.00 ± 0.25 |
-| one (srwm), sampled | -1.00 ± 0.25 |
-| two (srwm), greedy | -2.00 ± 0.25 |
-| two (srwm), sampled | -2.00 ± 0.25 |
-| srwm, 2 seeds, greedy | -3.00 ± 0.25 |
-| srwm, 2 seeds, sampled | -3.00 ± 0.25 |
+| one (ff), greedy | -1.00 ± 0.25 |
+| one (ff), sampled | -1.00 ± 0.25 |
+| two (ff), greedy | -2.00 ± 0.25 |
+| two (ff), sampled | -2.00 ± 0.25 |
+| ff, 2 seeds, greedy | -3.00 ± 0.25 |
+| ff, 2 seeds, sampled | -3.00 ± 0.25 |
 | random policy | -4.00 ± 0.25 |
 
 | normalised, mean over games | train: levels 0–199, seen in training |
 | --- | --- |
-| one (srwm), greedy | 0.10 ± 0.06 |
-| one (srwm), sampled | 0.10 ± 0.06 |
-| two (srwm), greedy | 0.20 ± 0.06 |
-| two (srwm), sampled | 0.20 ± 0.06 |
-| srwm, 2 seeds, greedy | 0.30 ± 0.06 |
-| srwm, 2 seeds, sampled | 0.30 ± 0.06 |
+| one (ff), greedy | 0.10 ± 0.06 |
+| one (ff), sampled | 0.10 ± 0.06 |
+| two (ff), greedy | 0.20 ± 0.06 |
+| two (ff), sampled | 0.20 ± 0.06 |
+| ff, 2 seeds, greedy | 0.30 ± 0.06 |
+| ff, 2 seeds, sampled | 0.30 ± 0.06 |
 | random policy | 0.40 ± 0.06 |
 
 Mean return of 77 episodes on each split, ± """
