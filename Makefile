@@ -13,8 +13,8 @@ INSTALLED := $(VENV)/.installed
 # pyproject.toml works as well is part of `make test`.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Says whether Procgen can be played, and if not what to install.
-PROCGEN := $(BIN)/python -c "from examples.rl.environments.procgen import main; main()"
+# Fails where Procgen cannot be played, and says what to install.
+PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
 
 # Whatever changes the extension modules or the dependencies.
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \

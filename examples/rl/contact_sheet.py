@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..training.run_folder import RunFolder
+from .acting import Policy, act, gumbel_noise
 from .environments import action_names, make_environment
 from .environments.vector import VectorEnvironment
-from .episodes import Acting, Policy
 from .evaluate import load_run
 from .random_policy import RandomPolicy
+from .splits import TEST_LEVELS
 
 _COLUMNS = 8
 _INK, _VALUE, _GAIN, _LOSS, _QUIET = "#22262e", "#1b4f8f", "#2f7d5b", "#c8472f", "#8a8a8a"
@@ -96,18 +97,19 @@ def record_episode(
     max_steps : to stop after.
     """
     policy.eval()
-    act = Acting(policy, environment.n_actions, greedy=greedy, seed=seed)
-    step = environment.reset()
     states = policy.initial_state(1)
+    step = environment.reset()
     frames: list[np.ndarray] = []
     actions, values, rewards = [], [], []
     finished = False
     while not finished and len(frames) < max_steps:
-        acted, states = act(step.frame, step.reward, step.done, states, np.arange(1))
+        noise = None if greedy else gumbel_noise((1, environment.n_actions), seed, len(frames))
+        acted = act(policy, step.frame, step.reward, step.done, states, noise)
+        states = acted.states
         frames.append(step.frame[0])
-        step = environment.step(acted.actions)
-        actions.append(acted.actions[0])
-        values.append(acted.values[0])
+        actions.append(acted.actions.item())
+        values.append(acted.values.item())
+        step = environment.step(acted.actions.numpy())
         rewards.append(step.reward[0])
         finished = bool(step.done[0])
     return Recording(np.stack(frames), np.array(actions), np.array(values), np.array(rewards), finished)
@@ -194,7 +196,7 @@ def main(options: Sheet) -> Path:
     numbered = game != "cue" and run.settings.mode != "exploration"
     if options.level is not None and not numbered:
         raise ValueError("contact_sheet: --level: this game's levels have no numbers; leave it out")
-    levels = (1000, 200) if options.level is None else (options.level, 1)
+    levels = (1000, TEST_LEVELS) if options.level is None else (options.level, 1)
     environment = make_environment(
         game, 1, options.seed, mode=run.settings.mode, levels=levels if numbered else (0, 0)
     )
@@ -205,7 +207,7 @@ def main(options: Sheet) -> Path:
         )
     finally:
         environment.close()
-    path = options.run / "contact_sheet.png" if options.output is None else options.output
+    path = run.folder.contact_sheet if options.output is None else options.output
     who = "acting at random" if options.random else f"{run.settings.core}, {run.frames:,} frames"
     draw_sheet(
         recording, names=action_names(game), frames=options.frames, title=f"{game}, {who}", path=path

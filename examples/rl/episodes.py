@@ -1,34 +1,18 @@
 """Playing a number of episodes, which are chosen before anything is known of them.
 
-Letters in the shapes: B environments, E episodes, A actions.
+Letters in the shapes: B environments, E episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .agent import AgentOutput
+from .acting import Policy, act, gumbel_noise
 from .environments.vector import VectorEnvironment
-
-
-class Policy(Protocol):
-    """What can play: an `Agent` or something that is called like one."""
-
-    def __call__(
-        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: list[Tensor]
-    ) -> tuple[AgentOutput, list[Tensor]]: ...
-
-    def initial_state(self, count: int) -> list[Tensor]: ...
-
-    def parameters(self) -> Iterable[Tensor]: ...
-
-    def eval(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -86,73 +70,24 @@ def play_episodes(
     wanted = count // B + (np.arange(B) < count % B)
     played: list[list[tuple[float, int]]] = [[] for _ in range(B)]
     policy.eval()
-    act = Acting(policy, environment.n_actions, greedy=greedy, seed=seed)
-    step = environment.reset()
     states = policy.initial_state(B)
+    step = environment.reset()
     busy = np.arange(B)
+    steps = 0
     while len(busy):
-        actions = np.zeros(B, np.int64)  # where all episodes are played already
-        output, after = act(
-            step.frame[busy], step.reward[busy], step.done[busy], [state[busy] for state in states], busy
-        )
-        actions[busy] = output.actions
-        for state, new in zip(states, after, strict=True):
+        noise = None if greedy else gumbel_noise((B, environment.n_actions), seed, steps)[busy]
+        carried = [state[busy] for state in states]
+        acted = act(policy, step.frame[busy], step.reward[busy], step.done[busy], carried, noise)
+        for state, new in zip(states, acted.states, strict=True):
             state[busy] = new
+        actions = np.zeros(B, np.int64)  # whatever, where all that count are played
+        actions[busy] = acted.actions
         step = environment.step(actions)
+        steps += 1
         ended = busy[step.done[busy]]
         for row in ended:
             played[row].append((float(step.episode_return[row]), int(step.episode_length[row])))
         tell(len(ended))
         busy = np.flatnonzero([len(of_one) < most for of_one, most in zip(played, wanted, strict=True)])
-    returns, lengths = zip(*(episode for of_one in played for episode in of_one), strict=True)
+    returns, lengths = zip(*itertools.chain.from_iterable(played), strict=True)
     return Episodes(np.array(returns, np.float64), np.array(lengths, np.int64))
-
-
-@dataclass(frozen=True)
-class Acted:
-    """Of B environments: the actions taken (B,) and the values (B,) expected before."""
-
-    actions: np.ndarray
-    values: np.ndarray
-
-
-class Acting:
-    """Takes actions, one step per call.
-
-    What is drawn in an environment is a function of the seed, the number of the call and the
-    environment's own number, whichever others act beside it.
-
-    Parameters
-    ----------
-    policy : in evaluation mode.
-    n_actions : A.
-    greedy : take the most probable action; otherwise draw one.
-    seed : of the draws.
-    """
-
-    def __init__(self, policy: Policy, n_actions: int, *, greedy: bool, seed: int) -> None:
-        self.policy, self.n_actions, self.greedy, self.seed = policy, n_actions, greedy, seed
-        self.device = next((p.device for p in policy.parameters()), torch.device("cpu"))
-        self._call = 0
-
-    @torch.inference_mode()
-    def __call__(
-        self,
-        frame: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
-        states: list[Tensor],
-        environments: np.ndarray,
-    ) -> tuple[Acted, list[Tensor]]:
-        """Act on a step of some environments, (b, ...), with their states and numbers (b,)."""
-        frames, rewards, dones = (
-            torch.from_numpy(part).to(self.device).unsqueeze(1) for part in (frame, reward, done)
-        )
-        output, states = self.policy(frames, rewards, dones, states)
-        scores = output.logits.squeeze(1).double().cpu().numpy()  # (b, A)
-        if not self.greedy:
-            # The largest of logits with Gumbel noise is a sample of their softmax.
-            rng = np.random.default_rng((self.seed, self._call))
-            scores = scores + rng.gumbel(size=(environments.max() + 1, self.n_actions))[environments]
-        self._call += 1
-        return Acted(scores.argmax(axis=-1), output.values.squeeze(1).float().cpu().numpy()), states

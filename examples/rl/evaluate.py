@@ -15,11 +15,12 @@ import tyro
 from tqdm import tqdm
 
 from ..training.run_folder import RunFolder, write_json
+from ..training.settings import flag
 from ..training.statistics import mean_and_interval, over_runs
+from .acting import Policy
 from .agent import Agent
 from .environments import make_environment
-from .environments.vector import VectorEnvironment
-from .episodes import Episodes, Policy, play_episodes
+from .episodes import Episodes, play_episodes
 from .normalisation import has_constants, normalise
 from .random_policy import RandomPolicy
 from .return_plots import draw_returns
@@ -43,13 +44,13 @@ class Evaluation:
     """greedy: the most probable action, as in the published evaluation; sampled: as in training."""
     splits: tuple[SplitName, ...] = ("train", "1000", "1200", "1400")
     """train: the levels of the training; the others are 200 levels from that number on. The cue task has
-    no levels: there, episodes that training never met."""
+    no levels: there, new episodes."""
     random: bool = False
     """Evaluate a policy that acts at random as well."""
     episodes: int = 200
     """Episodes of each game on each split."""
     environments: int = 50
-    """Environments that they are played in; each plays as many episodes, and the first ones count."""
+    """Environments that they are played in, as many in each."""
     seed: int = 1
     """Of the levels' order and of the actions that are drawn."""
     output: Path | None = None
@@ -66,11 +67,15 @@ class Evaluation:
             raise ValueError("evaluate: give the folder of a run, such as runs/rl")
         if not self.policies and not self.random:
             raise ValueError("evaluate: nothing to evaluate; give --policies, or --random")
-        for name, value, least in (("episodes", self.episodes, 2), ("environments", self.environments, 1)):
+        for name, value, least in (
+            ("episodes", self.episodes, 2),
+            ("environments", self.environments, 1),
+            ("seed", self.seed, 0),
+        ):
             if value < least:
                 raise ValueError(f"evaluate: --{name} must be at least {least}, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"evaluate: --seed must be at least 0, got {self.seed}")
+        if self.output is not None and self.output.suffix != ".json":
+            raise ValueError(f"evaluate: --output must end in .json, got {self.output}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     result: dict[str, Any] = {
         "games": list(settings.games),
         "mode": settings.mode,
-        "splits": {s.name: {"levels": s.levels, "unseen": s.unseen} for s in splits},
+        "splits": {s.name: {"levels": s.levels and list(s.levels), "unseen": s.unseen} for s in splits},
         "episodes": options.episodes,
         "environments": min(options.environments, options.episodes),
         "seed": options.seed,
@@ -186,61 +191,65 @@ def _measure(
     """
     games: dict[str, dict[str, dict[str, Any]]] = {}
     for game in settings.games:
-        parts: dict[str, dict[str, Any]] = {split.name: {} for split in splits}
+        by_split = games[game] = {}
         for policy in policies:
-            played = {}
-            for split in splits:
-                environment = make_environment(
-                    game,
-                    min(options.environments, options.episodes),
-                    options.seed,
-                    mode=settings.mode,
-                    levels=split.levels or (0, 0),
-                    threads=options.environment_threads,
-                )
-                try:
-                    title = f"{name}, {policy}: {game}, {split.name}"
-                    played[split.name] = _play(options, environment, agent, policy, title)
-                finally:
-                    environment.close()
-                parts[split.name][policy] = _values(played[split.name], game, settings.mode)
-            tests = [played[split.name] for split in splits if split.name != "train"]
+            played = {
+                split.name: _play(options, settings, agent, game, split, policy, name) for split in splits
+            }
+            tests = [episodes for split, episodes in played.items() if split != "train"]
             if len(tests) > 1:
-                joined = Episodes(
-                    np.concatenate([test.returns for test in tests]),
-                    np.concatenate([test.lengths for test in tests]),
-                )
-                parts.setdefault("test", {})[policy] = _values(joined, game, settings.mode)
-        games[game] = parts
-    if len(games) == 1 or not all(has_constants(game, settings.mode) for game in games):
-        return {"games": games}
-    return {
-        "games": games,
-        "mean_over_games": {
+                played["test"] = _join(tests)
+            for split, episodes in played.items():
+                by_split.setdefault(split, {})[policy] = _values(episodes, game, settings.mode)
+    measured: dict[str, Any] = {"games": games}
+    if len(games) > 1 and all(has_constants(game, settings.mode) for game in games):
+        measured["mean_over_games"] = {
             split: {
-                policy: {
-                    "normalised": _mean_of_means([of_game[split][policy] for of_game in games.values()])
-                }
+                policy: {"normalised": _mean_of_means([part[split][policy] for part in games.values()])}
                 for policy in policies
             }
-            for split in parts
-        },
-    }
+            for split in by_split
+        }
+    return measured
 
 
 def _play(
-    options: Evaluation, environment: VectorEnvironment, agent: Agent | None, policy: str, title: str
+    options: Evaluation,
+    settings: Settings,
+    agent: Agent | None,
+    game: str,
+    split: Split,
+    policy: str,
+    name: str,
 ) -> Episodes:
+    environment = make_environment(
+        game,
+        min(options.environments, options.episodes),
+        options.seed,
+        mode=settings.mode,
+        levels=split.levels or (0, 0),
+        threads=options.environment_threads,
+    )
     player: Policy = RandomPolicy(environment.n_actions) if agent is None else agent
-    with tqdm(total=options.episodes, desc=title, unit="episode", leave=False) as bar:
-        return play_episodes(
-            player,
-            environment,
-            options.episodes,
-            greedy=policy == "greedy",
-            seed=options.seed,
-            tell=bar.update,
-        )
+    title = f"{name}, {policy}: {game}, {split.name}"
+    try:
+        with tqdm(total=options.episodes, desc=title, unit="episode", leave=False) as bar:
+            return play_episodes(
+                player,
+                environment,
+                options.episodes,
+                greedy=policy == "greedy",
+                seed=options.seed,
+                tell=bar.update,
+            )
+    finally:
+        environment.close()
+
+
+def _join(parts: Sequence[Episodes]) -> Episodes:
+    return Episodes(
+        np.concatenate([part.returns for part in parts]), np.concatenate([part.lengths for part in parts])
+    )
 
 
 def _values(episodes: Episodes, game: str, mode: str) -> dict[str, Any]:
@@ -276,9 +285,9 @@ def _check_alike(runs: Sequence[Run]) -> None:
             was, now = (getattr(run.settings, name) for run in (first, other))
             if was != now:
                 raise ValueError(
-                    "evaluate: runs must have the same games, mode and training levels, but --"
-                    f"{name.replace('_', '-')} is {was} in {first.folder.path} and {now} in "
-                    f"{other.folder.path}; evaluate them one by one"
+                    "evaluate: runs must have the same games, mode and training levels, but "
+                    f"{flag(name)} is {was} in {first.folder.path} and {now} in {other.folder.path}; "
+                    "evaluate them one by one"
                 )
 
 
@@ -287,13 +296,17 @@ def _alike_but_for_seed(runs: Sequence[Run]) -> list[list[int]]:
     groups: list[list[int]] = []
     for number, run in enumerate(runs):
         for group in groups:
-            changes = run.settings.changes(runs[group[0]].settings.record())
-            if all(change.startswith("--seed:") for change in changes):
+            if all(_differ_in_seed_alone(run, runs[member]) for member in group):
                 group.append(number)
                 break
         else:
             groups.append([number])
     return groups
+
+
+def _differ_in_seed_alone(one: Run, other: Run) -> bool:
+    changes = one.settings.changes(other.settings.record())
+    return [change.split(":")[0] for change in changes] == ["--seed"]
 
 
 def _without_names(part: dict[str, Any]) -> dict[str, Any]:

@@ -35,10 +35,10 @@ def draw_returns(result: dict[str, Any], splits: Sequence[Split], path: Path) ->
     figure = Figure(
         figsize=(1.5 + 4.2 * columns, 0.9 + 3.1 * rows), layout="constrained", facecolor="white"
     )
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, game in zip(panels, games, strict=False):
         _draw_game(axes, players, splits, game)
-    for axes in list(panels)[len(games) :]:
+    for axes in panels[len(games) :]:
         axes.axis("off")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..training.clock import Clock
+from .acting import act, gumbel_noise
 from .agent import Agent
 from .environments.vector import Step, VectorEnvironment
 from .plain_state import to_arrays, to_tensors
@@ -139,7 +140,6 @@ class Collector:
         blocks = self._taken(number)
         size = self.rows.count // self.per_unroll
         slices = [slice(place * size, (place + 1) * size) for place in range(self.per_unroll)]
-        device = next(self.agent.parameters()).device
         noise = self._noise(number)
         states = [torch.cat(parts) for parts in zip(*(block.states for block in blocks), strict=True)]
         started_from = states
@@ -161,15 +161,11 @@ class Collector:
                 break
             if not go_on():
                 return None
-            now = slice(t, t + 1)
-            with torch.no_grad(), self.autocast():
-                output, states = self.agent(
-                    *(part[:, now].to(device) for part in (frames, rewards, dones)), states
-                )
-            step_logits = output.logits.squeeze(1).float().cpu()  # (B, A)
-            logits.append(step_logits)
-            # The largest of logits with Gumbel noise is a sample of their softmax.
-            actions[:, t] = (step_logits.double() + noise[t]).argmax(dim=-1)
+            with self.autocast():
+                acted = act(self.agent, frames[:, t], rewards[:, t], dones[:, t], states, noise[t])
+            states = acted.states
+            logits.append(acted.logits)
+            actions[:, t] = acted.actions
             acting_seconds += clock.lap()
             chosen = actions[:, t].numpy()
             for block, rows in zip(blocks, slices, strict=True):
@@ -217,11 +213,9 @@ class Collector:
 
     def _noise(self, number: int) -> Tensor:
         """Gumbel noise (T, B, A) of this process's rows."""
-        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(seed & (2**63 - 1))
-        shape = (self.unroll, self.rows.total, self._blocks[0].environment.n_actions)
-        draws = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
-        return -draws[:, self.rows.first : self.rows.first + self.rows.count].log()
+        rows, n_actions = self.rows, self._blocks[0].environment.n_actions
+        draws = gumbel_noise((self.unroll, rows.total, n_actions), self.seed, number)
+        return draws[:, rows.first : rows.first + rows.count]
 
 
 def _ended(block: _Block) -> list[Episode]:

@@ -9,8 +9,8 @@ from .settings import Settings
 
 SplitName = Literal["train", "1000", "1200", "1400"]
 
-# Of each test split, as published: 200 levels, from the one that names it on.
-_TEST_LEVELS = 200
+# How many levels each test split has, as published, from the one that names it on.
+TEST_LEVELS = 200
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Split:
     Attributes
     ----------
     name : of the split.
-    levels : the first, and how many there are from it on, 0 for all; None for a game without levels.
+    levels : the first, and how many there are from it on, 0 for all; None where levels have no numbers.
     unseen : whether training met none of them.
     """
 
@@ -31,18 +31,20 @@ class Split:
     @property
     def title(self) -> str:
         """What a reader is told."""
-        if self.levels is None:
-            return self.name
-        start, number = self.levels
-        levels = f"levels {start}–{start + number - 1}" if number else f"all levels from {start} on"
-        return f"{self.name}: {levels}" + ("" if self.unseen else ", seen in training")
+        told = []
+        if self.levels is not None:
+            start, number = self.levels
+            told.append(f"levels {start}–{start + number - 1}" if number else f"all levels from {start} on")
+        if not self.unseen:
+            told.append("seen in training")
+        return ": ".join([self.name, ", ".join(told)] if told else [self.name])
 
 
 def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     """Those of the given names that a run's games have.
 
-    The cue task has no levels, and its episodes are never the training's; in exploration mode each game has
-    one level. Both are one split, whatever the names.
+    Whatever the names, there is one split where levels have no numbers: new episodes of the cue task, drawn
+    with another seed than the training's, and in exploration mode the one level of each game.
 
     Raises
     ------
@@ -53,11 +55,11 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     if "cue" in settings.games:
         return [Split("new episodes", None, unseen=True)]
     if settings.mode == "exploration":
-        return [Split("train", (0, 0), unseen=False)]
+        return [Split("train", None, unseen=False)]
     seen = (settings.start_level, settings.levels)
     splits = []
     for name in dict.fromkeys(names):
-        levels = seen if name == "train" else (int(name), _TEST_LEVELS)
+        levels = seen if name == "train" else (int(name), TEST_LEVELS)
         splits.append(Split(name, levels, unseen=not _overlap(levels, seen)))
     return splits
 

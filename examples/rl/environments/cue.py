@@ -74,8 +74,8 @@ class CueEnvironment:
 
     def reset(self) -> Step:
         """Begin the first episode everywhere."""
-        nothing = np.zeros(self.count)
-        return self._stand(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
+        zeros = np.zeros(self.count, np.int64)
+        return self._stand(episode=zeros, position=zeros, reward=zeros, ended=zeros)
 
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) integers below K, in each."""

@@ -8,7 +8,6 @@ Letters in the shapes: B environments, C x H x W pixels.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -192,16 +191,16 @@ def unusable() -> str | None:
         import envpool  # noqa: F401
     except ImportError as error:
         return (
-            "procgen: EnvPool is missing; install it with: python -m pip install envpool "
+            "procgen: EnvPool is missing; install it with: make procgen, or python -m pip install envpool "
             f"(it has wheels for Python 3.11 and later) [{error}]"
         )
     try:
         from envpool.procgen import ProcgenEnvSpec  # noqa: F401
     except ImportError as error:
-        cause = error.__cause__ or error
         return (
-            "procgen: Qt 5, which the games draw with, is missing; install it with: apt-get install "
-            f"libqt5gui5 (Debian, Ubuntu) or dnf install qt5-qtbase-gui (Fedora) [{cause}]"
+            "procgen: Qt 5, which the games draw with, is missing; install it with: make procgen, apt-get "
+            "install libqt5gui5 (Debian, Ubuntu) or dnf install qt5-qtbase-gui (Fedora) "
+            f"[{error.__cause__ or error}]"
         )
     return None
 
@@ -254,11 +253,3 @@ def _make_pool(
         num_levels=number,
     )
     return _Pool(rows, pool)
-
-
-def main() -> None:
-    """Say whether Procgen can be played here; exit status 1 if not."""
-    reason = unusable()
-    if reason is not None:
-        sys.exit(reason)
-    print("procgen: ready")

@@ -1,226 +1,251 @@
-"""The built-in task of memory: what is seen, what it pays, and that nothing but memory helps."""
+"""The built-in task of memory, and what every environment owes to the protocol."""
 
-from collections.abc import Callable
+import itertools
 
 import numpy as np
 import pytest
 
-from examples.rl.environments import make_environment
 from examples.rl.environments.cue import COLOURS, CueEnvironment
 from examples.rl.environments.vector import Step
-from examples.rl.plain_state import to_arrays, to_tensors
 
-PIXELS = {
-    "red": (255, 0, 0),
-    "green": (0, 255, 0),
-    "blue": (0, 0, 255),
-    "yellow": (255, 255, 0),
-    "magenta": (255, 0, 255),
-    "cyan": (0, 255, 255),
-}
-GREY = (128, 128, 128)
+FIELDS = ("frame", "reward", "done", "episode_return", "episode_length")
+RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
 
-def centre(frame: np.ndarray) -> tuple[int, ...]:
-    return tuple(frame[:, 4, 4].tolist())
-
-
-def corner(frame: np.ndarray) -> tuple[int, ...]:
-    return tuple(frame[:, 0, 0].tolist())
-
-
-def colour(frame: np.ndarray) -> int:
-    """The number of the colour that a frame shows."""
-    return [PIXELS[name] for name in COLOURS].index(centre(frame))
-
-
-def play(
-    environment: CueEnvironment, choose: Callable[[Step, np.ndarray], np.ndarray], steps: int
-) -> list[tuple[np.ndarray, Step]]:
-    """Actions and what they brought; ``choose`` also sees the colours of the episodes' first frames."""
-    step, cues, played = environment.reset(), np.zeros(environment.count, np.int64), []
+def play(environment, policy, steps: int) -> list[Step]:
+    """The first step and those that follow; a policy says from a step what to do."""
+    found = [environment.reset()]
     for _ in range(steps):
-        begun = np.flatnonzero(step.done)
-        cues[begun] = [colour(step.frame[row]) for row in begun]
-        actions = choose(step, cues)
-        step = environment.step(actions)
-        played.append((actions, step))
-    return played
+        found.append(environment.step(policy(found[-1])))
+    return found
 
 
-def returns_of(played: list[tuple[np.ndarray, Step]]) -> np.ndarray:
-    return np.concatenate([step.episode_return[step.done] for _, step in played])
+def drawing(environment, seed=0):
+    rng = np.random.default_rng(seed)
+    return lambda step: rng.integers(environment.n_actions, size=environment.count)
 
 
-def test_an_episode_frame_by_frame():
-    """Cue in white, two to eight distractors in black, grey, and at once the next cue."""
-    environment = CueEnvironment(4, seed=3, n_cues=5)
-    first = environment.reset()
-    assert first.frame.dtype == np.uint8
+class Remembering:
+    """Acts by the frames alone: what is shown in a white border is named until there is another."""
+
+    def __init__(self, count: int) -> None:
+        self.cues = np.zeros(count, np.int64)
+
+    def __call__(self, step: Step) -> np.ndarray:
+        for row, frame in enumerate(step.frame):
+            if (frame[:, 0, 0] == 255).all():
+                self.cues[row] = [tuple(frame[:, 4, 4]) == rgb for rgb in RGB.values()].index(True)
+        return self.cues.copy()
+
+
+def kind_of(frame: np.ndarray) -> str:
+    corner, middle = tuple(frame[:, 0, 0].tolist()), tuple(frame[:, 4, 4].tolist())
+    kinds = {(255, 255, 255): "cue", (0, 0, 0): "distractor", (128, 128, 128): "question"}
+    assert kinds[corner] != "question" or middle == corner
+    return kinds[corner]
+
+
+def assert_same(one: Step, other: Step, rows=slice(None)) -> None:
+    for name in FIELDS:
+        np.testing.assert_array_equal(
+            getattr(one, name), getattr(other, name)[rows], err_msg=name, strict=True
+        )
+
+
+def episodes_of(steps: list[Step], row: int) -> list[list[np.ndarray]]:
+    """The frames of each whole episode of an environment."""
+    firsts = [t for t, step in enumerate(steps) if step.done[row]]
+    return [[step.frame[row] for step in steps[a:b]] for a, b in itertools.pairwise(firsts)]
+
+
+def test_every_step_is_of_the_protocols_shapes_and_types():
+    environment = CueEnvironment(3, 0)
+    assert (environment.count, environment.n_actions) == (3, 4)
+    assert environment.names == ("cue",) * 3
+    for step in play(environment, drawing(environment), 5):
+        assert (step.frame.shape, step.frame.dtype) == ((3, *environment.frame_shape), np.uint8)
+        assert (step.reward.shape, step.reward.dtype) == ((3,), np.float32)
+        assert (step.done.shape, step.done.dtype) == ((3,), np.bool_)
+        assert (step.episode_return.shape, step.episode_return.dtype) == ((3,), np.float64)
+        assert (step.episode_length.shape, step.episode_length.dtype) == ((3,), np.int64)
+
+
+def test_the_very_first_step():
+    first = CueEnvironment(3, 0).reset()
     assert first.done.all()
     assert not first.reward.any()
     assert np.isnan(first.episode_return).all()
     assert not first.episode_length.any()
-    rng = np.random.default_rng(0)
-    shown = [[frame] for frame in first.frame]
-    numbers, successes = [], []
-    for _ in range(300):
-        actions = rng.integers(5, size=4)
-        step = environment.step(actions)
-        for row in range(4):
-            if not step.done[row]:
+
+
+def test_returns_and_lengths_are_sums_and_told_at_the_end_alone():
+    environment = CueEnvironment(5, 1)
+    steps = play(environment, drawing(environment), 200)
+    ended, rewarded = 0, set()
+    for row in range(5):
+        total, length = 0.0, 0
+        for step in steps[1:]:
+            total, length = total + step.reward[row], length + 1
+            if step.done[row]:
+                assert step.episode_return[row] == total
+                assert step.episode_length[row] == length
+                rewarded.add(total)
+                total, length, ended = 0.0, 0, ended + 1
+            else:
                 assert step.reward[row] == 0
                 assert np.isnan(step.episode_return[row])
                 assert step.episode_length[row] == 0
-                shown[row].append(step.frame[row])
-                continue
-            cue, *distractors, last = shown[row]
-            assert corner(cue) == (255, 255, 255)
-            assert {corner(frame) for frame in distractors} == {(0, 0, 0)}
-            assert all(colour(frame) < 5 for frame in distractors)
-            assert (last == 128).all()
-            assert step.reward[row] == (actions[row] == colour(cue))
-            assert step.episode_return[row] == step.reward[row]
-            assert step.episode_length[row] == len(shown[row])
-            numbers.append(len(distractors))
-            successes.append(float(step.reward[row]))
-            shown[row] = [step.frame[row]]
-    assert set(numbers) == set(range(2, 9))
-    assert set(successes) == {0.0, 1.0}
+    assert ended > 100
+    assert rewarded == {0.0, 1.0}
 
 
-def test_who_remembers_the_cue_always_succeeds():
-    returns = returns_of(play(CueEnvironment(8, seed=0), lambda step, cues: cues, 200))
-    assert len(returns) > 150
+def test_an_episode_is_a_cue_distractors_and_a_question_and_the_next_follows_at_once():
+    environment = CueEnvironment(20, 2)
+    steps = play(environment, drawing(environment), 100)
+    numbers = set()
+    for row in range(20):
+        for frames in episodes_of(steps, row):
+            kinds = [kind_of(frame) for frame in frames]
+            assert kinds == ["cue", *["distractor"] * (len(frames) - 2), "question"]
+            numbers.add(len(frames) - 2)
+    assert numbers == set(range(2, 9))
+
+
+def test_at_the_end_nothing_tells_the_cue_and_distractors_show_any_colour():
+    environment = CueEnvironment(50, 3)
+    steps = play(environment, drawing(environment), 100)
+    questions, pairs, before = set(), set(), []
+    for row in range(50):
+        for frames in episodes_of(steps, row):
+            cue = tuple(frames[0][:, 4, 4].tolist())
+            questions.add(frames[-1].tobytes())
+            colours = [tuple(frame[:, 4, 4].tolist()) for frame in frames[1:-1]]
+            pairs |= {(cue, colour) for colour in colours}
+            before.append(colours[-1] == cue)
+    assert len(questions) == 1
+    assert pairs == set(itertools.product(RGB.values(), repeat=2))
+    assert abs(np.mean(before) - 1 / 4) < 4 * np.sqrt(3 / 16 / len(before)), "the last distractor tells it"
+
+
+def test_who_remembers_always_succeeds():
+    steps = play(CueEnvironment(10, 4), Remembering(10), 200)
+    returns = np.concatenate([step.episode_return[step.done] for step in steps[1:]])
+    assert len(returns) > 200
     assert (returns == 1).all()
 
 
-class Latest:
-    """Names the colour seen last, which is a distractor's when it counts; at first whatever is shown."""
+@pytest.mark.parametrize("n_cues", [2, 4, 6])
+def test_who_remembers_nothing_succeeds_by_chance(n_cues):
+    for policy in ("always the same", "what is seen", "anything"):
+        environment = CueEnvironment(50, 5, n_cues=n_cues)
 
-    def __init__(self, count: int) -> None:
-        self.seen = np.zeros(count, np.int64)
+        def seen(step):
+            return step.frame[:, :, 4, 4].astype(np.int64).sum(axis=1) % n_cues
 
-    def __call__(self, step: Step, cues: np.ndarray) -> np.ndarray:
-        for row, frame in enumerate(step.frame):
-            if centre(frame) != GREY:
-                self.seen[row] = colour(frame)
-        return self.seen
-
-
-class LastEpisodes:
-    """Names the cue of the episode before."""
-
-    def __init__(self, count: int) -> None:
-        self.before = self.now = np.zeros(count, np.int64)
-
-    def __call__(self, step: Step, cues: np.ndarray) -> np.ndarray:
-        self.before = np.where(step.done, self.now, self.before)
-        self.now = cues.copy()
-        return self.before
+        act = {
+            "always the same": lambda step: np.ones(50, np.int64),
+            "what is seen": seen,
+            "anything": drawing(environment),
+        }[policy]
+        steps = play(environment, act, 150)
+        returns = np.concatenate([step.episode_return[step.done] for step in steps[1:]])
+        chance = 1 / n_cues
+        assert len(returns) > 800
+        assert abs(returns.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / len(returns)), policy
 
 
-@pytest.mark.parametrize(
-    "choose",
-    [*(lambda step, cues, a=a: np.full(64, a) for a in range(4)), Latest(64), LastEpisodes(64)],
-    ids=["red", "green", "blue", "yellow", "latest distractor", "last episode's cue"],
-)
-def test_nothing_else_helps(choose):
-    returns = returns_of(play(CueEnvironment(64, seed=1), choose, 700))
-    assert len(returns) > 6000
-    deviation = np.sqrt(0.25 * 0.75 / len(returns))
-    assert abs(returns.mean() - 0.25) < 4 * deviation
+def test_an_episode_is_a_function_of_seed_and_environment_whatever_the_number():
+    one, other = CueEnvironment(2, 6), CueEnvironment(7, 6)
+    few, many = (play(e, lambda step, e=e: np.zeros(e.count, np.int64), 60) for e in (one, other))
+    for mine, theirs in zip(few, many, strict=True):
+        assert_same(mine, theirs, rows=slice(2))
+    again = play(CueEnvironment(2, 7), lambda step: np.zeros(2, np.int64), 60)
+    assert any((a.frame != b.frame).any() for a, b in zip(few, again, strict=True)), "the seed says nothing"
+    assert any((step.frame[0] != step.frame[1]).any() for step in few), "all environments are the same"
+    episodes = {tuple(frame.tobytes() for frame in frames) for frames in episodes_of(few, 0)}
+    assert len(episodes) > 3, "all episodes are the same"
 
 
-def test_what_happens_depends_on_the_seed_and_the_environment_alone():
-    def frames(count: int, seed: int) -> np.ndarray:
-        played = play(CueEnvironment(count, seed), lambda step, cues: cues, 60)
-        return np.stack([step.frame for _, step in played])
-
-    few, many = frames(2, 5), frames(4, 5)
-    np.testing.assert_array_equal(few, many[:, :2])
-    assert (many[:, 0] != many[:, 1]).any()
-    assert (few != frames(2, 6)).any()
-
-
-def test_it_continues_where_another_stood():
-    rng = np.random.default_rng(2)
-    environment = CueEnvironment(3, seed=7)
-    steps = [step for _, step in play(environment, lambda step, cues: cues, 40)]
-    [first_success, *_] = [number for number, step in enumerate(steps) if step.reward.any()]
-    play(environment, lambda step, cues: cues, first_success + 1)
-    assert environment._last.reward.any(), "there is a reward to be kept"
-    saved = to_tensors(environment.state())
-    other = CueEnvironment(3, seed=99)
-    last = other.load_state(to_arrays(saved))
-    for name, value in vars(environment._last).items():
-        np.testing.assert_array_equal(value, getattr(last, name))
-    for _ in range(40):
-        actions = rng.integers(4, size=3)
-        one, two = environment.step(actions), other.step(actions)
-        for name, value in vars(one).items():
-            np.testing.assert_array_equal(value, getattr(two, name))
-
-
-def test_a_saved_state_does_not_change_when_the_game_goes_on():
-    environment = CueEnvironment(3, seed=7)
-    environment.reset()
-    saved = environment.state()
-    kept = {name: np.array(value) for name, value in saved.items()}
-    for _ in range(20):
+def test_reset_begins_again():
+    environment = CueEnvironment(3, 8)
+    first = environment.reset()
+    for _ in range(17):
         environment.step(np.zeros(3, np.int64))
-    for name, value in kept.items():
-        np.testing.assert_array_equal(saved[name], value)
+    assert_same(environment.reset(), first)
 
 
-def test_fewest_and_most_distractors():
-    environment = CueEnvironment(4, seed=0, distractors=(0, 1))
-    lengths = {
-        int(length)
-        for _, step in play(environment, lambda step, cues: cues, 40)
-        for length in step.episode_length[step.done]
-    }
-    assert lengths == {2, 3}
+@pytest.mark.parametrize("steps", [0, 1, 13])
+def test_another_environment_continues_to_the_bit(steps):
+    one, other = CueEnvironment(4, 9), CueEnvironment(4, 1)
+    last = play(one, drawing(one), steps)[-1]
+    state = one.state()
+    actions = np.random.default_rng(1).integers(4, size=(40, 4))
+    expected = [one.step(action) for action in actions]
+    assert_same(other.load_state(state), last)
+    for action, step in zip(actions, expected, strict=True):
+        assert_same(other.step(action), step)
+    assert_same(one.load_state(state), last)  # and the state is as it was
+
+
+def test_a_state_at_an_episodes_end_keeps_its_return():
+    one = CueEnvironment(6, 10)
+    remembering = Remembering(6)
+    step = one.reset()
+    while not step.done[2:].any() or step.reward.sum() == 0:
+        step = one.step(remembering(step))
+    again = CueEnvironment(6, 0).load_state(one.state())
+    assert_same(again, step)
+    assert np.nansum(again.episode_return) > 0
+
+
+def test_a_state_of_another_number_is_refused():
+    one = CueEnvironment(2, 0)
+    one.reset()
+    with pytest.raises(ValueError, match="state must be of 3 environments, got one of 2; make as many"):
+        CueEnvironment(3, 0).load_state(one.state())
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("options", "message"),
     [
-        (lambda: CueEnvironment(0, 0), "count must be at least 1"),
-        (lambda: CueEnvironment(1, -1), "seed at least 0, got 1 and -1"),
-        (lambda: CueEnvironment(1, 0, n_cues=7), "n_cues must be from 2 to 6, got 7"),
-        (lambda: CueEnvironment(1, 0, distractors=(3, 2)), r"distractors .* got \(3, 2\)"),
-        (
-            lambda: CueEnvironment(1, 0).step(np.zeros(1, np.int64)),
-            "step: no episode has begun; call reset",
-        ),
-        (lambda: CueEnvironment(1, 0).state(), "state: no episode has begun"),
-        (lambda: begun(2).step(np.zeros(3, np.int64)), r"actions must be \(2,\) integers"),
-        (lambda: begun(2).step(np.zeros(2)), "of float64"),
-        (lambda: begun(2).step(np.array([0, 4])), "from 0 to 3, got 0 to 4"),
-        (lambda: begun(2).step(np.array([-1, 0])), "got -1 to 0"),
-        (lambda: begun(2).load_state(begun(3).state()), "must be of 2 environments, got one of 3"),
+        ({"count": 0}, "count must be at least 1 and seed at least 0, got 0 and 0"),
+        ({"seed": -1}, "count must be at least 1 and seed at least 0, got 2 and -1"),
+        ({"n_cues": 1}, "n_cues must be from 2 to 6, got 1"),
+        ({"n_cues": len(COLOURS) + 1}, "n_cues must be from 2 to 6, got 7"),
+        ({"distractors": (3, 2)}, r"distractors must be .* got \(3, 2\)"),
+        ({"distractors": (-1, 2)}, r"distractors must be .* got \(-1, 2\)"),
     ],
 )
-def test_what_does_not_fit_is_named(make, message):
+def test_numbers_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        CueEnvironment(**({"count": 2, "seed": 0} | options))
 
 
-def begun(count: int) -> CueEnvironment:
-    environment = CueEnvironment(count, 0)
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros(3, np.int64), r"actions must be \(2,\) integers, .* got \(3,\) of int64"),
+        (np.zeros(2), r"actions must be \(2,\) integers, .* got \(2,\) of float64"),
+        (np.array([0, 4]), "actions must be from 0 to 3, got 0 to 4"),
+        (np.array([-1, 3]), "actions must be from 0 to 3, got -1 to 3"),
+    ],
+)
+def test_actions_that_do_not_exist(actions, message):
+    environment = CueEnvironment(2, 0)
     environment.reset()
-    return environment
+    with pytest.raises(ValueError, match=message):
+        environment.step(actions)
 
 
-def test_by_name():
-    environment = make_environment("cue", 3, seed=4)
-    assert isinstance(environment, CueEnvironment)
-    assert (environment.count, environment.seed, environment.names) == (3, 4, ("cue",) * 3)
-    for name, mode, message in (
-        ("pong", "easy", "name must be one of cue, bigfish"),
-        (("cue", "maze"), "easy", "cannot be played beside them, got cue, maze"),
-        ("cue", "hard", "mode must be 'easy' for cue"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make_environment(name, 3, seed=4, mode=mode)
+def test_nothing_before_the_first_reset():
+    with pytest.raises(ValueError, match="step: no episode has begun; call reset first"):
+        CueEnvironment(2, 0).step(np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="state: no episode has begun; call reset first"):
+        CueEnvironment(2, 0).state()
+
+
+def test_no_distractors_at_all():
+    environment = CueEnvironment(3, 0, distractors=(0, 0))
+    steps = play(environment, Remembering(3), 6)
+    assert [step.done.all() for step in steps] == [True, False] * 3 + [True]
+    assert all((step.episode_return[step.done] == 1).all() for step in steps[2::2])

@@ -42,7 +42,8 @@ def test_a_run_is_not_overwritten_unasked(settings):
     folder = started(settings)
     with pytest.raises(FileExistsError, match=r"already holds a run; add --resume .* --overwrite"):
         folder.open(settings)
-    for made in (folder.best, folder.evaluation, folder.curves, folder.episodes, folder.positions):
+    pictures = (folder.curves, folder.episodes, folder.positions, folder.contact_sheet)
+    for made in (folder.best, folder.evaluation, *pictures):
         made.touch()
     (folder.path / "evaluation-shots.json").touch()
     assert folder.open(dataclasses.replace(settings, overwrite=True)) is None
