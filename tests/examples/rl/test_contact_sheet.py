@@ -99,7 +99,7 @@ def texts_of(monkeypatch, tmp_path, **options) -> tuple[str, list[tuple[str, str
 
 
 def test_below_a_frame_are_action_value_and_what_came_until_the_next(monkeypatch, tmp_path):
-    """Frames 0, 3 and 5; rewards 1, 10 and 100 after steps 1, 3 and 5."""
+    """Frames 0, 2 and 5; rewards -1, 10 and 100 after steps 1, 3 and 5."""
     rewards = np.array([0, -1.0, 0, 10, 0, 100])
     title, texts = texts_of(monkeypatch, tmp_path, recording=recording(6, rewards=rewards), frames=3)
     assert title == "game: 6 steps, return 109"
@@ -194,18 +194,18 @@ def test_what_is_played_for_a_sheet(settings, asked, tmp_path):
     assert asked["title"] == "heist, acting at random"
 
 
-def test_where_levels_have_no_numbers(settings, asked, folder):
+def test_where_levels_have_no_numbers(settings, asked):
     run = begun(settings, "run", games=("maze",), mode="exploration", levels=0).path
     main(Sheet(run=run))
     assert asked["levels"] == (0, 0)
-    for without in (run, folder):
-        with pytest.raises(ValueError, match="--level: this game's levels have no numbers; leave it out"):
-            main(Sheet(run=without, level=3))
+    with pytest.raises(ValueError, match="--level: this game's levels have no numbers; leave it out"):
+        main(Sheet(run=run, level=3))
 
 
 def test_options_that_do_not_fit_are_named(folder):
     for changes, message in (
         ({"game": "maze"}, "--game must be one of the run's, cue; got 'maze'"),
+        ({"level": 3}, "--level: this game's levels have no numbers; leave it out"),
         ({"frames": 0}, "--frames must be at least 1, got 0"),
         ({"max_steps": 0}, "--max-steps must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
