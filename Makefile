@@ -13,11 +13,14 @@ INSTALLED := $(VENV)/.installed
 # pyproject.toml works as well is part of `make test`.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Fails where Procgen cannot be played, and says what to install.
+PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
+
 # Whatever changes the extension modules or the dependencies.
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint bench bench-quick compile compile-matrix gpu-check clean
+.PHONY: help demo test lint procgen bench bench-quick compile compile-matrix gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +38,10 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff format --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint srwm
 	$(BIN)/mypy
+
+procgen: $(INSTALLED) ## install Procgen for examples/rl: EnvPool, and Qt too where root may install it
+	$(PIP_INSTALL) envpool
+	$(PROCGEN) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq libqt5gui5 && $(PROCGEN); }
 
 bench: $(INSTALLED) ## time the operator beside its peers: tables and plots in runs/bench
 	$(BIN)/python -m benchmarks.run

@@ -1,8 +1,8 @@
-"""torch layers: a self-referential weight matrix per head, two to compare it with, a feed-forward block.
+"""torch layers: a self-referential weight matrix per head, three to compare it with, a feed-forward block.
 
-`SRWM`, `DeltaNet` and `FakeSR` are called alike, ``out, state = layer(h, state, reset)``, so that one can
-stand in another's place. Batch-first. Letters: `srwm._reference`; further H heads of D = d_model / H
-entries each, and M = 3 D + 4 columns (Do = D).
+`SRWM`, `DeltaNet`, `SRDelta` and `FakeSR` are called alike, ``out, state = layer(h, state, reset)``, so
+that one can stand in another's place. Batch-first. Letters: `srwm._reference`; further H heads of
+D = d_model / H entries each.
 """
 
 from __future__ import annotations
@@ -125,7 +125,90 @@ def _from_state_until_reset(
     return torch.where(is_after, y_after, y_before), torch.where(is_after[..., -1:, :], W_after, W_before)
 
 
-class SRWM(_Mixer):
+class _SelfReferential(_Mixer):
+    """What `SRWM` and `SRDelta` share: matrices W (H, D, Do + 2 D + 4) that sequences depart from."""
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        residual: Residual,
+        input_softmax: bool,
+        beta_init: float,
+        q_scale: float,
+        dropout: float,
+        factory: dict[str, Any],
+    ) -> None:
+        super().__init__(d_model, n_heads, residual, dropout, factory)
+        self.input_softmax = input_softmax
+        self.beta_init, self.q_scale = beta_init, q_scale
+        M = self._outputs_per_head() + 2 * self.d_head + 4
+        self.W = nn.Parameter(torch.empty(n_heads, self.d_head, M, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew: W from N(0, 1 / D), q's block scaled, the rates' block shifted."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.W.normal_(std=1 / math.sqrt(self.d_head))
+            _, W_q, _, w_beta = ops.unpack(self.W)
+            W_q.mul_(self.q_scale)
+            w_beta.add_(self.beta_init)
+
+    def _outputs_per_head(self) -> int:
+        """Do, what W gives besides queries, keys and rates for itself."""
+        raise NotImplementedError
+
+    def _run(
+        self, x: Tensor, state: Tensor | None, reset: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Any]:
+        """Inputs x (..., H, L, D) -> y (..., H, L, D) and the next state; a reset leads back to `state`."""
+        raise NotImplementedError
+
+    def _mix(
+        self, x: Tensor, state: Tensor | None, reset: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        x = self._by_head(x)
+        if self.input_softmax:
+            x = x.softmax(-1)
+
+        def run(
+            state: Tensor | None, reset: Tensor | None, skipped: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            # A zero input leaves W as it is, q = k, so that Delta = 0; W could grow without bound.
+            steps = x if skipped is None else x.masked_fill(skipped.unsqueeze(-1), 0)
+            return self._run(steps, state, reset, True)
+
+        if reset is not None:
+            reset = reset.unsqueeze(-2)
+        if state is not None and reset is not None:
+            y, next_state = _from_state_until_reset(run, state, reset)
+        else:
+            y, next_state = self._run(x, state, reset, return_state)
+        return y.transpose(-3, -2), next_state if return_state else None
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Also takes the published names W_y, W_q, W_k, w_b, each (1, H, D, .) or (H, D, .)."""
+        names = [prefix + name for name in ("W_y", "W_q", "W_k", "w_b")]
+        if all(name in state_dict for name in names) and isinstance(state_dict, dict):
+            blocks = [state_dict.pop(name).reshape(self.n_heads, self.d_head, -1) for name in names]
+            state_dict[prefix + "W"] = ops.pack(*blocks)
+            if self.layer_norm is None:  # published, but never used there
+                for name in ("weight", "bias"):
+                    state_dict.pop(f"{prefix}layer_norm.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """The options, as torch prints them."""
+        return (
+            f"{self.d_model}, n_heads={self.n_heads}, residual={self.residual!r}, "
+            f"input_softmax={self.input_softmax}"
+        )
+
+
+class SRWM(_SelfReferential):
     """Multi-head self-referential weight matrix layer (Irie et al., ICML 2022, section 3).
 
     With op the operator applied per head and out_linear a linear map without bias::
@@ -156,7 +239,7 @@ class SRWM(_Mixer):
     Attributes
     ----------
     W : Parameter (H, D, M)
-        Packed initial matrices; see `srwm.pack`.
+        Packed initial matrices, M = 3 D + 4; see `srwm.pack`.
 
     Notes
     -----
@@ -193,66 +276,19 @@ class SRWM(_Mixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        super().__init__(d_model, n_heads, residual, dropout, factory)
-        self.input_softmax = input_softmax
-        self.beta_init, self.q_scale = beta_init, q_scale
-        self.W = nn.Parameter(torch.empty(n_heads, self.d_head, 3 * self.d_head + 4, **factory))
-        self.reset_parameters()
+        super().__init__(d_model, n_heads, residual, input_softmax, beta_init, q_scale, dropout, factory)
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew: W from N(0, 1 / D), q's block scaled, the rates' block shifted."""
-        super().reset_parameters()
-        with torch.no_grad():
-            self.W.normal_(std=1 / math.sqrt(self.d_head))
-            _, W_q, _, w_beta = ops.unpack(self.W)
-            W_q.mul_(self.q_scale)
-            w_beta.add_(self.beta_init)
+    def _outputs_per_head(self) -> int:
+        return self.d_head
 
-    def _mix(
+    def _run(
         self, x: Tensor, state: Tensor | None, reset: Tensor | None, return_state: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        x = self._by_head(x)
-        if self.input_softmax:
-            x = x.softmax(-1)
-
-        def run(
-            state: Tensor | None, reset: Tensor | None, skipped: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            # A zero input leaves W as it is, q = k, so that Delta = 0; W could grow without bound.
-            steps = x if skipped is None else x.masked_fill(skipped.unsqueeze(-1), 0)
-            return autograd.forward(
-                steps, self.W if state is None else self.W + state, reset=reset, return_state=True
-            )
-
-        if reset is not None:
-            reset = reset.unsqueeze(-2)
-        if state is not None and reset is not None:
-            y, W_next = _from_state_until_reset(run, state, reset)
-        elif return_state:
-            y, W_next = run(state, reset, None)
-        else:
-            y = autograd.forward(x, self.W if state is None else self.W + state, reset=reset)
-        return y.transpose(-3, -2), W_next - self.W if return_state else None
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Also takes the published names W_y, W_q, W_k, w_b, each (1, H, D, .) or (H, D, .)."""
-        names = [prefix + name for name in ("W_y", "W_q", "W_k", "w_b")]
-        if all(name in state_dict for name in names) and isinstance(state_dict, dict):
-            blocks = [state_dict.pop(name).reshape(self.n_heads, self.d_head, -1) for name in names]
-            state_dict[prefix + "W"] = ops.pack(*blocks)
-            if self.layer_norm is None:  # published, but never used there
-                for name in ("weight", "bias"):
-                    state_dict.pop(f"{prefix}layer_norm.{name}", None)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        """The options, as torch prints them."""
-        return (
-            f"{self.d_model}, n_heads={self.n_heads}, residual={self.residual!r}, "
-            f"input_softmax={self.input_softmax}"
-        )
+    ) -> tuple[Tensor, Any]:
+        W = self.W if state is None else self.W + state
+        if not return_state:
+            return autograd.forward(x, W, reset=reset), None
+        y, W_next = autograd.forward(x, W, reset=reset, return_state=True)
+        return y, W_next - self.W
 
 
 class DeltaNet(_Mixer):
@@ -364,6 +400,104 @@ class DeltaNet(_Mixer):
     def extra_repr(self) -> str:
         """The options, as torch prints them."""
         return f"{self.d_model}, n_heads={self.n_heads}, eps={self.eps}"
+
+
+class SRDelta(_SelfReferential):
+    """Fast weights under the delta rule, programmed by a matrix that rewrites itself ("SR-Delta").
+
+    A self-referential matrix gives each head, at every step, the query, key, value and rate with which fast
+    weights are written and read, as the linear map of `DeltaNet` does, which stays as it was trained::
+
+        q, k, v, b = op(x)                            per head D + D + D + 1 outputs; x, op as in `SRWM`
+        y = delta rule of softmax(q), softmax(k), v, sigmoid(b); see `srwm.delta_forward`
+        out = h + dropout(out_linear(y))              or another residual form, as in `SRWM`
+
+    Irie et al., ICML 2022, reinforcement learning.
+
+    Parameters
+    ----------
+    d_model : int
+        Entries of an input vector; a multiple of `n_heads`.
+    n_heads : int
+        Heads H, each with a matrix of its own, (D, 5 D + 5), and fast weights, (D, D).
+    residual : {"plain", "norm_skip", "pre_norm"}
+        As for `SRWM`; "plain" in the published layer.
+    input_softmax : bool
+        Whether each head's input goes through a softmax, as in the published layer.
+    beta_init, q_scale : float
+        As for `SRWM`: of the self-referential matrix's rates for itself, and its queries to itself.
+    dropout : float
+        Probability of dropout on the output of out_linear.
+    device, dtype
+        As for every torch layer.
+
+    Attributes
+    ----------
+    W : Parameter (H, D, 5 D + 5)
+        Packed initial matrices; see `srwm.pack`. The first 3 D + 1 columns give q, k, v, b in this order.
+
+    Notes
+    -----
+    The state (..., H, D, 6 D + 5) is two: the shift of each sequence's matrices from the parameter W, as in
+    `SRWM`, and beside it, in the last D columns, the fast weights from keys to values, as in `DeltaNet`.
+    A reset leads back to W and to zeros. `load_state_dict` takes the published names too, as `SRWM`.
+
+    Raises
+    ------
+    ValueError
+        `d_model` that is no multiple of `n_heads`, or no such residual.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from srwm.nn import SRDelta
+    >>> layer = SRDelta(64, n_heads=4)
+    >>> out, state = layer(torch.randn(8, 20, 64))          # 8 sequences of 20 steps
+    >>> out, state = layer(torch.randn(8, 20, 64), state)   # the 20 steps after those
+    >>> out.shape, state.shape
+    (torch.Size([8, 20, 64]), torch.Size([8, 4, 16, 101]))
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        residual: Residual = "plain",
+        input_softmax: bool = True,
+        beta_init: float = 0.0,
+        q_scale: float = 1.0,
+        dropout: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(d_model, n_heads, residual, input_softmax, beta_init, q_scale, dropout, factory)
+
+    def _outputs_per_head(self) -> int:
+        return 3 * self.d_head + 1
+
+    def _run(
+        self, x: Tensor, state: Tensor | None, reset: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Any]:
+        D = self.d_head
+        W: Tensor = self.W
+        S = W.new_zeros(()).expand(D, D)
+        if state is not None:
+            W, S = W + state[..., :-D], state[..., -D:]
+        # Where x is zero v is zero too: the steps that `_mix` skips leave the fast weights finite.
+        if not return_state:
+            columns = autograd.forward(x, W, reset=reset)
+            return autograd.delta_forward(*self._program(columns), S, reset=reset), None
+        columns, W_next = autograd.forward(x, W, reset=reset, return_state=True)
+        y, S_next = autograd.delta_forward(*self._program(columns), S, reset=reset, return_state=True)
+        return y, torch.cat([W_next - self.W, S_next], -1)
+
+    def _program(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Columns (..., L, 3 D + 1) -> the delta rule's q, k, v (..., L, D) and beta (..., L)."""
+        D = self.d_head
+        q, k, v, b = columns.split([D, D, D, 1], -1)
+        return q.softmax(-1), k.softmax(-1), v, b.squeeze(-1).sigmoid()
 
 
 class FakeSR(_Mixer):

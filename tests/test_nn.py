@@ -7,7 +7,7 @@ import torch
 
 import srwm
 from benchmarks.peers import eager_forward
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward
+from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta
 from tests.cases import growth_case
 
 B, L, H, D = 3, 9, 4, 8
@@ -121,12 +121,17 @@ def test_reset_without_a_state_and_one_step_at_a_time():
     torch.testing.assert_close(state, last)
 
 
-def test_what_would_have_come_without_the_reset_may_be_infinite():
+@pytest.mark.parametrize("kind", [SRWM, SRDelta])
+def test_what_would_have_come_without_the_reset_may_be_infinite(kind):
     case = growth_case()
-    layer = SRWM(16, 1, residual="plain")
-    growing = torch.tensor(case.W, dtype=torch.float32)
-    growing[:, :16] *= 1e35  # and the 512 steps make it a million times that
-    start = (growing - layer.W.detach())[None]
+    layer = kind(16, 1, residual="plain", input_softmax=False)
+    y, *rewriting = torch.tensor(case.W, dtype=torch.float32).split([16, 16, 16, 4], -1)
+    outputs = [1e35 * y] * (layer.W.shape[-1] // 16 - 2)  # and the 512 steps make it a million times that
+    if kind is SRDelta:
+        outputs.append(torch.zeros(16, 1))
+    start = (torch.cat([*outputs, *rewriting], -1) - layer.W.detach())[None]
+    if kind is SRDelta:
+        start = torch.cat([start, torch.zeros(1, 1, 16, 16)], -1)
     h = torch.tensor(case.x[None], dtype=torch.float32, requires_grad=True)
     out, _ = layer(h, start, torch.arange(512)[None] == 1)
     assert not layer(h, start)[0].isfinite().all()
@@ -210,8 +215,57 @@ def test_delta_net_equals_a_loop(eps, with_state, resets):
     assert_same_gradients((out, state), by_loop, wanted)
 
 
-def test_delta_net_in_segments_is_the_whole():
-    layer = doubled(DeltaNet(d_model, H))
+def sr_delta_by_hand(layer, h, W, S, reset):
+    """SRDelta's equations, one step after the other: a self-referential matrix, then the delta rule."""
+    W, S, outputs = W.expand(B, H, D, 5 * D + 5), S.expand(B, H, D, D), []
+    for t in range(h.shape[1]):
+        begins = reset[:, t, None, None, None]
+        W, S = torch.where(begins, layer.W, W), torch.where(begins, 0, S)
+        normed = h[:, t] if layer.layer_norm is None else layer.layer_norm(h[:, t])
+        x = (normed if layer.residual == "pre_norm" else h[:, t]).reshape(B, H, 1, D)
+        columns, W = eager_forward(x.softmax(-1) if layer.input_softmax else x, W)
+        q, k, v, b = columns.squeeze(-2).split([D, D, D, 1], -1)
+        q, k = q.softmax(-1), k.softmax(-1)
+        v_bar = torch.einsum("bhi,bhij->bhj", k, S)
+        S = S + torch.einsum("bhi,bhj->bhij", k, torch.sigmoid(b) * (v - v_bar))
+        y = torch.einsum("bhi,bhij->bhj", q, S).reshape(B, d_model)
+        skip = normed if layer.residual == "norm_skip" else h[:, t]
+        outputs.append(skip + y @ layer.out_linear.weight.T)
+    return torch.stack(outputs, 1), torch.cat([W - layer.W, S], -1)
+
+
+@pytest.mark.parametrize("resets", [None, [0], [5], [0, 3, 8], []])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": "norm_skip", "input_softmax": False}, {"residual": "pre_norm"}], ids=str
+)
+def test_sr_delta_equals_a_loop(options, with_state, resets):
+    layer = doubled(SRDelta(d_model, H, **options))
+    h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
+    start = torch.randn(B, H, D, 6 * D + 5, dtype=torch.double, requires_grad=True) if with_state else None
+    reset = torch.zeros(B, L, dtype=torch.bool)
+    reset[1, resets or []] = True
+    out, state = layer(h, start, None if resets is None else reset)
+    if start is None:
+        W, S = layer.W, torch.zeros(D, D, dtype=torch.double)
+    else:
+        W, S = layer.W + start[..., : 5 * D + 5], start[..., 5 * D + 5 :]
+    by_loop = sr_delta_by_hand(layer, h, W, S, reset)
+    torch.testing.assert_close((out, state), by_loop)
+    assert_same_gradients((out, state), by_loop, [h, *layer.parameters(), *([start] if with_state else [])])
+
+
+def test_published_forms_of_the_layers_are_the_default():
+    forms = {
+        kind: (kind(d_model, H).residual, kind(d_model, H).input_softmax)
+        for kind in (SRWM, SRDelta, FakeSR)
+    }
+    assert forms == {SRWM: ("norm_skip", False), SRDelta: ("plain", True), FakeSR: ("plain", False)}
+
+
+@pytest.mark.parametrize("kind", [DeltaNet, SRDelta])
+def test_segments_are_the_whole(kind):
+    layer = doubled(kind(d_model, H))
     h = torch.randn(B, L, d_model, dtype=torch.double, requires_grad=True)
     reset = torch.rand(B, L) < 0.3
     whole = layer(h, None, reset)
@@ -225,7 +279,7 @@ def test_delta_net_in_segments_is_the_whole():
 
 
 @pytest.mark.parametrize("with_reset", [False, True])
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet])
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta])
 def test_gradient_through_a_carried_state(kind, with_reset):
     layer = doubled(kind(2, 1))
     h = torch.randn(2, 3, 2, dtype=torch.double, requires_grad=True)
@@ -234,10 +288,11 @@ def test_gradient_through_a_carried_state(kind, with_reset):
     assert torch.autograd.gradcheck(lambda h, state: layer(h, state, reset), (h, start))
 
 
-def test_an_unwanted_state_of_delta_net_changes_nothing_else():
-    layer = doubled(DeltaNet(d_model, H))
+@pytest.mark.parametrize("kind", [DeltaNet, SRDelta])
+def test_an_unwanted_state_of_fast_weights_changes_nothing_else(kind):
+    layer = doubled(kind(d_model, H))
     h = torch.randn(B, L, d_model, dtype=torch.double)
-    start = torch.randn(B, H, D, D, dtype=torch.double)
+    start = torch.randn_like(layer(h)[1])
     reset = torch.rand(B, L) < 0.3
     for arguments in ((h,), (h, start), (h, None, reset), (h, start, reset), (h[:, :1], start)):
         alone, none = layer(*arguments, return_state=False)
@@ -252,7 +307,7 @@ def test_delta_net_keeps_small_queries_apart():
     torch.testing.assert_close(layer._positive(-a), (1 - a) / (1 - a).sum())
 
 
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, FakeSR])
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
 def test_any_leading_axes(kind):
     layer = doubled(kind(d_model, H))
     h = torch.randn(2, 3, L, d_model, dtype=torch.double)
@@ -296,7 +351,7 @@ def test_fake_sr_is_an_srwm_that_never_writes(residual, input_softmax):
     assert_same_gradients((out,), (by_hand,), (h, *fake.parameters()))
 
 
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, FakeSR])
+@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
 def test_dropout_is_on_what_is_added(kind):
     layer = kind(d_model, H, dropout=0.5)
     h = torch.randn(B, L, d_model)
@@ -307,8 +362,9 @@ def test_dropout_is_on_what_is_added(kind):
     torch.testing.assert_close(added[~dropped], 2 * whole[~dropped], rtol=1e-4, atol=1e-5)
 
 
-def test_the_state_keeps_its_precision_under_autocast():
-    layer, h = DeltaNet(d_model, H), torch.randn(B, L, d_model)
+@pytest.mark.parametrize("kind", [DeltaNet, SRDelta])
+def test_the_state_keeps_its_precision_under_autocast(kind):
+    layer, h = kind(d_model, H), torch.randn(B, L, d_model)
     with torch.autocast("cpu", torch.bfloat16):
         _, state = layer(h)
         _, state = layer(h, state)
@@ -316,8 +372,9 @@ def test_the_state_keeps_its_precision_under_autocast():
     assert state.dtype == torch.float32
 
 
-def test_published_parameter_names_load():
-    layer, other = SRWM(d_model, H), SRWM(d_model, H)
+@pytest.mark.parametrize("kind", [SRWM, SRDelta])
+def test_published_parameter_names_load(kind):
+    layer, other = kind(d_model, H, residual="norm_skip"), kind(d_model, H, residual="norm_skip")
     W_y, W_q, W_k, w_b = (block.unsqueeze(0) for block in srwm.unpack(layer.W.detach()))
     published = {
         "W_y": W_y,
@@ -335,7 +392,7 @@ def test_published_parameter_names_load():
         torch.testing.assert_close(other.state_dict()[name], parameter)
     stacked = torch.nn.Sequential(torch.nn.Identity(), other)
     stacked.load_state_dict({f"1.{name}": a for name, a in published.items()})
-    plain = SRWM(d_model, H, residual="plain")
+    plain = kind(d_model, H, residual="plain")
     plain.load_state_dict(published)  # with the layer norm that its published form has, unused
     torch.testing.assert_close(plain.W, layer.W)
 
@@ -349,6 +406,12 @@ def test_initial_weights():
     assert layer.W[..., -4:].mean().item() == pytest.approx(-1, abs=0.02)
     assert w_beta.std().item() == pytest.approx(1, rel=0.06)
     assert FakeSR(512, 4).W_y.std().item() == pytest.approx(128**-0.5, rel=0.03)
+    programming = SRDelta(512, 4, beta_init=-1.0, q_scale=0.01)
+    W_y, W_q, W_k, w_beta = srwm.unpack(programming.W.detach() * 128**0.5)
+    assert W_y.shape[-1] == 3 * 128 + 1
+    assert W_y.std().item() == pytest.approx(1, rel=0.03)
+    assert W_q.std().item() == pytest.approx(0.01, rel=0.03)
+    assert programming.W[..., -4:].mean().item() == pytest.approx(-1, abs=0.02)
 
 
 def test_parameter_counts_of_the_paper():
@@ -358,13 +421,15 @@ def test_parameter_counts_of_the_paper():
     assert count(SRWM(256, 16)) == 79_360
     assert count(DeltaNet(256, 16)) == 266_752
     assert count(FakeSR(256, 16)) == 256 * 16 + 256**2
+    assert count(SRDelta(128, 8)) == 8 * (16 * 49 + 2 * 16**2 + 4 * 16) + 128**2
     assert count(FeedForward(256, 256)) == 132_096
     assert count(FeedForward(256, 4 * 256)) == 526_080
     assert count(FeedForward(256, 8 * 256)) == 1_051_392
 
 
-def test_layer_compiles_as_one_graph():
-    layer = SRWM(d_model, H)
+@pytest.mark.parametrize("kind", [SRWM, SRDelta])
+def test_layer_compiles_as_one_graph(kind):
+    layer = kind(d_model, H)
     h, reset = torch.randn(B, L, d_model), torch.rand(B, L) < 0.2
     state = layer(h)[1].detach()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -387,6 +452,8 @@ def test_layer_errors_name_the_argument():
         SRWM(32, 4)(torch.zeros(3, 9, 31))
     with pytest.raises(ValueError, match="DeltaNet: d_model: expected a multiple of n_heads = 5, got 32"):
         DeltaNet(32, 5)
+    with pytest.raises(ValueError, match="SRDelta: d_model: expected a multiple of n_heads = 5, got 32"):
+        SRDelta(32, 5)
     with pytest.raises(ValueError, match=r"FakeSR: residual: expected one of .*, got 'post_norm'"):
         FakeSR(32, 4, residual="post_norm")
     with pytest.raises(ValueError, match=r"FakeSR: state: expected None, .*got shape \(4, 8, 8\)"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .collectives import process_count, sum_processes
+from ..training.collectives import process_count, sum_processes
 
 
 class JoinedBatchNorm2d(nn.BatchNorm2d):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..training.run_folder import RunFolder
 from .models import FewShotLearner
-from .run_folder import RunFolder
 
 _PREFIX = "encoder."
 

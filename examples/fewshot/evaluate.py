@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import tyro
 
+from ..training.run_folder import RunFolder, write_json
+from ..training.statistics import mean_and_interval, over_runs
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.copies import with_copies
@@ -23,9 +25,7 @@ from .domains import domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
-from .run_folder import RunFolder, write_json
 from .settings import Settings, build_learner, load_settings, picture_shape
-from .statistics import mean_and_interval, summarise
 from .tables import episode_table, run_table, sequence_table
 
 # Settings in which runs that are summarised together may differ.
@@ -152,28 +152,6 @@ def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
     learner = build_learner(settings)
     learner.load_state_dict(state["learner"])
     return learner, settings, state["progress"]["step"]
-
-
-def over_runs(results: Sequence[Any]) -> Any:
-    """Results of the same form, of one run each, as one of that form.
-
-    Where they hold a "mean" (a number, or a list of them), it holds "mean", "sd", "interval_95" over the
-    runs and their "count". What else is the same in all runs is kept, the rest left out.
-    """
-    first = results[0]
-    if isinstance(first, dict) and "mean" in first:
-        means = [result["mean"] for result in results]
-        if not isinstance(first["mean"], list):
-            return dataclasses.asdict(summarise(means))
-        summaries = [dataclasses.asdict(summarise(values)) for values in zip(*means, strict=True)]
-        lists = {key: [summary[key] for summary in summaries] for key in ("mean", "sd", "interval_95")}
-        return {**lists, "count": len(results)}
-    if isinstance(first, dict):
-        joined = {key: over_runs([result[key] for result in results]) for key in first}
-        return {key: value for key, value in joined.items() if value is not None}
-    if isinstance(first, list) and first and isinstance(first[0], dict):
-        return [over_runs(parts) for parts in zip(*results, strict=True)]
-    return first if all(result == first for result in results) else None
 
 
 def _check_alike(options: Evaluation, runs: list[Run]) -> None:

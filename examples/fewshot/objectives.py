@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .collectives import gather_processes
+from ..training.collectives import gather_processes
 from .data.classes import ImageClasses
 from .data.encoded import EncodedClasses, encode_classes
 from .data.episodes import Classes, EpisodeSampler

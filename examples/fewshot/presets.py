@@ -7,11 +7,10 @@ difference from another.
 
 from __future__ import annotations
 
-import argparse
-import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from .settings import Settings, flag
+from ..training.command_line import choose, command_for
+from .settings import Settings
 
 # What all published scripts share: Adam without clipping, images of its own for every episode and
 # one query, an encoder trained from the start with everything else, evaluation on undistorted images.
@@ -213,50 +212,11 @@ _TABLE = {
 PRESETS: dict[str, Settings] = {
     name: replace(settings, preset=name, name=name) for name, (_, settings) in _TABLE.items()
 }
+DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
 
-
-def defaults(preset: str | None) -> Settings:
-    """The settings that a command line starts from.
-
-    Raises
-    ------
-    ValueError : if there is no such preset.
-    """
-    if preset is None:
-        return Settings()
-    if preset not in PRESETS:
-        raise ValueError(f"train: --preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-    return PRESETS[preset]
-
-
-def preset_of(arguments: list[str]) -> str | None:
-    """The preset that a command line names, if it does."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
-    parser.add_argument("--preset", nargs="?")
-    preset: str | None = parser.parse_known_args(arguments)[0].preset
-    return preset
-
-
-def table() -> str:
-    """All presets, a line each."""
-    width = max(map(len, PRESETS))
-    return "\n".join(f"- {name:{width}}  {what}" for name, (what, _) in _TABLE.items())
+PROGRAM = "examples.fewshot.train"
 
 
 def command(settings: Settings) -> str:
     """The shell command that starts a run with these settings."""
-    start = defaults(settings.preset)
-    words = ["python", "-m", "examples.fewshot.train"]
-    if settings.preset is not None:
-        words += ["--preset", settings.preset]
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if f.name == "preset" or value == getattr(start, f.name):
-            continue
-        if isinstance(value, bool):
-            words.append(flag(f.name if value else f"no_{f.name}"))
-        elif isinstance(value, tuple):
-            words += [flag(f.name), *value]
-        else:
-            words += [flag(f.name), str(value)]
-    return shlex.join(words)
+    return command_for(PROGRAM, settings, choose(PRESETS, settings.preset, Settings()))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..training.settings import FREE, RunSettings
 from . import models
 from .models import FewShotLearner
 
-# A field marked so may differ between a run and its resumption: it decides where and how long the
-# program runs, not which numbers it computes.
-_FREE = {"free": True}
 _MAY_BE_ZERO = (
     "encoder_warmup_steps",
     "max_trim",
@@ -44,19 +42,11 @@ _USUAL_IMAGES: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """Train a learner that is told the classes of its task only while it reads the examples."""
 
-    name: str = field(default="fewshot", metadata=_FREE)
+    name: str = field(default="fewshot", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""
-    runs: Path = field(default=Path("runs"), metadata=_FREE)
-    """Folder of all runs."""
-    resume: bool = field(default=False, metadata=_FREE)
-    """Continue the run of this name from its last checkpoint, with the same settings."""
-    overwrite: bool = field(default=False, metadata=_FREE)
-    """Delete an earlier run of this name and start anew."""
-    preset: str | None = field(default=None, metadata=_FREE)
-    """Start from the settings of this name, listed above, instead of the defaults."""
 
     data: DataSet = "glyphs"
     """glyphs: letters rendered from matplotlib's fonts; textures: coloured patterns made up here;
@@ -68,7 +58,7 @@ class Settings:
     """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png."""
     second_root: Path | None = None
     """Folder of --second-data."""
-    download: bool = field(default=False, metadata=_FREE)
+    download: bool = field(default=False, metadata=FREE)
     """Fetch a data set that is not there."""
     image_size: int | None = None
     """Height and width the images are scaled to; by default the data set's usual one."""
@@ -177,7 +167,7 @@ class Settings:
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
-    max_minutes: float | None = field(default=None, metadata=_FREE)
+    max_minutes: float | None = field(default=None, metadata=FREE)
     """Stop training after this time, warm-up and validation included, even if steps are left.
     The learning rate then falls with the time where that is ahead of the steps; such a run is
     not reproducible to the bit."""
@@ -234,24 +224,24 @@ class Settings:
     """Episodes or sequences of the final evaluation on the test classes."""
     test_queries: int = 5
     """Queries of each validation or test episode; an episode counts once, by their mean."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=_FREE)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)
     """Where to report to besides metrics.json."""
     seed: int = 0
     """Of the initial weights and of every random draw."""
-    threads: int = field(default=0, metadata=_FREE)
+    threads: int = field(default=0, metadata=FREE)
     """Threads for PyTorch in each process; 0 leaves its own choice."""
-    workers: int = field(default=0, metadata=_FREE)
+    workers: int = field(default=0, metadata=FREE)
     """Processes that draw images ahead of the training, for each one that trains; 0: it draws them
     itself."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the run's files go."""
-        return self.runs / self.name
-
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
-        self._check_ranges()
+        self.check_ranges(
+            may_be_zero=_MAY_BE_ZERO,
+            may_be_negative=_MAY_BE_NEGATIVE,
+            never_zero=_NEVER_ZERO,
+            below_one=_BELOW_ONE,
+        )
         if self.channels not in (None, 1, 3):
             raise ValueError(f"train: --channels must be 1 or 3, got {self.channels}")
         if self.encoder_warmup_images < 2:
@@ -290,21 +280,6 @@ class Settings:
             raise ValueError("train: --second-root needs --second-data")
         if self.protocol == "sequential":
             self._check_sequential()
-
-    def _check_ranges(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            least: float = 1 if isinstance(value, int) and f.name not in _MAY_BE_ZERO else 0
-            if f.name in _MAY_BE_NEGATIVE:
-                least = float("-inf")
-            if not value >= least:
-                raise ValueError(f"train: {flag(f.name)} must be at least {least}, got {value}")
-            if f.name in _NEVER_ZERO and value == 0:
-                raise ValueError(f"train: {flag(f.name)} must be above 0, got 0")
-            if f.name in _BELOW_ONE and value >= 1:
-                raise ValueError(f"train: {flag(f.name)} must be below 1, got {value}")
 
     def _check_pools(self) -> None:
         if not self.pools:
@@ -345,27 +320,6 @@ class Settings:
                 "train: --encoder-warmup-classes must be even, half of each of the two data sets, "
                 f"got {self.encoder_warmup_classes}"
             )
-
-    def record(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return {
-            name: str(value)
-            if isinstance(value, Path)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-            for name, value in asdict(self).items()
-        }
-
-    def changes(self, recorded: dict[str, Any]) -> list[str]:
-        """What differs from recorded settings, apart from the fields that are free to differ."""
-        fixed = {f.name for f in fields(self) if "free" not in f.metadata}
-        now = self.record()
-        return [
-            f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
-            for name in sorted(fixed)
-            if recorded.get(name) != now.get(name)
-        ]
 
 
 def load_settings(recorded: dict[str, Any]) -> Settings:
@@ -408,8 +362,3 @@ def build_learner(settings: Settings) -> FewShotLearner:
         unit_features=settings.unit_features,
         unknown_label=settings.unknown_label,
     )
-
-
-def flag(name: str) -> str:
-    """How a field is called on the command line."""
-    return "--" + name.replace("_", "-")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from typing import Any
 
 import torch
-import tyro
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
-from .accelerator import make_accelerator
+from ..training.accelerator import make_accelerator
+from ..training.command_line import run_program
+from ..training.interrupt import INTERRUPTED, StopRequest
+from ..training.opening import open_run
+from ..training.run_folder import RunFolder
 from .curves import draw_curves
 from .domains import load_domains
 from .evaluate import Evaluation, evaluate
-from .interrupt import StopRequest
-from .presets import command, defaults, preset_of, table
-from .run_folder import RunFolder
+from .presets import DESCRIPTIONS, PRESETS, PROGRAM, command
 from .settings import Settings
 from .trainer import Trainer
-
-INTERRUPTED = 130  # the shell's exit status for a program ended by Ctrl-C
 
 
 def main(settings: Settings) -> int:
@@ -39,7 +34,7 @@ def main(settings: Settings) -> int:
         domains = load_domains(settings)
     folder = RunFolder(settings.folder)
     trainer = Trainer(settings, domains, folder, accelerator)
-    state = _open(folder, settings, accelerator)
+    state = open_run(folder, settings, accelerator)
     if state is not None:
         trainer.resume(state)
     try:
@@ -62,37 +57,5 @@ def main(settings: Settings) -> int:
     return 0
 
 
-def _open(folder: RunFolder, settings: Settings, accelerator: Accelerator) -> dict[str, Any] | None:
-    """The checkpoint to continue from, on every process; only the main one touches the folder."""
-    opened: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            opened = [folder.open(settings)]
-        except (ValueError, OSError) as error:
-            if accelerator.num_processes == 1:
-                raise
-            opened = [error]  # or the others would wait for ever
-    [state] = broadcast_object_list(opened)
-    if isinstance(state, Exception):
-        raise state
-    return state
-
-
-def program() -> None:
-    """The command line."""
-    arguments = sys.argv[1:]
-    try:
-        settings = tyro.cli(
-            Settings,
-            prog="python -m examples.fewshot.train",
-            description=f"{Settings.__doc__}\n\nPresets:\n\n{table()}",
-            default=defaults(preset_of(arguments)),
-            args=arguments,
-        )
-        sys.exit(main(settings))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
-
-
 if __name__ == "__main__":
-    program()
+    run_program(main, PROGRAM, PRESETS, DESCRIPTIONS, Settings())

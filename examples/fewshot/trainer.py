@@ -16,16 +16,18 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm import tqdm
 
-from .accelerator import make_accelerator, start_trackers
+from ..training.accelerator import make_accelerator, start_trackers
+from ..training.agreement import agree
+from ..training.clock import Clock
+from ..training.interrupt import StopRequest
+from ..training.run_folder import RunFolder, save
 from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
 from .data.classes import Splits
 from .data.rotations import with_rotations
 from .encoder_from import take_encoder
-from .interrupt import StopRequest
 from .loader import micro_batches
 from .objectives import Batch, EncoderWarmup, EpisodeTraining, Objective, Share
-from .run_folder import RunFolder, save
 from .schedule import cosine, published
 from .sequential import SequentialTraining
 from .settings import Settings, build_learner
@@ -152,7 +154,7 @@ class Trainer:
         A checkpoint is there from before the first step on, and is up to date on return.
         """
         p = self.progress
-        start_trackers(self.accelerator, self.settings, p.steps_before + p.step)
+        start_trackers(self.accelerator, self.settings, "fewshot", p.steps_before + p.step)
         if p.best_step == p.step:
             self.save_best()  # perhaps the run was killed between this checkpoint and that file
         self.save()
@@ -263,12 +265,8 @@ class Trainer:
 
     def _agree(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; and all go by the main process's clock."""
-        if self.accelerator.num_processes == 1:
-            return stop.made
-        seconds = self.progress.seconds if self.accelerator.is_main_process else 0.0
-        both = torch.stack([self._tensor(float(stop.made)), self._tensor(seconds)])
-        stops, self.progress.seconds = self.accelerator.reduce(both, reduction="sum").tolist()
-        return bool(stops)
+        stopped, self.progress.seconds = agree(self.accelerator, stop, self.progress.seconds)
+        return stopped
 
     def _show(self, bar: Any) -> None:
         if bar.disable or time.perf_counter() - self.clock.shown < _SHOW_EVERY:
@@ -376,15 +374,3 @@ class Trainer:
             "learner": self.learner.state_dict(),
         }
         save({**state, **more}, path)
-
-
-class Clock:
-    """The time that goes by between two looks at it."""
-
-    def __init__(self) -> None:
-        self.shown = self.last = time.perf_counter()
-
-    def lap(self) -> float:
-        now = time.perf_counter()
-        seconds, self.last = now - self.last, now
-        return seconds

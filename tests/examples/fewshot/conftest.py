@@ -1,12 +1,10 @@
 """Small classes of pictures that need no rendering, and settings that train on them in seconds."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from examples.fewshot.data.classes import ImageClasses, Splits
 from examples.fewshot.settings import Settings
@@ -55,23 +53,6 @@ def tiny_settings() -> Settings:
         test_episodes=12,
         test_queries=2,
     )
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _on_the_cpu() -> Iterator[None]:
-    """Where numbers are the same to the bit, whatever else the machine has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small only wait for a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,143 +1,30 @@
-"""Runs that are killed by SIGKILL, which no program can catch, at given moments of their life.
+"""Tiny runs that are killed at given moments: a program, for `tests.examples.moments`."""
 
-A moment is one that matters to the files: half of a checkpoint or of a line of metrics written, written
-but not renamed, renamed but not yet sure to be on the disk, and in the middle of a training step. One
-process imports everything and forks the runs, which costs a fraction of starting each.
-"""
-
-import dataclasses
 import json
-import os
-import random
-import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch._dynamo  # which a run imports late; once for all
 import torch.distributed.tensor
 
-from examples.fewshot import evaluate, run_folder, train
+from examples.fewshot import evaluate, train
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.settings import Settings, load_settings
 from tests.examples.fewshot.conftest import patterns
+from tests.examples.moments import Moments, run_and_kill
 
 
-class Moments:
-    """Counts them, by name, and kills the program at one of them."""
-
-    def __init__(self, fatal: int | None) -> None:
-        self.fatal = fatal
-        self.names: list[str] = []
-
-    def reach(self, name: str, last_words: Callable[[], object] = lambda: None) -> None:
-        if len(self.names) == self.fatal:
-            last_words()
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.names.append(name)
-
-
-def instrument(moments: Moments) -> None:
-    """Watch the calls through which the files are written."""
-    save, replace, fsync = torch.save, Path.replace, os.fsync
-
-    def saving(state: Any, file: Any) -> None:
-        def write_half() -> None:
-            save(state, file)
-            file.truncate(file.tell() // 2)
-            file.flush()
-
-        moments.reach("half written", write_half)
-        save(state, file)
-
-    def replacing(self: Path, target: Path) -> Path:
-        moments.reach(f"before {target.name}")
-        result = replace(self, target)
-        moments.reach(f"after {target.name}")
-        return result
-
-    def syncing(descriptor: int) -> None:
-        moments.reach("before the disk has it")
-        fsync(descriptor)
-
-    report = run_folder.RunFolder.report
-
-    def reporting(self: run_folder.RunFolder, line: dict[str, Any]) -> int:
-        def write_half() -> None:
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(line)[:20])
-
-        moments.reach("half a line", write_half)
-        size = report(self, line)
-        moments.reach("after a line")
-        return size
-
-    run_folder.torch.save = saving
-    run_folder.os.fsync = syncing
-    Path.replace = replacing
-    run_folder.RunFolder.report = reporting
+def run(settings: Settings, moments: Moments) -> int:
     for objective in (EncoderWarmup, EpisodeTraining):
-        objective.forward = _noting(objective.forward, moments)
+        objective.forward = moments.reach_in(objective.forward, "in a step")
     train.draw_curves = evaluate.draw_gallery = lambda *args: None
     splits = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
     train.load_domains = lambda settings: [splits]
-
-
-def _noting(forward: Callable[..., Any], moments: Moments) -> Callable[..., Any]:
-    def noted(self: Any, batch: Any) -> Any:
-        moments.reach("in a step")
-        return forward(self, batch)
-
-    return noted
-
-
-def fork_run(settings: Settings, fatal: int | None) -> list[str] | None:
-    """Moments of a run that came to its end, or None if it was killed."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        moments = Moments(fatal)
-        instrument(moments)
-        code = train.main(settings)
-        with os.fdopen(writing, "w") as file:
-            json.dump(moments.names, file)
-        os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return None
-    assert os.WEXITSTATUS(status) == 0, status
-    names: list[str] = json.loads(text)
-    return names
-
-
-def main() -> None:
-    """Read settings; run once in peace, then with kills; print the kinds of moments met."""
-    settings = load_settings(json.load(sys.stdin))
-    whole = fork_run(dataclasses.replace(settings, name="whole"), None)
-    assert whole is not None
-    usable = whole.index("after checkpoint.pt")
-    rng = random.Random(0)
-    kinds = sorted(set(whole[usable:]))
-    for number, kind in enumerate(kinds):
-        fatal = rng.choice([n for n, name in enumerate(whole) if name == kind and n >= usable])
-        killed = dataclasses.replace(settings, name=kind.replace(" ", "-"))
-        assert fork_run(killed, fatal) is None
-        again = dataclasses.replace(killed, resume=True)
-        # Some of them a second time, soon.
-        if number % 3 == 0:
-            assert fork_run(again, rng.randrange(1, 5)) is None
-        assert fork_run(again, None) is not None
-    sys.stdout.write(json.dumps(kinds) + "\n")
+    return train.main(settings)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    kinds = run_and_kill(run, load_settings(json.load(sys.stdin)))
+    sys.stdout.write(json.dumps(kinds) + "\n")

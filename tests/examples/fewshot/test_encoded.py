@@ -9,13 +9,13 @@ from examples.fewshot.data import encoded as encoded_module
 from examples.fewshot.data.encoded import encode_classes
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
-from examples.fewshot.interrupt import StopRequest
 from examples.fewshot.objectives import EpisodeTraining, Share, training_features
-from examples.fewshot.run_folder import RunFolder, load
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import build_learner
 from examples.fewshot.trainer import Trainer
-from tests.examples.fewshot.runs import numbers_of, without_times
+from examples.training.interrupt import StopRequest
+from examples.training.run_folder import RunFolder, load
+from tests.examples.runs import numbers_of, without_times
 
 
 def first_pixels(images: torch.Tensor) -> torch.Tensor:

@@ -16,11 +16,11 @@ from examples.fewshot import evaluate as evaluate_module
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
-from examples.fewshot.evaluate import Evaluation, evaluate, load_learner, over_runs
+from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
 from examples.fewshot.protocol import score, score_sequences
-from examples.fewshot.run_folder import RunFolder, load, save
 from examples.fewshot.settings import build_learner
-from examples.fewshot.statistics import mean_and_interval
+from examples.training.run_folder import RunFolder, load, save
+from examples.training.statistics import mean_and_interval
 
 
 @pytest.fixture(autouse=True)
@@ -133,20 +133,6 @@ def test_several_runs_are_summarised_by_students_t(seeds, splits, capsys):
     written = seeds[0].path.parent / "seed-0+seed-1+seed-2-evaluation.json"
     assert json.loads(written.read_text()) == joint
     assert "over 3 runs" in capsys.readouterr().out
-
-
-def test_a_summary_has_the_form_of_its_parts():
-    parts = [
-        {"step": n, "chance": 0.2, "a": {"mean": 0.1 * n}, "b": [{"x": {"mean": [0.1, 0.2 * n]}}]}
-        for n in (1, 2, 3)
-    ]
-    joined = over_runs(parts)
-    assert joined.keys() == {"chance", "a", "b"}
-    assert joined["a"]["mean"] == pytest.approx(0.2)
-    assert joined["a"]["sd"] == pytest.approx(0.1)
-    assert joined["b"][0]["x"]["mean"] == pytest.approx([0.1, 0.4])
-    assert joined["b"][0]["x"]["sd"] == pytest.approx([0.0, 0.2])
-    assert joined["b"][0]["x"]["count"] == 3
 
 
 def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):

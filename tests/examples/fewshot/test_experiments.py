@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from examples.fewshot import experiments
-from examples.fewshot.experiments import Experiments, is_finished, planned_runs
+from examples.fewshot.experiments import Experiments, planned_runs
 from examples.fewshot.presets import PRESETS
-from examples.fewshot.run_folder import RunFolder, write_json
 from examples.fewshot.studies import STUDIES
+from examples.training import run_pool
+from examples.training.run_folder import RunFolder, write_json
+from examples.training.run_pool import is_finished
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_study_from_its_runs_to_its_picture(options, monkeypatch, capsys):
         write_run(RunFolder(options.runs / name), accuracies[name], int(preset.split("-")[1][0]))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(experiments.subprocess, "run", train)
+    monkeypatch.setattr(run_pool.subprocess, "run", train)
     assert experiments.main(options) == 0
     assert len(order) == 16
     assert set(order[:2]) == {"glyphs-1shot-srwm-seed3", "glyphs-1shot-srwm-seed5"}
@@ -99,14 +101,14 @@ def test_a_study_from_its_runs_to_its_picture(options, monkeypatch, capsys):
 
 
 def test_a_run_that_failed_ends_the_study(options, monkeypatch):
-    monkeypatch.setattr(experiments.subprocess, "run", lambda *a, **k: types.SimpleNamespace(returncode=3))
+    monkeypatch.setattr(run_pool.subprocess, "run", lambda *a, **k: types.SimpleNamespace(returncode=3))
     with pytest.raises(RuntimeError, match=r"failed with status 3; see .*\.log"):
         experiments.main(options)
 
 
 def test_an_interrupted_study_says_how_to_go_on(options, monkeypatch, capsys):
     stopped = types.SimpleNamespace(returncode=experiments.INTERRUPTED)
-    monkeypatch.setattr(experiments.subprocess, "run", lambda *a, **k: stopped)
+    monkeypatch.setattr(run_pool.subprocess, "run", lambda *a, **k: stopped)
     assert experiments.main(options) == experiments.INTERRUPTED
     assert "the same command goes on" in capsys.readouterr().out
 
@@ -130,7 +132,7 @@ def test_finished_runs_are_not_trained_again_and_begun_ones_continue(options, mo
         write_run(RunFolder(options.runs / name), 0.8, int(command[command.index("--preset") + 1][7]))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(experiments.subprocess, "run", train)
+    monkeypatch.setattr(run_pool.subprocess, "run", train)
     assert experiments.main(options) == 0
     assert finished.name not in started
     assert [name for name, resumes in started.items() if resumes] == [begun.name]
@@ -150,14 +152,14 @@ def test_a_run_with_other_settings_is_not_taken_for_finished(options):
     [
         ({"studies": ()}, "studies are glyphs, sequential, bootstrapping, got none"),
         ({"studies": ("letters",)}, "got letters"),
-        ({"seeds": (1,)}, "at least two"),
-        ({"seeds": (1, 1)}, "at least two different"),
+        ({"seeds": (1,)}, "at least 2"),
+        ({"seeds": (1, 1)}, "all different"),
         ({"parallel": 0}, "--parallel must be at least 1, got 0"),
     ],
 )
 def test_options_that_do_not_fit(options, change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(options, **change).check()
+        dataclasses.replace(options, **change).check(STUDIES)
 
 
 def sequence_result(accuracy: float) -> dict:

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from examples.fewshot.run_folder import RunFolder
-from tests.examples.fewshot.processes import ROOT
-from tests.examples.fewshot.runs import assert_same_run
+from examples.training.run_folder import RunFolder
+from tests.examples.launching import ROOT
+from tests.examples.runs import assert_same_run
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither fork nor SIGKILL")

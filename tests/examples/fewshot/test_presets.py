@@ -12,11 +12,11 @@ import torch
 import tyro
 
 from examples.fewshot.data.classes import ImageClasses, Splits
-from examples.fewshot.interrupt import StopRequest
-from examples.fewshot.presets import PRESETS, command, defaults, preset_of, table
-from examples.fewshot.run_folder import RunFolder
+from examples.fewshot.presets import DESCRIPTIONS, PRESETS, command
 from examples.fewshot.settings import Settings, build_learner
 from examples.fewshot.trainer import Trainer
+from examples.training.interrupt import StopRequest
+from examples.training.run_folder import RunFolder
 
 
 def noise(count: int, per_class: int, shape: tuple[int, int, int], seed: int) -> ImageClasses:
@@ -134,7 +134,7 @@ def test_every_asked_for_preset_is_there():
     ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
     assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}
     assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
-    assert [line.split()[1] for line in table().splitlines()] == list(PRESETS)
+    assert list(DESCRIPTIONS) == list(PRESETS)
 
 
 def test_the_command_names_the_preset_and_what_differs_from_it():
@@ -145,21 +145,7 @@ def test_the_command_names_the_preset_and_what_differs_from_it():
         *("--preset", "miniimagenet-1shot-srwm", "--name", "mine", "--augment", "--no-train-encoder"),
         *("--steps", "10"),
     ]
-    assert preset_of(words) == "miniimagenet-1shot-srwm"
-    assert tyro.cli(Settings, default=defaults(preset_of(words)), args=words) == changed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "preset"),
-    [([], None), (["--preset", "x", "--steps", "1"], "x"), (["--name", "y", "--preset=x"], "x")],
-)
-def test_the_preset_of_a_command_line(arguments, preset):
-    assert preset_of(arguments) == preset
-
-
-def test_an_unknown_preset_is_answered_with_all_of_them():
-    with pytest.raises(ValueError, match=r"--preset must be one of omniglot-1shot-srwm, .*; got 'nil'"):
-        defaults("nil")
+    assert tyro.cli(Settings, default=preset, args=words) == changed
 
 
 def test_help_lists_the_presets_and_shows_the_values_of_the_chosen_one():

@@ -9,9 +9,10 @@ import torch
 from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
-from examples.fewshot.run_folder import RunFolder, load
 from examples.fewshot.settings import build_learner
+from examples.training.run_folder import RunFolder, load
 from tests.examples.fewshot import processes
+from tests.examples.launching import launch
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def jobs(base):
 @pytest.fixture(scope="module")
 def results(jobs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("results")
-    processes.launch(jobs, out)
+    launch("tests.examples.fewshot.processes", jobs, out)
     return out
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from examples.fewshot.data.rotations import with_rotations
-from examples.fewshot.run_folder import RunFolder
 from examples.fewshot.trainer import Trainer
+from examples.training.run_folder import RunFolder
 
 
 def test_every_class_is_there_at_every_angle(splits):

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from examples.fewshot import evaluate, train
 from examples.fewshot.evaluate import load_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
-from examples.fewshot.run_folder import RunFolder, load
-from tests.examples.fewshot.runs import assert_same_run, numbers_of
+from examples.training.run_folder import RunFolder, load
+from tests.examples.runs import assert_same_run, numbers_of
 
 FILES = {
     "config.json",
@@ -281,7 +282,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_an_earlier_run_is_delet
     folder = RunFolder(settings.folder)
     before = folder.checkpoint.read_bytes()
 
-    class Three(train.Accelerator):
+    class Three(Accelerator):
         num_processes = 3
 
     monkeypatch.setattr(train, "make_accelerator", lambda settings: Three(cpu=True))

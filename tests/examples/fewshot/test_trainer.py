@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from examples.fewshot.interrupt import StopRequest
-from examples.fewshot.run_folder import RunFolder, load
 from examples.fewshot.schedule import published
 from examples.fewshot.trainer import Trainer
-from tests.examples.fewshot.runs import numbers_of, without_times
+from examples.training.interrupt import StopRequest
+from examples.training.run_folder import RunFolder, load
+from tests.examples.runs import numbers_of, without_times
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Mean and spread of accuracies: over seeds, and over episodes.
+"""Mean and spread of scores: over seeds, and over episodes.
 
 The two answer different questions. Over seeds: what would training again give? Over episodes: what
 would this one trained learner score on more episodes?
@@ -7,7 +7,8 @@ would this one trained learner score on more episodes?
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -45,6 +46,28 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     sd = float(array.std(ddof=1))
     quantile = float(stats.t.ppf(0.975, count - 1))
     return Summary(float(array.mean()), sd, quantile * sd / float(np.sqrt(count)), count)
+
+
+def over_runs(results: Sequence[Any]) -> Any:
+    """Results of the same form, of one run each, as one of that form.
+
+    Where they hold a "mean" (a number, or a list of them), it holds "mean", "sd", "interval_95" over the
+    runs and their "count". What else is the same in all runs is kept, the rest left out.
+    """
+    first = results[0]
+    if isinstance(first, dict) and "mean" in first:
+        means = [result["mean"] for result in results]
+        if not isinstance(first["mean"], list):
+            return asdict(summarise(means))
+        summaries = [asdict(summarise(values)) for values in zip(*means, strict=True)]
+        lists = {key: [summary[key] for summary in summaries] for key in ("mean", "sd", "interval_95")}
+        return {**lists, "count": len(results)}
+    if isinstance(first, dict):
+        joined = {key: over_runs([result[key] for result in results]) for key in first}
+        return {key: value for key, value in joined.items() if value is not None}
+    if isinstance(first, list) and first and isinstance(first[0], dict):
+        return [over_runs(parts) for parts in zip(*results, strict=True)]
+    return first if all(result == first for result in results) else None
 
 
 def mean_and_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from .settings import Settings
+from .settings import RunSettings
 
 _PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
 
@@ -21,7 +21,8 @@ class RunFolder:
 
     Attributes
     ----------
-    config, metrics, checkpoint, best, evaluation, curves, episodes, positions : paths of the files.
+    config, metrics, checkpoint, best, evaluation, curves, episodes, positions, contact_sheet : paths of the
+        files.
     trackers : folder of what TensorBoard reads.
     """
 
@@ -35,9 +36,10 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.episodes = path / "episodes.png"
         self.positions = path / "positions.png"
+        self.contact_sheet = path / "contact_sheet.png"
         self.trackers = path / "trackers"
 
-    def open(self, settings: Settings) -> dict[str, Any] | None:
+    def open(self, settings: RunSettings) -> dict[str, Any] | None:
         """Make ready for training: the checkpoint to continue from, or None for a new run.
 
         Raises
@@ -59,7 +61,8 @@ class RunFolder:
         # The checkpoint goes first: without it, the rest is no run.
         for file in (self.checkpoint, self.best, self.metrics, self.evaluation):
             file.unlink(missing_ok=True)
-        for made in (self.curves, self.episodes, self.positions, *self.path.glob("evaluation-*")):
+        pictures = (self.curves, self.episodes, self.positions, self.contact_sheet)
+        for made in (*pictures, *self.path.glob("evaluation*")):
             made.unlink(missing_ok=True)
         if self.trackers.exists():
             shutil.rmtree(self.trackers)
@@ -68,7 +71,7 @@ class RunFolder:
         write_json(self.config, settings.record())
         return None
 
-    def _resume(self, settings: Settings) -> dict[str, Any]:
+    def _resume(self, settings: RunSettings) -> dict[str, Any]:
         if not self.checkpoint.exists():
             raise FileNotFoundError(
                 f"train: --resume found no {self.checkpoint}; leave --resume out to start the run"
@@ -99,8 +102,7 @@ class RunFolder:
         path = self.best if self.best.exists() else self.checkpoint
         if not path.exists():
             raise FileNotFoundError(
-                f"found neither {self.best} nor {self.checkpoint}; give the folder of a run, such as "
-                "runs/fewshot"
+                f"found neither {self.best} nor {self.checkpoint}; give the folder of a run"
             )
         return load(path)
 

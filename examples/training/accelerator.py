@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
 
-from .settings import Settings
-
 # The main process validates alone while the others wait.
 _PATIENCE = timedelta(hours=4)
 
 
-def make_accelerator(settings: Settings) -> Accelerator:
+class AcceleratedSettings(Protocol):
+    """What is read of a run's settings here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def trackers(self) -> Sequence[str]: ...
+    @property
+    def mixed_precision(self) -> str: ...
+    def record(self) -> dict[str, Any]: ...
+
+
+def make_accelerator(settings: AcceleratedSettings) -> Accelerator:
     """For this process, alone or one of those that `accelerate launch` or `torchrun` started.
 
     Raises
@@ -40,10 +54,12 @@ def make_accelerator(settings: Settings) -> Accelerator:
     )
 
 
-def start_trackers(accelerator: Accelerator, settings: Settings, step: int) -> None:
+def start_trackers(
+    accelerator: Accelerator, settings: AcceleratedSettings, project: str, step: int
+) -> None:
     """Open the trackers; what they hold from ``step`` on, of a run that was cut off, is replaced."""
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step},
         "wandb": {"name": settings.name, "config": settings.record()},
     }
-    accelerator.init_trackers("fewshot", init_kwargs=options)
+    accelerator.init_trackers(project, init_kwargs=options)

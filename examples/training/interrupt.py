@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+INTERRUPTED = 130  # the shell's exit status for a program ended by Ctrl-C
+
 
 class StopRequest:
     """Within the block, the first SIGINT or SIGTERM sets `made`; the second interrupts at once.

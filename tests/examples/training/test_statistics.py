@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from examples.fewshot.statistics import mean_and_interval, summarise
+from examples.training.statistics import mean_and_interval, over_runs, summarise
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
@@ -52,3 +52,17 @@ def test_one_value_says_nothing_about_its_spread():
         mean_and_interval(np.ones(1))
     with pytest.raises(ValueError, match=r"got shape \(2, 2\)"):
         summarise(np.ones((2, 2)))
+
+
+def test_a_summary_has_the_form_of_its_parts():
+    parts = [
+        {"step": n, "chance": 0.2, "a": {"mean": 0.1 * n}, "b": [{"x": {"mean": [0.1, 0.2 * n]}}]}
+        for n in (1, 2, 3)
+    ]
+    joined = over_runs(parts)
+    assert joined.keys() == {"chance", "a", "b"}
+    assert joined["a"]["mean"] == pytest.approx(0.2)
+    assert joined["a"]["sd"] == pytest.approx(0.1)
+    assert joined["b"][0]["x"]["mean"] == pytest.approx([0.1, 0.4])
+    assert joined["b"][0]["x"]["sd"] == pytest.approx([0.0, 0.2])
+    assert joined["b"][0]["x"]["count"] == 3

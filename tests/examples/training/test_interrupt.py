@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from examples.fewshot.interrupt import StopRequest
+from examples.training.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,1 @@
+"""Reinforcement learning on Procgen by agents that modify themselves while they act."""

@@ -1,0 +1,134 @@
+"""Who collects unrolls for the learner: in its place, or beside it while it computes.
+
+`ThreadedActor` works in a thread of the learner's process. What takes time, convolutions, the operator's
+kernels and environments in C++, leaves Python's lock to others, so two cores are kept busy; an unroll of
+frames, some 20 MB, needs neither be copied nor sent, as between processes; and errors travel as they are.
+
+The run stays a function of its seed: an unroll is played to its end with the weights that the learner
+had when it was started, copied then, whenever the actor gets to it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from .agent import Agent
+from .rollouts import Collector, Unroll
+
+_PATIENCE = 30.0  # seconds, for the step that an actor is in the middle of when it is closed
+
+
+class Actor:
+    """Collects an unroll when it is asked for.
+
+    Parameters
+    ----------
+    learner : the agent whose weights are acted with, as they are at every `start`.
+    collector : plays with an agent of its own, the same in its parts.
+    """
+
+    def __init__(self, learner: Agent, collector: Collector) -> None:
+        self.learner, self.collector = learner, collector
+        self._snapshot: dict[str, Any] | None = None
+        self._number: int | None = None
+
+    def start(self, number: int) -> None:
+        """Begin unroll ``number`` with the learner's weights as they are now.
+
+        Raises
+        ------
+        RuntimeError : if the unroll before has not been finished.
+        """
+        if self._number is not None:
+            raise RuntimeError(f"start: unroll {self._number} must be finished before {number} is started")
+        self.collector.agent.load_state_dict(self.learner.state_dict())
+        self._begin(number)
+
+    def resume(self, snapshot: dict[str, Any], environments: list[dict[str, Any]] | None) -> None:
+        """Begin the unroll of a snapshot again, with its weights.
+
+        Parameters
+        ----------
+        snapshot : as `snapshot` gave it.
+        environments : those of the snapshot; None leaves the games where they are.
+        """
+        self.collector.agent.load_state_dict(snapshot["weights"])
+        if environments is not None:
+            self.collector.load_state(environments)
+        self._begin(snapshot["number"])
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """All that the unroll begun last depends on: its number, the weights, the environments."""
+        return self._snapshot
+
+    def _begin(self, number: int) -> None:
+        self._snapshot = {
+            "number": number,
+            "weights": self.collector.agent.state_dict(),  # not copied: until `start` they stay
+            "environments": self.collector.state(),
+        }
+        self._number = number
+
+    def finish(self) -> Unroll:
+        """The unroll that was started.
+
+        Raises
+        ------
+        RuntimeError : if none was started.
+        Exception : what collecting it raised.
+        """
+        if self._number is None:
+            raise RuntimeError("finish: no unroll was started")
+        unroll = self._collect(self._number)
+        self._number = None
+        return unroll
+
+    def _collect(self, number: int) -> Unroll:
+        unroll = self.collector.collect(number)
+        assert unroll is not None
+        return unroll
+
+    def close(self) -> None:
+        """Give up what was started, and close the environments."""
+        self.collector.close()
+
+
+class ThreadedActor(Actor):
+    """Collects beside the learner, from `start` on."""
+
+    def __init__(self, learner: Agent, collector: Collector) -> None:
+        super().__init__(learner, collector)
+        self._asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[Unroll | BaseException | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        # A daemon: should an environment never return, the program can still end.
+        self._thread = threading.Thread(target=self._work, name="actor", daemon=True)
+        self._thread.start()
+
+    def _begin(self, number: int) -> None:
+        super()._begin(number)
+        self._asked.put(number)
+
+    def _collect(self, number: int) -> Unroll:
+        found = self._found.get()
+        if isinstance(found, BaseException):
+            raise found
+        assert found is not None, "only a closed actor gives up"
+        return found
+
+    def _work(self) -> None:
+        while (number := self._asked.get()) is not None:
+            try:
+                self._found.put(self.collector.collect(number, lambda: not self._closing.is_set()))
+            except BaseException as error:
+                self._found.put(error)
+
+    def close(self) -> None:
+        """Give up what was started, within a step, and close the environments."""
+        self._closing.set()
+        self._asked.put(None)
+        self._thread.join(_PATIENCE)
+        if not self._thread.is_alive():
+            super().close()

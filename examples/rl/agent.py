@@ -1,0 +1,191 @@
+"""The agent: an encoder, a core that reads its features beside the rewards, a policy and a value.
+
+Letters in the shapes: B environments or sequences, L steps, C x H x W pixels, A actions, F features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from srwm.nn import Residual
+
+from .cores import Core, CoreName, State, build_core
+from .encoder import ImpalaEncoder
+
+
+class AgentOutput(NamedTuple):
+    """What an agent says at each step."""
+
+    logits: Tensor
+    """(B, L, A), of the actions."""
+    values: Tensor
+    """(B, L), the discounted return expected from here on."""
+
+
+class Agent(nn.Module):
+    """Says at each step what to do and what to expect, from the frame, the last reward and what it carries.
+
+    To act, call it with one step at a time and the states that the call before returned; to learn, with an
+    unroll at once and the states at its start. Both give the same (Irie et al. 2022, section 4.3,
+    https://arxiv.org/abs/2202.05780, and its code, which only ever steps).
+
+    Parameters
+    ----------
+    encoder : frames to features.
+    core : reads ``encoder.n_features + 1`` entries a step, the last of them the reward.
+    n_actions : A.
+    """
+
+    def __init__(self, encoder: ImpalaEncoder, core: Core, n_actions: int) -> None:
+        super().__init__()
+        if core.n_inputs != encoder.n_features + 1:
+            raise ValueError(
+                f"Agent: core must read the encoder's {encoder.n_features} features and a reward, "
+                f"{encoder.n_features + 1} entries, got one that reads {core.n_inputs}"
+            )
+        self.encoder = encoder
+        self.core = core
+        self.policy = nn.Linear(core.n_outputs, n_actions)
+        self.value = nn.Linear(core.n_outputs, 1)
+
+    def forward(
+        self,
+        frames: Tensor,
+        rewards: Tensor,
+        dones: Tensor,
+        states: State | None = None,
+        *,
+        bptt: int | None = None,
+        return_states: bool = True,
+    ) -> tuple[AgentOutput, State]:
+        """Go through L >= 1 steps of B sequences.
+
+        Parameters
+        ----------
+        frames : (B, L, C, H, W) uint8, what is seen.
+        rewards : (B, L), of the action before, from an earlier episode's where a new one begins; clamped to
+            between -1 and 1.
+        dones : (B, L) bool, where a new episode begins: before that step whatever is carried is forgotten,
+            and no gradient passes it.
+        states : what the call before returned, or `initial_state`; by default episodes begin.
+        bptt : steps through which gradients flow back, by truncation: what is carried is detached after
+            every `bptt` steps, counted from the first one here. 1 is what the published code does with all
+            cores but the LSTM; the queries, keys and rates of a self-referential matrix, which act on later
+            steps alone, then never learn (their gradients are exactly zero). None: the whole unroll.
+        return_states : whether states are wanted again.
+
+        Returns
+        -------
+        output : logits (B, L, A) and values (B, L).
+        states : to continue with, one tensor (B, ...) a layer; none from a core that carries nothing. They
+            are part of the graph: detach them to begin the next unroll's there.
+
+        Raises
+        ------
+        TypeError, ValueError : for frames of another dtype or shape, rewards or dones that do not go with
+            them, another number of states, or `bptt` below 1.
+        """
+        self._check(frames, rewards, dones, states, bptt)
+        length = dones.shape[1]
+        features = self.encoder(frames.flatten(0, 1)).unflatten(0, dones.shape)
+        clamped = rewards.clamp(-1, 1).to(features.dtype)
+        inputs = torch.cat([features, clamped.unsqueeze(-1)], dim=-1)
+        outputs = []
+        for first in range(0, length, bptt or length):
+            end = min(first + (bptt or length), length)
+            if first:
+                states = [state.detach() for state in states or []]
+            out, states = self.core(
+                inputs[:, first:end],
+                dones[:, first:end],
+                states,
+                return_states=return_states or end < length,
+            )
+            outputs.append(out)
+        out = torch.cat(outputs, dim=1)
+        return AgentOutput(self.policy(out), self.value(out).squeeze(-1)), states or []
+
+    def initial_state(self, count: int) -> State:
+        """States at the beginning of `count` episodes, (count, ...) each: zeros."""
+        return self.core.initial_state(count)
+
+    def _check(
+        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: State | None, bptt: int | None
+    ) -> None:
+        if frames.ndim != 5 or frames.shape[1] < 1:
+            raise ValueError(
+                f"Agent: frames must be (B, L, C, H, W) with L >= 1, got {tuple(frames.shape)}"
+            )
+        lead = frames.shape[:2]
+        for name, tensor in (("rewards", rewards), ("dones", dones)):
+            if tensor.shape != lead:
+                raise ValueError(
+                    f"Agent: {name} must be (B, L) = {tuple(lead)} as the frames, got {tuple(tensor.shape)}"
+                )
+        if dones.dtype != torch.bool:
+            raise TypeError(f"Agent: dones must be bool, got {dones.dtype}")
+        if states is not None and (
+            len(states) != self.core.n_states or any(len(state) != lead[0] for state in states)
+        ):
+            raise ValueError(
+                f"Agent: states must be {self.core.n_states} tensors (B = {lead[0]}, ...), got "
+                f"{[tuple(state.shape) for state in states]}; pass what forward or initial_state returned"
+            )
+        if bptt is not None and bptt < 1:
+            raise ValueError(f"Agent: bptt must be at least 1, or None for the whole unroll, got {bptt}")
+
+
+def build_agent(
+    *,
+    core: CoreName = "srwm",
+    frame_shape: tuple[int, int, int] = (3, 64, 64),
+    n_actions: int = 15,
+    channels: tuple[int, ...] = (16, 32, 32),
+    scale: int = 1,
+    n_features: int = 256,
+    n_layers: int = 2,
+    n_heads: int = 8,
+    d_model: int = 128,
+    d_ff: int = 512,
+    lstm_size: int = 256,
+    residual: Residual = "plain",
+    input_softmax: bool | None = None,
+    beta_init: float = 0.0,
+    q_scale: float = 1.0,
+    input_gain: float = 1.0,
+) -> Agent:
+    """An agent with fresh weights; by default the published one for Procgen, 967,248 parameters.
+
+    Parameters
+    ----------
+    n_actions : see `Agent`.
+    frame_shape, channels, scale, n_features : see `ImpalaEncoder`.
+    core, n_layers, n_heads, d_model, d_ff, lstm_size, residual, input_softmax, beta_init, q_scale,
+        input_gain : see `build_core`.
+
+    Raises
+    ------
+    ValueError : for an unknown core, options that it does not have, or sizes that do not fit.
+    """
+    encoder = ImpalaEncoder(frame_shape, channels=channels, scale=scale, n_features=n_features)
+    return Agent(
+        encoder,
+        build_core(
+            core,
+            n_features + 1,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            d_model=d_model,
+            d_ff=d_ff,
+            lstm_size=lstm_size,
+            residual=residual,
+            input_softmax=input_softmax,
+            beta_init=beta_init,
+            q_scale=q_scale,
+            input_gain=input_gain,
+        ),
+        n_actions,
+    )

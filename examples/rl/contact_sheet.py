@@ -1,0 +1,223 @@
+"""An episode as one picture: ``python -m examples.rl.contact_sheet --help``.
+
+Letters in the shapes: T steps of the episode, C x H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..training.run_folder import RunFolder
+from .acting import Policy, act, gumbel_noise
+from .environments import action_names, make_environment
+from .environments.vector import VectorEnvironment
+from .evaluate import load_run
+from .random_policy import RandomPolicy
+from .splits import TEST_LEVELS
+
+_COLUMNS = 8
+_INK, _VALUE, _GAIN, _LOSS, _QUIET = "#22262e", "#1b4f8f", "#2f7d5b", "#c8472f", "#8a8a8a"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Draw one episode of a trained agent: some of its frames with what the agent did, expected and got."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    game: str | None = None
+    """Which of the run's games; by default the first."""
+    level: int | None = None
+    """The level, of those that Procgen numbers; by default any of the test levels from 1000 on."""
+    frames: int = 24
+    """How many frames are shown, at even intervals from the first to the last."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing one."""
+    random: bool = False
+    """Act at random instead."""
+    seed: int = 1
+    """Of the level, if none is given, and of the actions that are drawn."""
+    max_steps: int = 1000
+    """Stop playing after this many steps."""
+    output: Path | None = None
+    """The picture; by default contact_sheet.png in the run's folder."""
+
+    def check(self) -> None:
+        """Raise ValueError for numbers out of their range."""
+        for name, value, least in (
+            ("frames", self.frames, 1),
+            ("max-steps", self.max_steps, 1),
+            ("seed", self.seed, 0),
+            ("level", 0 if self.level is None else self.level, 0),
+        ):
+            if value < least:
+                raise ValueError(f"contact_sheet: --{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An episode, or its beginning.
+
+    Attributes
+    ----------
+    frames : (T, C, H, W) uint8, what was seen at each step.
+    actions : (T,) int64, taken then.
+    values : (T,), what the agent expected then.
+    rewards : (T,), what the action brought.
+    finished : whether the episode came to its end.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    values: np.ndarray
+    rewards: np.ndarray
+    finished: bool
+
+
+def record_episode(
+    policy: Policy, environment: VectorEnvironment, *, greedy: bool, seed: int, max_steps: int
+) -> Recording:
+    """Play the first episode of an environment.
+
+    Parameters
+    ----------
+    policy : put into evaluation mode.
+    environment : a vector of one; it is reset.
+    greedy : take the most probable action; otherwise draw one.
+    seed : of the draws.
+    max_steps : to stop after.
+    """
+    policy.eval()
+    states = policy.initial_state(1)
+    step = environment.reset()
+    frames: list[np.ndarray] = []
+    actions, values, rewards = [], [], []
+    finished = False
+    while not finished and len(frames) < max_steps:
+        noise = None if greedy else gumbel_noise((1, environment.n_actions), seed, len(frames))
+        acted = act(policy, step.frame, step.reward, step.done, states, noise)
+        states = acted.states
+        frames.append(step.frame[0])
+        actions.append(acted.actions.item())
+        values.append(acted.values.item())
+        step = environment.step(acted.actions.numpy())
+        rewards.append(step.reward[0])
+        finished = bool(step.done[0])
+    return Recording(np.stack(frames), np.array(actions), np.array(values), np.array(rewards), finished)
+
+
+def shown_steps(total: int, count: int) -> list[int]:
+    """At most ``count`` steps of ``total``, at even intervals from the first to the last."""
+    return sorted({round(step) for step in np.linspace(0, total - 1, min(count, total)).tolist()})
+
+
+def draw_sheet(
+    recording: Recording, *, names: tuple[str, ...], frames: int, title: str, path: Path
+) -> None:
+    """Draw frames with time, action, value and reward, and below them values and rewards of every step.
+
+    The reward below a frame is what came from this step to the next frame that is shown.
+
+    Parameters
+    ----------
+    recording : what is drawn.
+    names : of the actions.
+    frames : how many are shown.
+    title, path : of the picture.
+    """
+    total = len(recording.frames)
+    shown = shown_steps(total, frames)
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure(
+        figsize=(1.5 * max(columns, 4), 2.0 * rows + 2.6), layout="constrained", facecolor="white"
+    )
+    got = f"return {recording.rewards.sum():g}" + ("" if recording.finished else " so far")
+    figure.suptitle(f"{title}: {total} steps, {got}", color=_INK)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.0] * rows + [2.2])
+    for place, (step, following) in enumerate(zip(shown, [*shown[1:], total], strict=True)):
+        axes = figure.add_subplot(grid[divmod(place, columns)])
+        reward = float(recording.rewards[step:following].sum())
+        axes.imshow(recording.frames[step].transpose(1, 2, 0), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"t = {step}", fontsize=8, color=_QUIET)
+        axes.set_xlabel(
+            f"{names[recording.actions[step]]}\nV {recording.values[step]:.2f}   r {reward:+g}",
+            fontsize=8,
+            color=_colour(reward),
+        )
+    _draw_values(figure.add_subplot(grid[rows, :]), recording, shown)
+    figure.savefig(path, dpi=140)
+
+
+def _draw_values(axes: Axes, recording: Recording, shown: list[int]) -> None:
+    """Along the episode: the values, the rewards where there are any, and where the frames are from."""
+    axes.plot(recording.values, color=_VALUE, linewidth=1.2, label="value")
+    for step in np.flatnonzero(recording.rewards):
+        reward = float(recording.rewards[step])
+        axes.vlines(step, 0, reward, color=_colour(reward), linewidth=1.5)
+    axes.plot([], [], color=_GAIN, label="reward")
+    axes.plot(shown, recording.values[shown], ".", color=_INK, markersize=4, label="frames above")
+    axes.axhline(0, color=_QUIET, linewidth=0.6)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def _colour(reward: float) -> str:
+    return _GAIN if reward > 0 else _LOSS if reward < 0 else _INK
+
+
+def main(options: Sheet) -> Path:
+    """Play, draw, and say where the picture is.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError : for options, runs or games that do not allow it.
+    """
+    options.check()
+    run = load_run(RunFolder(options.run))
+    game = run.settings.games[0] if options.game is None else options.game
+    if game not in run.settings.games:
+        raise ValueError(
+            f"contact_sheet: --game must be one of the run's, {', '.join(run.settings.games)}; got {game!r}"
+        )
+    numbered = game != "cue" and run.settings.mode != "exploration"
+    if options.level is not None and not numbered:
+        raise ValueError("contact_sheet: --level: this game's levels have no numbers; leave it out")
+    levels = (1000, TEST_LEVELS) if options.level is None else (options.level, 1)
+    environment = make_environment(
+        game, 1, options.seed, mode=run.settings.mode, levels=levels if numbered else (0, 0)
+    )
+    policy: Policy = RandomPolicy(environment.n_actions) if options.random else run.agent
+    try:
+        recording = record_episode(
+            policy, environment, greedy=options.greedy, seed=options.seed, max_steps=options.max_steps
+        )
+    finally:
+        environment.close()
+    path = run.folder.contact_sheet if options.output is None else options.output
+    who = "acting at random" if options.random else f"{run.settings.core}, {run.frames:,} frames"
+    draw_sheet(
+        recording, names=action_names(game), frames=options.frames, title=f"{game}, {who}", path=path
+    )
+    print(f"{path}: {len(recording.frames)} steps, return {recording.rewards.sum():g}")
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Sheet, prog="python -m examples.rl.contact_sheet"))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,111 @@
+"""The convolutional encoder of IMPALA: frames (N, C, H, W) to features (N, F), one vector a frame.
+
+Espeholt et al., IMPALA, ICML 2018 (https://arxiv.org/abs/1802.01561), figure 3, the larger network, as
+in Irie et al. 2022 (https://arxiv.org/abs/2202.05780) without its own LSTM.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class ImpalaEncoder(nn.Module):
+    """Sections of a convolution, a pooling that halves the frame, and two residual blocks; a linear map.
+
+    Published: frames of 3 x 64 x 64, 622,144 parameters. Initial weights are torch's defaults, as there.
+
+    Parameters
+    ----------
+    frame_shape : (C, H, W) of the frames. Of any size: each pooling rounds up, so that three of them leave
+        ceil(H / 8) x ceil(W / 8), of a tiny frame at least 1 x 1, and every pixel counts. With pooled
+        maps that small most of what a 3 x 3 filter sees is padding; fewer sections are enough then.
+    channels : of the sections, as many as there are sections.
+    scale : factor on the channels.
+    n_features : F.
+
+    Raises
+    ------
+    ValueError : for sizes that are not positive, or no sections; when called, for frames of another shape.
+    TypeError : when called, for frames that are not uint8.
+    """
+
+    def __init__(
+        self,
+        frame_shape: tuple[int, int, int] = (3, 64, 64),
+        *,
+        channels: tuple[int, ...] = (16, 32, 32),
+        scale: int = 1,
+        n_features: int = 256,
+    ) -> None:
+        super().__init__()
+        if min(frame_shape) < 1:
+            raise ValueError(
+                f"ImpalaEncoder: frame_shape must be (C, H, W), all at least 1, got {frame_shape}"
+            )
+        if min((*channels, len(channels), scale, n_features)) < 1:
+            raise ValueError(
+                "ImpalaEncoder: channels, scale and n_features must be at least 1, and there must be a "
+                f"section, got channels {channels}, scale {scale}, n_features {n_features}"
+            )
+        self.frame_shape = frame_shape
+        self.n_features = n_features
+        in_channels, *size = frame_shape
+        scaled = [scale * c for c in channels]
+        self.sections = nn.Sequential(*(_Section(*pair) for pair in pairwise((in_channels, *scaled))))
+        height, width = (math.ceil(n / 2 ** len(channels)) for n in size)
+        self.linear = nn.Linear(scaled[-1] * height * width, n_features)
+        # The layout in which a CPU's convolutions and poolings take half the time.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (N, C, H, W) uint8, on the device of the weights -> features (N, F), none negative."""
+        if frames.dtype != torch.uint8:
+            raise TypeError(
+                f"ImpalaEncoder: frames must be uint8, from 0 to 255, got {frames.dtype}; "
+                "the encoder divides by 255 itself"
+            )
+        if frames.ndim != 4 or tuple(frames.shape[1:]) != self.frame_shape:
+            raise ValueError(
+                f"ImpalaEncoder: frames must be (N, C, H, W) with (C, H, W) = {self.frame_shape}, "
+                f"got {tuple(frames.shape)}"
+            )
+        pixels = frames.to(self.linear.weight.dtype, memory_format=torch.channels_last) / 255
+        maps: Tensor = self.sections(pixels)
+        # Flattened as (C, H, W) whatever the layout, the order of published checkpoints.
+        features: Tensor = self.linear(maps.relu().flatten(1))
+        return features.relu()
+
+
+class _Section(nn.Module):
+    """(N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2))."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.convolution = _convolution(in_channels, channels)
+        self.pooling = nn.MaxPool2d(3, stride=2, padding=1)
+        self.blocks = nn.Sequential(_ResidualBlock(channels), _ResidualBlock(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.pooling(self.convolution(x)))
+        return out
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions, each of what is positive in its input, beside the input itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = _convolution(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(self.first(x.relu()).relu())
+        return out
+
+
+def _convolution(in_channels: int, channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, padding=1)

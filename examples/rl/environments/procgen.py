@@ -1,0 +1,255 @@
+"""The sixteen games of Procgen, as EnvPool has them.
+
+Procgen: Cobbe et al., ICML 2020, https://arxiv.org/abs/1912.01588; EnvPool: Weng et al., NeurIPS 2022,
+https://arxiv.org/abs/2206.10558.
+
+Letters in the shapes: B environments, C x H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .actions import check_actions
+from .vector import Step
+
+Mode = Literal["easy", "hard", "extreme", "memory", "exploration"]
+
+# Distributions of levels that each game has.
+MODES: dict[str, tuple[Mode, ...]] = {
+    "bigfish": ("easy", "hard"),
+    "bossfight": ("easy", "hard"),
+    "caveflyer": ("easy", "hard", "memory", "exploration"),
+    "chaser": ("easy", "hard", "extreme"),
+    "climber": ("easy", "hard", "exploration"),
+    "coinrun": ("easy", "hard", "exploration"),
+    "dodgeball": ("easy", "hard", "extreme", "memory"),
+    "fruitbot": ("easy", "hard"),
+    "heist": ("easy", "hard", "memory", "exploration"),
+    "jumper": ("easy", "hard", "memory", "exploration"),
+    "leaper": ("easy", "hard", "extreme", "exploration"),
+    "maze": ("easy", "hard", "memory", "exploration"),
+    "miner": ("easy", "hard", "memory"),
+    "ninja": ("easy", "hard", "exploration"),
+    "plunder": ("easy", "hard"),
+    "starpilot": ("easy", "hard", "extreme"),
+}
+
+# What each action presses, by number.
+ACTIONS = (
+    "left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up",
+    "D", "A", "W", "S", "Q", "E",
+)  # fmt: skip
+
+_LARGEST = 2**31 - 1  # seeds and levels are 32-bit integers
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The environments that play one game."""
+
+    rows: np.ndarray  # where they are among all
+    envpool: Any
+
+
+class ProcgenEnvironment:
+    """B environments of one game or several, all in one distribution and one range of levels.
+
+    Frames are (3, 64, 64), actions 0 to 14, rewards as the games give them. As in the published experiments
+    an episode also ends, as any other, when the game's time is over, after 500 to 6,000 steps.
+
+    The levels that environment i plays, one after the other, are a function of (seed, i): what happens is a
+    function of that and the actions, whatever the number of threads. The games cannot say where they stand,
+    so `state` is None.
+
+    EnvPool returns the last frame of an episode that ends, and begins the next one in the step after it,
+    whatever the action. Here, as in Procgen itself, the next one begins at once: with the last reward comes
+    its first frame, the last frame is never seen, and no action is lost.
+
+    Parameters
+    ----------
+    names : the games; environment i plays ``names[i % len(names)]``.
+    count : B.
+    seed : at least 0.
+    mode : the distribution of levels.
+    levels : the first level, and how many there are from it on; 0 for all that can be made. In exploration
+        mode every game has one level, and (0, 0) is right.
+    threads : that the games are played in, shared among the games; 0 leaves EnvPool's own choice.
+
+    Raises
+    ------
+    ValueError : for a game that does not exist or has no such distribution, or numbers out of their range.
+    ImportError : without EnvPool, or without the Qt libraries that Procgen draws with.
+    """
+
+    frame_shape = (3, 64, 64)
+    n_actions = 15
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        count: int,
+        seed: int,
+        *,
+        mode: Mode = "easy",
+        levels: tuple[int, int] = (0, 0),
+        threads: int = 0,
+    ) -> None:
+        _check(names, count, seed, mode, levels, threads)
+        reason = unusable()
+        if reason is not None:
+            raise ImportError(reason)
+        self.count = count
+        self.names = tuple(names[i % len(names)] for i in range(count))
+        seeds = [_seed(seed, environment) for environment in range(count)]
+        games = sorted(set(self.names))
+        self._pools = [
+            _make_pool(
+                game,
+                np.flatnonzero([name == game for name in self.names]),
+                seeds,
+                mode,
+                levels,
+                max(1, threads // len(games)) if threads else 0,
+            )
+            for game in games
+        ]
+        self._return = np.zeros(count)
+        self._length = np.zeros(count, np.int64)
+        self._begun = False
+
+    def reset(self) -> Step:
+        """Begin an episode everywhere, on a new level."""
+        if not self._pools:
+            raise ValueError("reset: the environments are closed; make new ones")
+        frame = self._empty_frame()
+        for pool in self._pools:
+            frame[pool.rows], _ = pool.envpool.reset()
+        self._return[:] = 0
+        self._length[:] = 0
+        self._begun = True
+        return Step(
+            frame=frame,
+            reward=np.zeros(self.count, np.float32),
+            done=np.ones(self.count, bool),
+            episode_return=np.full(self.count, np.nan),
+            episode_length=np.zeros(self.count, np.int64),
+        )
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take an action, (B,) integers below 15, in each."""
+        check_actions(actions, self.count, self.n_actions)
+        if not self._begun:
+            raise ValueError("step: no episode has begun; call reset first")
+        for pool in self._pools:  # all games are under way before any is waited for
+            pool.envpool.send(actions[pool.rows].astype(np.int32))
+        frame = self._empty_frame()
+        reward = np.empty(self.count, np.float32)
+        done = np.empty(self.count, bool)
+        for pool in self._pools:
+            frames, rewards, terminated, truncated, _ = pool.envpool.recv()
+            over = terminated | truncated
+            frame[pool.rows], reward[pool.rows], done[pool.rows] = frames, rewards, over
+            if over.any():
+                ended = np.flatnonzero(over)
+                frame[pool.rows[ended]], _ = pool.envpool.reset(ended.astype(np.int32))
+        self._return += reward
+        self._length += 1
+        episode_return = np.where(done, self._return, np.nan)
+        episode_length = np.where(done, self._length, 0)
+        self._return[done] = 0
+        self._length[done] = 0
+        return Step(frame, reward, done, episode_return, episode_length)
+
+    def state(self) -> None:
+        """None: EnvPool cannot save its games."""
+        return None
+
+    def load_state(self, state: dict[str, Any]) -> Step:
+        """Raise ValueError: there is no state to load."""
+        raise ValueError(
+            "load_state: EnvPool cannot save Procgen's games, so there is no state of them; call reset, "
+            "which begins new episodes"
+        )
+
+    def close(self) -> None:
+        """End the threads; nothing can be played afterwards."""
+        self._pools = []
+        self._begun = False
+
+    def _empty_frame(self) -> np.ndarray:
+        return np.empty((self.count, *self.frame_shape), np.uint8)
+
+
+def unusable() -> str | None:
+    """Why Procgen cannot be played here and what to install, in a line; None if it can."""
+    try:
+        import envpool  # noqa: F401
+    except ImportError as error:
+        return (
+            "procgen: EnvPool is missing; install it with: make procgen, or python -m pip install envpool "
+            f"(it has wheels for Python 3.11 and later) [{error}]"
+        )
+    try:
+        from envpool.procgen import ProcgenEnvSpec  # noqa: F401
+    except ImportError as error:
+        return (
+            "procgen: Qt 5, which the games draw with, is missing; install it with: make procgen, apt-get "
+            "install libqt5gui5 (Debian, Ubuntu) or dnf install qt5-qtbase-gui (Fedora) "
+            f"[{error.__cause__ or error}]"
+        )
+    return None
+
+
+def _check(
+    names: Sequence[str], count: int, seed: int, mode: Mode, levels: tuple[int, int], threads: int
+) -> None:
+    operation = "make_environment"
+    if not names:
+        raise ValueError(f"{operation}: name must name at least one game")
+    for name in names:
+        if name not in MODES:
+            raise ValueError(f"{operation}: name must be one of {', '.join(MODES)}; got {name!r}")
+        if mode not in MODES[name]:
+            raise ValueError(
+                f"{operation}: mode must be one that {name} has, {', '.join(MODES[name])}; got {mode!r}"
+            )
+    for what, value, least in (("count", count, 1), ("seed", seed, 0), ("threads", threads, 0)):
+        if value < least:
+            raise ValueError(f"{operation}: {what} must be at least {least}, got {value}")
+    start, number = levels
+    if start < 0 or number < 0 or start + number > _LARGEST:
+        raise ValueError(
+            f"{operation}: levels must be a first level and a number of levels, both at least 0 and "
+            f"together at most {_LARGEST}, got {levels}"
+        )
+    if mode == "exploration" and levels != (0, 0):
+        raise ValueError(
+            f"{operation}: levels must be (0, 0) in exploration mode, which has one level of each game, "
+            f"got {levels}"
+        )
+
+
+def _seed(seed: int, environment: int) -> int:
+    return int(np.random.SeedSequence((seed, environment)).generate_state(1)[0]) & _LARGEST
+
+
+def _make_pool(
+    game: str, rows: np.ndarray, seeds: list[int], mode: Mode, levels: tuple[int, int], threads: int
+) -> _Pool:
+    import envpool
+
+    start, number = levels
+    pool = envpool.make_gymnasium(
+        f"{game.capitalize()}{mode.capitalize()}-v0",
+        num_envs=len(rows),
+        seed=[seeds[row] for row in rows],
+        num_threads=threads,
+        start_level=start,
+        num_levels=number,
+    )
+    return _Pool(rows, pool)

@@ -1,0 +1,65 @@
+"""Environments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cue import COLOURS, CueEnvironment
+from .procgen import ACTIONS, MODES, Mode, ProcgenEnvironment
+from .vector import VectorEnvironment
+
+GAMES = ("cue", *MODES)
+
+
+def make_environment(
+    name: str | Sequence[str],
+    count: int,
+    seed: int,
+    *,
+    mode: Mode = "easy",
+    levels: tuple[int, int] = (0, 0),
+    threads: int = 0,
+) -> VectorEnvironment:
+    """Environments of one game or several.
+
+    Parameters
+    ----------
+    name : "cue", see `CueEnvironment`; or a game of Procgen, or several, see `ProcgenEnvironment`, of which
+        environment i plays number ``i % len(name)``.
+    count : how many environments.
+    seed : at least 0. What happens in environment i is a function of (seed, i) and the actions.
+    mode : the distribution of levels; the cue task has "easy" alone.
+    levels : the first level, and how many there are from it on; 0 for all. The cue task has no levels and
+        every episode of it is new, whatever is given here.
+    threads : for games of Procgen; 0 leaves EnvPool's own choice.
+
+    Raises
+    ------
+    ValueError : for names that do not exist or cannot be played together, or other values that do not fit.
+    ImportError : if a package or a library that the game needs is missing; it says what to install.
+
+    Examples
+    --------
+    >>> environment = make_environment("cue", 3, seed=0)
+    >>> environment.reset().frame.shape
+    (3, 3, 8, 8)
+    """
+    names = (name,) if isinstance(name, str) else tuple(name)
+    for given in names:
+        if given not in GAMES:
+            raise ValueError(f"make_environment: name must be one of {', '.join(GAMES)}; got {given!r}")
+    if "cue" not in names:
+        return ProcgenEnvironment(names, count, seed, mode=mode, levels=levels, threads=threads)
+    if set(names) != {"cue"}:
+        raise ValueError(
+            "make_environment: name: cue has other frames and actions than the games of Procgen and cannot "
+            f"be played beside them, got {', '.join(names)}"
+        )
+    if mode != "easy":
+        raise ValueError(f"make_environment: mode must be 'easy' for cue, which has no other, got {mode!r}")
+    return CueEnvironment(count, seed)
+
+
+def action_names(name: str) -> tuple[str, ...]:
+    """What the actions of a game do, by number."""
+    return COLOURS if name == "cue" else ACTIONS

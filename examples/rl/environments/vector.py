@@ -1,0 +1,69 @@
+"""Many environments that are stepped together.
+
+Letters in the shapes: B environments, C x H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Step:
+    """What B environments answer.
+
+    Attributes
+    ----------
+    frame : (B, C, H, W) uint8, what is seen now.
+    reward : (B,) float32, unclipped, of the action just taken; 0 at the very first step.
+    done : (B,) bool, whether this frame is the first of a new episode (all true at the very first
+        step); the reward is then the last one of the episode that ended.
+    episode_return : (B,) float64, of the episode that just ended; nan where none did.
+    episode_length : (B,) int64, likewise; 0 where none did.
+    """
+
+    frame: np.ndarray
+    reward: np.ndarray
+    done: np.ndarray
+    episode_return: np.ndarray
+    episode_length: np.ndarray
+
+
+class VectorEnvironment(Protocol):
+    """B environments, each of which begins a new episode by itself when one has ended.
+
+    Attributes
+    ----------
+    count : B.
+    frame_shape : (C, H, W).
+    n_actions : A.
+    names : the game of each environment.
+    """
+
+    count: int
+    frame_shape: tuple[int, int, int]
+    n_actions: int
+    names: tuple[str, ...]
+
+    def reset(self) -> Step:
+        """Begin an episode everywhere."""
+        ...
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take an action, (B,) int64, in each."""
+        ...
+
+    def state(self) -> dict[str, Any] | None:
+        """What `load_state` continues from; None where it cannot be saved."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> Step:
+        """Stand where `state` was taken; returns the step that was returned last."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held."""
+        ...

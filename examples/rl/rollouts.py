@@ -1,0 +1,229 @@
+"""Acting: the policy plays, one step per call with carried state, and what it saw becomes an unroll.
+
+Letters in the shapes: B environments, T steps of an unroll that are acted on, C x H x W pixels,
+A actions, L steps of one call of the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..training.clock import Clock
+from .acting import act, gumbel_noise
+from .agent import Agent
+from .environments.vector import Step, VectorEnvironment
+from .plain_state import to_arrays, to_tensors
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One that ended: the game it was of, its return, unclipped, and how many steps it took."""
+
+    game: str
+    episode_return: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """What B environments went through in T steps, and the step before those.
+
+    Attributes
+    ----------
+    frames : (B, T + 1, C, H, W) uint8; index 0 is the last step of the unroll before.
+    rewards : (B, T + 1) float32, unclipped; ``rewards[:, t + 1]`` answers action t.
+    dones : (B, T + 1) bool; whether the frame is the first of an episode, likewise.
+    actions : (B, T) int64, taken at steps 0 to T - 1.
+    behaviour_logits : (B, T, A), of the policy that took them.
+    states : the agent's, before step 0; one tensor a layer, batch first.
+    episodes : those that ended at steps 1 to T.
+    environment_seconds, acting_seconds : what the environments took, and the agent.
+    """
+
+    frames: Tensor
+    rewards: Tensor
+    dones: Tensor
+    actions: Tensor
+    behaviour_logits: Tensor
+    states: list[Tensor]
+    episodes: tuple[Episode, ...]
+    environment_seconds: float
+    acting_seconds: float
+
+    def to(self, device: torch.device) -> Unroll:
+        """The same with all tensors on a device."""
+        names = ("frames", "rewards", "dones", "actions", "behaviour_logits")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, **moved, states=[state.to(device) for state in self.states])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the joined batch that one process collects: ``first`` to ``first + count - 1``."""
+
+    first: int
+    count: int
+    total: int
+
+
+@dataclass
+class _Block:
+    """Environments that are always stepped together, and where they stand."""
+
+    environment: VectorEnvironment
+    step: Step
+    states: list[Tensor]
+
+
+class Collector:
+    """Plays blocks of environments, some of them in each unroll, in turn.
+
+    Actions are a function of the seed, the number of the unroll and the row of the joined batch, not of
+    how many processes share the rows nor of what was drawn before.
+
+    Parameters
+    ----------
+    environments : blocks of equally many environments of one kind.
+    agent : acts; where it is, its states stay.
+    unroll : T.
+    seed : of the actions.
+    rows : of the joined batch; as many as some of the blocks have environments.
+    autocast : the context that the agent is called in.
+
+    Raises
+    ------
+    ValueError : if no number of blocks, equally large, has that many environments.
+    """
+
+    def __init__(
+        self,
+        environments: Sequence[VectorEnvironment],
+        agent: Agent,
+        *,
+        unroll: int,
+        seed: int,
+        rows: Rows,
+        autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
+        sizes = {environment.count for environment in environments}
+        size = max(sizes, default=0)
+        if len(sizes) != 1 or rows.count % size or rows.count > size * len(environments):
+            raise ValueError(
+                "Collector: environments: expected blocks of one size that make up the "
+                f"{rows.count} rows, got sizes {[e.count for e in environments]}"
+            )
+        self.agent, self.unroll, self.seed, self.rows = agent, unroll, seed, rows
+        self.autocast = autocast
+        self.per_unroll = rows.count // size
+        self._blocks = [
+            _Block(environment, environment.reset(), agent.initial_state(size))
+            for environment in environments
+        ]
+
+    def collect(self, number: int, go_on: Callable[[], bool] = lambda: True) -> Unroll | None:
+        """Play T steps; None if ``go_on`` said no before they were over, and then nothing can follow.
+
+        Parameters
+        ----------
+        number : of the unroll, from 0: the update that will learn from it.
+        go_on : asked before every step.
+        """
+        clock, environment_seconds, acting_seconds = Clock(), 0.0, 0.0
+        blocks = self._taken(number)
+        size = self.rows.count // self.per_unroll
+        slices = [slice(place * size, (place + 1) * size) for place in range(self.per_unroll)]
+        noise = self._noise(number)
+        states = [torch.cat(parts) for parts in zip(*(block.states for block in blocks), strict=True)]
+        started_from = states
+        C_H_W, B, T = blocks[0].environment.frame_shape, self.rows.count, self.unroll
+        frames = torch.empty(B, T + 1, *C_H_W, dtype=torch.uint8)
+        rewards, dones = torch.empty(B, T + 1), torch.empty(B, T + 1, dtype=torch.bool)
+        actions = torch.empty(B, T, dtype=torch.int64)
+        logits: list[Tensor] = []
+        episodes: list[Episode] = []
+        for t in range(T + 1):
+            for block, rows in zip(blocks, slices, strict=True):
+                frames.numpy()[rows, t] = block.step.frame
+                rewards.numpy()[rows, t] = block.step.reward
+                dones.numpy()[rows, t] = block.step.done
+                if t > 0:
+                    episodes += _ended(block)
+            environment_seconds += clock.lap()
+            if t == T:
+                break
+            if not go_on():
+                return None
+            with self.autocast():
+                acted = act(self.agent, frames[:, t], rewards[:, t], dones[:, t], states, noise[t])
+            states = acted.states
+            logits.append(acted.logits)
+            actions[:, t] = acted.actions
+            acting_seconds += clock.lap()
+            chosen = actions[:, t].numpy()
+            for block, rows in zip(blocks, slices, strict=True):
+                block.step = block.environment.step(chosen[rows])
+        for block, rows in zip(blocks, slices, strict=True):
+            block.states = [state[rows] for state in states]
+        return Unroll(
+            frames=frames,
+            rewards=rewards,
+            dones=dones,
+            actions=actions,
+            behaviour_logits=torch.stack(logits, dim=1),
+            states=started_from,
+            episodes=tuple(episodes),
+            environment_seconds=environment_seconds,
+            acting_seconds=acting_seconds,
+        )
+
+    def state(self) -> list[dict[str, Any]] | None:
+        """Where the games stand, tensors and plain values; None if there are some that cannot say."""
+        saved = []
+        for block in self._blocks:
+            environment = block.environment.state()
+            if environment is None:
+                return None
+            states = [state.cpu() for state in block.states]
+            saved.append({"environment": to_tensors(environment), "states": states})
+        return saved
+
+    def load_state(self, saved: list[dict[str, Any]]) -> None:
+        """Stand where another collector of the same environments stood."""
+        device = next(self.agent.parameters()).device
+        for block, state in zip(self._blocks, saved, strict=True):
+            block.step = block.environment.load_state(to_arrays(state["environment"]))
+            block.states = [tensor.to(device) for tensor in state["states"]]
+
+    def close(self) -> None:
+        """Close all environments."""
+        for block in self._blocks:
+            block.environment.close()
+
+    def _taken(self, number: int) -> list[_Block]:
+        first = number * self.per_unroll
+        return [self._blocks[(first + place) % len(self._blocks)] for place in range(self.per_unroll)]
+
+    def _noise(self, number: int) -> Tensor:
+        """Gumbel noise (T, B, A) of this process's rows."""
+        rows, n_actions = self.rows, self._blocks[0].environment.n_actions
+        draws = gumbel_noise((self.unroll, rows.total, n_actions), self.seed, number)
+        return draws[:, rows.first : rows.first + rows.count]
+
+
+def _ended(block: _Block) -> list[Episode]:
+    """The episodes that ended with the block's last step."""
+    step = block.step
+    return [
+        Episode(
+            block.environment.names[row], float(step.episode_return[row]), int(step.episode_length[row])
+        )
+        for row in np.flatnonzero(step.done)
+    ]

@@ -1,0 +1,97 @@
+"""What the settings of every training program have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+# A field marked so may differ between a run and its resumption: it decides where and how long the
+# program runs, not which numbers it computes.
+FREE = {"free": True}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Which run it is; a program's own settings follow in its subclass."""
+
+    name: str = field(default="run", metadata=FREE)
+    """Name of the run; everything it writes goes to <runs>/<name>/."""
+    runs: Path = field(default=Path("runs"), metadata=FREE)
+    """Folder of all runs."""
+    resume: bool = field(default=False, metadata=FREE)
+    """Continue the run of this name from its last checkpoint, with the same settings."""
+    overwrite: bool = field(default=False, metadata=FREE)
+    """Delete an earlier run of this name and start anew."""
+    preset: str | None = field(default=None, metadata=FREE)
+    """Start from the settings of this name, listed above, instead of the defaults."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        return self.runs / self.name
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {
+            name: str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in asdict(self).items()
+        }
+
+    def changes(self, recorded: dict[str, Any]) -> list[str]:
+        """What differs from recorded settings, apart from the fields that are free to differ."""
+        fixed = {f.name for f in fields(self) if "free" not in f.metadata}
+        now = self.record()
+        return [
+            f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
+            for name in sorted(fixed)
+            if recorded.get(name) != now.get(name)
+        ]
+
+    def check_ranges(
+        self,
+        *,
+        may_be_zero: Collection[str] = (),
+        may_be_negative: Collection[str] = (),
+        never_zero: Collection[str] = (),
+        below_one: Collection[str] = (),
+        at_most_one: Collection[str] = (),
+    ) -> None:
+        """Check every number: by default an int must be at least 1, any other number at least 0.
+
+        Parameters
+        ----------
+        may_be_zero : names of int fields from 0 on.
+        may_be_negative : names of fields that may be any number.
+        never_zero : names of fields above 0.
+        below_one, at_most_one : names of fields below 1, and of those that may reach it.
+
+        Raises
+        ------
+        ValueError : naming the first field that is out of its range.
+        """
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            least: float = 1 if isinstance(value, int) and f.name not in may_be_zero else 0
+            if f.name in may_be_negative:
+                least = float("-inf")
+            if not value >= least:
+                raise ValueError(f"train: {flag(f.name)} must be at least {least}, got {value}")
+            if f.name in never_zero and value == 0:
+                raise ValueError(f"train: {flag(f.name)} must be above 0, got 0")
+            if f.name in below_one and value >= 1:
+                raise ValueError(f"train: {flag(f.name)} must be below 1, got {value}")
+            if f.name in at_most_one and value > 1:
+                raise ValueError(f"train: {flag(f.name)} must be at most 1, got {value}")
+
+
+def flag(name: str) -> str:
+    """How a field is called on the command line."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,77 @@
+"""Jobs that several processes do together, on this machine, for the tests."""
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # which a run imports late; once for all
+import torch.distributed.tensor
+
+from examples.training.settings import RunSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(module: str, jobs: dict[str, tuple[str, RunSettings]], out: Path, processes: int = 2) -> None:
+    """Run every job in the same few processes; the results of rank r are in ``out``/<job>-<r>.pt.
+
+    Parameters
+    ----------
+    module : whose program calls `do_jobs`.
+    jobs : name -> (which of the module's jobs, its settings).
+    """
+    text = json.dumps({name: (what, settings.record()) for name, (what, settings) in jobs.items()})
+    subprocess.run(
+        [sys.executable, "-W", "error", "-m", module, str(out), str(processes)],
+        cwd=ROOT,
+        input=text,
+        text=True,
+        timeout=900,  # a hang, however busy the machine is
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+
+
+def do_jobs(
+    known: Mapping[str, Callable[[Any], dict[str, Any]]], load: Callable[[dict[str, Any]], RunSettings]
+) -> None:
+    """Fork the processes: importing everything in each would take most of the time.
+
+    Parameters
+    ----------
+    known : the module's jobs by name, settings -> what is saved.
+    load : reads recorded settings.
+    """
+    out, processes = Path(sys.argv[1]), int(sys.argv[2])
+    jobs = json.load(sys.stdin)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    gc.freeze()  # a collection then passes over all that was imported
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            for name, (what, recorded) in jobs.items():
+                torch.save(known[what](load(recorded)), out / f"{name}-{rank}.pt")
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            return
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    assert statuses == [0] * processes, statuses

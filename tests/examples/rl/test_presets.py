@@ -1,0 +1,125 @@
+"""Every preset trains, and those of the published scripts say what those scripts say."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import tyro
+
+from examples.rl.presets import CORES, DESCRIPTIONS, PRESETS
+from examples.rl.settings import Settings
+from examples.rl.train import make_agent
+from tests.examples.rl.fakes import FakeEnvironment
+from tests.examples.rl.training import run
+
+
+class Pictures(FakeEnvironment):
+    """The fake game in Procgen's format: its 16 pixels are drawn large."""
+
+    frame_shape = (3, 64, 64)
+    n_actions = 15
+
+    def _frame(self):
+        shape, self.frame_shape = self.frame_shape, FakeEnvironment.frame_shape
+        try:
+            return super()._frame().repeat(16, axis=2).repeat(16, axis=3).repeat(3, axis=1)
+        finally:
+            self.frame_shape = shape
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_updates_move_what_is_trained(name, tmp_path):
+    preset = PRESETS[name]
+    preset.check()
+    few = dataclasses.replace(
+        preset,
+        runs=tmp_path,
+        batch_size=2,
+        environments=None if preset.environments is None else max(3, len(preset.games)),
+        games=preset.games[:2],
+        unroll=4,
+        frames=16,
+        report_every=1,
+        d_model=16,
+        n_heads=2,
+        d_ff=16,
+        lstm_size=16,
+        channels=(4, 4, 4),
+        n_features=16,
+    )
+    fresh = []
+
+    def agent(seed):
+        torch.manual_seed(seed)
+        made = make_agent(few, Pictures(1))
+        fresh.append({name: value.clone() for name, value in made.state_dict().items()})
+        return made
+
+    trainer, lines = run(few, kind=Pictures, agent=agent)
+    assert [line["update"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    for parameter, value in trainer.agent.named_parameters():
+        assert not torch.equal(value, fresh[0][parameter]), parameter
+
+
+PUBLISHED = {
+    "learning_rate": 6e-4,
+    "schedule": "linear",
+    "alpha": 0.99,
+    "momentum": 0.0,
+    "epsilon": 0.01,
+    "clip": 40.0,
+    "entropy_cost": 0.01,
+    "baseline_cost": 0.5,
+    "discount": 0.99,
+    "reward_clip": 1.0,
+    "vtrace_lambda": 1.0,
+    "rho_bar": 1.0,
+    "c_bar": 1.0,
+    "pg_rho_bar": 1.0,
+    "batch_size": 32,
+    "unroll": 50,
+    "environments": 48,
+    "frames": 300_000_000,
+    "start_level": 0,
+    "n_heads": 8,
+    "d_ff": 512,
+    "scale": 1,
+}
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("kind", ["easy", "memory"])
+def test_published_presets(kind, core):
+    s = PRESETS[f"procgen-{kind}-{core.replace('_', '-')}"]
+    assert {name: getattr(s, name) for name in PUBLISHED} == PUBLISHED
+    assert (s.core, s.mode) == (core, kind)
+    assert (s.n_layers, s.d_model, s.lstm_size, s.channels) == (2, 128, 256, (16, 32, 32))
+    options = (s.residual, s.input_softmax, s.beta_init, s.q_scale, s.input_gain)
+    assert options == ("plain", "usual", 0.0, 1.0, 1.0)
+    if kind == "easy":
+        assert s.games == ("bigfish", "fruitbot", "maze", "leaper", "plunder", "starpilot")
+        assert s.levels == 200
+    else:
+        assert s.games == ("dodgeball", "heist", "maze", "miner")
+        assert s.levels == 500
+    assert s.played % len(s.games) == 0, "each game is played by as many actors"
+
+
+def test_every_core_has_its_presets():
+    sets = ("procgen-easy", "procgen-memory", "cue", "starpilot", "coinrun", "fruitbot")
+    cores = ("feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm-no-carry", "fake-sr", "sr-delta")
+    assert list(PRESETS) == list(DESCRIPTIONS) == [f"{name}-{core}" for name in sets for core in cores]
+    assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
+
+
+def test_help_shows_the_values_of_the_chosen_preset(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        tyro.cli(Settings, default=PRESETS["cue-lstm"], args=["--help"])
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(Settings):
+        assert f"--{field.name.replace('_', '-')}" in shown
+    assert "(default: lstm)" in shown
+    assert "Cut the gradient through the agent's state" in shown

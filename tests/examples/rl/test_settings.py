@@ -1,0 +1,69 @@
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from examples.rl.losses import LossConstants
+from examples.rl.presets import command
+from examples.rl.settings import Settings, load_settings
+
+
+def test_defaults_fit_together_and_are_the_published_constants():
+    settings = Settings()
+    settings.check()
+    assert settings.loss_constants == LossConstants()
+    assert (settings.updates, settings.frames_per_update) == (187_500, 1600)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames": 0}, "--frames must be at least 1, got 0"),
+        ({"levels": -1}, "--levels must be at least 0, got -1"),
+        ({"bptt": 0}, "--bptt must be at least 1, got 0"),
+        ({"input_gain": 0.0}, "--input-gain must be above 0"),
+        ({"epsilon": 0.0}, "--epsilon must be above 0"),
+        ({"reward_clip": 0.0}, "--reward-clip must be above 0"),
+        ({"alpha": 1.0}, "--alpha must be below 1, got 1.0"),
+        ({"discount": 1.01}, "--discount must be at most 1, got 1.01"),
+        ({"vtrace_lambda": 2.0}, "--vtrace-lambda must be at most 1, got 2.0"),
+        ({"entropy_cost": -0.1}, "--entropy-cost must be at least 0"),
+        ({"games": ()}, "--games must name at least one game"),
+        ({"n_heads": 7}, "--d-model must be a multiple of --n-heads .7., got 128"),
+        ({"environments": 16}, "--environments must be at least --batch-size .32., got 16"),
+        ({"games": ("maze",) * 33}, "--environments must be at least the number of --games .33., got 32"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change).check()
+
+
+def test_what_may_be_zero_or_one_or_without_bound():
+    Settings(levels=0, clip=0.0, discount=1.0, entropy_cost=0.0, rho_bar=float("inf")).check()
+    Settings(core="lstm", d_model=100, n_heads=7, beta_init=-1.0).check()
+
+
+def test_every_loss_constant_is_a_setting():
+    changed = {f.name: 0.25 for f in dataclasses.fields(LossConstants)}
+    given = {("vtrace_lambda" if name == "lambda_" else name): value for name, value in changed.items()}
+    assert Settings(**given).loss_constants == LossConstants(**changed)
+
+
+def test_record_is_json_and_comes_back():
+    settings = Settings(
+        games=("maze", "heist"), runs=Path("a/b"), bptt=1, channels=(8,), trackers=("wandb",)
+    )
+    assert load_settings(json.loads(json.dumps(settings.record()))) == settings
+
+
+def test_command_gives_the_settings_back():
+    settings = Settings(
+        name="a b", resume=True, games=("maze", "heist"), bptt=1, overlap=False, channels=(8, 4)
+    )
+    words = shlex.split(command(settings))
+    assert words[:3] == ["python", "-m", "examples.rl.train"]
+    assert tyro.cli(Settings, args=words[3:]) == settings

@@ -1,0 +1,50 @@
+"""Frames per second of agents: the parts are those of an update and add up."""
+
+import json
+
+import pytest
+
+from examples.rl import speed
+from examples.rl.speed import Speed
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    output = tmp_path_factory.mktemp("speed") / "made" / "speed.json"
+    options = Speed(presets=("cue-srwm", "cue-lstm"), rounds=1, output=output)
+    found = speed.main(options)
+    assert json.loads(output.read_text()) == found
+    return found
+
+
+def test_parts_add_up(results):
+    for agent in results["agents"].values():
+        assert sum(agent["shares"].values()) == pytest.approx(1)
+        taken = agent["microseconds_per_frame"]
+        assert min(taken.values()) > 0
+        whole = taken["environment"] + taken["acting"] + taken["learning"]
+        assert agent["frames_per_second"] == pytest.approx(1e6 / whole)
+
+
+def test_only_an_agent_with_the_operator_spends_time_in_it(results):
+    assert results["agents"]["cue-srwm"]["shares"]["operator"] > 0
+    assert results["agents"]["cue-lstm"]["shares"]["operator"] == 0
+
+
+def test_the_table_names_all_agents(results):
+    lines = speed.table(results).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| cue-srwm", "| cue-lstm"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"presets": ()}, "got none"),
+        ({"presets": ("pong",)}, "got pong"),
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+    ],
+)
+def test_options_that_do_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        Speed(**change).check()

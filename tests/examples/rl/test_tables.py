@@ -1,0 +1,101 @@
+from examples.rl.splits import Split
+from examples.rl.tables import columns_of, list_players, return_tables
+
+
+def number(mean: float, half: float) -> dict[str, float]:
+    return {"mean": mean, "interval_95": half}
+
+
+def player(shift: float, *policies: str) -> dict:
+    """Returns of maze by split, normalised too, and of heist, raw."""
+    return {
+        "games": {
+            "maze": {
+                split: {
+                    policy: {
+                        "return": number(shift + 2 * place + i, 0.5),
+                        "normalised": number(shift / 100, 0.125),
+                    }
+                    for i, policy in enumerate(policies)
+                }
+                for place, split in enumerate(("train", "1000", "test"))
+            },
+            "heist": {"train": {policy: {"return": number(-shift, 0.25)} for policy in policies}},
+        },
+        "mean_over_games": {
+            "train": {policy: {"normalised": number(shift / 10, 0.0625)} for policy in policies}
+        },
+    }
+
+
+SPLITS = [Split("train", (0, 200), unseen=False), Split("1000", (1000, 200), unseen=True)]
+RESULT = {
+    "games": ["maze", "heist"],
+    "mode": "easy",
+    "episodes": 77,
+    "runs": [
+        {"run": "runs/one", "core": "ff", **player(1, "greedy", "sampled")},
+        {"run": "runs/two", "core": "ff", **player(2, "greedy", "sampled")},
+    ],
+    "seeds": [{"runs": ["runs/one", "runs/two"], "core": "ff", **player(3, "greedy", "sampled")}],
+    "random": player(4, "sampled"),
+}
+
+EXPECTED = """\
+| maze, easy | train: levels 0–199, seen in training | 1000: levels 1000–1199 | test: all of them |
+| --- | --- | --- | --- |
+| one (ff), greedy | 1.00 ± 0.50 (0.01 ± 0.12) | 3.00 ± 0.50 (0.01 ± 0.12) | 5.00 ± 0.50 (0.01 ± 0.12) |
+| one (ff), sampled | 2.00 ± 0.50 (0.01 ± 0.12) | 4.00 ± 0.50 (0.01 ± 0.12) | 6.00 ± 0.50 (0.01 ± 0.12) |
+| two (ff), greedy | 2.00 ± 0.50 (0.02 ± 0.12) | 4.00 ± 0.50 (0.02 ± 0.12) | 6.00 ± 0.50 (0.02 ± 0.12) |
+| two (ff), sampled | 3.00 ± 0.50 (0.02 ± 0.12) | 5.00 ± 0.50 (0.02 ± 0.12) | 7.00 ± 0.50 (0.02 ± 0.12) |
+| ff, 2 seeds, greedy | 3.00 ± 0.50 (0.03 ± 0.12) | 5.00 ± 0.50 (0.03 ± 0.12) | 7.00 ± 0.50 (0.03 ± 0.12) |
+| ff, 2 seeds, sampled | 4.00 ± 0.50 (0.03 ± 0.12) | 6.00 ± 0.50 (0.03 ± 0.12) | 8.00 ± 0.50 (0.03 ± 0.12) |
+| random policy | 4.00 ± 0.50 (0.04 ± 0.12) | 6.00 ± 0.50 (0.04 ± 0.12) | 8.00 ± 0.50 (0.04 ± 0.12) |
+
+| heist, easy | train: levels 0–199, seen in training |
+| --- | --- |
+| one (ff), greedy | -1.00 ± 0.25 |
+| one (ff), sampled | -1.00 ± 0.25 |
+| two (ff), greedy | -2.00 ± 0.25 |
+| two (ff), sampled | -2.00 ± 0.25 |
+| ff, 2 seeds, greedy | -3.00 ± 0.25 |
+| ff, 2 seeds, sampled | -3.00 ± 0.25 |
+| random policy | -4.00 ± 0.25 |
+
+| normalised, mean over games | train: levels 0–199, seen in training |
+| --- | --- |
+| one (ff), greedy | 0.10 ± 0.06 |
+| one (ff), sampled | 0.10 ± 0.06 |
+| two (ff), greedy | 0.20 ± 0.06 |
+| two (ff), sampled | 0.20 ± 0.06 |
+| ff, 2 seeds, greedy | 0.30 ± 0.06 |
+| ff, 2 seeds, sampled | 0.30 ± 0.06 |
+| random policy | 0.40 ± 0.06 |
+
+Mean return of 77 episodes on each split, ± """
+
+
+def test_the_tables_of_everyone_who_played():
+    assert return_tables(RESULT, SPLITS).startswith(EXPECTED)
+
+
+def test_the_cue_task_has_no_mode_and_random_play_may_be_alone():
+    values = {"games": {"cue": {"new episodes": {"sampled": {"return": number(0.25, 0.0625)}}}}}
+    result = {"games": ["cue"], "mode": "easy", "episodes": 9, "runs": [], "random": values}
+    tables = return_tables(result, [Split("new episodes", None, unseen=True)])
+    assert tables.startswith(
+        "| cue | new episodes |\n| --- | --- |\n| random policy | 0.25 ± 0.06 |\n\nMean"
+    )
+
+
+def test_who_played_with_their_policies_and_numbers():
+    players = list_players(RESULT)
+    assert [policy for _, policy, _ in players] == ["greedy", "sampled"] * 3 + ["sampled"]
+    assert players[0][2] is RESULT["runs"][0]
+    assert players[4][2] is RESULT["seeds"][0]
+    assert players[6][2] is RESULT["random"]
+
+
+def test_columns_are_the_splits_that_there_are_values_of():
+    titles = {"1000": "1000: levels 1000–1199", "test": "test: all of them"}
+    assert columns_of({"1000": {}, "test": {}}, SPLITS) == titles

@@ -1,0 +1,194 @@
+"""Whole runs at tiny size: what they leave behind, and that stopping changes no number."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from examples.rl import train
+from examples.rl.division import Block
+from examples.rl.trainer import Trainer
+from examples.training.run_folder import RunFolder, load, save
+from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
+from tests.examples.runs import assert_same_run
+
+FILES = {"config.json", "metrics.json", "checkpoint.pt", "curves.png"}
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[tuple[str, ...], int, int]]:
+    """What games were asked for: fake ones are played, by a fake agent."""
+    asked = []
+
+    def make_games(settings, games, count, seed):
+        asked.append((games, count, seed))
+        return ForgetfulEnvironment(count, 0, seed) if settings.mode == "hard" else FakeEnvironment(count)
+
+    monkeypatch.setattr(train, "make_games", make_games)
+    monkeypatch.setattr(train, "make_agent", lambda settings, environment: fake_agent(settings.seed))
+    return asked
+
+
+def act_in_update(monkeypatch, update: int, act) -> None:
+    learn = Trainer._learn
+
+    def acting(self, unroll):
+        values = learn(self, unroll)
+        if self.progress.update == update:
+            act()
+        return values
+
+    monkeypatch.setattr(Trainer, "_learn", acting)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_leaves_its_files(settings, made, capsys):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    assert {file.name for file in folder.path.iterdir()} == FILES
+    for line in folder.metrics.read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    with Image.open(folder.curves) as image:
+        assert image.size[0] > 500
+    assert str(folder.path) in capsys.readouterr().out
+    assert made == [(("fake",), 4, Block(0, 4).seed(0, 0))]
+
+
+def test_curves_of_several_games_and_of_no_ended_episode(settings, made):
+    several = dataclasses.replace(settings, games=("a", "b"), unroll=1, frames=8, report_every=1)
+    assert train.main(several) == 0
+    [first, _] = RunFolder(several.folder).reports()
+    assert first["episodes"] == 0
+    assert "episode_return" not in first
+
+
+@pytest.mark.parametrize(
+    ("update", "act"),
+    [(0, press_ctrl_c), (1, press_ctrl_c), (2, interrupt), (4, press_ctrl_c), (5, press_ctrl_c)],
+)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_stopped_run_continues_to_the_same_numbers(
+    settings, made, monkeypatch, capsys, update, act, overlap
+):
+    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
+    settings = dataclasses.replace(settings, overlap=overlap)
+    whole = dataclasses.replace(settings, name="whole")
+    assert train.main(whole) == 0
+    with monkeypatch.context() as patch:
+        act_in_update(patch, update, act)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    assert "--resume" in capsys.readouterr().out
+    if act is press_ctrl_c:
+        assert load(folder.checkpoint)["progress"]["update"] == update + 1, "a whole update was lost"
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert_same_run(folder, RunFolder(whole.folder))
+
+
+def test_resuming_a_finished_run_changes_nothing(settings, made):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.metrics.read_text(), load(folder.checkpoint)["agent"]
+    assert load(folder.checkpoint)["actor"] is None, "there is nothing left to collect"
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert folder.metrics.read_text() == before[0]
+    after = load(folder.checkpoint)["agent"]
+    assert all(torch.equal(value, after[name]) for name, value in before[1].items())
+
+
+def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings, made, monkeypatch):
+    settings = dataclasses.replace(settings, mode="hard")
+    with monkeypatch.context() as patch:
+        act_in_update(patch, 2, press_ctrl_c)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    stopped = load(folder.checkpoint)
+    learn, firsts = Trainer._learn, []
+
+    def noted(self, unroll):
+        firsts.append((self.progress.update, unroll.dones[:, 0].all().item()))
+        return learn(self, unroll)
+
+    monkeypatch.setattr(Trainer, "_learn", noted)
+    for _ in range(2):  # twice the same
+        folder.checkpoint.unlink()
+        save(stopped, folder.checkpoint)
+        firsts.clear()
+        assert train.main(dataclasses.replace(settings, resume=True)) == 0
+        assert firsts[0] == (3, True)
+        assert [update for update, _ in firsts] == [3, 4, 5]
+    assert [seed for _, _, seed in made] == [Block(0, 4).seed(0, update) for update in (0, 3, 3)]
+    assert [line["update"] for line in folder.reports()] == [2, 4, 6]
+
+
+def test_a_finished_run_is_not_overwritten_unasked(settings, made):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.checkpoint.read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        train.main(settings)
+    assert folder.checkpoint.read_bytes() == before
+
+
+def test_games_that_cannot_be_made_leave_an_earlier_run_alone(settings, made, monkeypatch):
+    assert train.main(settings) == 0
+    folder = RunFolder(settings.folder)
+    before = folder.checkpoint.read_bytes()
+
+    def make_games(*args):
+        raise ImportError("no such games")
+
+    monkeypatch.setattr(train, "make_games", make_games)
+    with pytest.raises(ImportError, match="no such games"):
+        train.main(dataclasses.replace(settings, overwrite=True))
+    assert folder.checkpoint.read_bytes() == before
+
+
+def test_ctrl_c_in_another_process(tmp_path):
+    arguments = (
+        "--name tiny --games cue --core lstm --lstm-size 16 --n-features 16 --batch-size 2 --unroll 4 "
+    )
+    arguments += f"--frames 1000000000 --threads 1 --runs {tmp_path}"
+    command = [sys.executable, "-m", "examples.rl.train", *arguments.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        shown = ""
+        while not re.search(r"return=", shown):
+            character = process.stderr.read(1)
+            assert character, f"the program ended: {shown}"
+            shown += character
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == train.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert "--resume" in out
+    folder = RunFolder(tmp_path / "tiny")
+    assert load(folder.checkpoint)["progress"]["update"] > 0
+    assert {file.name for file in folder.path.iterdir()} <= FILES
+
+
+def test_errors_reach_the_user_without_a_traceback(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "examples.rl.train", "--frames", "0", "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr.strip() == "train: --frames must be at least 1, got 0"
+    assert not list(Path(tmp_path).iterdir())

@@ -1,0 +1,244 @@
+"""The loop: what an update does, schedules, reports, trackers, what is refused."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from examples.rl import trainer as trainer_module
+from examples.rl.actors import Actor, ThreadedActor
+from examples.rl.losses import actor_critic_losses
+from examples.rl.rollouts import Collector, Rows
+from examples.training.interrupt import StopRequest
+from examples.training.run_folder import RunFolder, load
+from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
+from tests.examples.rl.training import make_trainer, run
+from tests.examples.runs import assert_same_run
+
+
+def by_hand(settings, unrolls, lag, constants, clip, rate_of, alpha=0.99, epsilon=0.01, momentum=0.0):
+    """The published recipe, written out: RMSProp on the clipped gradient of the sums.
+
+    Plays unroll k with the weights after update k - lag.
+    """
+    agent = fake_agent(settings.seed)
+    acting = fake_agent(settings.seed)
+    rows = Rows(0, settings.batch_size, settings.batch_size)
+    environment = FakeEnvironment(settings.batch_size, 0, settings.seed, settings.games)
+    one = Collector([environment], acting, unroll=settings.unroll, seed=settings.seed, rows=rows)
+    squares = {n: torch.zeros_like(p) for n, p in agent.named_parameters()}
+    weights = [{n: p.detach().clone() for n, p in agent.named_parameters()}]
+    for number in range(unrolls):
+        acting.load_state_dict(weights[max(number - lag, 0)])
+        unroll = one.collect(number)
+        agent.zero_grad()
+        output, _ = agent(unroll.frames, unroll.rewards, unroll.dones, unroll.states, bptt=settings.bptt)
+        actor_critic_losses(
+            output.logits,
+            output.values,
+            unroll.rewards,
+            unroll.dones,
+            unroll.actions,
+            unroll.behaviour_logits.double(),
+            constants,
+        ).total.backward()
+        norm = math.sqrt(sum((p.grad**2).sum().item() for p in agent.parameters() if p.grad is not None))
+        factor = min(1.0, clip / (norm + 1e-6))
+        with torch.no_grad():
+            for name, p in agent.named_parameters():
+                if p.grad is None:
+                    continue
+                g = factor * p.grad
+                squares[name] = alpha * squares[name] + (1 - alpha) * g * g
+                p -= rate_of(number) * g / (squares[name].sqrt() + epsilon)
+        weights.append({n: p.detach().clone() for n, p in agent.named_parameters()})
+    return weights[-1]
+
+
+@pytest.mark.parametrize("change", [{}, {"overlap": False}, {"clip": 0.5}, {"bptt": 1}, {"seed": 3}])
+def test_training_is_the_published_recipe(settings, change):
+    """With its constants, and a learning rate that falls in a line to 0 at the last frame."""
+    settings = dataclasses.replace(settings, learning_rate=6e-3, **change)
+    trainer, lines = run(settings)
+    expected = by_hand(
+        settings,
+        unrolls=6,
+        lag=1 if settings.overlap else 0,
+        constants=settings.loss_constants,
+        clip=settings.clip,
+        rate_of=lambda number: 6e-3 * (1 - number / 6),
+    )
+    start = fake_agent(settings.seed).state_dict()
+    for name, value in trainer.agent.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+        assert (name == "unused") == torch.equal(value, start[name])
+    assert [line["learning_rate"] for line in lines] == pytest.approx([5e-3, 3e-3, 1e-3])
+    if settings.clip == 0.5:
+        assert lines[0]["gradient_norm"] > 0.5
+
+
+def test_truncation_changes_what_is_learnt(settings):
+    whole, _ = run(settings)
+    cut, _ = run(dataclasses.replace(settings, name="cut", bptt=2))
+    assert not torch.equal(whole.agent.recurrent.weight, cut.agent.recurrent.weight)
+
+
+def test_overlapped_is_the_same_as_one_after_the_other_with_old_weights(settings, monkeypatch):
+    beside, _ = run(settings)
+    assert type(beside.actor) is ThreadedActor
+    monkeypatch.setattr(trainer_module, "ThreadedActor", Actor)
+    emulated, _ = run(dataclasses.replace(settings, name="emulated"))
+    assert type(emulated.actor) is Actor
+    assert_same_run(beside.folder, emulated.folder)
+    monkeypatch.undo()
+    alone, _ = run(dataclasses.replace(settings, name="alone", overlap=False))
+    assert not torch.equal(alone.agent.policy.weight, beside.agent.policy.weight)
+
+
+def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monkeypatch):
+    seen = []
+    learn = trainer_module.Trainer._learn
+
+    def noted(self, unroll):
+        seen.append((self.progress.update, self.actor._number))
+        return learn(self, unroll)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_learn", noted)
+    run(settings)
+    assert seen == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, None)]
+    seen.clear()
+    run(dataclasses.replace(settings, name="alone", overlap=False))
+    assert seen == [(update, None) for update in range(6)]
+
+
+def test_a_run_is_a_function_of_its_seed(settings):
+    one, _ = run(settings)
+    again, _ = run(dataclasses.replace(settings, name="again"))
+    assert_same_run(one.folder, again.folder)
+    other, _ = run(dataclasses.replace(settings, name="other", seed=1))
+    assert not torch.equal(one.agent.policy.weight, other.agent.policy.weight)
+
+
+def test_a_constant_learning_rate(settings):
+    _, lines = run(dataclasses.replace(settings, schedule="constant"))
+    assert [line["learning_rate"] for line in lines] == [5e-3] * 3
+
+
+def test_it_learns(settings):
+    """The fake game needs a memory: the corner is lit in the first frame alone."""
+    longer = dataclasses.replace(
+        settings, frames=80_000, batch_size=16, unroll=20, learning_rate=2e-2, report_every=10
+    )
+    _, lines = run(longer)
+    per_step = [line["episode_return"] / line["episode_length"] for line in lines]
+    assert per_step[0] < 0.4  # chance: (2 - 3 * 0.5) / 4
+    assert per_step[-1] > 1.2
+
+
+def test_reports(settings):
+    _, lines = run(settings)
+    assert [(line["update"], line["frames"]) for line in lines] == [(2, 40), (4, 80), (6, 120)]
+    replay = make_trainer(dataclasses.replace(settings, name="replay"))
+    episodes = []
+    learn = replay._learn
+    replay._learn = lambda unroll: (episodes.append(unroll.episodes), learn(unroll))[1]
+    RunFolder(replay.settings.folder).open(replay.settings)
+    assert replay.train(StopRequest())
+    for place, line in enumerate(lines):
+        both = [*episodes[2 * place], *episodes[2 * place + 1]]
+        assert line["episodes"] == len(both) > 0
+        assert line["episode_return"] == pytest.approx(sum(e.episode_return for e in both) / len(both))
+        assert line["episode_length"] == pytest.approx(sum(e.length for e in both) / len(both))
+        total = line["policy_loss"] + 0.5 * line["baseline_loss"] - 0.01 * 20 * line["entropy"]
+        assert line["loss"] == pytest.approx(total)
+        assert 0 < line["entropy"] <= math.log(4)
+        assert line["seconds"] > 0
+        assert line["frames_per_second"] > 0
+        shares = [line[f"{part}_share"] for part in ("environment", "acting", "learning")]
+        assert all(0 < share <= 1 for share in shares)
+
+
+def test_several_games(settings):
+    several = dataclasses.replace(settings, games=("a", "b", "c"), batch_size=6, frames=180)
+    _, lines = run(several)
+    for line in lines:
+        returns = [line[f"episode_return/{game}"] for game in "abc"]
+        assert line["episode_return"] == pytest.approx(sum(returns) / 3)
+
+
+def test_more_environments_than_an_update_learns_from(settings):
+    trainer, _ = run(dataclasses.replace(settings, environments=6))
+    assert [block.environment.count for block in trainer.actor.collector._blocks] == [2, 2, 2]
+    # Six unrolls of two of the three blocks.
+    assert [block.environment.steps for block in trainer.actor.collector._blocks] == [20, 20, 20]
+
+
+def test_the_time_limit_ends_training(settings, monkeypatch):
+    """By a clock that shows a hundredth of a second more at every look."""
+    monkeypatch.setattr(trainer_module.Clock, "lap", lambda self: 0.01)
+    limited = dataclasses.replace(settings, frames=10**9, max_minutes=0.02, report_every=10**6)
+    trainer, [line] = run(limited)
+    assert line["update"] == trainer.progress.update == 60  # 1.2 seconds of two looks each
+    assert line["learning_rate"] == pytest.approx(limited.learning_rate / 60)
+    assert trainer.actor.collector._blocks[0].environment.closed
+
+
+def test_tensorboard_hears_what_metrics_hold(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)))
+    trainer.accelerator.end_training()
+    [events] = trainer.folder.trackers.rglob("events.out.*")
+    read = EventAccumulator(str(events)).Reload()
+    for name in ("loss", "episode_return", "frames_per_second"):
+        heard = [(event.step, event.value) for event in read.Scalars(f"train/{name}")]
+        assert heard == [(line["frames"], pytest.approx(line[name])) for line in lines]
+
+
+def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
+    class Broken(FakeEnvironment):
+        def step(self, actions):
+            if self.steps == 12:
+                raise OSError("the game crashed")
+            return super().step(actions)
+
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    trainer = make_trainer(settings, kind=Broken)
+    with pytest.raises(OSError, match="the game crashed"):
+        trainer.train(StopRequest())
+    assert trainer.actor.collector._blocks[0].environment.closed
+    assert load(folder.checkpoint)["progress"]["update"] == 2
+
+
+class Watched(FakeAgent):
+    """Notes whether it is acting or learning, and in which precision."""
+
+    calls: ClassVar[set[tuple[str, bool]]] = set()
+
+    def forward(self, *args, **options):
+        doing = "learning" if torch.is_grad_enabled() else "acting"
+        self.calls.add((doing, torch.is_autocast_enabled("cpu")))
+        return super().forward(*args, **options)
+
+
+def test_bfloat16_acts_and_learns_with_parameters_that_stay(settings):
+    AcceleratorState._reset_state(reset_partial_state=True)  # which remembers the first run's precision
+
+    def single(seed):
+        torch.manual_seed(seed)
+        return Watched(torch.float32)
+
+    try:
+        half, lines = run(dataclasses.replace(settings, mixed_precision="bf16"), agent=single)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert Watched.calls == {("acting", True), ("learning", True)}
+    _, exact = run(dataclasses.replace(settings, name="whole"), agent=single)
+    assert {("acting", False), ("learning", False)} < Watched.calls
+    assert {p.dtype for p in half.agent.parameters()} == {torch.float32}
+    assert lines[0]["loss"] != exact[0]["loss"]
+    assert lines[0]["entropy"] == pytest.approx(exact[0]["entropy"], rel=0.05)

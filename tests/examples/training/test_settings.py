@@ -1,0 +1,62 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.training.settings import flag
+from tests.examples.training.conftest import Settings
+
+RANGES = {
+    "may_be_zero": ("warmup",),
+    "may_be_negative": ("shift",),
+    "never_zero": ("learning_rate", "max_minutes"),
+    "below_one": ("decay",),
+    "at_most_one": ("share",),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "train: --steps must be at least 1, got 0"),
+        ({"warmup": -1}, "--warmup must be at least 0, got -1"),
+        ({"learning_rate": -0.1}, "--learning-rate must be at least 0, got -0.1"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0, got 0"),
+        ({"decay": 1.0}, "--decay must be below 1, got 1.0"),
+        ({"share": 1.5}, "--share must be at most 1, got 1.5"),
+        ({"decay": float("nan")}, "--decay must be at least 0, got nan"),
+        ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change).check_ranges(**RANGES)
+
+
+def test_numbers_in_their_ranges_pass():
+    Settings(warmup=0, shift=-3.0, decay=0.0, learning_rate=7.0, share=1.0).check_ranges(**RANGES)
+
+
+def test_the_record_is_json_of_every_setting():
+    settings = Settings(root=Path("a/b"))
+    recorded = json.loads(json.dumps(settings.record()))
+    assert recorded == settings.record()
+    assert set(recorded) == {f.name for f in dataclasses.fields(settings)}
+    assert (recorded["root"], recorded["betas"], recorded["max_minutes"]) == ("a/b", [0.9, 0.99], None)
+
+
+def test_changes_are_those_of_settings_that_decide_numbers():
+    recorded = Settings().record()
+    assert Settings(name="other", resume=True, runs=Path("x"), max_minutes=3.0).changes(recorded) == []
+    assert Settings(steps=7, augment=True).changes(recorded) == [
+        "--augment: was False, now True",
+        "--steps: was 6, now 7",
+    ]
+    del recorded["decay"]
+    assert Settings().changes(recorded) == ["--decay: was None, now 0.5"]
+
+
+def test_the_folder_is_named_after_the_run():
+    assert Settings(name="mine", runs=Path("a")).folder == Path("a/mine")
+    assert flag("max_minutes") == "--max-minutes"
