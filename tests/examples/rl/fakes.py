@@ -148,3 +148,12 @@ def fake_agent(seed: int = 0, dtype: torch.dtype = torch.float64) -> FakeAgent:
     """In double precision, in which one process and several must agree to the last digits."""
     torch.manual_seed(seed)
     return FakeAgent(dtype)
+
+
+def decided_agent() -> FakeAgent:
+    """One whose actions plainly depend on what it carries."""
+    agent = fake_agent()
+    with torch.no_grad():
+        for layer in (agent.inputs, agent.recurrent, agent.policy):
+            layer.weight.mul_(4)
+    return agent

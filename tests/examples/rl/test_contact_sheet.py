@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
 
@@ -14,7 +15,7 @@ from examples.rl.environments import make_environment
 from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import load_run
 from examples.rl.random_policy import RandomPolicy
-from tests.examples.rl.fakes import FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import FakeEnvironment, decided_agent, fake_agent
 from tests.examples.rl.test_evaluate import begun, trained  # noqa: F401
 
 
@@ -119,8 +120,9 @@ def test_an_episode_that_was_broken_off_says_so(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("greedy", [True, False])
 def test_the_recording_is_the_first_episode(greedy):
-    found = record_episode(fake_agent(), FakeEnvironment(1), greedy=greedy, seed=4, max_steps=100)
-    expected = play_episodes(fake_agent(), FakeEnvironment(1), 1, greedy=greedy, seed=4)
+    agent = decided_agent()
+    found = record_episode(agent, FakeEnvironment(1), greedy=greedy, seed=4, max_steps=100)
+    expected = play_episodes(agent, FakeEnvironment(1), 1, greedy=greedy, seed=4)
     assert found.finished
     assert len(found.frames) == len(found.actions) == len(found.values) == expected.lengths[0]
     assert found.rewards.sum() == expected.returns[0]
@@ -131,7 +133,12 @@ def test_the_recording_is_the_first_episode(greedy):
         step = replay.step(np.array([action]))
         assert step.reward[0] == reward
     assert step.done[0]
-    assert len(set(found.values.tolist())) > 1
+    T = len(found.frames)
+    before = torch.tensor([[0, *found.rewards[:-1]]])
+    output, _ = agent(torch.from_numpy(found.frames)[None], before, torch.arange(T)[None] == 0)
+    np.testing.assert_allclose(found.values, output.values[0].detach(), rtol=1e-6)
+    if greedy:
+        np.testing.assert_array_equal(found.actions, output.logits[0].argmax(dim=-1))
 
 
 def test_recording_stops_after_the_steps_that_were_allowed():

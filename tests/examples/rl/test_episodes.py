@@ -4,12 +4,12 @@ import torch
 
 from examples.rl.acting import gumbel_noise
 from examples.rl.episodes import play_episodes
-from tests.examples.rl.fakes import FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import FakeEnvironment, decided_agent, fake_agent
 
 
 def by_hand(count: int, environment: int, *, greedy: bool, seed: int, rows: int) -> list:
     """Returns and lengths of an environment's first episodes, by an agent that plays them alone."""
-    agent, alone = fake_agent(), FakeEnvironment(1, environment)
+    agent, alone = decided_agent(), FakeEnvironment(1, environment)
     found = []
     step, t = alone.reset(), 0
     h = torch.zeros(1, 8, dtype=torch.float64)
@@ -33,7 +33,7 @@ def by_hand(count: int, environment: int, *, greedy: bool, seed: int, rows: int)
 @pytest.mark.parametrize("greedy", [True, False])
 def test_each_environment_plays_its_first_episodes_as_if_alone(greedy):
     """14 episodes in 4 environments: 4, 4, 3 and 3, with states that are carried within each alone."""
-    episodes = play_episodes(fake_agent(), FakeEnvironment(4), 14, greedy=greedy, seed=3)
+    episodes = play_episodes(decided_agent(), FakeEnvironment(4), 14, greedy=greedy, seed=3)
     with torch.no_grad():
         expected = [
             episode

@@ -5,6 +5,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ from tests.examples.rl.fakes import FakeEnvironment
 def trained(tiny_settings, tmp_path_factory) -> Path:
     """A folder of two runs of two updates in the cue task, which differ in their seed."""
     runs = tmp_path_factory.mktemp("runs")
-    for seed in range(2):
+    for seed in (0, 2):
         settings = dataclasses.replace(
             tiny_settings, name=f"s{seed}", games=("cue",), core="lstm", lstm_size=8, channels=(4, 4),
             n_features=8, frames=40, seed=seed, runs=runs, overlap=False,
+            learning_rate=0.05,
         )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train, "draw_curves", lambda *given: None)
@@ -42,7 +44,7 @@ def trained(tiny_settings, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folders(trained, tmp_path) -> list[RunFolder]:
-    return [RunFolder(shutil.copytree(trained / name, tmp_path / name)) for name in ("s0", "s1")]
+    return [RunFolder(shutil.copytree(trained / name, tmp_path / name)) for name in ("s0", "s2")]
 
 
 def begun(settings, name: str, **changes) -> RunFolder:
@@ -60,16 +62,18 @@ def begun(settings, name: str, **changes) -> RunFolder:
 
 
 @pytest.fixture
-def made(monkeypatch) -> list:
+def made(monkeypatch) -> Iterator[list]:
     """What was asked for: a fake game is played in place of any, with levels of its own."""
-    asked = []
+    asked, played = [], []
 
     def make(games, count, seed, *, mode, levels=(0, 0), threads=0):
         asked.append((games, count, seed, mode, levels, threads))
-        return FakeEnvironment(count, seed=1000 * len(games) + levels[0])
+        played.append(FakeEnvironment(count, seed=1000 * len(games) + levels[0]))
+        return played[-1]
 
     monkeypatch.setattr(evaluate_module, "make_environment", make)
-    return asked
+    yield asked
+    assert all(environment.closed for environment in played)
 
 
 def mean_and_half(values) -> dict[str, float]:
@@ -108,6 +112,8 @@ def test_a_run_of_the_cue_task(folders, capsys):
             "length": mean_and_half(episodes.lengths),
         }
     assert list(result["random"]["games"]["cue"]["new episodes"]) == ["sampled"]
+    means = [part["games"]["cue"]["new episodes"][policy]["return"]["mean"] for part, policy, _ in players]
+    assert len(set(means)) == 3, "who plays and how makes no difference here"
 
     written = folder.evaluation.with_suffix(".md").read_text()
     assert written == out
@@ -142,34 +148,38 @@ def test_seeds_are_summarised_by_students_t(folders):
     assert group["runs"] == [str(path) for path in paths]
     assert (group["core"], group["frames"]) == ("lstm", 40)
     assert "training_seed" not in group
+    sds = []
     for policy in ("greedy", "sampled"):
         found = group["games"]["cue"]["new episodes"][policy]
         means = [run["games"]["cue"]["new episodes"][policy]["return"]["mean"] for run in alone]
         sd = statistics.stdev(means)
+        sds.append(sd)
         assert found["return"] == {
             "mean": pytest.approx(statistics.fmean(means)),
             "sd": pytest.approx(sd),
             "interval_95": pytest.approx(stats.t.ppf(0.975, 1) * sd / math.sqrt(2)),
             "count": 2,
         }
-    written = paths[0].parent / "s0+s1-evaluation.json"
+    assert max(sds) > 0, "the seeds are alike"
+    written = paths[0].parent / "s0+s2-evaluation.json"
     assert json.loads(written.read_text()) == joint
     assert "| lstm, 2 seeds, greedy |" in written.with_suffix(".md").read_text()
 
 
-def test_runs_that_differ_in_more_are_no_seeds_and_neither_is_a_run_given_twice(settings, made):
+def test_runs_that_differ_in_more_are_no_seeds_and_neither_are_runs_of_the_same_seed(settings, made):
     runs = [
         begun(settings, "a", games=("maze",), seed=0),
         begun(settings, "b", games=("maze",), seed=1, entropy_cost=0.5),
         begun(settings, "c", games=("maze",), seed=2),
         begun(settings, "d", games=("maze",), seed=0),
         begun(settings, "e", games=("maze",), seed=3, entropy_cost=0.5),
+        begun(settings, "f", games=("maze",), seed=2),
     ]
     paths = tuple(run.path for run in runs)
     options = Evaluation(runs=paths, episodes=4, policies=("greedy",), splits=("train",))
     result = evaluate(options)
-    a, b, c, _, e = map(str, paths)
-    assert [group["runs"] for group in result["seeds"]] == [[a, c], [b, e]]
+    a, b, c, d, e, f = map(str, paths)
+    assert [group["runs"] for group in result["seeds"]] == [[a, c], [b, e], [d, f]]
 
 
 def test_games_of_levels(settings, made):
