@@ -25,7 +25,7 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     path : of the picture.
     """
     compared = list(results["compared"].values())
-    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colours = [colormaps["tab10"](number) for number in range(len(compared))]
     figure = Figure(figsize=(13, 4.4), layout="constrained", facecolor="white")
     by_frames, by_time, dots = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 1])
     for entry, colour in zip(compared, colours, strict=False):

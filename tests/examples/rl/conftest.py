@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.rl import train
 from examples.rl.settings import Settings
 
 
@@ -24,3 +25,19 @@ def tiny_settings() -> Settings:
 @pytest.fixture
 def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
     return dataclasses.replace(tiny_settings, runs=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_settings, tmp_path_factory) -> Path:
+    """A folder of two runs of two updates in the cue task, which differ in their seed."""
+    runs = tmp_path_factory.mktemp("runs")
+    for seed in (0, 2):
+        settings = dataclasses.replace(
+            tiny_settings, name=f"s{seed}", games=("cue",), core="lstm", lstm_size=8, channels=(4, 4),
+            n_features=8, frames=40, seed=seed, runs=runs, overlap=False,
+            learning_rate=0.05,
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "draw_curves", lambda *given: None)
+            assert train.main(settings) == 0
+    return runs

@@ -128,7 +128,7 @@ class Photographed(FakeEnvironment):
         return super().step(actions)
 
     def state(self):
-        assert not self.stepped.wait(0.2)
+        self.stepped_before = self.stepped.wait(0.2)
         return super().state()
 
 
@@ -136,6 +136,9 @@ def test_the_snapshot_is_taken_before_the_first_step():
     one = actor(ThreadedActor, Photographed)
     one.start(0)
     one.finish()
+    [block] = one.collector._blocks
+    assert not block.environment.stepped_before
+    assert block.environment.stepped.is_set()
     one.close()
 
 

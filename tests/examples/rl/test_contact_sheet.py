@@ -16,11 +16,11 @@ from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import load_run
 from examples.rl.random_policy import RandomPolicy
 from tests.examples.rl.fakes import FakeEnvironment, decided_agent, fake_agent
-from tests.examples.rl.test_evaluate import begun, trained  # noqa: F401
+from tests.examples.rl.training import begun
 
 
 @pytest.fixture
-def folder(trained, tmp_path) -> Path:  # noqa: F811
+def folder(trained, tmp_path) -> Path:
     return shutil.copytree(trained / "s0", tmp_path / "s0")
 
 

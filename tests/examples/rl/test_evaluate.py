@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import shutil
@@ -16,49 +15,19 @@ from PIL import Image
 from scipy import stats
 
 from examples.rl import evaluate as evaluate_module
-from examples.rl import train
 from examples.rl.environments import make_environment
 from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import Evaluation, evaluate, load_run
 from examples.rl.normalisation import normalise
 from examples.rl.random_policy import RandomPolicy
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, load
 from tests.examples.rl.fakes import FakeEnvironment
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_settings, tmp_path_factory) -> Path:
-    """A folder of two runs of two updates in the cue task, which differ in their seed."""
-    runs = tmp_path_factory.mktemp("runs")
-    for seed in (0, 2):
-        settings = dataclasses.replace(
-            tiny_settings, name=f"s{seed}", games=("cue",), core="lstm", lstm_size=8, channels=(4, 4),
-            n_features=8, frames=40, seed=seed, runs=runs, overlap=False,
-            learning_rate=0.05,
-        )  # fmt: skip
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "draw_curves", lambda *given: None)
-            assert train.main(settings) == 0
-    return runs
+from tests.examples.rl.training import begun
 
 
 @pytest.fixture
 def folders(trained, tmp_path) -> list[RunFolder]:
     return [RunFolder(shutil.copytree(trained / name, tmp_path / name)) for name in ("s0", "s2")]
-
-
-def begun(settings, name: str, **changes) -> RunFolder:
-    """A run with fresh weights, whatever its games."""
-    settings = dataclasses.replace(
-        settings, name=name, core="lstm", lstm_size=8, channels=(4,), n_features=8, **changes
-    )
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    torch.manual_seed(settings.seed)
-    agent = train.make_agent(settings, FakeEnvironment(1))
-    state = {"settings": settings.record(), "progress": {"update": 0}, "agent": agent.state_dict()}
-    save(state, folder.checkpoint)
-    return folder
 
 
 @pytest.fixture

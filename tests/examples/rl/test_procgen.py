@@ -13,7 +13,7 @@ from tests.examples.rl.test_cue import assert_same, drawing, play
 def _playable() -> None:
     reason = unusable()
     if reason is not None:
-        pytest.skip(reason)
+        pytest.skip(reason)  # an extra, which `make procgen` installs; here it is not, or Qt is not
 
 
 needs_procgen = pytest.mark.usefixtures("_playable")

@@ -1,15 +1,18 @@
 """Tiny runs on the fake game."""
 
+import dataclasses
 from collections.abc import Callable
 
+import torch
 from accelerate import Accelerator
 
+from examples.rl import train
 from examples.rl.division import divide
 from examples.rl.settings import Settings
 from examples.rl.trainer import Trainer
 from examples.training.accelerator import make_accelerator
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder
+from examples.training.run_folder import RunFolder, save
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
 
 
@@ -37,3 +40,17 @@ def run(settings: Settings, **options: object) -> tuple[Trainer, list[dict]]:
         trainer.resume(state)
     assert trainer.train(StopRequest())
     return trainer, folder.reports()
+
+
+def begun(settings, name: str, **changes) -> RunFolder:
+    """A run with fresh weights, whatever its games."""
+    settings = dataclasses.replace(
+        settings, name=name, core="lstm", lstm_size=8, channels=(4,), n_features=8, **changes
+    )
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    torch.manual_seed(settings.seed)
+    agent = train.make_agent(settings, FakeEnvironment(1))
+    state = {"settings": settings.record(), "progress": {"update": 0}, "agent": agent.state_dict()}
+    save(state, folder.checkpoint)
+    return folder
