@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import tyro
 
-from ..training.experiments import ExperimentOptions, carry_out
-from ..training.interrupt import INTERRUPTED
-from ..training.run_folder import RunFolder, write_json
-from ..training.run_pool import RunPool
+from ..training.experiments import ExperimentOptions, compare, run_program
+from ..training.run_folder import RunFolder
 from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
 from .evaluate import Evaluation, evaluate
@@ -56,17 +53,6 @@ def _name(preset: str, seed: int) -> str:
     return f"{preset}-seed{seed}"
 
 
-def submit(pool: RunPool, settings: Settings) -> None:
-    """Train it after the run whose encoder it takes."""
-    resume = RunFolder(settings.folder).checkpoint.exists()
-    pool.submit(
-        settings.name,
-        [command(replace(settings, resume=resume))],
-        log=settings.folder.with_suffix(".log"),
-        after=None if settings.encoder_from is None else settings.encoder_from.name,
-    )
-
-
 def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
     """Numbers of a study whose runs are finished: of each preset, of its runs and over them."""
     compared = {}
@@ -103,27 +89,16 @@ def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
 
 def main(options: Experiments) -> int:
     """Run, gather and draw; returns the exit status."""
-    options.check(STUDIES)
-    for name in options.studies:
-        study = STUDIES[name]
-        if not carry_out(options, name, list(planned_runs(options, study)), submit):
-            return INTERRUPTED
-        results = gather(options, name, study)
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / f"{name}.json", results)
-        draw_comparison(results, options.output / f"{name}.png")
-        print(study.table(results))
-    return 0
-
-
-def program() -> None:
-    """The command line."""
-    options = tyro.cli(Experiments, prog="python -m examples.fewshot.experiments")
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{error}")
+    return compare(
+        options,
+        STUDIES,
+        plan=lambda study: planned_runs(options, study),
+        commands=lambda _, settings: [command(settings)],
+        gather=lambda name, study: gather(options, name, study),
+        draw=draw_comparison,
+        after=lambda settings: None if settings.encoder_from is None else settings.encoder_from.name,
+    )
 
 
 if __name__ == "__main__":
-    program()
+    run_program(main, "examples.fewshot.experiments", Experiments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import Any
 
 import tyro
 
-from ..training.experiments import ExperimentOptions, carry_out
-from ..training.interrupt import INTERRUPTED
-from ..training.run_folder import RunFolder, write_json
-from ..training.run_pool import RunPool
+from ..training.experiments import ExperimentOptions, compare, run_program
+from ..training.run_folder import RunFolder
 from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
 from .presets import command
@@ -118,39 +115,18 @@ def _returns(of_game: dict[str, Any]) -> dict[str, Any]:
 
 def main(options: Experiments) -> int:
     """Run, gather and draw; returns the exit status."""
-    options.check(STUDIES)
-    for name in options.studies:
-        study = STUDIES[name]
-
-        def submit(pool: RunPool, settings: Settings, study: Study = study) -> None:
-            resume = RunFolder(settings.folder).checkpoint.exists()
-            pool.submit(
-                settings.name,
-                [
-                    command(replace(settings, resume=resume)),
-                    evaluation_command(options, study, settings.folder),
-                ],
-                log=settings.folder.with_suffix(".log"),
-            )
-
-        if not carry_out(options, name, list(planned_runs(options, study)), submit):
-            return INTERRUPTED
-        results = gather(options, name, study)
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / f"{name}.json", results)
-        draw_comparison(results, options.output / f"{name}.png")
-        print(study.table(results))
-    return 0
-
-
-def program() -> None:
-    """The command line."""
-    options = tyro.cli(Experiments, prog="python -m examples.rl.experiments")
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{error}")
+    return compare(
+        options,
+        STUDIES,
+        plan=lambda study: planned_runs(options, study),
+        commands=lambda study, settings: [
+            command(settings),
+            evaluation_command(options, study, settings.folder),
+        ],
+        gather=lambda name, study: gather(options, name, study),
+        draw=draw_comparison,
+    )
 
 
 if __name__ == "__main__":
-    program()
+    run_program(main, "examples.rl.experiments", Experiments)

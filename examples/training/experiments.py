@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import tyro
 from tqdm import tqdm
 
+from .interrupt import INTERRUPTED
+from .run_folder import RunFolder, write_json
 from .run_pool import RunPool, is_finished
 from .settings import RunSettings
 
-S = TypeVar("S", bound=RunSettings)
+
+class Study(Protocol):
+    """A comparison."""
+
+    def table(self, results: dict[str, Any]) -> str:
+        """What was gathered, in Markdown."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,32 +61,79 @@ class ExperimentOptions:
                 raise ValueError(f"experiments: --{name} must be at least 1, got {getattr(self, name)}")
 
 
-def carry_out(
-    options: ExperimentOptions, study: str, planned: Sequence[S], submit: Callable[[RunPool, S], None]
-) -> bool:
-    """Carry out the planned runs of a study that are not finished; False if they were interrupted.
+S = TypeVar("S", bound=RunSettings)
+Y = TypeVar("Y", bound=Study)
+P = TypeVar("P", bound=ExperimentOptions)
+
+
+def compare(
+    options: ExperimentOptions,
+    studies: Mapping[str, Y],
+    *,
+    plan: Callable[[Y], Iterable[S]],
+    commands: Callable[[Y, S], Sequence[str]],
+    gather: Callable[[str, Y], dict[str, Any]],
+    draw: Callable[[dict[str, Any], Path], None],
+    after: Callable[[S], str | None] = lambda settings: None,
+) -> int:
+    """Carry out studies, write and draw what they found; returns the exit status.
 
     Parameters
     ----------
-    options : how many runs at a time.
-    study : its name.
-    planned : all its runs.
-    submit : hands one of them to the pool.
+    options : which, and how many runs at a time.
+    studies : all there are.
+    plan : the runs of a study, each after the one that it waits for.
+    commands : the programs of a run, from where it stands.
+    gather : a study's numbers, once its runs are finished.
+    draw : makes a picture of them.
+    after : the run that one waits for.
 
     Raises
     ------
-    ValueError : if a planned run was run with other settings; nothing is begun then.
-    RuntimeError : if one failed.
+    ValueError : for options that do not fit, or if a planned run was run with other settings; none of its
+        study is begun then.
+    RuntimeError : if a run failed.
     """
-    finished = [is_finished(settings) for settings in planned]
-    with tqdm(desc=study, total=len(planned), initial=sum(finished), unit="run") as bar:
-        pool = RunPool(options.parallel, options.threads, bar)
-        for settings, is_over in zip(planned, finished, strict=True):
-            if not is_over:
-                submit(pool, settings)
-        try:
-            pool.wait()
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from here")
-            return False
-    return True
+    options.check(studies)
+    for name in options.studies:
+        study = studies[name]
+        planned = list(plan(study))
+        finished = [is_finished(settings) for settings in planned]
+        with tqdm(desc=name, total=len(planned), initial=sum(finished), unit="run") as bar:
+            pool = RunPool(options.parallel, options.threads, bar)
+            for settings, is_over in zip(planned, finished, strict=True):
+                if not is_over:
+                    resume = RunFolder(settings.folder).checkpoint.exists()
+                    pool.submit(
+                        settings.name,
+                        commands(study, replace(settings, resume=resume)),
+                        log=settings.folder.with_suffix(".log"),
+                        after=after(settings),
+                    )
+            try:
+                pool.wait()
+            except KeyboardInterrupt:
+                print("stopped; the same command goes on from here")
+                return INTERRUPTED
+        results = gather(name, study)
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_json(options.output / f"{name}.json", results)
+        draw(results, options.output / f"{name}.png")
+        print(study.table(results))
+    return 0
+
+
+def run_program(main: Callable[[P], int], module: str, options: type[P]) -> NoReturn:
+    """Read the options from the command line, run, and leave with the exit status.
+
+    Parameters
+    ----------
+    main : options -> exit status.
+    module : the program's name, as ``python -m`` takes it.
+    options : their type.
+    """
+    given = tyro.cli(options, prog=f"python -m {module}")
+    try:
+        sys.exit(main(given))
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"{error}")

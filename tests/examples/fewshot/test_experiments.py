@@ -15,6 +15,7 @@ from examples.fewshot.experiments import Experiments, planned_runs
 from examples.fewshot.presets import PRESETS
 from examples.fewshot.studies import STUDIES
 from examples.training import run_pool
+from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, write_json
 from examples.training.run_pool import is_finished
 
@@ -107,9 +108,9 @@ def test_a_run_that_failed_ends_the_study(options, monkeypatch):
 
 
 def test_an_interrupted_study_says_how_to_go_on(options, monkeypatch, capsys):
-    stopped = types.SimpleNamespace(returncode=experiments.INTERRUPTED)
+    stopped = types.SimpleNamespace(returncode=INTERRUPTED)
     monkeypatch.setattr(run_pool.subprocess, "run", lambda *a, **k: stopped)
-    assert experiments.main(options) == experiments.INTERRUPTED
+    assert experiments.main(options) == INTERRUPTED
     assert "the same command goes on" in capsys.readouterr().out
 
 
