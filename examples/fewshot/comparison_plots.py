@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ..training.seed_dots import Dots, draw_dots
+
 _COLOURS = ("#1b4f8f", "#d9822b", "#4d9078", "#9b6b9e")
 _QUIET, _LINE = "#7d7a74", "#c9c6bf"
 
@@ -70,24 +72,20 @@ def _dots(axes: Axes, entries: list[dict[str, Any]], k_shot: int) -> None:
         fontsize=9,
         color=_QUIET,
     )
-    for place, (entry, colour) in enumerate(zip(entries, _COLOURS, strict=False)):
-        value = entry["summary"]["learner"]
-        axes.errorbar(
-            value["mean"], place, xerr=value["interval_95"], color=colour, marker="o", capsize=4, zorder=3
-        )
-        each = [run["result"]["learner"]["mean"] for run in entry["runs"]]
-        axes.scatter(each, [place] * len(each), color=colour, alpha=0.35, s=16, linewidth=0)
-        axes.annotate(
-            f"{100 * value['mean']:.2f} %",
-            (value["mean"], place),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            color=colour,
-        )
-    axes.set_yticks(range(len(entries)), [entry["label"].split(",")[0] for entry in entries])
-    axes.set(ylim=(len(entries) - 0.4, -0.7), xlabel=f"{k_shot}-shot accuracy on unseen scripts")
+    draw_dots(
+        axes,
+        [
+            Dots(
+                label=entry["label"].split(",")[0],
+                value=entry["summary"]["learner"],
+                each=[run["result"]["learner"]["mean"] for run in entry["runs"]],
+                colour=colour,
+                text=f"{100 * entry['summary']['learner']['mean']:.2f} %",
+            )
+            for entry, colour in zip(entries, _COLOURS, strict=False)
+        ],
+    )
+    axes.set_xlabel(f"{k_shot}-shot accuracy on unseen scripts")
     _finish(axes, along="x")
 
 

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from ..training.seed_dots import Dots, draw_dots
+
 _QUIET, _LINE = "#7d7a74", "#c9c6bf"
 _WINDOW = 5  # reports that a curve's point is the mean of
 
@@ -69,25 +71,21 @@ def _dots(
         alpha=0.5,
     )
     axes.axvline(chance["mean"], color=_QUIET, linewidth=1, linestyle=":")
-    for place, (entry, colour) in enumerate(zip(compared, colours, strict=False)):
-        value = entry["summary"][split]["sampled"]
-        axes.errorbar(
-            value["mean"], place, xerr=value["interval_95"], color=colour, marker="o", capsize=4, zorder=3
-        )
-        each = [run["result"][split]["sampled"]["mean"] for run in entry["runs"]]
-        axes.scatter(each, [place] * len(each), color=colour, alpha=0.35, s=16, linewidth=0)
-        axes.annotate(
-            f"{value['mean']:.2f}",
-            (value["mean"], place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            color=colour,
-        )
-    axes.set_yticks(range(len(compared)), [entry["label"] for entry in compared])
+    draw_dots(
+        axes,
+        [
+            Dots(
+                label=entry["label"],
+                value=entry["summary"][split]["sampled"],
+                each=[run["result"][split]["sampled"]["mean"] for run in entry["runs"]],
+                colour=colour,
+                text=f"{entry['summary'][split]['sampled']['mean']:.2f}",
+            )
+            for entry, colour in zip(compared, colours, strict=True)
+        ],
+    )
     title = "levels not seen in training" if split == "test" else split
-    axes.set(ylim=(len(compared) - 0.4, -0.7), xlabel=f"return, {title}")
+    axes.set_xlabel(f"return, {title}")
     _finish(axes, "x")
 
 
