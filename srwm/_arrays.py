@@ -7,11 +7,21 @@ from typing import Any
 
 
 def namespace(a: Any) -> Any:
-    """The array namespace of `a`: torch for a tensor, else what the array API standard says."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(a, torch.Tensor):
-        return torch
+    """The array namespace of `a`: torch and CuPy for theirs, else what the array API standard says."""
+    for library, array_type in (("torch", "Tensor"), ("cupy", "ndarray")):
+        module = sys.modules.get(library)
+        if module is not None and isinstance(a, getattr(module, array_type)):
+            return module
     return a.__array_namespace__()
+
+
+def zeros(shape: tuple[int, ...], like: Any) -> Any:
+    """Zeros of this shape, of the array type, the dtype and the device of `like`."""
+    xp = namespace(like)
+    if xp.__name__ != "cupy":
+        return xp.zeros(shape, dtype=like.dtype, device=like.device)
+    with like.device:
+        return xp.zeros(shape, dtype=like.dtype)
 
 
 def compute(xp: Any, a: Any) -> Any:

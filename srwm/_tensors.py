@@ -32,21 +32,25 @@ def _key_set(*names: str) -> int:
 
 
 # What torch's dispatcher goes by, as integers. The keys of a thread without any dispatch mode, functorch
-# transform, trace or the like, and of a dense CPU tensor that is no wrapper and no lazily negated view;
-# each as such, and in inference mode. Whatever else there is, or will be, has keys of its own.
+# transform, trace or the like, and of a dense tensor that is no wrapper and no lazily negated view; each
+# as such, and in inference mode. Whatever else there is, or will be, has keys of its own.
 _THREAD_KEYS = {_key_set("BackendSelect", "ADInplaceOrView"), _key_set("BackendSelect")}
 _TENSOR_KEYS = {
-    _key_set("CPU", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"),
-    _key_set("CPU", "AutocastCPU"),
+    keys
+    for device in ("CPU", "CUDA")
+    for keys in (
+        _key_set(device, "ADInplaceOrView", f"Autograd{device}", f"Autocast{device}"),
+        _key_set(device, f"Autocast{device}"),
+    )
 }
 
 
 def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
-    """Whether torch's dispatcher has nothing to do for these operands but to call the CPU's kernel.
+    """Whether torch's dispatcher has nothing to do for these operands but to call the device's kernel.
 
     That is to say: nothing is being compiled, traced, transformed or profiled, no mode is active, and
-    they are ordinary CPU tensors, or None. Calls then go past the dispatcher: through it a single step
-    takes twice as long. Whether a gradient is wanted is another question.
+    they are ordinary tensors, or None. Calls then go past the dispatcher: through it a single step takes
+    twice as long. Whether a gradient is wanted is another question.
     """
     if (
         torch.compiler.is_dynamo_compiling()
@@ -130,7 +134,7 @@ class _OnCuda:
     @staticmethod
     def array(t: Tensor | None) -> Any:
         """The tensor's memory as an array."""
-        return None if t is None else _dlpack.cupy_of_tensor(t.detach().resolve_neg())
+        return None if t is None else _dlpack.cupy_of_tensor(t)
 
     @staticmethod
     def tensor(a: Any, dtype: torch.dtype | None = None) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from srwm import _call, _checks, _dispatch
-from srwm._arrays import namespace
+from srwm._arrays import zeros
 from srwm._broadcast import delta_leading_shape
 from srwm._call import Plan, as_backend_arrays, give_back, own_copy, prepare
 
@@ -66,7 +66,7 @@ def _prepare(
     plan, arrays = prepare(check_operands, op, _OPERANDS, operands, backend, num_threads)
     if arrays[4] is None:
         q, k, v, beta, _, reset = arrays
-        S = namespace(q).zeros((q.shape[-1], v.shape[-1]), dtype=q.dtype)
+        S = zeros((q.shape[-1], v.shape[-1]), like=q)
         arrays = (q, k, v, beta, S, reset)
     return plan, arrays
 

@@ -156,10 +156,10 @@ def _three(dimensions: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _by_value(argument: Any) -> bytes | None:
-    """The bytes of an argument that is passed by value; None for arrays."""
+    """The bytes of an argument passed by value, structs and their bytes among them; None for arrays."""
     if argument is None:
         return bytes(8)
-    if isinstance(argument, np.ndarray) and argument.dtype.names is None:
+    if isinstance(argument, np.ndarray) and argument.dtype.kind != "V":
         return None
     if isinstance(argument, (np.ndarray, np.generic)):
         return argument.tobytes()

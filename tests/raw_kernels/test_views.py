@@ -22,7 +22,7 @@ def test_axes_that_follow_each_other_are_one():
     a, b = np.zeros((2, 3, 4, 5, 6)), np.zeros((4, 5, 6))
     lead = (2, 3, 4)
     views = strides_of(a, lead, 2), strides_of(b, lead, 2)
-    numbers = sizes("op", TYPE, lead, (0, 1, 2), (7,), views)
+    numbers = sizes("op", TYPE, lead, (0, 1, 2), (7,), views).view(TYPE)
     assert int(numbers["steps"]) == 7
     assert int(numbers["lead"]["count"]) == 2  # the two over which b is broadcast, and its own
     assert walked(numbers, "a") == [30 * n for n in range(24)]
@@ -34,7 +34,7 @@ def test_sequences_that_share_an_entry_follow_each_other():
     order, sharing = order_by_sharing((2, 3, 4), (3, 1))
     assert (order, sharing) == ((1, 0, 2), 8)
     shared = strides_of(np.zeros((3, 1, 5, 6)), (2, 3, 4), 2)
-    numbers = sizes("op", TYPE, (2, 3, 4), order, (0,), (shared, shared))
+    numbers = sizes("op", TYPE, (2, 3, 4), order, (0,), (shared, shared)).view(TYPE)
     assert walked(numbers, "a") == [30 * (n // 8) for n in range(24)]
 
 
