@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import tyro
 
+from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import mean_and_interval, over_runs
 from .accuracy_plots import draw_positions, draw_shots
@@ -345,6 +346,7 @@ def _given(value: Any, default: Any) -> Any:
 def main() -> None:
     """The command line."""
     options = tyro.cli(Evaluation, prog="python -m examples.fewshot.evaluate")
+    keep_freed_memory()
     try:
         evaluate(options)
     except (ValueError, OSError) as error:

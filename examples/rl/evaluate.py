@@ -14,6 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import RunFolder, write_json
 from ..training.settings import flag
 from ..training.statistics import mean_and_interval, over_runs
@@ -316,6 +317,7 @@ def _without_names(part: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """The command line."""
     options = tyro.cli(Evaluation, prog="python -m examples.rl.evaluate")
+    keep_freed_memory()
     try:
         evaluate(options)
     except (ValueError, OSError, ImportError) as error:

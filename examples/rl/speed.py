@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import timing
 
+from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import write_json
 from .environments import make_environment
 from .losses import actor_critic_losses
@@ -169,6 +170,7 @@ def main(options: Speed) -> dict[str, Any]:
     ValueError, ImportError : for options or games that do not allow it.
     """
     options.check()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     results = {
         "threads": options.threads,

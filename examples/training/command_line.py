@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from .freed_memory import keep_freed_memory
 from .settings import RunSettings, flag
 
 S = TypeVar("S", bound=RunSettings)
@@ -36,6 +37,7 @@ def run_program(
     usual : the settings that are changed if no preset is named.
     """
     arguments = sys.argv[1:]
+    keep_freed_memory()
     try:
         settings = tyro.cli(
             type(usual),
