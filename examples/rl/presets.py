@@ -42,8 +42,8 @@ _CUE = Settings(
     report_every=10,
 )
 # The published form of the self-referential layers, with a softmax of inputs that are all but alike, does
-# not learn this task in so few frames. The LSTM needs more of them at the others' learning rate; at 3e-3 some
-# seeds never learn it.
+# not learn this task in so few frames. The LSTM needs more of them at the others' learning rate, and some
+# seeds never learn it at 3e-3.
 _CUE_SELF_REFERENTIAL = replace(_CUE, residual="pre_norm", input_softmax="off", input_gain=2.0)
 _CUE_OF_CORES: dict[CoreName, Settings] = {
     "srwm": _CUE_SELF_REFERENTIAL,

@@ -159,7 +159,7 @@ def _by_value(argument: Any) -> bytes | None:
     """The bytes of an argument passed by value, structs and their bytes among them; None for arrays."""
     if argument is None:
         return bytes(8)
-    if isinstance(argument, np.ndarray) and argument.dtype.kind != "V":
+    if isinstance(argument, np.ndarray) and argument.dtype.type is not np.void:
         return None
     if isinstance(argument, (np.ndarray, np.generic)):
         return argument.tobytes()
