@@ -381,11 +381,9 @@ def show_config() -> None:
     """
     print(f"srwm {importlib.metadata.version('srwm')}")  # noqa: T201  the result is what it prints
     print(f"python {platform.python_version()} on {platform.machine()} ({platform.system()})")  # noqa: T201
-    for name in ("numpy", "torch", "cupy-cuda12x"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "not installed"
-        print(f"{name} {version}")  # noqa: T201
+    installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
+    for package in ("numpy", "torch", "cupy"):
+        wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
+        print(", ".join(wheels) or f"{package} not installed")  # noqa: T201
     for name, state in _dispatch.states().items():
         print(f"backend {name}: {state}")  # noqa: T201

@@ -222,6 +222,8 @@ def test_show_config_names_every_backend_and_why_not(capsys):
     srwm.show_config()
     printed = capsys.readouterr().out
     assert f"srwm {srwm.__version__}" in printed
+    assert f"numpy {np.__version__}" in printed
+    assert re.search(r"^(cupy\S* \d|cupy not installed$)", printed, re.M)
     assert "backend cython: usable" in printed
     assert "backend reference: usable" in printed
     assert re.search("^backend cuda: (usable|CuPy cannot|CUDA finds no|there is no CUDA)", printed, re.M)

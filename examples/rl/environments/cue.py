@@ -94,6 +94,7 @@ class CueEnvironment:
         """What `load_state` continues from: integers and arrays."""
         last = self._require_reset("state")
         return {
+            **self._rules(),
             "seed": self.seed,
             "episode": self._episode.copy(),
             "position": self._position.copy(),
@@ -106,18 +107,29 @@ class CueEnvironment:
 
         Raises
         ------
-        ValueError : if it is of another number of environments.
+        ValueError : if it is of another number of environments, cues or distractors.
         """
         if len(state["episode"]) != self.count:
             raise ValueError(
                 f"load_state: state must be of {self.count} environments, got one of "
                 f"{len(state['episode'])}; make as many"
             )
+        rules = {name: int(state[name]) for name in self._rules()}
+        if rules != self._rules():
+            raise ValueError(
+                f"load_state: state must be of an environment with {self._rules()}, got one with {rules}; "
+                "make one with the same n_cues and distractors"
+            )
         self.seed = int(state["seed"])
         return self._stand(*(state[name] for name in ("episode", "position", "reward", "ended")))
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _rules(self) -> dict[str, int]:
+        """What episodes are drawn by, besides the seed."""
+        least, most = self.distractors
+        return {"n_cues": self.n_actions, "least_distractors": least, "most_distractors": most}
 
     def _stand(
         self, episode: np.ndarray, position: np.ndarray, reward: np.ndarray, ended: np.ndarray

@@ -205,6 +205,14 @@ def test_a_state_of_another_number_is_refused():
         CueEnvironment(3, 0).load_state(one.state())
 
 
+@pytest.mark.parametrize("other", [{"n_cues": 5}, {"distractors": (2, 9)}, {"distractors": (1, 8)}])
+def test_a_state_of_other_episodes_is_refused(other):
+    one = CueEnvironment(2, 0)
+    one.reset()
+    with pytest.raises(ValueError, match=r"n_cues': .* got one with \{'n_cues': 4, .* same n_cues and dis"):
+        CueEnvironment(2, 0, **other).load_state(one.state())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
