@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.8 --steps 8000 --overwrite
 
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 	$(BIN)/python tests/installed_wheel.py
 
 lint: $(INSTALLED) ## check style and types

@@ -115,7 +115,8 @@ def run_tests(python: Path, folder: Path) -> None:
         "print('Testing', srwm.__file__, flush=True)"
     )
     run(python, "-c", check, cwd=outside)
-    run(python, "-m", "pytest", "tests", cwd=outside)
+    on_all_cores = ("--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
+    run(python, "-m", "pytest", "tests", *on_all_cores, cwd=outside)
 
 
 def main() -> None:
