@@ -13,8 +13,9 @@ def keep_freed_memory() -> None:
 
     glibc maps what is larger than some MB anew from the system each time, and the system then clears it
     page by page as it is first written. A step of training on a CPU frees all its activations and
-    allocates them again: in the agents of examples/rl that took a quarter to nearly half of the time. What was needed at the most stays
-    allocated. Where the C library is another one (macOS, musl), nothing changes.
+    allocates them again: that took a quarter to nearly half of the time of the agents of examples/rl.
+    What was needed at the most stays allocated. Where the C library is another one (macOS, musl),
+    nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
