@@ -13,6 +13,9 @@ INSTALLED := $(VENV)/.installed
 # pyproject.toml works as well is part of `make test`.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# pytest's: the tests of a file stay together, as they share what is costly to make.
+ON_ALL_CORES := --numprocesses logical --maxprocesses 8 --dist loadfile
+
 # Fails where Procgen cannot be played, and says what to install.
 PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
 
@@ -30,8 +33,8 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.8 --steps 8000 --overwrite
 
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
-	$(BIN)/python tests/installed_wheel.py
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
+	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check

@@ -90,7 +90,7 @@ class _Exported:
         import torch
 
         del options  # the stream is the same, and nothing is copied
-        return torch.utils.dlpack.to_dlpack(self._tensor)  # type: ignore[attr-defined]  # it has no stub
+        return torch.utils.dlpack.to_dlpack(self._tensor)  # type: ignore[attr-defined]  # torch's, not in its __all__
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self._tensor.device.index

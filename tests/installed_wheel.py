@@ -1,6 +1,6 @@
 """Tests the package as a user gets it: sdist, a wheel built from that sdist, a clean environment.
 
-    python tests/installed_wheel.py
+    python tests/installed_wheel.py [pytest's options]
 
 Run by `make test`. The operator's tests run from a temporary folder, where `import srwm` can find
 nothing but the wheel; torch is not installed there, so srwm is shown to work without it. Not named
@@ -115,8 +115,7 @@ def run_tests(python: Path, folder: Path) -> None:
         "print('Testing', srwm.__file__, flush=True)"
     )
     run(python, "-c", check, cwd=outside)
-    on_all_cores = ("--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
-    run(python, "-m", "pytest", "tests", *on_all_cores, cwd=outside)
+    run(python, "-m", "pytest", "tests", *sys.argv[1:], cwd=outside)
 
 
 def main() -> None:
