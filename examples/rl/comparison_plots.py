@@ -28,7 +28,7 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     """
     compared = list(results["compared"].values())
     colours = [colormaps["tab10"](number) for number in range(len(compared))]
-    figure = Figure(figsize=(13, 4.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(13, 4.8), layout="constrained", facecolor="white")
     by_frames, by_time, dots = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 1])
     for entry, colour in zip(compared, colours, strict=False):
         _curves(by_frames, entry, "frames", 1, colour)
@@ -39,12 +39,13 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
         _finish(axes, "y")
     by_frames.set(xlabel="frames", ylabel="return in training, sampled actions")
     by_frames.xaxis.set_major_formatter(EngFormatter(sep=""))
-    by_frames.legend(frameon=False, fontsize="small")
     by_time.set(xlabel="minutes of training")
     _dots(dots, results, compared, colours)
     seeds = len(results["seeds"])
     over = f"over {seeds} seeds" if seeds > 1 else f"over {results['episodes']} episodes a split"
     band = "; a line for each seed" if seeds > 1 else ""
+    handles, labels = by_frames.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
     figure.suptitle(f"{results['title']}\nmean and 95 % interval {over}{band}", fontsize=12)
     figure.savefig(path, dpi=140)
 
