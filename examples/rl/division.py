@@ -18,16 +18,6 @@ class Block:
     first: int
     count: int
 
-    def games(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The games in the order in which the block's environments play them: environment i of all
-        there are plays game i, counted round and round."""
-        start = self.first % len(names)
-        return (names[start:] + names[:start])[: self.count]
-
-    def seed(self, seed: int, update: int) -> int:
-        """Of the block's games in a session that begins with an update, below 2^31."""
-        return int(np.random.SeedSequence((seed, update, self.first)).generate_state(1)[0] >> 1)
-
 
 @dataclass(frozen=True)
 class Division:
@@ -43,11 +33,17 @@ class Division:
     blocks: tuple[Block, ...]
 
 
+def session_seed(seed: int, update: int) -> int:
+    """Of all environments of a run in a session that begins with an update, below 2^31."""
+    return int(np.random.SeedSequence((seed, update)).generate_state(1)[0] >> 1)
+
+
 def divide(settings: Settings, rank: int, processes: int) -> Division:
     """The part of process ``rank`` of as many as train together.
 
     With more environments than an update learns from, blocks of them take turns: of 48 for 32, two of
-    three blocks of 16.
+    three blocks of 16. Which rows an environment fills then depends on the number of processes; with as
+    many as an update learns from, environment i fills row i.
 
     Raises
     ------

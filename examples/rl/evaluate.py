@@ -72,9 +72,11 @@ class Evaluation:
             ("episodes", self.episodes, 2),
             ("environments", self.environments, 1),
             ("seed", self.seed, 0),
+            ("threads", self.threads, 0),
+            ("environment_threads", self.environment_threads, 0),
         ):
             if value < least:
-                raise ValueError(f"evaluate: --{name} must be at least {least}, got {value}")
+                raise ValueError(f"evaluate: {flag(name)} must be at least {least}, got {value}")
         if self.output is not None and self.output.suffix != ".json":
             raise ValueError(f"evaluate: --output must end in .json, got {self.output}")
 
@@ -166,9 +168,13 @@ def load_run(folder: RunFolder) -> Run:
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
+    ValueError : if it holds one of another program.
     """
     state = folder.best_or_last()
-    settings = load_settings(state["settings"])
+    try:
+        settings = load_settings(state["settings"])
+    except ValueError as error:
+        raise ValueError(f"evaluate: {folder.path} is no run to evaluate: {error}") from error
     environment = make_environment(settings.games, 1, 0, mode=settings.mode)
     agent = make_agent(settings, environment)
     environment.close()

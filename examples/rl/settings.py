@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,6 +196,17 @@ class Settings(RunSettings):
 
 
 def load_settings(recorded: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.record`."""
+    """The inverse of `Settings.record`.
+
+    Raises
+    ------
+    ValueError : if they are of another program's run.
+    """
+    unknown = recorded.keys() - {f.name for f in fields(Settings)}
+    if unknown:
+        raise ValueError(
+            "load_settings: recorded must be the settings of a run of examples.rl.train, which has no "
+            f"{', '.join(sorted(unknown))}"
+        )
     tuples = {name: tuple(recorded[name]) for name in ("games", "channels", "trackers")}
     return Settings(**{**recorded, **tuples, "runs": Path(recorded["runs"])})

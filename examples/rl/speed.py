@@ -167,9 +167,10 @@ def main(options: Speed) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError, ImportError : for options or games that do not allow it.
+    ValueError, OSError, ImportError : for options, files or games that do not allow it.
     """
     options.check()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     results = {
@@ -177,7 +178,6 @@ def main(options: Speed) -> dict[str, Any]:
         "rounds": options.rounds,
         "agents": {preset: measure(options, PRESETS[preset]) for preset in options.presets},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, results)
     print(table(results))
     return results
@@ -186,5 +186,5 @@ def main(options: Speed) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Speed, prog="python -m examples.rl.speed"))
-    except (ValueError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")

@@ -13,7 +13,7 @@ from ..training.opening import open_run
 from ..training.run_folder import RunFolder
 from .agent import Agent, build_agent
 from .curves import draw_curves
-from .division import divide
+from .division import Block, divide, session_seed
 from .environments import make_environment
 from .environments.vector import VectorEnvironment
 from .presets import DESCRIPTIONS, PRESETS, PROGRAM, command
@@ -38,8 +38,7 @@ def main(settings: Settings) -> int:
     state = open_run(folder, settings, accelerator) if settings.resume else None
     began = 0 if state is None else state["progress"]["update"]
     environments = [
-        make_games(settings, block.games(settings.games), block.count, block.seed(settings.seed, began))
-        for block in division.blocks
+        make_games(settings, block, session_seed(settings.seed, began)) for block in division.blocks
     ]
     torch.manual_seed(settings.seed)
     trainer = Trainer(settings, make_agent(settings, environments[0]), environments, folder, accelerator)
@@ -66,16 +65,28 @@ def main(settings: Settings) -> int:
     return 0
 
 
-def make_games(settings: Settings, games: tuple[str, ...], count: int, seed: int) -> VectorEnvironment:
-    """A block of environments to train in."""
-    return make_environment(
-        games,
-        count,
-        seed,
-        mode=settings.mode,
-        levels=(settings.start_level, settings.levels),
-        threads=settings.environment_threads,
-    )
+def make_games(settings: Settings, block: Block, seed: int) -> VectorEnvironment:
+    """A block of environments to train in.
+
+    Raises
+    ------
+    ValueError : if the settings name what cannot be played.
+    ImportError : if what plays them is not installed.
+    """
+    try:
+        return make_environment(
+            settings.games,
+            block.count,
+            seed,
+            first=block.first,
+            mode=settings.mode,
+            levels=(settings.start_level, settings.levels),
+            threads=settings.environment_threads,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"train: --games, --mode, --start-level and --levels do not go together: {error}"
+        ) from error
 
 
 def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:

@@ -186,7 +186,12 @@ class Trainer:
         self.tally.add_episodes(unroll.episodes)
 
     def _learn(self, unroll: Unroll) -> dict[str, float]:
-        """Take a step of RMSProp; what it is measured by, sums over this process's unrolls."""
+        """Take a step of RMSProp; what it is measured by, sums over this process's unrolls.
+
+        Raises
+        ------
+        ValueError : if the gradient is not finite; nothing is changed then.
+        """
         s = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -215,7 +220,6 @@ class Trainer:
         self.accelerator.backward(losses.total)
         self._sum_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.agent.parameters(), s.clip or math.inf)
-        self.optimizer.step()
         measured = {
             "loss": losses.total,
             "policy_loss": losses.policy,
@@ -224,7 +228,15 @@ class Trainer:
             "gradient_norm": norm,
         }
         numbers = torch.stack([value.detach().double() for value in measured.values()]).tolist()
-        return dict(zip(measured, numbers, strict=True))
+        values = dict(zip(measured, numbers, strict=True))
+        if not math.isfinite(values["gradient_norm"]):  # of the joined batch: all processes stop
+            raise ValueError(
+                f"train: update {self.progress.update + 1}: the gradient's norm must be finite, got "
+                f"{values['gradient_norm']} (loss {values['loss']}); the run has diverged. Its last "
+                "checkpoint is from before; begin anew with a smaller --learning-rate or --clip"
+            )
+        self.optimizer.step()
+        return values
 
     def _sum_gradients(self) -> None:
         """Over the processes, as the losses are sums: then they are those of the joined batch.

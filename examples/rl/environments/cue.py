@@ -31,12 +31,13 @@ class CueEnvironment:
     seen at the last frame is the same in every episode. So does who remembers no more frames than the least
     number of distractors: these are drawn independently of the cue, as is their number.
 
-    Episode n of environment i is a function of (seed, i, n).
+    Episode n of environment i, counted from ``first`` on, is a function of (seed, i, n).
 
     Parameters
     ----------
     count : B.
     seed : at least 0.
+    first : the number of the first environment among all that share the seed.
     n_cues : K, from 2 to 6; also the number of actions.
     distractors : the least and the largest number of them.
 
@@ -48,12 +49,19 @@ class CueEnvironment:
     frame_shape = (3, 8, 8)
 
     def __init__(
-        self, count: int, seed: int, *, n_cues: int = 4, distractors: tuple[int, int] = (2, 8)
+        self,
+        count: int,
+        seed: int,
+        *,
+        first: int = 0,
+        n_cues: int = 4,
+        distractors: tuple[int, int] = (2, 8),
     ) -> None:
         least, most = distractors
-        if count < 1 or seed < 0:
+        if count < 1 or seed < 0 or first < 0:
             raise ValueError(
-                f"CueEnvironment: count must be at least 1 and seed at least 0, got {count} and {seed}"
+                "CueEnvironment: count must be at least 1, seed and first at least 0, "
+                f"got {count}, {seed} and {first}"
             )
         if not 2 <= n_cues <= len(COLOURS):
             raise ValueError(f"CueEnvironment: n_cues must be from 2 to {len(COLOURS)}, got {n_cues}")
@@ -62,7 +70,7 @@ class CueEnvironment:
                 "CueEnvironment: distractors must be a least number, at least 0, and a largest one, "
                 f"got {distractors}"
             )
-        self.count, self.seed, self.n_actions = count, seed, n_cues
+        self.count, self.seed, self.first, self.n_actions = count, seed, first, n_cues
         self.names = ("cue",) * count
         self.distractors = distractors
         self._pictures = _draw_pictures(n_cues)
@@ -96,6 +104,7 @@ class CueEnvironment:
         return {
             **self._rules(),
             "seed": self.seed,
+            "first": self.first,
             "episode": self._episode.copy(),
             "position": self._position.copy(),
             "reward": last.reward.copy(),
@@ -103,7 +112,7 @@ class CueEnvironment:
         }
 
     def load_state(self, state: dict[str, Any]) -> Step:
-        """Stand where `state` was taken, with its seed; returns the step that was returned last.
+        """Stand where `state` was taken, with its seed and numbers; returns the step returned last.
 
         Raises
         ------
@@ -120,7 +129,7 @@ class CueEnvironment:
                 f"load_state: state must be of an environment with {self._rules()}, got one with {rules}; "
                 "make one with the same n_cues and distractors"
             )
-        self.seed = int(state["seed"])
+        self.seed, self.first = int(state["seed"]), int(state["first"])
         return self._stand(*(state[name] for name in ("episode", "position", "reward", "ended")))
 
     def close(self) -> None:
@@ -141,12 +150,13 @@ class CueEnvironment:
 
     def _begin(self, environment: int) -> None:
         """Draw the episode that an environment is in."""
-        rng = np.random.default_rng((self.seed, environment, self._episode[environment]))
+        number = self.first + environment
+        rng = np.random.default_rng((self.seed, number, self._episode[environment]))
         K, (least, most) = self.n_actions, self.distractors
-        cue, number = rng.integers(K), rng.integers(least, most + 1)
-        colours = rng.integers(K, size=number)
-        self._shown[environment, : number + 2] = [cue, *(K + colours), 2 * K]
-        self._length[environment] = number + 2
+        cue, distractors = rng.integers(K), rng.integers(least, most + 1)
+        colours = rng.integers(K, size=distractors)
+        self._shown[environment, : distractors + 2] = [cue, *(K + colours), 2 * K]
+        self._length[environment] = distractors + 2
 
     def _answer(self, reward: np.ndarray, ended: np.ndarray) -> Step:
         """The step after a reward (B,), where episodes of these lengths (B,) ended, or of none, 0."""

@@ -62,9 +62,9 @@ class ProcgenEnvironment:
     Frames are (3, 64, 64), actions 0 to 14, rewards as the games give them. As in the published experiments
     an episode also ends, as any other, when the game's time is over, after 500 to 6,000 steps.
 
-    The levels that environment i plays, one after the other, are a function of (seed, i): what happens is a
-    function of that and the actions, whatever the number of threads. The games cannot say where they stand,
-    so `state` is None.
+    The levels that environment i, counted from ``first`` on, plays one after the other are a function of
+    (seed, i): what happens is a function of that and the actions, whatever the number of threads. The games
+    cannot say where they stand, so `state` is None.
 
     EnvPool returns the last frame of an episode that ends, and begins the next one in the step after it,
     whatever the action. Here, as in Procgen itself, the next one begins at once: with the last reward comes
@@ -75,6 +75,7 @@ class ProcgenEnvironment:
     names : the games; environment i plays ``names[i % len(names)]``.
     count : B.
     seed : at least 0.
+    first : the number of the first environment among all that share the seed.
     mode : the distribution of levels.
     levels : the first level, and how many there are from it on; 0 for all that can be made. In exploration
         mode every game has one level, and (0, 0) is right.
@@ -95,17 +96,19 @@ class ProcgenEnvironment:
         count: int,
         seed: int,
         *,
+        first: int = 0,
         mode: Mode = "easy",
         levels: tuple[int, int] = (0, 0),
         threads: int = 0,
     ) -> None:
-        _check(names, count, seed, mode, levels, threads)
+        _check(names, count, seed, first, mode, levels, threads)
         reason = unusable()
         if reason is not None:
             raise ImportError(reason)
         self.count = count
-        self.names = tuple(names[i % len(names)] for i in range(count))
-        seeds = [_seed(seed, environment) for environment in range(count)]
+        numbers = range(first, first + count)
+        self.names = tuple(names[number % len(names)] for number in numbers)
+        seeds = [_seed(seed, number) for number in numbers]
         games = sorted(set(self.names))
         self._pools = [
             _make_pool(
@@ -206,7 +209,13 @@ def unusable() -> str | None:
 
 
 def _check(
-    names: Sequence[str], count: int, seed: int, mode: Mode, levels: tuple[int, int], threads: int
+    names: Sequence[str],
+    count: int,
+    seed: int,
+    first: int,
+    mode: Mode,
+    levels: tuple[int, int],
+    threads: int,
 ) -> None:
     operation = "make_environment"
     if not names:
@@ -218,7 +227,8 @@ def _check(
             raise ValueError(
                 f"{operation}: mode must be one that {name} has, {', '.join(MODES[name])}; got {mode!r}"
             )
-    for what, value, least in (("count", count, 1), ("seed", seed, 0), ("threads", threads, 0)):
+    at_least = (("count", count, 1), ("seed", seed, 0), ("first", first, 0), ("threads", threads, 0))
+    for what, value, least in at_least:
         if value < least:
             raise ValueError(f"{operation}: {what} must be at least {least}, got {value}")
     start, number = levels

@@ -16,6 +16,7 @@ def make_environment(
     count: int,
     seed: int,
     *,
+    first: int = 0,
     mode: Mode = "easy",
     levels: tuple[int, int] = (0, 0),
     threads: int = 0,
@@ -28,6 +29,7 @@ def make_environment(
         environment i plays number ``i % len(name)``.
     count : how many environments.
     seed : at least 0. What happens in environment i is a function of (seed, i) and the actions.
+    first : the number of the first environment, where several processes or blocks make up all there are.
     mode : the distribution of levels; the cue task has "easy" alone.
     levels : the first level, and how many there are from it on; 0 for all. The cue task has no levels and
         every episode of it is new, whatever is given here.
@@ -49,7 +51,9 @@ def make_environment(
         if given not in GAMES:
             raise ValueError(f"make_environment: name must be one of {', '.join(GAMES)}; got {given!r}")
     if "cue" not in names:
-        return ProcgenEnvironment(names, count, seed, mode=mode, levels=levels, threads=threads)
+        return ProcgenEnvironment(
+            names, count, seed, first=first, mode=mode, levels=levels, threads=threads
+        )
     if set(names) != {"cue"}:
         raise ValueError(
             "make_environment: name: cue has other frames and actions than the games of Procgen and cannot "
@@ -57,7 +61,7 @@ def make_environment(
         )
     if mode != "easy":
         raise ValueError(f"make_environment: mode must be 'easy' for cue, which has no other, got {mode!r}")
-    return CueEnvironment(count, seed)
+    return CueEnvironment(count, seed, first=first)
 
 
 def action_names(name: str) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from examples.rl import train
 from examples.rl.settings import Settings, load_settings
 from examples.rl.trainer import Trainer
 from examples.training.interrupt import StopRequest
 from examples.training.opening import open_run
-from examples.training.run_folder import RunFolder
+from examples.training.run_folder import RunFolder, load
 from tests.examples.launching import do_jobs
 from tests.examples.rl.training import make_trainer
 
@@ -59,10 +60,20 @@ def resumed_run(settings: Settings) -> dict[str, torch.Tensor]:
     return trainer.agent.state_dict()
 
 
+def program(settings: Settings) -> dict[str, torch.Tensor]:
+    """The program itself, which ends the group of processes; the weights that it leaves."""
+    assert train.main(settings) == 0
+    if os.environ.get("RANK", "0") != "0":  # it does not wait until they are written
+        return {}
+    weights: dict[str, torch.Tensor] = load(RunFolder(settings.folder).checkpoint)["agent"]
+    return weights
+
+
 JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "whole_run": whole_run,
     "stopped_run": stopped_run,
     "resumed_run": resumed_run,
+    "program": program,
 }
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def step_by_step(agent: Agent, seen: Unroll, states: list[Tensor] | None):
     outputs = []
     for t in range(seen.dones.shape[1]):
         output, states = agent(*seen[t : t + 1], states)
-        assert output.logits.shape == (B, 1, ACTIONS)
+        assert output.logits.shape[:2] == (B, 1)
         assert output.values.shape == (B, 1)
         outputs.append(output)
     return tuple(torch.cat(parts, 1) for parts in zip(*outputs, strict=True)), states
@@ -83,6 +83,19 @@ def test_one_call_per_unroll_equals_one_call_per_step(core, begin, ends):
     torch.testing.assert_close(tuple(whole), stepped, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(final, last, rtol=1e-5, atol=1e-5)
     assert len(final) == agent.core.n_states
+
+
+@each_core
+def test_so_it_does_at_the_published_size(core):
+    """Layers, heads and unroll as published, in single precision."""
+    torch.manual_seed(0)
+    agent = build_agent(core=core, frame_shape=FRAME, n_actions=15, channels=(4, 4))
+    seen = unroll(length=51)
+    with torch.no_grad():
+        stepped, last = step_by_step(agent, seen, agent.initial_state(B))
+        whole, final = agent(*seen, agent.initial_state(B))
+    torch.testing.assert_close(tuple(whole), stepped, rtol=0, atol=1e-5)
+    torch.testing.assert_close(final, last, rtol=1e-5, atol=1e-5)
 
 
 @each_core

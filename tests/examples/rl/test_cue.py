@@ -159,6 +159,9 @@ def test_an_episode_is_a_function_of_seed_and_environment_whatever_the_number():
     few, many = (play(e, lambda step, e=e: np.zeros(e.count, np.int64), 60) for e in (one, other))
     for mine, theirs in zip(few, many, strict=True):
         assert_same(mine, theirs, rows=slice(2))
+    later = play(CueEnvironment(3, 6, first=4), lambda step: np.zeros(3, np.int64), 60)
+    for mine, theirs in zip(later, many, strict=True):
+        assert_same(mine, theirs, rows=slice(4, 7))
     again = play(CueEnvironment(2, 7), lambda step: np.zeros(2, np.int64), 60)
     assert any((a.frame != b.frame).any() for a, b in zip(few, again, strict=True)), "the seed says nothing"
     assert any((step.frame[0] != step.frame[1]).any() for step in few), "all environments are the same"
@@ -176,7 +179,7 @@ def test_reset_begins_again():
 
 @pytest.mark.parametrize("steps", [0, 1, 13])
 def test_another_environment_continues_to_the_bit(steps):
-    one, other = CueEnvironment(4, 9), CueEnvironment(4, 1)
+    one, other = CueEnvironment(4, 9, first=2), CueEnvironment(4, 1)
     last = play(one, drawing(one), steps)[-1]
     state = one.state()
     actions = np.random.default_rng(1).integers(4, size=(40, 4))
@@ -216,8 +219,9 @@ def test_a_state_of_other_episodes_is_refused(other):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "count must be at least 1 and seed at least 0, got 0 and 0"),
-        ({"seed": -1}, "count must be at least 1 and seed at least 0, got 2 and -1"),
+        ({"count": 0}, "count must be at least 1, seed and first at least 0, got 0, 0 and 0"),
+        ({"seed": -1}, "count must be at least 1, seed and first at least 0, got 2, -1 and 0"),
+        ({"first": -1}, "count must be at least 1, seed and first at least 0, got 2, 0 and -1"),
         ({"n_cues": 1}, "n_cues must be from 2 to 6, got 1"),
         ({"n_cues": len(COLOURS) + 1}, "n_cues must be from 2 to 6, got 7"),
         ({"distractors": (3, 2)}, r"distractors must be .* got \(3, 2\)"),

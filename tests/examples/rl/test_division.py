@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from examples.rl.division import Block, divide
+from examples.rl.division import Block, divide, session_seed
 from examples.rl.rollouts import Rows
 from examples.rl.settings import Settings
 
@@ -24,27 +24,20 @@ def test_48_environments_for_32_unrolls():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_every_game_is_played_equally_often_and_every_row_collected_once(processes):
+def test_every_environment_is_played_once_and_every_row_collected_once(processes):
     divisions = [divide(BOTH, rank, processes) for rank in range(processes)]
     played, rows = [], []
     for division in divisions:
         rows += range(division.rows.first, division.rows.first + division.rows.count)
         for block in division.blocks:
-            names = block.games(BOTH.games)
-            # As `make_environment` divides them over its environments.
-            played += [names[place % len(names)] for place in range(block.count)]
+            played += range(block.first, block.first + block.count)
     assert rows == list(range(32))
-    assert played == list(BOTH.games) * 8
+    assert played == list(range(48))
 
 
-def test_a_block_smaller_than_the_number_of_games():
-    assert Block(4, 3).games(("a", "b", "c", "d", "e")) == ("e", "a", "b")
-
-
-def test_seeds_differ_between_blocks_runs_and_sessions():
-    seeds = [Block(f, 2).seed(seed, update) for f in (0, 2) for seed in (0, 1) for update in (0, 5)]
-    assert len(set(seeds)) == 8
-    assert Block(2, 4).seed(1, 5) == Block(2, 2).seed(1, 5)
+def test_seeds_differ_between_runs_and_sessions():
+    seeds = [session_seed(seed, update) for seed in (0, 1) for update in (0, 5)]
+    assert len(set(seeds)) == 4
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 

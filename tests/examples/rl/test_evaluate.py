@@ -20,7 +20,7 @@ from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import Evaluation, evaluate, load_run
 from examples.rl.normalisation import normalise
 from examples.rl.random_policy import RandomPolicy
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder, load, save
 from tests.examples.rl.fakes import FakeEnvironment
 from tests.examples.rl.training import begun
 
@@ -236,12 +236,24 @@ def test_options_that_do_not_fit_are_named(folders):
         ({"episodes": 1}, "--episodes must be at least 2, got 1"),
         ({"environments": 0}, "--environments must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"threads": -1}, "--threads must be at least 0, got -1"),
+        ({"environment_threads": -1}, "--environment-threads must be at least 0, got -1"),
         ({"splits": ()}, "--splits must name at least one"),
         ({"output": Path("numbers.md")}, r"--output must end in .json, got numbers.md"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluation(**({"runs": (folders[0].path,)} | changes)))
     assert not folders[0].evaluation.exists()
+
+
+def test_a_run_of_another_program(folders, tmp_path):
+    state = load(folders[0].checkpoint)
+    state["settings"]["n_way"] = 5
+    other = RunFolder(tmp_path / "other")
+    other.path.mkdir()
+    save(state, other.checkpoint)
+    with pytest.raises(ValueError, match=r"evaluate: .*other is no run to evaluate: .* has no n_way"):
+        evaluate(Evaluation(runs=(other.path,)))
 
 
 def test_a_folder_without_a_run(tmp_path):

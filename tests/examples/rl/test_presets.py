@@ -7,6 +7,7 @@ import pytest
 import torch
 import tyro
 
+import srwm
 from examples.rl.presets import CORES, DESCRIPTIONS, PRESETS
 from examples.rl.settings import Settings
 from examples.rl.train import make_agent
@@ -28,10 +29,8 @@ class Pictures(FakeEnvironment):
             self.frame_shape = shape
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_two_updates_move_what_is_trained(name, tmp_path):
-    preset = PRESETS[name]
-    preset.check()
+def train_two_updates(preset, tmp_path):
+    """Of a small agent: its parameters by name, as they were and as they are; the reports."""
     few = dataclasses.replace(
         preset,
         runs=tmp_path,
@@ -57,10 +56,32 @@ def test_two_updates_move_what_is_trained(name, tmp_path):
         return made
 
     trainer, lines = run(few, kind=Pictures, agent=agent)
+    moved = {name: (fresh[0][name], value) for name, value in trainer.agent.named_parameters()}
+    return moved, lines
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_updates_move_what_is_trained(name, tmp_path):
+    PRESETS[name].check()
+    moved, lines = train_two_updates(PRESETS[name], tmp_path)
     assert [line["update"] for line in lines] == [1, 2]
     assert all(math.isfinite(line["loss"]) for line in lines)
-    for parameter, value in trainer.agent.named_parameters():
-        assert not torch.equal(value, fresh[0][parameter]), parameter
+    for parameter, (before, after) in moved.items():
+        assert not torch.equal(before, after), parameter
+
+
+@pytest.mark.parametrize("core", ["srwm", "sr-delta"])
+@pytest.mark.parametrize("bptt", [None, 1])
+def test_what_decides_the_writing_is_trained_unless_the_gradient_is_cut_at_every_step(core, bptt, tmp_path):
+    moved, _ = train_two_updates(dataclasses.replace(PRESETS[f"cue-{core}"], bptt=bptt), tmp_path)
+    matrices = [pair for name, pair in moved.items() if name.endswith(".W")]
+    assert len(matrices) == 2
+    for before, after in matrices:
+        outputs, *writing = (
+            not torch.equal(*blocks) for blocks in zip(srwm.unpack(before), srwm.unpack(after), strict=True)
+        )
+        assert outputs
+        assert writing == [bptt is None] * 3
 
 
 PUBLISHED = {

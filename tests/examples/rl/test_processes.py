@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from examples.rl.presets import PRESETS
 from examples.training.run_folder import RunFolder, load
 from tests.examples.launching import launch
 from tests.examples.rl import processes
@@ -24,10 +25,12 @@ def jobs(tiny_settings, tmp_path_factory):
         name: ("whole_run", dataclasses.replace(settings, name=name)) for name, settings in several.items()
     }
     stopped = dataclasses.replace(base, name="stopped")
+    cue = dataclasses.replace(PRESETS["cue-srwm"], name="cue", runs=base.runs, frames=1920)
     return {
         **jobs,
         "stopped": ("stopped_run", stopped),
         "resumed": ("resumed_run", dataclasses.replace(stopped, name="resumed", resume=True)),
+        "cue": ("program", cue),
     }
 
 
@@ -54,6 +57,18 @@ def test_two_processes_end_with_the_weights_of_one(results, jobs, name):
     for line, other in zip(together, by_itself, strict=True):
         for value in ("loss", "entropy", "gradient_norm", "episode_return", "episodes", "episode_return/a"):
             assert line[value] == pytest.approx(other[value], rel=1e-6), value
+
+
+def test_the_program_leaves_the_weights_of_one_process(results, jobs):
+    """Its own games and agent, in single precision, three updates."""
+    found = results("cue", 0)
+    expected = processes.program(dataclasses.replace(jobs["cue"][1], name="cue-alone"))
+    shorter = processes.program(dataclasses.replace(jobs["cue"][1], name="cue-shorter", frames=640))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
+    moved = max((value - shorter[name]).abs().max().item() for name, value in expected.items())
+    assert moved > 1e-3
 
 
 def test_blocks_that_take_turns_leave_both_processes_with_the_same_weights(results):

@@ -100,6 +100,12 @@ def test_several_games_are_divided_over_the_environments():
         alone.close()
     assert sum(step.done.sum() for step in joint[1:]) > 0
     together.close()
+    others = ProcgenEnvironment(names, 3, 3, first=4, levels=(0, 50), threads=1)
+    assert others.names == ("bigfish", "maze", "fruitbot")
+    others.reset()
+    for theirs, action in zip(joint[1:], actions, strict=True):
+        assert_same(others.step(action[4:]), theirs, rows=slice(4, 7))
+    others.close()
 
 
 def _rows(step: Step, first: int) -> Step:
@@ -243,6 +249,7 @@ def test_every_action_has_a_name():
         ),
         ({"count": 0}, "count must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"first": -1}, "first must be at least 0, got -1"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
         ({"levels": (-1, 1)}, r"levels must be .* got \(-1, 1\)"),
         ({"levels": (0, -1)}, r"levels must be .* got \(0, -1\)"),

@@ -22,13 +22,15 @@ def test_the_cue_task():
     assert environment.count == 3
     np.testing.assert_array_equal(environment.reset().frame, CueEnvironment(3, 5).reset().frame)
     assert isinstance(make_environment(("cue",), 1, seed=0), CueEnvironment)
+    later = make_environment("cue", 1, seed=5, first=2).reset().frame
+    np.testing.assert_array_equal(later, environment.reset().frame[2:])
 
 
 def test_games_of_procgen(asked):
-    options = {"mode": "hard", "levels": (3, 4), "threads": 2}
+    options = {"first": 7, "mode": "hard", "levels": (3, 4), "threads": 2}
     make_environment("maze", 5, 6, **options)
     make_environment(["maze", "heist"], 5, 6)
-    usual = {"mode": "easy", "levels": (0, 0), "threads": 0}
+    usual = {"first": 0, "mode": "easy", "levels": (0, 0), "threads": 0}
     assert asked == [((("maze",), 5, 6), options), ((("maze", "heist"), 5, 6), usual)]
 
 

@@ -37,6 +37,12 @@ def test_the_table_names_all_agents(results):
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_a_file_that_cannot_be_written_is_known_before_any_measurement(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        speed.main(Speed(presets=("cue-srwm",), output=tmp_path / "file" / "speed.json"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from examples.rl import train
-from examples.rl.division import Block
+from examples.rl.division import Block, session_seed
 from examples.rl.trainer import Trainer
 from examples.training.run_folder import RunFolder, load, save
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
@@ -24,13 +24,14 @@ FILES = {"config.json", "metrics.json", "checkpoint.pt", "curves.png"}
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[tuple[tuple[str, ...], int, int]]:
-    """What games were asked for: fake ones are played, by a fake agent."""
+def made(monkeypatch) -> list[tuple[Block, int]]:
+    """Which blocks of games were asked for, with which seed: fake ones are played, by a fake agent."""
     asked = []
 
-    def make_games(settings, games, count, seed):
-        asked.append((games, count, seed))
-        return ForgetfulEnvironment(count, 0, seed) if settings.mode == "hard" else FakeEnvironment(count)
+    def make_games(settings, block, seed):
+        asked.append((block, seed))
+        forgets = settings.mode == "hard"
+        return ForgetfulEnvironment(block.count, 0, seed) if forgets else FakeEnvironment(block.count)
 
     monkeypatch.setattr(train, "make_games", make_games)
     monkeypatch.setattr(train, "make_agent", lambda settings, environment: fake_agent(settings.seed))
@@ -66,7 +67,7 @@ def test_a_run_leaves_its_files(settings, made, capsys):
     with Image.open(folder.curves) as image:
         assert image.size[0] > 500
     assert str(folder.path) in capsys.readouterr().out
-    assert made == [(("fake",), 4, Block(0, 4).seed(0, 0))]
+    assert made == [(Block(0, 4), session_seed(0, 0))]
 
 
 def test_curves_of_several_games_and_of_no_ended_episode(settings, made):
@@ -132,8 +133,21 @@ def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings
         assert train.main(dataclasses.replace(settings, resume=True)) == 0
         assert firsts[0] == (3, True)
         assert [update for update, _ in firsts] == [3, 4, 5]
-    assert [seed for _, _, seed in made] == [Block(0, 4).seed(0, update) for update in (0, 3, 3)]
+    assert [seed for _, seed in made] == [session_seed(0, update) for update in (0, 3, 3)]
     assert [line["update"] for line in folder.reports()] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"games": ("pong",)}, "name must be one of .*; got 'pong'"),
+        ({"games": ("maze",), "mode": "exploration"}, r"levels must be \(0, 0\) .* got \(0, 200\)"),
+    ],
+)
+def test_games_that_do_not_exist_are_named_with_what_to_change(settings, change, message):
+    with pytest.raises(ValueError, match="train: --games, --mode, --start-level and --levels .*" + message):
+        train.main(dataclasses.replace(settings, **change))
+    assert not settings.folder.exists()
 
 
 def test_a_finished_run_is_not_overwritten_unasked(settings, made):

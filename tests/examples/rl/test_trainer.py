@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -212,6 +213,26 @@ def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
         trainer.train(StopRequest())
     assert trainer.actor.collector._blocks[0].environment.closed
     assert load(folder.checkpoint)["progress"]["update"] == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_run_that_diverges_stops_before_anything_is_lost(settings, value):
+    class Diverging(FakeEnvironment):
+        def step(self, actions):
+            step = super().step(actions)
+            reward = step.reward if self.steps <= 15 else np.full_like(step.reward, value)
+            return dataclasses.replace(step, reward=reward)
+
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    trainer = make_trainer(dataclasses.replace(settings, reward_clip=math.inf), kind=Diverging)
+    with pytest.raises(ValueError, match=r"update 4: the gradient's norm must be finite, got (nan|inf)"):
+        trainer.train(StopRequest())
+    state = load(folder.checkpoint)
+    assert state["progress"]["update"] == 2
+    for weights in (state["agent"], trainer.agent.state_dict()):
+        assert all(value.isfinite().all() for value in weights.values())
+    assert [line["update"] for line in folder.reports()] == [2]
 
 
 class Watched(FakeAgent):
