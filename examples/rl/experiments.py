@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -48,11 +47,12 @@ def planned_runs(options: Experiments, study: Study) -> Iterator[Settings]:
             )
 
 
-def evaluation_command(options: Experiments, study: Study, run: Path) -> str:
-    """The shell command that evaluates a run."""
+def evaluation_command(options: Experiments, study: Study, settings: Settings) -> str:
+    """The shell command that evaluates a run: on episodes of its own, as chance is part of the interval."""
     return shlex.join(
         [
-            *("python", "-m", "examples.rl.evaluate", str(run), "--random"),
+            *("python", "-m", "examples.rl.evaluate", str(settings.folder), "--random"),
+            *("--seed", str(1 + settings.seed)),
             *("--episodes", str(study.episodes), "--splits", *study.splits),
             *("--threads", str(options.threads), "--environment-threads", str(options.threads)),
         ]
@@ -121,7 +121,7 @@ def main(options: Experiments) -> int:
         plan=lambda study: planned_runs(options, study),
         commands=lambda study, settings: [
             command(settings),
-            evaluation_command(options, study, settings.folder),
+            evaluation_command(options, study, settings),
         ],
         gather=lambda name, study: gather(options, name, study),
         draw=draw_comparison,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,16 @@ from .losses import actor_critic_losses
 from .presets import PRESETS
 from .settings import Settings
 from .train import make_agent
+from .trainer import make_optimizer
 
 
 @dataclass(frozen=True)
 class Speed:
     """Time the parts of an update, each by itself, on the frames of a game played at random.
 
-    Acting is one call per step of all environments; learning is one call per unroll, its losses and its
-    gradients. Both are divided into the encoder, which is timed alone, the self-referential operator, whose
-    time is read from the profiler, and the rest.
+    Acting is one call per step of all environments; learning is one call per unroll, its losses, its
+    gradients and a step of the optimiser. Both are divided into the encoder, which is timed alone, the
+    self-referential operator, whose time is read from the profiler, and the rest.
     """
 
     presets: tyro.conf.Positional[tuple[str, ...]] = ("starpilot-srwm", "starpilot-feedforward")
@@ -52,7 +54,10 @@ class Speed:
 
 
 def measure(options: Speed, settings: Settings) -> dict[str, Any]:
-    """Time per frame of each part, the shares, and frames per second of all parts one after the other."""
+    """Time per frame of each part, the shares, and frames per second of all parts one after the other.
+
+    In training the actor plays while the learner computes, which takes less where there are two cores.
+    """
     B, L = settings.batch_size, settings.unroll + 1
     environment = make_environment(
         settings.games,
@@ -77,6 +82,7 @@ def measure(options: Speed, settings: Settings) -> dict[str, Any]:
         )
         actions = torch.from_numpy(rng.integers(environment.n_actions, size=(B, L - 1)))
         states = agent.initial_state(B)
+        optimizer = make_optimizer(agent, settings, learning_rate=0.0)  # all of its work; the weights stay
 
         @torch.no_grad()
         def act() -> None:
@@ -100,6 +106,8 @@ def measure(options: Speed, settings: Settings) -> dict[str, Any]:
                 settings.loss_constants,
             )
             losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(agent.parameters(), settings.clip or math.inf)
+            optimizer.step()
 
         def learn_to_see() -> None:
             agent.zero_grad()

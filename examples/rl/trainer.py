@@ -32,6 +32,17 @@ from .tally import Tally
 _SHOW_EVERY = 0.2  # seconds
 
 
+def make_optimizer(agent: Agent, settings: Settings, learning_rate: float) -> torch.optim.Optimizer:
+    """RMSProp with the settings' constants."""
+    return torch.optim.RMSprop(
+        agent.parameters(),
+        lr=learning_rate,
+        alpha=settings.alpha,
+        eps=settings.epsilon,
+        momentum=settings.momentum,
+    )
+
+
 @dataclass
 class Progress:
     """Where a run stands; part of its checkpoint."""
@@ -85,13 +96,7 @@ class Trainer:
             autocast=self.accelerator.autocast,
         )
         self.actor: Actor = (ThreadedActor if s.overlap else Actor)(self.agent, collector)
-        self.optimizer = torch.optim.RMSprop(
-            self.agent.parameters(),
-            lr=s.learning_rate,
-            alpha=s.alpha,
-            eps=s.epsilon,
-            momentum=s.momentum,
-        )
+        self.optimizer = make_optimizer(self.agent, s, s.learning_rate)
         self.progress, self.tally = Progress(), Tally()
         self.shown_return: float | None = None
 

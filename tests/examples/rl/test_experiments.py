@@ -108,6 +108,7 @@ def test_a_study_from_its_runs_to_its_picture(options, monkeypatch, capsys):
             asked = tyro.cli(Evaluation, args=command[command.index("-m") + 2 :])
             started.append((module, asked.runs[0].name, False))
             assert (asked.episodes, asked.random, asked.threads) == (1000, True, 1)
+            assert asked.runs[0].name.endswith(f"seed{asked.seed - 1}"), "not on episodes of its own"
         return subprocess.CompletedProcess(command, 0)
 
     begun = next(planned_runs(options, STUDIES["cue"]))
