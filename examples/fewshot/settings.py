@@ -174,8 +174,11 @@ class Settings(RunSettings):
     batch_size: int = 32
     """Episodes or sequences of a step, over all processes."""
     accumulation: int = 1
-    """Parts into which each process cuts a step's batch, to need less memory: their gradients are
-    averaged. Batch normalisation sees one part at a time."""
+    """Parts into which each process cuts a step's batch, to need less memory. Batch normalisation sees
+    one part at a time."""
+    accumulation_rule: Literal["mean", "published"] = "mean"
+    """mean: a step takes the mean of its parts' gradients, as of a batch that was never cut; published:
+    their sum, and the very first step has one part alone."""
     pools: int = 1
     """Pools of images drawn at each step; each is encoded once and serves many episodes. 0, as
     published: every episode draws its own images."""

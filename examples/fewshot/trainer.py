@@ -202,26 +202,39 @@ class Trainer:
         batches = micro_batches(
             self.objective,
             self.share,
-            self.progress.step * self.share.accumulation,
+            self.progress.step * self.share.accumulation + self._parts().start,
             workers=self.settings.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
         self.batches: Iterator[Batch] = iter(batches)
 
+    def _parts(self) -> range:
+        """The micro-batches of the next step, within its joined batch.
+
+        The published loop steps after every micro-batch whose number, from 0, is a multiple of
+        ``accumulation``: after the very first one, then after as many each time. Here the first step
+        leaves its other parts out, so that the later ones still begin where a joined batch does.
+        """
+        parts = range(self.share.accumulation)
+        is_first = self.progress.step == 0
+        return parts[-1:] if is_first and self.settings.accumulation_rule == "published" else parts
+
     def _step(self) -> None:
         p = self.progress
+        parts = self._parts()
+        divisor = 1 if self.settings.accumulation_rule == "published" else len(parts)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(group["peak"])
         self.optimizer.zero_grad()
-        for part in range(self.share.accumulation):
-            is_last = part == self.share.accumulation - 1
+        for part in parts:
+            is_last = part == parts[-1]
             batch = {name: self._move(value) for name, value in next(self.batches).items()}
             torch.manual_seed(self._seed(part))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 values = self.model(batch)
-                self.accelerator.backward(values["loss"] / self.share.accumulation)
+                self.accelerator.backward(values["loss"] / divisor)
             for name, value in values.items():
-                mean = value.detach().double() / self.share.accumulation
+                mean = value.detach().double() / len(parts)
                 self.sums[name] = self.sums[name] + mean if name in self.sums else mean
         if self.settings.clip:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)

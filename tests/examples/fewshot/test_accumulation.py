@@ -1,0 +1,130 @@
+"""What a step makes of its micro-batches, by either rule."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from examples.fewshot import train
+from examples.fewshot.objectives import Share
+from examples.fewshot.trainer import Trainer
+from examples.training.interrupt import StopRequest
+from examples.training.run_folder import RunFolder
+from tests.examples.runs import assert_same_run
+
+PARTS = 4
+
+
+@pytest.fixture
+def settings(settings):
+    """Four micro-batches a step, whose losses depend on nothing but weights and images."""
+    return dataclasses.replace(
+        settings,
+        encoder_warmup_steps=0,
+        pools=0,
+        dropout=0.0,
+        clip=0.0,
+        accumulation=PARTS,
+        report_every=1,
+        validate_every=3,
+    )
+
+
+def trainer(settings, splits) -> Trainer:
+    return Trainer(settings, [splits], RunFolder(settings.folder))
+
+
+def gradients_at_fresh_weights(settings, splits, first: int, count: int, monkeypatch) -> list[list]:
+    """Of steps ``first`` to ``first + count - 1``, all at the weights that the run begins with."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
+    one = trainer(settings, splits)
+    one.progress.step = first
+    one._start_drawing()
+    found = []
+    for _ in range(count):
+        one._step()
+        found.append([parameter.grad.clone() for parameter in one.trained])
+    return found
+
+
+def summed(settings, splits, numbers: range, divisor: int) -> list[torch.Tensor]:
+    """The gradient of the micro-batches' losses, added and divided, by autograd alone."""
+    one = trainer(settings, splits)
+    dataset = one.objective.dataset(Share(accumulation=PARTS))
+    loss = sum(one.objective(dataset[number])["loss"] for number in numbers) / divisor
+    return torch.autograd.grad(loss, one.trained)
+
+
+# Numbers of the micro-batches of the first three steps, and what their sum is divided by.
+RULES = {
+    "mean": ((range(4), range(4, 8), range(8, 12)), PARTS),
+    "published": ((range(3, 4), range(4, 8), range(8, 12)), 1),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_are_those_of_summed_losses(settings, splits, monkeypatch, rule):
+    settings = dataclasses.replace(settings, accumulation_rule=rule)
+    numbers, divisor = RULES[rule]
+    found = gradients_at_fresh_weights(settings, splits, 0, 3, monkeypatch)
+    for step, (gradient, of_step) in enumerate(zip(found, numbers, strict=True)):
+        expected = summed(settings, splits, of_step, divisor)
+        for value, right in zip(gradient, expected, strict=True):
+            torch.testing.assert_close(value, right, msg=lambda text, step=step: f"step {step}: {text}")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_that_stands_anywhere_goes_on_with_the_same_gradients(settings, splits, monkeypatch, rule):
+    settings = dataclasses.replace(settings, accumulation_rule=rule)
+    whole = gradients_at_fresh_weights(settings, splits, 0, 4, monkeypatch)
+    for first in (1, 2):
+        part = gradients_at_fresh_weights(settings, splits, first, 4 - first, monkeypatch)
+        for gradient, expected in zip(part, whole[first:], strict=True):
+            for value, right in zip(gradient, expected, strict=True):
+                assert torch.equal(value, right)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_stopped_run_by_the_published_rule_continues_to_the_same_numbers(
+    settings, splits, monkeypatch, stop_after
+):
+    """Stopped within a step: before the first one is over, and after."""
+    settings = dataclasses.replace(settings, accumulation_rule="published", dropout=0.1)
+    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
+    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(train, "evaluate", lambda *args: None)
+    whole = dataclasses.replace(settings, name="whole")
+    assert train.main(whole) == 0
+    with monkeypatch.context() as patch:
+        step, steps = Trainer._step, []
+
+        def interrupted(self):
+            step(self)
+            steps.append(self.progress.step)
+            if len(steps) > stop_after:
+                raise KeyboardInterrupt
+
+        patch.setattr(Trainer, "_step", interrupted)
+        assert train.main(settings) == train.INTERRUPTED
+    assert train.main(dataclasses.replace(settings, resume=True)) == 0
+    assert_same_run(RunFolder(settings.folder), RunFolder(whole.folder))
+
+
+def test_both_rules_take_the_same_steps_at_the_same_rates_and_report_means(settings, splits):
+    lines = {}
+    for rule in RULES:
+        by_rule = dataclasses.replace(settings, name=rule, accumulation_rule=rule)
+        folder = RunFolder(by_rule.folder)
+        folder.open(by_rule)
+        made = Trainer(by_rule, [splits], folder)
+        assert made.train(StopRequest())
+        assert made.progress.step == by_rule.steps
+        lines[rule] = [line for line in folder.reports() if line["split"] == "train"]
+    rates = [[line["learning_rate"] for line in lines[rule]] for rule in RULES]
+    assert rates[0] == rates[1]
+    fresh = trainer(settings, splits)
+    dataset = fresh.objective.dataset(Share(accumulation=PARTS))
+    with torch.no_grad():
+        losses = [fresh.objective(dataset[number])["loss"].item() for number in range(PARTS)]
+    assert lines["mean"][0]["loss"] == pytest.approx(sum(losses) / PARTS)
+    assert lines["published"][0]["loss"] == pytest.approx(losses[-1])
