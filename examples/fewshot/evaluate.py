@@ -15,7 +15,12 @@ import tyro
 
 from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import RunFolder, write_json
-from ..training.statistics import mean_and_interval, over_runs
+from ..training.statistics import (
+    IntervalRule,
+    mean_and_interval,
+    mean_and_published_interval,
+    over_runs,
+)
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.copies import with_copies
@@ -52,7 +57,14 @@ class Evaluation:
     k_shots: tuple[int, ...] = ()
     """Several numbers of labelled examples: accuracy against them, as a table and a picture."""
     episodes: int | None = None
-    """Episodes, or sequences in each order of the tasks; by default as the run's --test-episodes."""
+    """Episodes, or sequences in each order of the tasks; by default as the run's --test-episodes. The
+    published evaluation runs two batches more than it says: of 5 tests of 1,000 batches of 16, 80,160."""
+    interval: IntervalRule = "student"
+    """student: a 95 % interval, over the episodes of one run and by Student's t over several; published:
+    1.96 * s / n, s with divisor n, over n runs, and in each over the means of --tests parts of its
+    episodes, which is far too narrow."""
+    tests: int = 5
+    """With --interval published: into how many tests a run's episodes are divided."""
     queries: int | None = None
     """Queries of each episode; by default as the run's --test-queries."""
     augment: bool | None = None
@@ -77,6 +89,8 @@ class Evaluation:
             raise ValueError("evaluate: --on-validation takes the run's own data, leave out --data folder")
         if self.k_shots and self.k_shot is not None:
             raise ValueError("evaluate: --k-shot and --k-shots exclude each other; give one")
+        if self.interval == "published" and self.tests < 2:
+            raise ValueError(f"evaluate: --tests must be at least 2, got {self.tests}")
 
     @property
     def file(self) -> str:
@@ -130,7 +144,7 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     results = [_evaluate_run(options, run, classes) for run in runs]
     if len(runs) == 1:
         return results[0]
-    summary = over_runs(results)
+    summary = over_runs(results, options.interval)
     joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
     joint |= {"summary": summary}
     names = "+".join(run.folder.path.name for run in runs)
@@ -161,6 +175,12 @@ def _check_alike(options: Evaluation, runs: list[Run]) -> None:
         raise ValueError(
             "evaluate: --data folder and --k-shots are of runs that answer episodes, "
             f"but {runs[0].folder.path} answers sequences of two tasks; leave them out"
+        )
+    episodes = _given(options.episodes, settings.test_episodes)
+    if options.interval == "published" and episodes % options.tests:
+        raise ValueError(
+            f"evaluate: --episodes must be a multiple of --tests ({options.tests}) for --interval "
+            f"published, got {episodes}"
         )
     for other in runs[1:]:
         changes = other.settings.changes(settings.record())
@@ -227,8 +247,9 @@ def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot
         "augment": sampler.augment,
         "seed": options.seed,
         "step": run.step,
-        "learner": _values(scores.learner),
-        "nearest_neighbour": _values(scores.nearest),
+        "interval": options.interval,
+        "learner": _values(scores.learner, options),
+        "nearest_neighbour": _values(scores.nearest, options),
         "chance": 1 / sampler.n_way,
     }
 
@@ -267,19 +288,19 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
         scores = score_sequences(run.learner, sampler, count)
         orders[f"{names[leader]} first"] = {
             "switch": settings.n_way * k_shot,
-            "total": _values(scores.of_sequences()),
+            "total": _values(scores.of_sequences(), options),
             "tasks": {
                 names[task]: {
-                    "total": _values(scores.of_sequences(task)),
-                    "shots": _values(scores.at_shots(task)),
+                    "total": _values(scores.of_sequences(task), options),
+                    "shots": _values(scores.at_shots(task), options),
                 }
                 for task in (leader, 1 - leader)
             },
-            "positions": _values(scores.correct.astype(np.float64)),
+            "positions": _values(scores.correct.astype(np.float64), options),
             "counting_labels": {
-                "total": _values(scores.of_counting.of_sequences()),
-                "shots": _values(scores.of_counting.at_shots()),
-                "positions": _values(scores.counted),
+                "total": _values(scores.of_counting.of_sequences(), options),
+                "shots": _values(scores.of_counting.at_shots(), options),
+                "positions": _values(scores.counted, options),
             },
         }
     return {
@@ -293,18 +314,22 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
         "images_repeat": any(e is not c for e, c in zip(enough, classes, strict=True)),
         "seed": options.seed,
         "step": run.step,
+        "interval": options.interval,
         "orders": orders,
         "chance": 1 / settings.n_way,
     }
 
 
-def _values(values: np.ndarray) -> dict[str, Any]:
+def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
     """Mean and interval over the first axis: of values (E,), or of each column of values (E, n)."""
-    if values.ndim == 1:
+    if values.ndim > 1:
+        columns = [_values(column, options) for column in values.T]
+        return {key: [column[key] for column in columns] for key in ("mean", "interval_95")}
+    if options.interval == "published":
+        mean, half = mean_and_published_interval(values, options.tests)
+    else:
         mean, half = mean_and_interval(values)
-        return {"mean": mean, "interval_95": half}
-    columns = [mean_and_interval(column) for column in values.T]
-    return {"mean": [mean for mean, _ in columns], "interval_95": [half for _, half in columns]}
+    return {"mean": mean, "interval_95": half}
 
 
 def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> None:

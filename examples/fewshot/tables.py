@@ -13,7 +13,7 @@ def episode_table(result: dict[str, Any]) -> str:
         f"{result['n_way']}-way {result['k_shot']}-shot, {result['episodes']:,} episodes of "
         f"{result['classes']} {_classes(result)}",
         f"  ({_shortened(result['alphabets'])})",
-        f"{'':{_NAME}}accuracy   95 % interval",
+        f"{'':{_NAME}}accuracy   {_interval(result)}",
         _row("learner", result["learner"]),
         _row("nearest neighbour (cosine, same encoder)", result["nearest_neighbour"]),
         _chance(result),
@@ -28,7 +28,7 @@ def sequence_table(result: dict[str, Any]) -> str:
         f"{result['sequences']:,} sequences in each order of {_classes(result)}",
     ]
     for name, order in result["orders"].items():
-        lines += ["", f"{name:{_NAME}}accuracy   95 % interval"]
+        lines += ["", f"{name:{_NAME}}accuracy   {_interval(result)}"]
         for task, values in order["tasks"].items():
             lines.append(_row(task, values["total"]))
             shots = values["shots"]
@@ -45,7 +45,12 @@ def sequence_table(result: dict[str, Any]) -> str:
 
 def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     """Of several runs: mean, standard deviation and interval over them."""
-    lines = ["", f"over {len(results)} runs{'':{_NAME - 12}}mean       sd   95 % interval (Student's t)"]
+    [part, *_] = summary.get("k_shots", [summary])
+    by_student = " (Student's t)" if part["interval"] == "student" else ""
+    lines = [
+        "",
+        f"over {len(results)} runs{'':{_NAME - 12}}mean       sd   {_interval(part)}{by_student}",
+    ]
     if "orders" in summary:
         for name, order in summary["orders"].items():
             lines += [
@@ -58,6 +63,10 @@ def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
             lines.append(_run_row(f"{shots}: learner", part["learner"]))
             lines.append(_run_row(f"{shots}: nearest neighbour", part["nearest_neighbour"]))
     return "\n".join(lines)
+
+
+def _interval(result: dict[str, Any]) -> str:
+    return "95 % interval" if result["interval"] == "student" else "1.96 sd / n, as published"
 
 
 def _classes(result: dict[str, Any]) -> str:

@@ -132,7 +132,30 @@ def test_several_runs_are_summarised_by_students_t(seeds, splits, capsys):
         assert summary["interval_95"] == pytest.approx(half)
     written = seeds[0].path.parent / "seed-0+seed-1+seed-2-evaluation.json"
     assert json.loads(written.read_text()) == joint
-    assert "over 3 runs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "over 3 runs" in out
+    assert "95 % interval (Student's t)" in out
+
+
+def test_the_published_interval_of_one_run_and_of_several(seeds, splits, capsys):
+    paths = tuple(run.path for run in seeds)
+    options = Evaluation(runs=paths, episodes=12, interval="published", tests=3, k_shots=(1, 2))
+    joint = evaluate(options, [splits])
+    learner, _, _ = load_learner(seeds[0])
+    tests = []
+    for first in (0, 4, 8):
+        sampler = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=2, seed=1)
+        tests.append(score(learner, sampler, first + 4).learner[first:].mean())
+    alone = joint["runs"][0]["k_shots"][0]
+    assert alone["interval"] == "published"
+    assert alone["learner"]["mean"] == pytest.approx(statistics.fmean(tests))
+    assert alone["learner"]["interval_95"] == pytest.approx(1.96 * statistics.pstdev(tests) / 3)
+    means = [part["k_shots"][0]["learner"]["mean"] for part in joint["runs"]]
+    half = joint["summary"]["k_shots"][0]["learner"]["interval_95"]
+    assert half == pytest.approx(1.96 * statistics.pstdev(means) / 3)
+    out = capsys.readouterr().out
+    assert "95 %" not in out
+    assert out.count("1.96 sd / n, as published") == 3 * 2 + 1
 
 
 def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
@@ -251,6 +274,8 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
         ({"data": "folder", "root": tmp_path, "on_validation": True}, "leave out --data folder"),
         ({"k_shot": 1, "k_shots": (1, 2)}, "--k-shot and --k-shots exclude each other"),
         ({"runs": ()}, "give the folder of a run"),
+        ({"interval": "published", "tests": 1}, "--tests must be at least 2, got 1"),
+        ({"interval": "published", "episodes": 13}, r"multiple of --tests \(5\) .* published, got 13"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluation(**({"runs": (run.path,)} | changes)))
