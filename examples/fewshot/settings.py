@@ -87,6 +87,9 @@ class Settings(RunSettings):
     more examples as the teacher."""
     max_trim: int = 60
     """With sequential: each task loses up to this many of its last images, at random."""
+    sequence_layout: Literal["step", "micro_batch"] = "step"
+    """With sequential, what shares one order and one pair of lengths of the two tasks: all sequences of
+    a step, or, as published, each of its --accumulation parts by itself."""
     future_shots: int = 5
     """With bootstrapping: examples of each class that only the teacher reads."""
     bootstrap_loss: Literal["kl", "mse"] = "kl"

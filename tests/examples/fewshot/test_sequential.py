@@ -62,6 +62,27 @@ def test_a_step_is_the_same_for_any_number_of_processes_and_micro_batches(settin
 
 
 @pytest.mark.parametrize("pools", [0, 4])
+def test_each_micro_batch_has_a_layout_of_its_own_if_asked_to(settings, domains, pools):
+    """Whatever the number of processes; other sequences of the step are in another order and as long."""
+    settings = dataclasses.replace(
+        settings, pools=pools, accumulation=2, max_trim=7, sequence_layout="micro_batch"
+    )
+    objective = SequentialTraining(build_learner(settings), domains, settings)
+    layouts = []
+    for step in range(12):
+        parts = joined(objective, lambda rank: Share(accumulation=2), step)
+        assert [len(part["labels"]) for part in parts] == [4, 4]
+        halves = joined(objective, lambda rank: Share(rank, processes=2, accumulation=2), step)
+        for part, (one, other) in zip(parts, (halves[:2], halves[2:]), strict=True):
+            assert torch.equal(torch.cat([one["tasks"], other["tasks"]]), part["tasks"])
+            assert torch.equal(torch.cat([one["labels"], other["labels"]]), part["labels"])
+            layouts.append(tuple(part["tasks"][0].tolist()))
+    pairs = list(zip(layouts[::2], layouts[1::2], strict=True))
+    assert sum(one != other for one, other in pairs) > 8, "one layout for a whole step"
+    assert {(one[0], other[0]) for one, other in pairs} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("pools", [0, 4])
 def test_each_position_holds_an_image_of_its_domain_and_class(settings, splits, pools):
     settings = dataclasses.replace(settings, pools=pools, max_trim=0, augment=False)
     domains = [numbered(splits.train, 0), numbered(splits.validation, 100)]  # 72 and 48 images
