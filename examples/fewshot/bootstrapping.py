@@ -4,12 +4,16 @@ After the published workshop script (https://github.com/IDSIA/modern-srwm): read
 state S, reading further examples from there leaves S'. The student answers the queries from S, the teacher
 from S', and the student is drawn to the teacher, which is held still in that term alone.
 
+The published operator added to a state's gradient what came in from after it a second time, an accident of
+buffers that autograd shared with it; the gradients here are the true ones, and no option brings that back.
+
 Letters in the shapes: B episodes, N ways, K support shots, J future shots, Q queries.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -37,10 +41,10 @@ class Bootstrapping(EpisodeTraining):
     difference of S and S'. In D the teacher's side is a constant; the teacher's own cross-entropy
     reaches the weights through S' and S.
 
-    The episodes are those of K + J shots, whose images are divided into support and future. All images
-    of an episode are encoded in one batch, where the published code calls the encoder for the support,
-    for the future images and for each query by themselves: batch normalisation then sees all of them,
-    and student and teacher see the same features of a query.
+    The episodes are those of K + J shots, whose images are divided into support and future. With
+    ``bootstrap_encoding`` "joint" all images are encoded in one batch: batch normalisation sees all of
+    them, and student and teacher see the same features of a query. With "separate", as published, the
+    encoder is called for each reading, hence twice for the queries.
 
     Parameters
     ----------
@@ -67,12 +71,13 @@ class Bootstrapping(EpisodeTraining):
         """
         self.train()
         s = self.settings
-        features = training_features(self.learner, batch["images"], s)
-        query, labels = features[batch["query"]], batch["query_labels"].flatten()
-        _, states = self.learner.read(features[batch["support"]], batch["support_labels"])
-        student = self.learner.answer(query, states).flatten(0, 1)  # (B * Q, N)
-        _, next_states = self.learner.read(features[batch["future"]], batch["future_labels"], states)
-        teacher = self.learner.answer(query, next_states).flatten(0, 1)
+        labels = batch["query_labels"].flatten()
+        encode = self._separately if s.bootstrap_encoding == "separate" else self._jointly
+        features_of = encode(batch)
+        _, states = self.learner.read(features_of("support"), batch["support_labels"])
+        student = self.learner.answer(features_of("query"), states).flatten(0, 1)  # (B * Q, N)
+        _, next_states = self.learner.read(features_of("future"), batch["future_labels"], states)
+        teacher = self.learner.answer(features_of("query"), next_states).flatten(0, 1)
 
         if s.bootstrap_loss == "kl":
             distance = answer_distance(student, teacher)
@@ -89,6 +94,22 @@ class Bootstrapping(EpisodeTraining):
             "accuracy": (student.argmax(dim=-1) == labels).float().mean(),
             "teacher_accuracy": (teacher.argmax(dim=-1) == labels).float().mean(),
         }
+
+    def _jointly(self, batch: Batch) -> Callable[[str], Tensor]:
+        """Features (B, ..., F) of a part of the batch, from one call of the encoder for all."""
+        features = training_features(self.learner, batch["images"], self.settings)
+        return lambda part: features[batch[part]]
+
+    def _separately(self, batch: Batch) -> Callable[[str], Tensor]:
+        """Features (B, ..., F) of a part of the batch, by a call of the encoder of its own each time."""
+        image_axes = 1 if self.settings.feature_views else 3  # (F,), or (C, H, W)
+        images = batch["images"].flatten(0, -1 - image_axes)
+
+        def features_of(part: str) -> Tensor:
+            features = training_features(self.learner, images[batch[part]], self.settings)
+            return features.unflatten(0, batch[part].shape)
+
+        return features_of
 
 
 def answer_distance(student: Tensor, teacher: Tensor) -> Tensor:

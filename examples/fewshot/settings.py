@@ -92,6 +92,10 @@ class Settings(RunSettings):
     a step, or, as published, each of its --accumulation parts by itself."""
     future_shots: int = 5
     """With bootstrapping: examples of each class that only the teacher reads."""
+    bootstrap_encoding: Literal["joint", "separate"] = "joint"
+    """With bootstrapping. joint: the encoder is called once for all images; separate, as published: for
+    the support, for the student's queries, for the future images and for the teacher's queries, each
+    with a batch normalisation and dropout of its own."""
     bootstrap_loss: Literal["kl", "mse"] = "kl"
     """With bootstrapping, what draws the student to the teacher: kl, their answers; mse, their
     layers' states."""
@@ -114,7 +118,7 @@ class Settings(RunSettings):
     ff_factor: int = 4
     """Width of the feed-forward blocks, in units of the layers' width."""
     dropout: float = 0.0
-    """Dropout in the layers."""
+    """Dropout in the layers, and around the lstm; the published LSTM ignored it, as with 0."""
     beta_init: float = 0.0
     """Mean of the initial weights behind the self-made learning rates."""
     q_scale: float = 1.0

@@ -230,3 +230,64 @@ def test_every_core_can_be_bootstrapped(settings, splits, core, bootstrap_loss):
         targets = learner.read(future, batch["future_labels"], states)[1]
         expected = sum(((a - b) ** 2).mean() for a, b in zip(states, targets, strict=True))
         torch.testing.assert_close(values["bootstrap_loss"], expected)
+
+
+@pytest.mark.parametrize("pools", [0, 2])
+def test_separate_encoding_against_four_calls_by_hand(settings, splits, pools):
+    """Loss and every gradient, the encoder's too; and what batch normalisation remembers."""
+    changes = {"train_encoder": True, "bootstrap_encoding": "separate", "pools": pools, "pool_images": 5}
+    objective, batch = make(settings, splits, **changes)
+    by_hand, _ = make(settings, splits, **changes)
+    images, learner = batch["images"].flatten(0, -4), by_hand.learner.train()
+    values = objective(batch)
+
+    support = learner.encode(images[batch["support"]])  # the order matters to the running statistics
+    for_student = learner.encode(images[batch["query"]])
+    future = learner.encode(images[batch["future"]])
+    for_teacher = learner.encode(images[batch["query"]])
+    _, states = learner.read(support, batch["support_labels"])
+    _, next_states = learner.read(future, batch["future_labels"], states)
+    student = learner.answer(for_student, states).flatten(0, 1)
+    teacher = learner.answer(for_teacher, next_states).flatten(0, 1)
+    labels = batch["query_labels"].flatten()
+    loss = 0.7 * F.cross_entropy(student, labels) + 0.4 * F.cross_entropy(teacher, labels)
+    loss = loss + 3.0 * answer_distance(student, teacher)
+    torch.testing.assert_close(values["loss"], loss)
+    found = torch.autograd.grad(values["loss"], list(objective.learner.parameters()))
+    expected = torch.autograd.grad(loss, list(learner.parameters()))
+    for (name, _), one, other in zip(learner.named_parameters(), found, expected, strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+    for (name, one), other in zip(learner.named_buffers(), objective.learner.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+
+    joint, _ = make(settings, splits, **changes | {"bootstrap_encoding": "joint"})
+    assert (joint(batch)["loss"] - loss).abs() > 1e-6
+
+
+def test_separate_encoding_draws_dropout_for_every_call(settings, splits):
+    """Where nothing is read but the query, student and teacher differ by it alone."""
+    same = {}
+    for encoding in ("joint", "separate"):
+        objective, batch = make(
+            dataclasses.replace(settings, core="fake_sr", train_encoder=True, encoder_dropout=0.5),
+            splits,
+            bootstrap_encoding=encoding,
+        )
+        values = objective(batch)
+        same[encoding] = torch.equal(values["student_loss"], values["teacher_loss"])
+    assert same == {"joint": True, "separate": False}
+
+
+def test_separate_encoding_of_features_that_are_there_changes_nothing(settings, splits):
+    losses = []
+    for encoding in ("joint", "separate"):
+        objective, _ = make(settings, splits, feature_views=1, bootstrap_encoding=encoding)
+        batch = objective.dataset(Share())[0]
+        batch["images"] = torch.randn(
+            *batch["images"].shape[:2],
+            objective.learner.encoder.n_features,
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(0),
+        )
+        losses.append(objective(batch)["loss"])
+    torch.testing.assert_close(*losses)
