@@ -46,7 +46,7 @@ def _of_episodes(settings: Settings, classes: ImageClasses) -> Validation:
 
 
 def _of_sequences(settings: Settings, classes: list[ImageClasses]) -> Validation:
-    """Whole sequences, the first domain leading in every other one, as published."""
+    """Whole sequences, by turns with the first and with the second domain leading, as published."""
     if settings.augment_evaluation:
         classes = [with_copies(domain, settings.k_shot + 1) for domain in classes]
     first, second = classes
@@ -71,4 +71,6 @@ def _of_sequences(settings: Settings, classes: list[ImageClasses]) -> Validation
     return validate
 
 
-_ALTERNATE = 8  # sequences with one domain leading, before as many with the other
+# Sequences with one domain leading, before as many with the other. The published batches are of 16;
+# each sequence is scored by itself, so that only the share of each order matters, which is the same.
+_ALTERNATE = 8

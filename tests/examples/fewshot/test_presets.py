@@ -107,6 +107,8 @@ def test_published_presets(name):
     assert s.steps == steps
     assert sum(p.numel() for p in build_learner(s).parameters()) == count
     assert (s.beta1, s.beta2, s.epsilon, s.clip) == (0.9, 0.995, 1e-9, 0.0)
+    options = (s.accumulation_rule, s.sequence_layout, s.bootstrap_encoding)
+    assert options == ("mean", "step", "joint"), "only who asks for it gets the published way"
     assert s.train_encoder
     assert (s.pools, s.encoder_warmup_steps) == (0, 0)
     assert (s.augment, s.augment_evaluation, s.unit_features) == (False, False, False)
@@ -120,7 +122,11 @@ def test_published_presets(name):
 
 def test_what_only_some_published_scripts_have():
     sequential = PRESETS["sequential-omniglot-miniimagenet-srwm"]
-    assert (sequential.accumulation, sequential.max_trim, sequential.validate_every) == (2, 60, 4000)
+    assert (sequential.accumulation, sequential.max_trim) == (2, 60)
+    micro_batches = sequential.accumulation * sequential.validate_every
+    assert micro_batches == 4000, "what the script counts"
+    sequences = sequential.batch_size // sequential.accumulation
+    assert sequential.validation_episodes == 100 * sequences == 1600
     teacher = PRESETS["miniimagenet-10shot-bootstrapping"]
     weights = (teacher.student_weight, teacher.bootstrap_weight, teacher.teacher_weight)
     assert (*weights, teacher.future_shots, teacher.bootstrap_loss) == (1, 10, 1, 5, "kl")
