@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import http.server
 import io
 import os
 import subprocess
@@ -54,56 +53,6 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; a file named in ``cut`` ends after half of it, one in ``slow`` never ends."""
-
-    cut: set[str]
-    slow: set[str]
-    asked: list[str]
-
-    def do_GET(self):
-        name = self.path.lstrip("/")
-        self.asked.append(name)
-        if name not in self.cut | self.slow:
-            super().do_GET()
-            return
-        content = Path(self.translate_path(self.path)).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-        self.wfile.flush()
-        if name in self.slow:
-            self.server.stopped.wait(30)
-        self.close_connection = True
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """An HTTP server on loopback for the folder ``served``, past any proxy."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "served").mkdir()
-    handler = type("Handler", (Server,), {"cut": set(), "slow": set(), "asked": []})
-    httpd = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served"))
-    )
-    httpd.stopped = threading.Event()
-    httpd.handler = handler
-    httpd.folder = tmp_path / "served"
-    httpd.url = f"http://127.0.0.1:{httpd.server_port}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield httpd
-    httpd.stopped.set()
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
 
 
 def published(server, files=FILES, **changes):

@@ -1,10 +1,6 @@
-"""The public data sets, each read from a small copy of its published files, written here."""
+"""The public data sets, each read from a small copy of its published files, unpacked."""
 
-import dataclasses
-import io
 import pickle
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from PIL import Image
 
 from examples.fewshot.data import (
     archives,
-    cifar100,
     cifar_fs,
     fc100,
     load_splits,
@@ -21,61 +16,26 @@ from examples.fewshot.data import (
     tiered_imagenet,
 )
 from examples.fewshot.data.archives import Contents
-
-PARTS = ("train", "validation", "test")
-SHORT = ("train", "val", "test")
-# CIFAR-100's superclasses with their classes, from its own file ``meta``; both in its order, by name.
-SUPERCLASSES = {
-    "aquatic_mammals": "beaver dolphin otter seal whale",
-    "fish": "aquarium_fish flatfish ray shark trout",
-    "flowers": "orchid poppy rose sunflower tulip",
-    "food_containers": "bottle bowl can cup plate",
-    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
-    "household_electrical_devices": "clock keyboard lamp telephone television",
-    "household_furniture": "bed chair couch table wardrobe",
-    "insects": "bee beetle butterfly caterpillar cockroach",
-    "large_carnivores": "bear leopard lion tiger wolf",
-    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
-    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
-    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
-    "medium_mammals": "fox porcupine possum raccoon skunk",
-    "non-insect_invertebrates": "crab lobster snail spider worm",
-    "people": "baby boy girl man woman",
-    "reptiles": "crocodile dinosaur lizard snake turtle",
-    "small_mammals": "hamster mouse rabbit shrew squirrel",
-    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
-    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
-    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
-}
-COARSE = list(SUPERCLASSES)
-FINE = sorted(" ".join(SUPERCLASSES.values()).split())
-COARSE_OF = [
-    next(c for c, group in enumerate(COARSE) if name in SUPERCLASSES[group].split()) for name in FINE
-]
-
-
-def shrink(monkeypatch, module, classes, images):
-    """Let a data set's small copy pass for complete."""
-    monkeypatch.setattr(module, "CONTENTS", Contents(classes=classes, images=images))
-
-
-def parts(splits):
-    return [getattr(splits, part) for part in PARTS]
-
-
-def noise(shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def image_file(pixels, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-def save(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
+from tests.examples.fewshot.small_copies import (
+    COARSE,
+    FINE,
+    SHORT,
+    SUPERCLASSES,
+    WNIDS,
+    drawing,
+    image_file,
+    mini,
+    noise,
+    parts,
+    save,
+    shrink,
+    write_cifar100,
+    write_cifar_fs,
+    write_mini,
+    write_omniglot,
+    write_pickled_splits,
+    write_tiered,
+)
 
 
 def scaled(pixels, size):
@@ -84,48 +44,6 @@ def scaled(pixels, size):
 
 
 # Omniglot
-
-
-def drawing(mark, size=105):
-    pixels = np.full((size, size), 255, np.uint8)
-    pixels[mark % size, 20:80] = 0
-    pixels[20:90, (7 * mark) % size] = 0
-    return Image.fromarray(pixels).convert("1")
-
-
-def write_omniglot(root, monkeypatch, *, images=2, characters=2, packed=True):
-    """The first alphabets, with few characters; the border of the training runs through Gurmukhi."""
-    small = {
-        "images_background": dict.fromkeys(("Arcadian", "Armenian", "Balinese"), characters),
-        "images_evaluation": dict.fromkeys(("Angelic", "Gurmukhi", "Kannada"), characters),
-    }
-    monkeypatch.setattr(omniglot, "BACKGROUND", small["images_background"])
-    monkeypatch.setattr(omniglot, "EVALUATION", small["images_evaluation"])
-    monkeypatch.setattr(omniglot, "TRAINING_CHARACTERS", 4 * characters + 1)
-    counts = (3 * characters + 1, characters, 2 * characters - 1)
-    shrink(monkeypatch, omniglot, counts, tuple(images * count for count in counts))
-    monkeypatch.setattr(
-        omniglot, "LAYOUTS", tuple(dataclasses.replace(layout, md5=None) for layout in omniglot.LAYOUTS)
-    )
-    root.mkdir(exist_ok=True)
-    mark = 0
-    for part, alphabets in small.items():
-        files = {}
-        for alphabet, size in alphabets.items():
-            for character in range(1, size + 1):
-                for image in range(images):
-                    file = io.BytesIO()
-                    drawing(mark).save(file, "PNG")
-                    files[f"{part}/{alphabet}/character{character:02d}/{mark:04d}_{image:02d}.png"] = file
-                    mark += 1
-        if packed:
-            with zipfile.ZipFile(root / f"{part}.zip", "w") as archive:
-                for name, file in files.items():
-                    archive.writestr(name, file.getvalue())
-        else:
-            for name, file in files.items():
-                save(root / name, file.getvalue())
-    return root
 
 
 def test_the_characters_of_omniglot():
@@ -146,9 +64,8 @@ def test_the_characters_of_omniglot():
     assert published == omniglot.CONTENTS
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_omniglot(tmp_path, monkeypatch, packed):
-    splits = omniglot.load_omniglot(write_omniglot(tmp_path / "root", monkeypatch, packed=packed))
+def test_omniglot(tmp_path, monkeypatch):
+    splits = omniglot.load_omniglot(write_omniglot(tmp_path / "root", monkeypatch))
     assert splits.train.names == (
         "Arcadian/character01",
         "Arcadian/character02",
@@ -181,7 +98,7 @@ def test_omniglot_in_its_own_size(tmp_path, monkeypatch):
 
 
 def test_a_missing_character_of_omniglot_is_noticed(tmp_path, monkeypatch):
-    root = write_omniglot(tmp_path / "root", monkeypatch, packed=False)
+    root = write_omniglot(tmp_path / "root", monkeypatch)
     (root / "images_background" / "Balinese" / "character02").rename(tmp_path / "moved")
     with pytest.raises(
         ValueError, match=r"Balinese' must have 2 characters, got 1; the copy is incomplete"
@@ -190,7 +107,7 @@ def test_a_missing_character_of_omniglot_is_noticed(tmp_path, monkeypatch):
 
 
 def test_a_missing_image_of_omniglot_is_noticed(tmp_path, monkeypatch):
-    root = write_omniglot(tmp_path / "root", monkeypatch, packed=False)
+    root = write_omniglot(tmp_path / "root", monkeypatch)
     next((root / "images_evaluation" / "Kannada" / "character01").iterdir()).unlink()
     with pytest.raises(
         ValueError, match=r"the test split .* must have 3 classes and 6 images, got 3 and 5"
@@ -199,7 +116,7 @@ def test_a_missing_image_of_omniglot_is_noticed(tmp_path, monkeypatch):
 
 
 def test_a_damaged_image_of_omniglot_is_named(tmp_path, monkeypatch):
-    root = write_omniglot(tmp_path / "root", monkeypatch, packed=False)
+    root = write_omniglot(tmp_path / "root", monkeypatch)
     image = sorted((root / "images_background" / "Armenian" / "character01").iterdir())[1]
     image.write_bytes(image.read_bytes()[:60])
     with pytest.raises(ValueError, match=rf"load_omniglot: cannot read the image .*{image.name}"):
@@ -209,53 +126,8 @@ def test_a_damaged_image_of_omniglot_is_named(tmp_path, monkeypatch):
 # CIFAR-100, FC100 and CIFAR-FS
 
 
-def write_cifar100(folder, *, train=2, test=1):
-    """All 100 classes; the images are in no order, as in the original."""
-    labels = []
-    for part, per_class, seed in (("train", train, 1), ("test", test, 2)):
-        fine = np.random.default_rng(seed).permutation(np.repeat(np.arange(100), per_class))
-        labels.append(fine)
-        content = {
-            b"data": noise((len(fine), 3072), seed),
-            b"fine_labels": fine.tolist(),
-            b"coarse_labels": [COARSE_OF[label] for label in fine],
-            b"filenames": [f"{label}.png".encode() for label in fine],
-            b"batch_label": b"training batch 1 of 1",
-        }
-        save(folder / part, content)
-    meta = {
-        b"fine_label_names": [name.encode() for name in FINE],
-        b"coarse_label_names": [name.encode() for name in COARSE],
-    }
-    save(folder / "meta", meta)
-    pixels = np.concatenate(
-        [noise((len(fine), 3, 32, 32), seed) for fine, seed in zip(labels, (1, 2), strict=True)]
-    )
-    fine = np.concatenate(labels)
-    return {name: pixels[fine == label] for label, name in enumerate(FINE)}
-
-
-def pack_cifar100(folder, archive):
-    with tarfile.open(archive, "w:gz") as packed:
-        packed.add(folder, "cifar-100-python")
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """CIFAR-100's archive without its checksum and address."""
-    layout = dataclasses.replace(cifar100.CIFAR100, md5=None, url=None)
-    for module in (fc100, cifar_fs):
-        monkeypatch.setattr(module, "LAYOUTS", (*module.LAYOUTS[:-1], layout))
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("packed", [True, False])
-def test_fc100_from_cifar100(tmp_path, monkeypatch, packed):
-    folder = tmp_path / "root" / "cifar-100-python"
-    images = write_cifar100(folder)
-    if packed:
-        pack_cifar100(folder, tmp_path / "root" / "cifar-100-python.tar.gz")
-        folder.rename(tmp_path / "away")
+def test_fc100_from_cifar100(tmp_path, monkeypatch):
+    images = write_cifar100(tmp_path / "root" / "cifar-100-python")
     shrink(monkeypatch, fc100, (60, 20, 20), (180, 60, 60))
     splits = fc100.load_fc100(tmp_path / "root")
     test = {"aquatic_mammals", "insects", "medium_mammals", "people"}
@@ -277,7 +149,6 @@ def test_fc100_from_cifar100(tmp_path, monkeypatch, packed):
             assert of_class.dtype == np.uint8
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_cifar_fs_from_cifar100(tmp_path, monkeypatch):
     images = write_cifar100(tmp_path)
     shrink(monkeypatch, cifar_fs, (64, 16, 20), (192, 48, 60))
@@ -295,11 +166,7 @@ def test_cifar_fs_from_cifar100(tmp_path, monkeypatch):
     [(fc100, fc100.load_fc100, "FC100"), (cifar_fs, cifar_fs.load_cifar_fs, "CIFAR_FS")],
 )
 def test_pickled_splits_of_cifar100(tmp_path, monkeypatch, module, load, stem):
-    pixels = [noise((6, 32, 32, 3), seed) for seed in range(3)]
-    labels = [[4, 9, 4, 4, 9, 9], [1, 1, 1, 3, 3, 3], [0, 5, 7, 0, 5, 7]]
-    for part, data, numbers in zip(SHORT, pixels, labels, strict=True):
-        save(tmp_path / f"{stem}_{part}.pickle", {"data": data, "labels": numbers})
-    shrink(monkeypatch, module, (2, 2, 3), (6, 6, 6))
+    pixels, labels = write_pickled_splits(tmp_path, monkeypatch, module)
     for image_size in (None, 20):
         splits = load(tmp_path, image_size=image_size)
         for part, short, data, numbers in zip(parts(splits), SHORT, pixels, labels, strict=True):
@@ -312,16 +179,7 @@ def test_pickled_splits_of_cifar100(tmp_path, monkeypatch, module, load, stem):
 
 
 def test_cifar_fs_from_folders(tmp_path, monkeypatch):
-    root = tmp_path / "cifarfs" / "cifar100"
-    names = {"train": ["tulip", "apple"], "val": ["beaver"], "test": ["worm"]}
-    pixels = {}
-    for split, classes in names.items():
-        save(root / "splits" / "bertinetto" / f"{split}.txt", "".join(f"{c}\n" for c in classes).encode())
-        for name in classes:
-            pixels[name] = noise((2, 32, 32, 3), len(pixels))
-            for i, image in enumerate(pixels[name]):
-                save(root / "data" / name / f"{name}_s_{i:06d}.png", image_file(image))
-    shrink(monkeypatch, cifar_fs, (2, 1, 1), (4, 2, 2))
+    names, pixels = write_cifar_fs(tmp_path / "cifarfs" / "cifar100", monkeypatch)
     splits = cifar_fs.load_cifar_fs(tmp_path)
     for part, classes in zip(parts(splits), names.values(), strict=True):
         assert list(part.names) == classes
@@ -359,13 +217,6 @@ def test_other_content_in_a_pickled_split_is_refused(tmp_path):
 
 # mini-ImageNet
 
-WNIDS = {"train": ["n01532829", "n01558993"], "val": ["n01855672"], "test": ["n01930112", "n01981276"]}
-
-
-def mini(monkeypatch, images=3):
-    shrink(monkeypatch, mini_imagenet, (2, 1, 2), (2 * images, images, 2 * images))
-    return {name: noise((images, 84, 84, 3), int(name[1:])) for names in WNIDS.values() for name in names}
-
 
 def check_mini(splits, pixels, size=84):
     for part, names in zip(parts(splits), WNIDS.values(), strict=True):
@@ -379,17 +230,7 @@ def check_mini(splits, pixels, size=84):
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_mini_imagenet_from_pickles(tmp_path, monkeypatch, mixed):
-    pixels = mini(monkeypatch)
-    for split, names in WNIDS.items():
-        stacked = np.concatenate([pixels[name] for name in names])
-        order = np.arange(len(stacked))
-        if mixed:  # image i of the classes one after the other
-            order = order.reshape(len(names), 3).T.ravel()
-        where = {
-            name: np.flatnonzero(order // 3 == c).tolist() for c, name in reversed([*enumerate(names)])
-        }
-        content = {"image_data": stacked[order], "class_dict": where}
-        save(tmp_path / "mini-imagenet" / f"mini-imagenet-cache-{split}.pkl", content)
+    pixels = write_mini(tmp_path / "mini-imagenet", monkeypatch, mixed=mixed)
     check_mini(mini_imagenet.load_mini_imagenet(tmp_path), pixels)
     check_mini(mini_imagenet.load_mini_imagenet(tmp_path, image_size=21), pixels, 21)
 
@@ -430,30 +271,6 @@ def test_other_content_in_the_pickles_of_mini_imagenet_is_refused(tmp_path):
 
 
 # tieredImageNet
-
-
-def write_tiered(folder, monkeypatch):
-    """Two, one and two classes of three images; PNG files in no order."""
-    shrink(monkeypatch, tiered_imagenet, (2, 1, 2), (6, 3, 6))
-    expected = {}
-    for seed, (split, names) in enumerate(
-        {"train": ["crab", "goose"], "val": ["tench"], "test": ["kite", "vulture"]}.items()
-    ):
-        pixels = noise((3 * len(names), 84, 84, 3), seed)
-        for i, image in enumerate(pixels):
-            image[: 10 * i] = 0  # so that the files have different lengths
-        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(names)), 3))
-        files = [np.frombuffer(image_file(image), np.uint8)[:, None] for image in pixels]
-        save(folder / f"{split}_images_png.pkl", files)
-        content = {
-            b"label_specific": labels.astype(np.int32),
-            b"label_general": labels.astype(np.int32),
-            b"label_specific_str": [name.encode() for name in names],
-            b"label_general_str": [b"animal"],
-        }
-        save(folder / f"{split}_labels.pkl", content)
-        expected[split] = names, np.moveaxis(pixels, -1, 1)[np.argsort(labels, kind="stable")]
-    return expected
 
 
 def test_tiered_imagenet(tmp_path, monkeypatch):
@@ -560,12 +377,7 @@ def test_load_splits_knows_them(tmp_path, monkeypatch):
         assert [len(part.names) for part in parts(splits)] == classes
         assert splits.test.picture_shape == (3, 32, 32)
         assert splits.test.normalisation.mean == pytest.approx((0.5,) * 3, abs=0.01)
-    pixels = mini(monkeypatch)
-    for split, names in WNIDS.items():
-        where = {name: list(range(3 * c, 3 * c + 3)) for c, name in enumerate(names)}
-        stacked = np.concatenate([pixels[name] for name in names])
-        content = {"image_data": stacked, "class_dict": where}
-        save(tmp_path / "mini" / f"mini-imagenet-cache-{split}.pkl", content)
+    write_mini(tmp_path / "mini", monkeypatch)
     write_tiered(tmp_path / "tiered", monkeypatch)
     for name, root, normalise in (
         ("miniimagenet", "mini", "published"),
