@@ -88,6 +88,20 @@ def test_published_is_the_tables(calls):
     torch.testing.assert_close(shown.query, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_the_published_normalisations():
+    """As transforms of the published code: datasets omniglot_norm, miniimagenet_norm and fc100_norm."""
+    found = {
+        name: known.statistics["published"]
+        for name, known in data._SETS.items()
+        if "published" in known.statistics
+    }
+    assert found == {
+        "omniglot": Normalisation(mean=(0.922,), std=(0.084,)),
+        "miniimagenet": Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        "fc100": Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276)),
+    }
+
+
 def test_a_correct_one_of_the_table_is_not_measured(calls, monkeypatch):
     known = Normalisation((0.078,), (0.084,))
     grey = dataclasses.replace(data._SETS["grey"], statistics={"published": PUBLISHED, "correct": known})

@@ -16,6 +16,7 @@ from examples.fewshot.data import (
     tiered_imagenet,
 )
 from examples.fewshot.data.archives import Contents
+from examples.fewshot.data.episodes import EpisodeSampler
 from tests.examples.fewshot.small_copies import (
     COARSE,
     FINE,
@@ -95,6 +96,17 @@ def test_omniglot_in_its_own_size(tmp_path, monkeypatch):
     root = write_omniglot(tmp_path / "root", monkeypatch)
     image = omniglot.load_omniglot(root, image_size=105).validation.images[0, 0]
     np.testing.assert_array_equal(image, 255 * (np.asarray(drawing(4)) == 0))
+
+
+def test_published_omniglot_is_normalised_as_if_ink_were_black(tmp_path, monkeypatch):
+    """As published: white ink on black, by the mean and deviation of black ink on white."""
+    root = write_omniglot(tmp_path / "root", monkeypatch)
+    # In its own size the drawings have no grey.
+    splits = load_splits("omniglot", root=root, image_size=105, normalise="published")
+    drawn = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=1, seed=0, augment=False).batch(0, 4)
+    background, stroke = drawn.support.unique().tolist()
+    assert (background, stroke) == (pytest.approx(-10.976, abs=1e-3), pytest.approx(0.929, abs=1e-3))
+    assert (drawn.support == background).float().mean() > 0.9
 
 
 def test_a_missing_character_of_omniglot_is_noticed(tmp_path, monkeypatch):
