@@ -48,6 +48,29 @@ def test_the_constant_schedule(settings, splits):
     assert {line["learning_rate"] for line in lines} == {settings.learning_rate}
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_clip_bounds_the_norm_of_the_gradient_that_adam_takes(settings, splits, monkeypatch, accumulation):
+    """That of all parameters together, and of all micro-batches."""
+    settings = dataclasses.replace(
+        settings, steps=1, pools=0, accumulation=accumulation, train_encoder=True, dropout=0.0
+    )
+    seen = []
+    adam = torch.optim.Adam.step
+
+    def noted(self, closure=None):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        seen.append(torch.cat([p.grad.flatten().clone() for p in parameters if p.grad is not None]))
+        return adam(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    for clip in (0.0, 1e6, 0.01):
+        run(dataclasses.replace(settings, name=f"clip-{clip}", clip=clip), splits)
+    free, above, clipped = seen
+    assert free.norm() > 0.1, "the bound would not be felt"
+    assert torch.equal(above, free)
+    torch.testing.assert_close(clipped, 0.01 * free / free.norm(), rtol=1e-4, atol=0.0)
+
+
 def test_training_stops_when_validation_no_longer_improves(settings, splits):
     patient = dataclasses.replace(settings, steps=1000, validate_every=1, early_stop=3, n_way=2)
     folder = RunFolder(patient.folder)
