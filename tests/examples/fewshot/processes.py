@@ -22,6 +22,7 @@ from tests.examples.fewshot.conftest import patterns
 from tests.examples.launching import do_jobs
 
 SPLITS = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
+SECOND = Splits(train=patterns(12, 6, 3), validation=patterns(8, 6, 4), test=patterns(8, 6, 5))
 
 
 class DoubleTrainer(Trainer):
@@ -32,10 +33,13 @@ class DoubleTrainer(Trainer):
 def trainer(settings: Settings) -> DoubleTrainer:
     torch.set_default_dtype(torch.float64)
     try:
-        made = DoubleTrainer(settings, [SPLITS], RunFolder(settings.folder))
+        domains = [SPLITS] if settings.second_data is None else [SPLITS, SECOND]
+        made = DoubleTrainer(settings, domains, RunFolder(settings.folder))
     finally:
         torch.set_default_dtype(torch.float32)
     made.validate = lambda learner: {"accuracy": 0.0}  # its images would be in single precision
+    if settings.feature_views:
+        made.learner.encoder.float()  # as the images are that it encodes beforehand, all in each process
     return made
 
 

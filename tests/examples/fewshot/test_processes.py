@@ -30,11 +30,17 @@ def base(tiny_settings, tmp_path_factory):
 @pytest.fixture(scope="module")
 def jobs(base):
     """Name -> (what is compared, settings)."""
+    sequential = {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4}
     changes = {
         "episodes": {},
         "episodes-accumulated": {"accumulation": 2},
         "pooled": {"pools": 4, "accumulation": 2},
         "warmup": {"encoder_warmup_steps": 3},
+        "sequential": sequential,
+        "sequential-pooled": {**sequential, "pools": 4, "accumulation": 2},
+        "bootstrapping": {"protocol": "bootstrapping", "k_shot": 2, "future_shots": 1},
+        # As the presets for letters, but for the noise, which each process draws for itself.
+        "features": {"train_encoder": False, "feature_views": 2, "hard_episodes": 0.5},
     }
     jobs = {
         name: ("gradients", dataclasses.replace(base, name=name, **change))
@@ -67,7 +73,19 @@ def assert_close(found, expected, tolerance):
         assert error <= tolerance * max(value.abs().max(), 1e-2), name
 
 
-@pytest.mark.parametrize("name", ["episodes", "episodes-accumulated", "pooled", "warmup"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "episodes",
+        "episodes-accumulated",
+        "pooled",
+        "warmup",
+        "sequential",
+        "sequential-pooled",
+        "bootstrapping",
+        "features",
+    ],
+)
 def test_two_processes_have_the_gradient_of_one(results, jobs, name):
     expected = processes.gradients(jobs[name][1])
     assert sum(value.dtype == torch.float64 for value in expected.values()) > 10
