@@ -1,8 +1,5 @@
-import dataclasses
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -96,16 +93,3 @@ def test_command_gives_the_settings_back():
     words = shlex.split(command(settings))
     assert words[:3] == ["python", "-m", "examples.fewshot.train"]
     assert tyro.cli(Settings, args=words[3:]) == settings
-
-
-def test_help_explains_every_setting():
-    help_text = subprocess.run(
-        [sys.executable, "-m", "examples.fewshot.train", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200"},
-    ).stdout
-    for field in dataclasses.fields(Settings):
-        assert f"--{field.name.replace('_', '-')}" in help_text
-    assert "Share of the training over which the learning rate rises" in help_text
