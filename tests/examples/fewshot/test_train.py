@@ -1,6 +1,7 @@
 """Whole runs at tiny size: what they leave behind, and that stopping changes no number."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,13 @@ from accelerate import Accelerator
 from PIL import Image
 
 from examples.fewshot import evaluate, train
+from examples.fewshot.bootstrapping import Bootstrapping
+from examples.fewshot.data.classes import Splits
 from examples.fewshot.evaluate import load_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
+from examples.fewshot.sequential import SequentialTraining
 from examples.training.run_folder import RunFolder, load
+from tests.examples.fewshot.conftest import patterns
 from tests.examples.runs import assert_same_run, numbers_of
 
 FILES = {
@@ -33,9 +39,24 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def data(monkeypatch, splits):
-    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
+# What the protocols need to fit the tiny settings' pool of three images a class.
+PROTOCOLS = {
+    "sync": {},
+    "sequential": {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 3},
+    "bootstrapping": {"protocol": "bootstrapping", "future_shots": 1, "queries": 3},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data(splits):
+    second = Splits(train=patterns(12, 6, 3), validation=patterns(8, 6, 4), test=patterns(8, 6, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train,
+            "load_domains",
+            lambda settings: [splits] if settings.second_data is None else [splits, second],
+        )
+        yield
 
 
 def act_at_step(monkeypatch, objective: type, step: int, act) -> None:
@@ -64,7 +85,8 @@ def press_ctrl_c() -> None:
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
     patch.setattr(train, "draw_curves", lambda *args: None)
-    patch.setattr(evaluate, "draw_gallery", lambda *args: None)
+    for name in ("draw_gallery", "draw_positions"):
+        patch.setattr(evaluate, name, lambda *args, **named: None)
 
 
 def test_a_run_leaves_its_files(settings, capsys):
@@ -122,32 +144,44 @@ def test_the_loss_falls_in_both_phases(settings):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_settings, splits, tmp_path_factory) -> RunFolder:
-    whole = dataclasses.replace(tiny_settings, runs=tmp_path_factory.mktemp("runs"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_domains", lambda settings: [splits])
-        without_pictures(patch)
-        assert train.main(whole) == 0
-    return RunFolder(whole.folder)
+def uninterrupted(tiny_settings, tmp_path_factory) -> Callable[[str], RunFolder]:
+    """A whole run by its protocol."""
+
+    @functools.cache
+    def run(protocol: str) -> RunFolder:
+        runs = tmp_path_factory.mktemp(protocol)
+        whole = dataclasses.replace(tiny_settings, runs=runs, **PROTOCOLS[protocol])
+        with pytest.MonkeyPatch.context() as patch:
+            without_pictures(patch)
+            assert train.main(whole) == 0
+        return RunFolder(whole.folder)
+
+    return run
 
 
 # Just before and just after a report (every 2 steps), a validation (every 3), and the phases' ends.
 @pytest.mark.parametrize(
-    ("objective", "step", "act"),
+    ("protocol", "objective", "step", "act"),
     [
-        (EncoderWarmup, 0, interrupt),
-        (EncoderWarmup, 2, press_ctrl_c),
-        (EncoderWarmup, 3, press_ctrl_c),
-        (EpisodeTraining, 0, press_ctrl_c),
-        (EpisodeTraining, 2, press_ctrl_c),
-        (EpisodeTraining, 3, interrupt),
-        (EpisodeTraining, 5, interrupt),
-        (EpisodeTraining, 5, press_ctrl_c),
+        ("sync", EncoderWarmup, 0, interrupt),
+        ("sync", EncoderWarmup, 2, press_ctrl_c),
+        ("sync", EncoderWarmup, 3, press_ctrl_c),
+        ("sync", EpisodeTraining, 0, press_ctrl_c),
+        ("sync", EpisodeTraining, 2, press_ctrl_c),
+        ("sync", EpisodeTraining, 3, interrupt),
+        ("sync", EpisodeTraining, 5, interrupt),
+        ("sync", EpisodeTraining, 5, press_ctrl_c),
+        ("sequential", EncoderWarmup, 2, press_ctrl_c),
+        ("sequential", SequentialTraining, 2, press_ctrl_c),
+        ("sequential", SequentialTraining, 3, interrupt),
+        ("bootstrapping", Bootstrapping, 2, press_ctrl_c),
+        ("bootstrapping", Bootstrapping, 3, interrupt),
     ],
 )
 def test_a_stopped_run_continues_to_the_same_numbers(
-    settings, uninterrupted, monkeypatch, capsys, objective, step, act
+    settings, uninterrupted, monkeypatch, capsys, protocol, objective, step, act
 ):
+    settings = dataclasses.replace(settings, **PROTOCOLS[protocol])
     without_pictures(monkeypatch)
     with monkeypatch.context() as patch:
         act_at_step(patch, objective, step, act)
@@ -159,13 +193,14 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     progress = load(folder.checkpoint)["progress"]
     if act is press_ctrl_c:
         warmup = objective is EncoderWarmup
-        at = ("encoder" if warmup else "episodes", step + 1)
+        main_phase = "sequences" if protocol == "sequential" else "episodes"
+        at = ("encoder" if warmup else main_phase, step + 1)
         if at == ("encoder", settings.encoder_warmup_steps):
-            at = ("episodes", 0)
+            at = (main_phase, 0)
         assert (progress["phase"], progress["step"]) == at, "a whole step was lost"
 
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
-    assert_same_run(folder, uninterrupted)
+    assert_same_run(folder, uninterrupted(protocol))
 
 
 def test_resuming_a_finished_run_changes_nothing(settings):
