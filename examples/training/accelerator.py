@@ -57,9 +57,14 @@ def make_accelerator(settings: AcceleratedSettings) -> Accelerator:
 def start_trackers(
     accelerator: Accelerator, settings: AcceleratedSettings, project: str, step: int
 ) -> None:
-    """Open the trackers; what they hold from ``step`` on, of a run that was cut off, is replaced."""
+    """Open the trackers; what they hold from after ``step``, of a run that was cut off, is replaced.
+
+    Parameters
+    ----------
+    step : of the checkpoint; what was reported at this step came before it, and is not reported again.
+    """
     options: dict[str, dict[str, Any]] = {
-        "tensorboard": {"purge_step": step},
+        "tensorboard": {"purge_step": step + 1},  # the first step that is hidden
         "wandb": {"name": settings.name, "config": settings.record()},
     }
     accelerator.init_trackers(project, init_kwargs=options)

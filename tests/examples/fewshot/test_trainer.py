@@ -144,6 +144,40 @@ def test_tensorboard_hears_what_metrics_hold(settings, splits):
     assert len(read.Scalars("validation/episodes/accuracy")) == 3
 
 
+@pytest.mark.parametrize("moment", ["in a step", "between report and checkpoint"])
+def test_tensorboard_shows_every_report_of_a_resumed_run_once(settings, splits, monkeypatch, moment):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = dataclasses.replace(settings, trackers=("tensorboard",))
+    folder = RunFolder(settings.folder)
+    folder.open(settings)
+    trainer = Trainer(settings, [splits], folder)
+
+    def interrupt_at_five(act):
+        def acting():
+            if trainer.progress.step == 5:
+                raise KeyboardInterrupt
+            act()
+
+        return acting
+
+    name = "_step" if moment == "in a step" else "save"
+    monkeypatch.setattr(trainer, name, interrupt_at_five(getattr(trainer, name)))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(StopRequest())
+    trainer.accelerator.end_training()
+
+    again = dataclasses.replace(settings, resume=True)
+    resumed = Trainer(again, [splits], folder)
+    resumed.resume(folder.open(again))
+    assert resumed.train(StopRequest())
+    resumed.accelerator.end_training()
+    assert len(list(folder.trackers.rglob("events.out.*"))) == 2
+    read = EventAccumulator(str(folder.trackers / "fewshot")).Reload()
+    assert [event.step for event in read.Scalars("train/episodes/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in read.Scalars("validation/episodes/accuracy")] == [0, 3, 6]
+
+
 def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
