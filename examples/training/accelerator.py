@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
+
+from .run_folder import RunFolder, write_json
 
 # The main process validates alone while the others wait.
 _PATIENCE = timedelta(hours=4)
@@ -43,13 +47,13 @@ def make_accelerator(settings: AcceleratedSettings) -> Accelerator:
                 f"train: --trackers {tracker} needs the package {tracker}, which is not installed; "
                 f"pip install {tracker}, or leave the tracker out"
             )
-    folder = settings.folder
+    folder = RunFolder(settings.folder)
     return Accelerator(
         # Without CUDA Accelerate would choose Apple's GPU, which the operator has no kernels for.
         cpu=not torch.cuda.is_available(),
         mixed_precision=settings.mixed_precision,
         log_with=list(settings.trackers) or None,
-        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "trackers")),
+        project_config=ProjectConfiguration(str(folder.path), logging_dir=str(folder.trackers)),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
@@ -59,12 +63,30 @@ def start_trackers(
 ) -> None:
     """Open the trackers; what they hold from after ``step``, of a run that was cut off, is replaced.
 
+    Weights & Biases replaces nothing: of a step that it has heard of it keeps what it heard first.
+
     Parameters
     ----------
     step : of the checkpoint; what was reported at this step came before it, and is not reported again.
     """
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},  # the first step that is hidden
-        "wandb": {"name": settings.name, "config": settings.record()},
     }
+    if accelerator.is_main_process and "wandb" in settings.trackers:
+        options["wandb"] = {
+            "name": settings.name,
+            "config": settings.record(),
+            "id": _wandb_id(RunFolder(settings.folder)),
+            "resume": "allow",  # a run of this id goes on, or it begins
+        }
     accelerator.init_trackers(project, init_kwargs=options)
+
+
+def _wandb_id(folder: RunFolder) -> str:
+    """What Weights & Biases knows the run by; it goes with the trackers' folder when a run begins anew."""
+    path = folder.trackers / "wandb.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"id": uuid.uuid4().hex})
+    recorded: dict[str, str] = json.loads(path.read_text())
+    return recorded["id"]

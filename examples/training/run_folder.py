@@ -23,7 +23,7 @@ class RunFolder:
     ----------
     config, metrics, checkpoint, best, evaluation, curves, episodes, positions, contact_sheet : paths of the
         files.
-    trackers : folder of what TensorBoard reads.
+    trackers : folder of what TensorBoard reads, and of the run's id in Weights & Biases.
     """
 
     def __init__(self, path: Path) -> None:

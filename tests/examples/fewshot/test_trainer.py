@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.util
+import sys
+from types import SimpleNamespace
 
+import accelerate.tracking
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -176,6 +179,36 @@ def test_tensorboard_shows_every_report_of_a_resumed_run_once(settings, splits, 
     read = EventAccumulator(str(folder.trackers / "fewshot")).Reload()
     assert [event.step for event in read.Scalars("train/episodes/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in read.Scalars("validation/episodes/accuracy")] == [0, 3, 6]
+
+
+@pytest.fixture
+def wandb_runs(monkeypatch) -> list[dict]:
+    """What `wandb.init` is given, of a package that takes everything and does nothing."""
+    begun = []
+
+    def init(**options):
+        begun.append(options)
+        return SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+
+    package = SimpleNamespace(init=init, __spec__=importlib.util.find_spec("json"))
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [accelerate.tracking.LoggerType.WANDB])
+    return begun
+
+
+def test_a_resumed_run_goes_on_in_wandb_and_a_new_one_begins(settings, splits, wandb_runs):
+    settings = dataclasses.replace(settings, trackers=("wandb",))
+    for change in ({}, {"resume": True}, {"overwrite": True}):
+        changed = dataclasses.replace(settings, **change)
+        folder = RunFolder(changed.folder)
+        state = folder.open(changed)
+        trainer = Trainer(changed, [splits], folder)
+        if state is not None:
+            trainer.resume(state)
+        assert trainer.train(StopRequest())
+    first, resumed, anew = (options["id"] for options in wandb_runs)
+    assert first == resumed != anew
+    assert {(options["project"], options["resume"]) for options in wandb_runs} == {("fewshot", "allow")}
 
 
 def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch):
