@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import tyro
 
+from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import (
@@ -133,7 +134,7 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     folders = [RunFolder(path) for path in options.runs]
     runs = [Run(folder, *load_learner(folder)) for folder in folders]
     for run in runs:
-        run.learner.to("cuda" if torch.cuda.is_available() else "cpu")
+        run.learner.to(choose_device())
     settings = runs[0].settings
     _check_alike(options, runs)
     if options.root is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
 from .run_folder import RunFolder, write_json
 
@@ -49,13 +49,22 @@ def make_accelerator(settings: AcceleratedSettings) -> Accelerator:
             )
     folder = RunFolder(settings.folder)
     return Accelerator(
-        # Without CUDA Accelerate would choose Apple's GPU, which the operator has no kernels for.
-        cpu=not torch.cuda.is_available(),
+        cpu=_needs_cpu(),
         mixed_precision=settings.mixed_precision,
         log_with=list(settings.trackers) or None,
         project_config=ProjectConfiguration(str(folder.path), logging_dir=str(folder.trackers)),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def choose_device() -> torch.device:
+    """Where a process that does not train computes: where it would train, or has trained."""
+    return PartialState(cpu=_needs_cpu()).device
+
+
+def _needs_cpu() -> bool:
+    # Without CUDA Accelerate would choose Apple's GPU, which the operator has no kernels for.
+    return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def start_trackers(

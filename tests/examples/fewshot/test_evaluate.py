@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from accelerate.state import AcceleratorState
 from PIL import Image
 from scipy import stats
 
@@ -17,6 +18,7 @@ from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
+from examples.fewshot.models import FewShotLearner
 from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
 from examples.training.run_folder import RunFolder, load, save
@@ -295,6 +297,20 @@ def test_the_command_line_takes_several_runs_and_shots():
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="give the folder of a run"):
         evaluate(Evaluation(runs=(tmp_path,)))
+
+
+@pytest.mark.parametrize(("told", "expected"), [("true", "cpu"), ("false", "cuda")])
+def test_evaluation_computes_where_training_would(run, splits, monkeypatch, told, expected):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    moved = []
+    monkeypatch.setattr(FewShotLearner, "to", lambda learner, device: moved.append(torch.device(device)))
+    AcceleratorState._reset_state(reset_partial_state=True)  # which remembers where others computed
+    try:
+        evaluate(Evaluation(runs=(run.path,)), [splits])
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert [device.type for device in moved] == [expected]
 
 
 def test_settings_come_from_the_checkpoint(run, settings):
