@@ -7,15 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from .archives import Layout, list_layouts
+from .cifar_fs import LAYOUTS as CIFAR_FS
 from .cifar_fs import load_cifar_fs
 from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
+from .fc100 import LAYOUTS as FC100
 from .fc100 import load_fc100
 from .folder import load_folder
 from .glyphs import load_glyphs
+from .mini_imagenet import LAYOUTS as MINI_IMAGENET
 from .mini_imagenet import load_mini_imagenet
+from .omniglot import LAYOUTS as OMNIGLOT
 from .omniglot import load_omniglot
 from .rotations import with_rotations
 from .textures import load_textures
+from .tiered_imagenet import LAYOUTS as TIERED_IMAGENET
 from .tiered_imagenet import load_tiered_imagenet
 
 __all__ = ["load_splits"]
@@ -33,6 +39,8 @@ class _DataSet:
     load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` if it is made.
     channels : of the stored images, 1 or 3.
     made : whether the program makes the images, and caches them, instead of reading them.
+    layouts : of a set that is read, the files it is read from.
+    together : whether the files of all layouts are needed, not those of one.
     statistics : the normalisation of published scripts ("published"), and the right one ("correct");
         where the latter is missing, it is measured on the training images.
     """
@@ -40,6 +48,8 @@ class _DataSet:
     load: Callable[..., Splits]
     channels: int
     made: bool = False
+    layouts: tuple[Layout, ...] = ()
+    together: bool = False
     statistics: dict[str, Normalisation] = field(default_factory=dict)
 
 
@@ -47,22 +57,33 @@ _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _SETS = {
     "glyphs": _DataSet(load_glyphs, channels=1, made=True),
     "textures": _DataSet(load_textures, channels=3, made=True),
-    "folder": _DataSet(load_folder, channels=1),
+    "folder": _DataSet(
+        load_folder,
+        channels=1,
+        layouts=(Layout(holds=("alphabet/character/*.png",), source="images of your own"),),
+    ),
     "omniglot": _DataSet(
         load_omniglot,
         channels=1,
+        layouts=OMNIGLOT,
+        together=True,
         # Of black ink on white paper, though the published scripts too show white ink on black.
         statistics={"published": Normalisation(mean=(0.922,), std=(0.084,))},
     ),
-    "miniimagenet": _DataSet(load_mini_imagenet, channels=3, statistics={"published": _IMAGENET}),
+    "miniimagenet": _DataSet(
+        load_mini_imagenet, channels=3, layouts=MINI_IMAGENET, statistics={"published": _IMAGENET}
+    ),
     "fc100": _DataSet(
         load_fc100,
         channels=3,
+        layouts=FC100,
         statistics={"published": Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))},
     ),
     # Measuring would mean to decode 448,695 images.
-    "tieredimagenet": _DataSet(load_tiered_imagenet, channels=3, statistics={"correct": _IMAGENET}),
-    "cifarfs": _DataSet(load_cifar_fs, channels=3),
+    "tieredimagenet": _DataSet(
+        load_tiered_imagenet, channels=3, layouts=TIERED_IMAGENET, statistics={"correct": _IMAGENET}
+    ),
+    "cifarfs": _DataSet(load_cifar_fs, channels=3, layouts=CIFAR_FS),
 }
 
 
@@ -149,7 +170,11 @@ def load_splits(
         splits = data_set.load(cache, image_size=image_size)
     else:
         if root is None:
-            raise ValueError(f"load_splits: name={name!r} needs root, the folder that holds its files")
+            raise ValueError(
+                f"load_splits: name={name!r} needs root, the folder of its files (--root; that of "
+                f"--second-data is --second-root); put there {'all' if data_set.together else 'one'} of\n"
+                f"{list_layouts(data_set.layouts, download=download)}"
+            )
         if cache is not None:
             raise ValueError(
                 f"load_splits: name={name!r} is read from root and takes no cache, got "

@@ -103,7 +103,10 @@ def locate(
     """
     root = Path(root)
     if not download and not root.is_dir():
-        raise FileNotFoundError(f"{operation}: root must be an existing folder, got {str(root)!r}")
+        raise FileNotFoundError(
+            f"{operation}: root must be an existing folder, got {str(root)!r}; make it and put there "
+            f"one of\n{list_layouts(layouts, download=download)}"
+        )
     for layout in layouts:
         folder = find(root, layout.holds)
         if folder is not None:
@@ -115,7 +118,23 @@ def locate(
     for layout in layouts if download else ():
         if layout.url is not None:
             return layout, unpack(operation, fetch(operation, root, layout), layout.holds)
-    raise FileNotFoundError(_missing(operation, root, layouts, download))
+    raise FileNotFoundError(
+        f"{operation}: found nothing to read under {str(root)!r}; put there one of\n"
+        f"{list_layouts(layouts, download=download)}"
+    )
+
+
+def list_layouts(layouts: Sequence[Layout], *, download: bool) -> str:
+    """Which files to put below a root and where people get them, a line each, for messages."""
+    lines = []
+    for layout in layouts:
+        packed = "" if layout.archive is None else f", or {layout.archive}, which holds them"
+        lines.append(f"  * {', '.join(layout.holds)}{packed}: {layout.source}")
+    if not download and any(layout.url is not None for layout in layouts):
+        lines.append("or add download=True (--download)")
+    elif download and all(layout.url is None for layout in layouts):
+        lines.append("there is no stable public address to download it from")
+    return "\n".join(lines)
 
 
 def find(root: Path, names: Sequence[str]) -> Path | None:
@@ -306,15 +325,3 @@ def _write(source: IO[bytes], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
-
-
-def _missing(operation: str, root: Path, layouts: Sequence[Layout], download: bool) -> str:
-    lines = [f"{operation}: found nothing to read under {str(root)!r}; put there one of"]
-    for layout in layouts:
-        packed = "" if layout.archive is None else f", or {layout.archive}, which holds them"
-        lines.append(f"  * {', '.join(layout.holds)}{packed}: {layout.source}")
-    if any(layout.url is not None for layout in layouts):
-        lines.append("or add download=True (--download)")
-    elif download:
-        lines.append("there is no stable public address to download it from")
-    return "\n".join(lines)

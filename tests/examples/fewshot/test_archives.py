@@ -318,9 +318,10 @@ def test_a_killed_download_leaves_nothing_that_looks_finished(server, tmp_path):
 
 
 def test_what_is_missing_is_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"test: root must be an existing folder, got .*nowhere"):
-        locate("test", tmp_path / "nowhere", (LAYOUT,), download=False)
     advice = r"one\.bin, two\.bin, or set\.zip, which holds them: the archive of the tests"
+    message = rf"test: root must be an existing folder, got .*nowhere.*; make it .*\n.*{advice}"
+    with pytest.raises(FileNotFoundError, match=message):
+        locate("test", tmp_path / "nowhere", (LAYOUT,), download=False)
     with pytest.raises(FileNotFoundError, match=advice) as error:
         locate("test", tmp_path, (LAYOUT,), download=False)
     assert "download" not in str(error.value)

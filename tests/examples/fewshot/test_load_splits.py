@@ -148,7 +148,7 @@ def test_the_folder_of_another_size(tmp_path):
         ("colour", {"normalise": "published"}, "no normalise='published'; use 'correct', the mean"),
         ("colour", {"root": "here"}, "neither root nor download, got root='here', download=False"),
         ("colour", {"download": True}, "neither root nor download, got root=None, download=True"),
-        ("grey", {}, "'grey' needs root, the folder that holds its files"),
+        ("grey", {}, "'grey' needs root, the folder of its files .--root"),
         ("grey", {"root": "here", "cache": "there"}, "takes no cache, got 'there'; leave it out"),
     ],
 )
@@ -156,3 +156,16 @@ def test_load_splits_refuses(calls, name, options, message):
     with pytest.raises(ValueError, match=message):
         load_splits(name, **options)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("folder", r"one of\n  \* alphabet/character/\*\.png"),
+        ("omniglot", r"all of\n  \* images_background/, .*\n  \* images_evaluation/"),
+        ("cifarfs", r"one of\n  \* CIFAR_FS_train\.pickle(.*\n){3}or add download=True"),
+    ],
+)
+def test_where_a_root_is_missing_its_files_are_named(name, files):
+    with pytest.raises(ValueError, match=rf"name={name!r} needs root, .*--root.* put there {files}"):
+        load_splits(name)
