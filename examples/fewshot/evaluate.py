@@ -58,8 +58,9 @@ class Evaluation:
     k_shots: tuple[int, ...] = ()
     """Several numbers of labelled examples: accuracy against them, as a table and a picture."""
     episodes: int | None = None
-    """Episodes, or sequences in each order of the tasks; by default as the run's --test-episodes. The
-    published evaluation runs two batches more than it says: of 5 tests of 1,000 batches of 16, 80,160."""
+    """Episodes, or sequences in each order of the tasks, at least 2; by default as the run's
+    --test-episodes. The published evaluation runs two batches more than it says: of 5 tests of 1,000
+    batches of 16, 80,160."""
     interval: IntervalRule = "student"
     """student: a 95 % interval, over the episodes of one run and by Student's t over several; published:
     1.96 * s / n, s with divisor n, over n runs, and in each over the means of --tests parts of its
@@ -92,6 +93,11 @@ class Evaluation:
             raise ValueError("evaluate: --k-shot and --k-shots exclude each other; give one")
         if self.interval == "published" and self.tests < 2:
             raise ValueError(f"evaluate: --tests must be at least 2, got {self.tests}")
+        if self.episodes is not None and self.episodes < 2:
+            raise ValueError(
+                "evaluate: --episodes must be at least 2, for an interval around their mean, got "
+                f"{self.episodes}"
+            )
 
     @property
     def file(self) -> str:

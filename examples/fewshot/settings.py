@@ -231,7 +231,7 @@ class Settings(RunSettings):
     early_stop: int = 0
     """Stop after this many validations in a row that were not the best; 0 never does."""
     test_episodes: int = 2000
-    """Episodes or sequences of the final evaluation on the test classes."""
+    """Episodes or sequences of the final evaluation on the test classes, at least 2."""
     test_queries: int = 5
     """Queries of each validation or test episode; an episode counts once, by their mean."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)
@@ -258,6 +258,11 @@ class Settings(RunSettings):
             raise ValueError(
                 "train: --encoder-warmup-images must be at least 2, an image and another of its "
                 f"class, got {self.encoder_warmup_images}"
+            )
+        if self.test_episodes < 2:
+            raise ValueError(
+                "train: --test-episodes must be at least 2, for an interval around their mean, got "
+                f"{self.test_episodes}"
             )
         if self.batch_size % self.accumulation:
             raise ValueError(

@@ -278,6 +278,7 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
         ({"runs": ()}, "give the folder of a run"),
         ({"interval": "published", "tests": 1}, "--tests must be at least 2, got 1"),
         ({"interval": "published", "episodes": 13}, r"multiple of --tests \(5\) .* published, got 13"),
+        ({"episodes": 1}, "--episodes must be at least 2, .* got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluation(**({"runs": (run.path,)} | changes)))

@@ -23,6 +23,7 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"dropout": -0.1}, "--dropout must be at least 0"),
         ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
         ({"clip": float("nan")}, "--clip must be at least 0, got nan"),
+        ({"test_episodes": 1}, "--test-episodes must be at least 2, .* got 1"),
         ({"encoder_warmup_images": 1}, "--encoder-warmup-images must be at least 2"),
         ({"pool_classes": 4}, "--pool-classes must be at least --n-way .5., got 4"),
         ({"queries": 16}, "--queries must be at most .* = 10, got 16; raise --pool-images"),
