@@ -11,6 +11,7 @@ from ..training.command_line import run_program
 from ..training.interrupt import INTERRUPTED, StopRequest
 from ..training.opening import open_run
 from ..training.run_folder import RunFolder
+from .class_counts import check_unseen
 from .curves import draw_curves
 from .domains import load_domains
 from .evaluate import Evaluation, evaluate
@@ -32,6 +33,7 @@ def main(settings: Settings) -> int:
         torch.set_num_threads(settings.threads)
     with accelerator.local_main_process_first():  # what it fetches or draws, the others find
         domains = load_domains(settings)
+    check_unseen(settings, domains)
     folder = RunFolder(settings.folder)
     trainer = Trainer(settings, domains, folder, accelerator)
     state = open_run(folder, settings, accelerator)

@@ -23,6 +23,7 @@ from ..training.interrupt import StopRequest
 from ..training.run_folder import RunFolder, save
 from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
+from .class_counts import check_training, check_warmup
 from .data.classes import Splits
 from .data.rotations import with_rotations
 from .encoder_from import take_encoder
@@ -140,9 +141,11 @@ class Trainer:
         s = self.settings
         train = [splits.train for splits in self.domains]
         if phase == "encoder":
+            check_warmup(s, train)
             return EncoderWarmup(self.learner, train, s)
         if s.rotate_classes == "train":
             train[0] = with_rotations(train[0])
+        check_training(s, train)
         if s.protocol == "sequential":
             return SequentialTraining(self.learner, train, s)
         kind = Bootstrapping if s.protocol == "bootstrapping" else EpisodeTraining

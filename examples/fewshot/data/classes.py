@@ -176,7 +176,7 @@ class ImageClasses:
         rows = np.concatenate([np.arange(0), *ranges])
         return replace(
             self,
-            images=self.images[rows] if isinstance(self.images, np.ndarray) else _Rows(self.images, rows),
+            images=self.images[rows] if isinstance(self.images, np.ndarray) else Rows(self.images, rows),
             offsets=np.cumsum([0, *map(len, ranges)], dtype=np.int64),
             names=tuple(self.names[c] for c in chosen),
             alphabets=tuple(self.alphabets[c] for c in chosen),
@@ -216,7 +216,7 @@ def measured_normalisation(classes: ImageClasses) -> Normalisation:
     return Normalisation(mean=tuple(means.tolist()), std=tuple(deviations.tolist()))
 
 
-class _Rows:
+class Rows:
     """Some of the images, by their positions, looked up when asked for."""
 
     def __init__(self, images: Images, rows: np.ndarray) -> None:

@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 
-from .classes import ImageClasses
+from .classes import ImageClasses, Rows
 
 
 def with_copies(classes: ImageClasses, least: int) -> ImageClasses:
     """Classes of fewer than ``least`` images hold all of theirs again and again until there are enough.
 
-    It makes sense only where a sampler distorts images: the copies then differ.
+    It makes sense only where a sampler distorts images: the copies then differ. Images are repeated when
+    they are asked for, so that the copies take no memory.
 
     >>> one = np.zeros((3, 1, 2, 2), np.uint8)
     >>> few = ImageClasses(one, np.array([0, 1, 3]), ("a", "b"), ("LATIN", "LATIN"))
@@ -25,4 +26,4 @@ def with_copies(classes: ImageClasses, least: int) -> ImageClasses:
     ranges = zip(classes.offsets[:-1], classes.offsets[1:], times, strict=True)
     rows = np.concatenate([np.tile(np.arange(start, stop), repeats) for start, stop, repeats in ranges])
     offsets = np.concatenate([[0], np.cumsum(classes.sizes * times)])
-    return dataclasses.replace(classes, images=classes.images[rows], offsets=offsets)
+    return dataclasses.replace(classes, images=Rows(classes.images, rows), offsets=offsets)

@@ -278,12 +278,14 @@ def test_without_warmup_and_with_a_frozen_encoder_only_the_rest_learns(settings,
         assert same == name.startswith("encoder."), name
 
 
-def test_training_never_looks_at_the_test_classes(settings, splits, monkeypatch):
+def test_training_never_looks_at_the_pictures_of_the_test_classes(settings, splits, monkeypatch):
     class Forbidden:
-        def __getattr__(self, name):
-            raise AssertionError(f"training read {name} of the test classes")
+        dtype, shape = splits.test.images.dtype, splits.test.images.shape
 
-    hidden = dataclasses.replace(splits, test=Forbidden())
+        def __getitem__(self, rows):
+            raise AssertionError("training read pictures of the test classes")
+
+    hidden = dataclasses.replace(splits, test=dataclasses.replace(splits.test, images=Forbidden()))
     monkeypatch.setattr(train, "load_domains", lambda settings: [hidden])
     evaluated = []
     monkeypatch.setattr(train, "evaluate", lambda *args: evaluated.append(args))
