@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from accelerate import Accelerator
+
+from ..training.broadcasting import from_main
 from ..training.run_folder import RunFolder
 from .models import FewShotLearner
 
 _PREFIX = "encoder."
 
 
-def take_encoder(learner: FewShotLearner, run: Path) -> None:
+def take_encoder(learner: FewShotLearner, run: Path, accelerator: Accelerator) -> None:
     """Copy weights and running statistics of the encoder that did best in another run.
+
+    Only the main process, which alone writes a run's folder, reads that of the other run.
 
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
     ValueError : if that encoder is another one.
     """
-    state = RunFolder(run).best_or_last()["learner"]
-    theirs = {
-        name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)
-    }
+    theirs = from_main(accelerator, lambda: _read_encoder(run))
     ours = learner.encoder.state_dict()
     different = [
         name
@@ -34,3 +37,10 @@ def take_encoder(learner: FewShotLearner, run: Path) -> None:
             "give this run the same --encoder, --encoder-channels, --channels and --image-size"
         )
     learner.encoder.load_state_dict(theirs)
+
+
+def _read_encoder(run: Path) -> dict[str, Any]:
+    state = RunFolder(run).best_or_last()["learner"]
+    return {
+        name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)
+    }

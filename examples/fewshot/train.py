@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from ..training.accelerator import make_accelerator
+from ..training.broadcasting import local_main_first
 from ..training.command_line import run_program
 from ..training.interrupt import INTERRUPTED, StopRequest
 from ..training.opening import open_run
@@ -31,8 +32,7 @@ def main(settings: Settings) -> int:
     accelerator = make_accelerator(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with accelerator.local_main_process_first():  # what it fetches or draws, the others find
-        domains = load_domains(settings)
+    domains = local_main_first(accelerator, lambda: load_domains(settings))
     check_unseen(settings, domains)
     folder = RunFolder(settings.folder)
     trainer = Trainer(settings, domains, folder, accelerator)

@@ -93,7 +93,7 @@ class Trainer:
         if settings.encoder_from is None and settings.encoder_warmup_steps:
             phases.insert(0, "encoder")
         elif settings.encoder_from is not None and not settings.resume:
-            take_encoder(self.learner, settings.encoder_from)
+            take_encoder(self.learner, settings.encoder_from, self.accelerator)
         for phase in phases[1:]:
             self._check(self._make_objective(phase))  # its errors too come before any work
         self.progress = Progress()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
+from .broadcasting import from_main
 from .run_folder import RunFolder
 from .settings import RunSettings
 
@@ -18,15 +18,4 @@ def open_run(folder: RunFolder, settings: RunSettings, accelerator: Accelerator)
     ------
     ValueError, OSError : as `RunFolder.open`, on every process.
     """
-    opened: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            opened = [folder.open(settings)]
-        except (ValueError, OSError) as error:
-            if accelerator.num_processes == 1:
-                raise
-            opened = [error]  # or the others would wait for ever
-    [state] = broadcast_object_list(opened)
-    if isinstance(state, Exception):
-        raise state
-    return state
+    return from_main(accelerator, lambda: folder.open(settings))

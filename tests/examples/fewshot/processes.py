@@ -4,9 +4,11 @@
 In double precision, in which one process and several must agree to the last digits.
 """
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,9 +79,43 @@ def stopped_program(settings: Settings) -> dict[str, int]:
     return {"status": train.main(settings), "steps": len(steps)}
 
 
+def taken_encoder(settings: Settings) -> dict[str, torch.Tensor]:
+    """Of a run that only the main process can read: the others are on machines without its disk."""
+    if torch.distributed.get_rank():
+        settings = dataclasses.replace(settings, encoder_from=Path("elsewhere"))
+    return trainer(settings).learner.encoder.state_dict()
+
+
+def missing_encoder(settings: Settings) -> dict[str, str]:
+    try:
+        trainer(settings)
+    except FileNotFoundError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def missing_data(settings: Settings) -> dict[str, Any]:
+    """Which data each process tried to read, and its error, where the machine's first process fails."""
+    tried = []
+
+    def load_domains(settings: Settings) -> list[Splits]:
+        tried.append(torch.distributed.get_rank())
+        raise FileNotFoundError(f"process {torch.distributed.get_rank()} found no data")
+
+    train.load_domains = load_domains
+    try:
+        train.main(settings)
+    except FileNotFoundError as error:
+        return {"error": str(error), "tried": tried}
+    return {}
+
+
 JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "gradients": gradients,
     "final_weights": final_weights,
+    "taken_encoder": taken_encoder,
+    "missing_encoder": missing_encoder,
+    "missing_data": missing_data,
     "stopped_program": stopped_program,
 }
 

@@ -10,7 +10,7 @@ from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder, load, save
 from tests.examples.fewshot import processes
 from tests.examples.launching import launch
 
@@ -28,7 +28,18 @@ def base(tiny_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def jobs(base):
+def source(base) -> RunFolder:
+    """A run whose encoder others take."""
+    settings = dataclasses.replace(base, name="source", seed=5)
+    folder = RunFolder(settings.folder)
+    folder.path.mkdir(parents=True)
+    torch.manual_seed(settings.seed)
+    save({"learner": build_learner(settings).state_dict()}, folder.best)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs(base, source):
     """Name -> (what is compared, settings)."""
     sequential = {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4}
     changes = {
@@ -50,11 +61,16 @@ def jobs(base):
     whole = dataclasses.replace(base, name="whole", encoder_warmup_steps=3, accumulation=2, epsilon=1e-3)
     # The running statistics of the first phase are what the second one normalises by.
     frozen = dataclasses.replace(whole, name="frozen", train_encoder=False)
+    taken = dataclasses.replace(base, name="taken", encoder_from=source.path)
+    missing = dataclasses.replace(taken, encoder_from=source.path / "nothing")
     stopped = dataclasses.replace(base, name="stopped")
     return {
         **jobs,
         "whole": ("final_weights", whole),
         "frozen": ("final_weights", frozen),
+        "taken": ("taken_encoder", taken),
+        "missing-encoder": ("missing_encoder", missing),
+        "missing-data": ("missing_data", base),
         "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
     }
 
@@ -117,6 +133,22 @@ def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, 
     monkeypatch.setattr(train, "draw_curves", lambda *args: None)
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 4, 6]
+
+
+def test_only_the_main_process_reads_the_run_that_an_encoder_is_taken_from(results, source):
+    theirs = load(source.best)["learner"]
+    for rank in range(2):
+        taken = torch.load(results / f"taken-{rank}.pt")
+        assert taken
+        for name, value in taken.items():
+            assert torch.equal(value.to(theirs["encoder." + name].dtype), theirs["encoder." + name]), name
+
+
+def test_an_error_of_the_process_that_goes_first_reaches_all(results):
+    for rank in range(2):
+        assert "give the folder of a run" in torch.load(results / f"missing-encoder-{rank}.pt")["error"]
+        found = torch.load(results / f"missing-data-{rank}.pt")
+        assert found == {"error": "process 0 found no data", "tried": [0] * (rank == 0)}
 
 
 def test_four_micro_batches_have_the_gradient_of_one(base):
