@@ -296,7 +296,18 @@ class Trainer:
             )
 
     def _collect(self) -> None:
-        """Sums over the steps, as means over the processes."""
+        """Sums over the steps, as means over the processes.
+
+        Raises
+        ------
+        ValueError : if the run has diverged, on every process; no checkpoint has it then.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.trained):
+            raise ValueError(
+                f"train: {self.progress.phase}: the weights must be finite, but are not after step "
+                f"{self.progress.step}: the run has diverged. Its last checkpoint is from before; begin "
+                "anew with a smaller --learning-rate, or with --clip"
+            )
         names = sorted(self.sums)
         if not names:
             return

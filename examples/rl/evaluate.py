@@ -14,6 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
 from ..training.run_folder import RunFolder, write_json
 from ..training.settings import flag
@@ -163,7 +164,7 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
 
 
 def load_run(folder: RunFolder) -> Run:
-    """The agent of a run with its last weights, on a GPU if there is one.
+    """The agent of a run with its last weights, where it would be trained.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def load_run(folder: RunFolder) -> Run:
     agent = make_agent(settings, environment)
     environment.close()
     agent.load_state_dict(state["agent"])
-    agent.to("cuda" if torch.cuda.is_available() else "cpu")
+    agent.to(choose_device())
     return Run(folder, agent, settings, state["progress"]["update"] * settings.frames_per_update)
 
 

@@ -74,6 +74,27 @@ def test_clip_bounds_the_norm_of_the_gradient_that_adam_takes(settings, splits, 
     torch.testing.assert_close(clipped, 0.01 * free / free.norm(), rtol=1e-4, atol=0.0)
 
 
+def test_a_run_that_diverges_stops_before_anything_is_lost(settings, splits, monkeypatch):
+    settings = dataclasses.replace(settings, report_every=2, steps=6)
+    learn = Trainer._step
+
+    def diverging(self):
+        learn(self)
+        if self.progress.step == 4:
+            self.trained[0].data.view(-1)[0] = torch.nan
+
+    monkeypatch.setattr(Trainer, "_step", diverging)
+    with pytest.raises(
+        ValueError, match=r"train: episodes: the weights must be finite, .* step 4: the run"
+    ):
+        run(settings, splits)
+    state = load(RunFolder(settings.folder).checkpoint)
+    assert state["progress"]["step"] == 3, "validation saves, too"
+    assert all(value.isfinite().all() for value in state["learner"].values())
+    lines = [line for line in RunFolder(settings.folder).reports() if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [2]
+
+
 def test_training_stops_when_validation_no_longer_improves(settings, splits):
     patient = dataclasses.replace(settings, steps=1000, validate_every=1, early_stop=3, n_way=2)
     folder = RunFolder(patient.folder)
