@@ -85,7 +85,7 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(settings, splits, mon
 
     monkeypatch.setattr(Trainer, "_step", diverging)
     with pytest.raises(
-        ValueError, match=r"train: episodes: the weights must be finite, .* step 4: the run"
+        ValueError, match=r"train: episodes: the weights must be finite, .* step 4: "
     ):
         run(settings, splits)
     state = load(RunFolder(settings.folder).checkpoint)
