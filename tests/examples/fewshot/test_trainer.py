@@ -84,9 +84,7 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(settings, splits, mon
             self.trained[0].data.view(-1)[0] = torch.nan
 
     monkeypatch.setattr(Trainer, "_step", diverging)
-    with pytest.raises(
-        ValueError, match=r"train: episodes: the weights must be finite, .* step 4: "
-    ):
+    with pytest.raises(ValueError, match=r"train: episodes: the weights must be finite, .* step 4: "):
         run(settings, splits)
     state = load(RunFolder(settings.folder).checkpoint)
     assert state["progress"]["step"] == 3, "validation saves, too"
