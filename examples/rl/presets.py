@@ -53,8 +53,8 @@ _CUE_OF_CORES: dict[CoreName, Settings] = {
     "lstm": replace(_CUE, learning_rate=1.5e-3, frames=1_000_000),
 }
 
-# Less than two hours on one core. These three rise early. Smaller batches than the published make twice as many
-# updates of so few frames.
+# Less than two hours on one core. These three rise early. Smaller batches than the published make twice as
+# many updates of so few frames.
 _FEW_FRAMES = replace(_EASY, environments=None, batch_size=16, frames=1_000_000, report_every=10)
 
 _SETS = {
