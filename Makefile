@@ -30,7 +30,8 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scripts
-	$(BIN)/python -m examples.fewshot.train --name demo --max-minutes 7.8 --steps 8000 --overwrite
+	$(BIN)/python -m examples.fewshot.train --preset glyphs-1shot-srwm --name demo --max-minutes 7.8 --overwrite \
+		--encoder-warmup-steps 1000
 
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
