@@ -384,6 +384,6 @@ def show_config() -> None:
     installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
     for package in ("numpy", "torch", "cupy"):
         wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
-        print(", ".join(wheels) or f"{package} not installed")  # noqa: T201  as above
+        print(", ".join(wheels) or f"{package} not installed")  # noqa: T201  the result is what it prints
     for name, state in _dispatch.states().items():
         print(f"backend {name}: {state}")  # noqa: T201

@@ -22,7 +22,6 @@ def test_parts_add_up(results):
         assert sum(agent["shares"].values()) == pytest.approx(1)
         taken = agent["microseconds_per_frame"]
         assert min(taken.values()) > 0
-        assert min(agent["shares"].values()) >= 0
         whole = taken["environment"] + taken["acting"] + taken["learning"]
         assert agent["frames_per_second"] == pytest.approx(1e6 / whole)
 
