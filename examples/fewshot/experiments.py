@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
@@ -13,7 +15,7 @@ from ..training.experiments import ExperimentOptions, compare, run_program
 from ..training.run_folder import RunFolder
 from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
-from .evaluate import Evaluation, evaluate
+from .evaluate import Evaluation
 from .presets import PRESETS, command
 from .settings import Settings
 from .studies import STUDIES, Study
@@ -53,6 +55,21 @@ def _name(preset: str, seed: int) -> str:
     return f"{preset}-seed{seed}"
 
 
+def programs(options: Experiments, study: Study, settings: Settings) -> list[str]:
+    """The shell commands of a run: training, which evaluates it too, and evaluation with other shots."""
+    training = command(settings)
+    if not study.k_shots:
+        return [training]
+    evaluation = ["python", "-m", "examples.fewshot.evaluate", str(settings.folder)]
+    evaluation += ["--k-shots", *map(str, study.k_shots), "--threads", str(options.threads)]
+    return [training, shlex.join(evaluation)]
+
+
+def evaluation_file(study: Study, folder: Path) -> Path:
+    """Where the last program of a run in this folder leaves its numbers."""
+    return folder / Evaluation(runs=(folder,), k_shots=study.k_shots).file
+
+
 def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
     """Numbers of a study whose runs are finished: of each preset, of its runs and over them."""
     compared = {}
@@ -60,10 +77,7 @@ def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
         runs = []
         for seed in options.seeds:
             folder = RunFolder(options.runs / _name(preset, seed))
-            if study.k_shots:
-                result = evaluate(Evaluation(runs=(folder.path,), k_shots=study.k_shots))
-            else:
-                result = json.loads(folder.evaluation.read_text())
+            result = json.loads(evaluation_file(study, folder.path).read_text())
             reports = folder.reports()
             runs.append(
                 {
@@ -93,7 +107,8 @@ def main(options: Experiments) -> int:
         options,
         STUDIES,
         plan=lambda study: planned_runs(options, study),
-        commands=lambda _, settings: [command(settings)],
+        commands=lambda study, settings: programs(options, study, settings),
+        evaluation=lambda study, settings: evaluation_file(study, settings.folder),
         gather=lambda name, study: gather(options, name, study),
         draw=draw_comparison,
         after=lambda settings: None if settings.encoder_from is None else settings.encoder_from.name,

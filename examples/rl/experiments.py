@@ -123,6 +123,7 @@ def main(options: Experiments) -> int:
             command(settings),
             evaluation_command(options, study, settings),
         ],
+        evaluation=lambda _, settings: RunFolder(settings.folder).evaluation,
         gather=lambda name, study: gather(options, name, study),
         draw=draw_comparison,
     )

@@ -72,6 +72,7 @@ def compare(
     *,
     plan: Callable[[Y], Iterable[S]],
     commands: Callable[[Y, S], Sequence[str]],
+    evaluation: Callable[[Y, S], Path],
     gather: Callable[[str, Y], dict[str, Any]],
     draw: Callable[[dict[str, Any], Path], None],
     after: Callable[[S], str | None] = lambda settings: None,
@@ -84,6 +85,7 @@ def compare(
     studies : all there are.
     plan : the runs of a study, each after the one that it waits for.
     commands : the programs of a run, from where it stands.
+    evaluation : the file that the last of them leaves.
     gather : a study's numbers, once its runs are finished.
     draw : makes a picture of them.
     after : the run that one waits for.
@@ -98,7 +100,7 @@ def compare(
     for name in options.studies:
         study = studies[name]
         planned = list(plan(study))
-        finished = [is_finished(settings) for settings in planned]
+        finished = [is_finished(settings, evaluation(study, settings)) for settings in planned]
         with tqdm(desc=name, total=len(planned), initial=sum(finished), unit="run") as bar:
             pool = RunPool(options.parallel, options.threads, bar)
             for settings, is_over in zip(planned, finished, strict=True):

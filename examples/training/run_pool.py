@@ -89,8 +89,13 @@ class RunPool:
         self.bar.update()
 
 
-def is_finished(settings: RunSettings) -> bool:
+def is_finished(settings: RunSettings, evaluation: Path) -> bool:
     """Whether the run is there, whole: trained with these settings and evaluated.
+
+    Parameters
+    ----------
+    settings : of the run.
+    evaluation : the file that its last program leaves.
 
     Raises
     ------
@@ -105,4 +110,4 @@ def is_finished(settings: RunSettings) -> bool:
             f"experiments: {folder.path} was run with other settings ({'; '.join(changes)}); "
             "remove it, or choose other --runs"
         )
-    return folder.evaluation.exists()
+    return evaluation.exists()

@@ -3,15 +3,18 @@
 import dataclasses
 import itertools
 import json
+import shlex
 import subprocess
 import types
 from pathlib import Path
 
 import pytest
+import tyro
 from PIL import Image
 
 from examples.fewshot import experiments
-from examples.fewshot.experiments import Experiments, planned_runs
+from examples.fewshot.evaluate import Evaluation
+from examples.fewshot.experiments import Experiments, planned_runs, programs
 from examples.fewshot.presets import PRESETS
 from examples.fewshot.studies import STUDIES
 from examples.training import run_pool
@@ -122,8 +125,8 @@ def test_finished_runs_are_not_trained_again_and_begun_ones_continue(options, mo
         write_json(folder.config, settings.record())
     RunFolder(begun.folder).evaluation.unlink()
     RunFolder(begun.folder).checkpoint.touch()
-    assert is_finished(finished)
-    assert not is_finished(begun)
+    assert is_finished(finished, RunFolder(finished.folder).evaluation)
+    assert not is_finished(begun, RunFolder(begun.folder).evaluation)
 
     started = {}
 
@@ -139,13 +142,50 @@ def test_finished_runs_are_not_trained_again_and_begun_ones_continue(options, mo
     assert [name for name, resumes in started.items() if resumes] == [begun.name]
 
 
+def test_a_run_is_evaluated_with_the_shots_of_its_study(options):
+    study = STUDIES["bootstrapping"]
+    settings = next(planned_runs(options, study))
+    training, evaluation = programs(options, study, settings)
+    program, arguments = evaluation.split("examples.fewshot.evaluate ")
+    assert program == "python -m "
+    assert tyro.cli(Evaluation, args=shlex.split(arguments)) == Evaluation(
+        runs=(settings.folder,), k_shots=study.k_shots, threads=options.threads
+    )
+    assert programs(options, STUDIES["glyphs"], settings) == [training]
+
+
+def test_a_run_that_lacks_the_shots_of_its_study_is_taken_up_again(options, monkeypatch):
+    options = dataclasses.replace(options, studies=("bootstrapping",))
+    study = STUDIES["bootstrapping"]
+    planned = list(planned_runs(options, study))
+    shots = {"k_shots": [episode_result(k, 0.8) for k in study.k_shots]}
+    for settings in planned:
+        folder = RunFolder(settings.folder)
+        write_run(folder, 0.8)
+        write_json(folder.config, settings.record())
+        folder.checkpoint.touch()
+        if settings is not planned[-1]:
+            write_json(folder.path / "evaluation-shots.json", shots)
+    started = []
+
+    def run(command, **kwargs):
+        started.append(command[1:3] + ["--resume"] * ("--resume" in command))
+        if "--k-shots" in command:
+            write_json(planned[-1].folder / "evaluation-shots.json", shots)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(run_pool.subprocess, "run", run)
+    assert experiments.main(options) == 0
+    assert started == [["-m", "examples.fewshot.train", "--resume"], ["-m", "examples.fewshot.evaluate"]]
+
+
 def test_a_run_with_other_settings_is_not_taken_for_finished(options):
     settings = next(planned_runs(options, STUDIES["glyphs"]))
     folder = RunFolder(settings.folder)
     write_run(folder, 0.8)
     write_json(folder.config, dataclasses.replace(settings, clip=7.0).record())
     with pytest.raises(ValueError, match=r"--clip: was 7.0"):
-        is_finished(settings)
+        is_finished(settings, folder.evaluation)
 
 
 @pytest.mark.parametrize(
@@ -178,18 +218,16 @@ def sequence_result(accuracy: float) -> dict:
 
 
 @pytest.mark.parametrize("name", ["sequential", "bootstrapping"])
-def test_the_pictures_and_tables_of_the_other_studies(options, monkeypatch, name):
+def test_the_pictures_and_tables_of_the_other_studies(options, name):
     study = STUDIES[name]
     for settings in planned_runs(options, study):
         folder = RunFolder(settings.folder)
         write_run(folder, 0.5)
         if name == "sequential":
             write_json(folder.evaluation, sequence_result(0.5 + settings.seed / 100))
-    monkeypatch.setattr(
-        experiments,
-        "evaluate",
-        lambda of: {"k_shots": [episode_result(k, 0.1 * k) for k in of.k_shots]},
-    )
+        else:
+            shots = {"k_shots": [episode_result(k, 0.1 * k) for k in study.k_shots]}
+            write_json(folder.path / "evaluation-shots.json", shots)
     results = experiments.gather(options, name, study)
     experiments.draw_comparison(results, options.runs / "picture.png")
     assert (options.runs / "picture.png").exists()
