@@ -92,36 +92,42 @@ def compare(
 
     Raises
     ------
-    ValueError : for options that do not fit, or if a planned run was run with other settings; none of its
-        study is begun then.
+    ValueError : for options that do not fit, or if a planned run was run with other settings; none is
+        begun then.
     RuntimeError : if a run failed.
     """
     options.check(studies)
-    for name in options.studies:
-        study = studies[name]
-        planned = list(plan(study))
-        finished = [is_finished(settings, evaluation(study, settings)) for settings in planned]
-        with tqdm(desc=name, total=len(planned), initial=sum(finished), unit="run") as bar:
-            pool = RunPool(options.parallel, options.threads, bar)
-            for settings, is_over in zip(planned, finished, strict=True):
-                if not is_over:
-                    resume = RunFolder(settings.folder).checkpoint.exists()
-                    pool.submit(
-                        settings.name,
-                        commands(study, replace(settings, resume=resume)),
-                        log=settings.folder.with_suffix(".log"),
-                        after=after(settings),
-                    )
-            try:
-                pool.wait()
-            except KeyboardInterrupt:
-                print("stopped; the same command goes on from here")
-                return INTERRUPTED
-        results = gather(name, study)
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_json(options.output / f"{name}.json", results)
-        draw(results, options.output / f"{name}.png")
-        print(study.table(results))
+    plans = {name: list(plan(studies[name])) for name in options.studies}
+    unfinished = {
+        name: [run for run in runs if not is_finished(run, evaluation(studies[name], run))]
+        for name, runs in plans.items()
+    }
+    total, missing = (sum(map(len, of.values())) for of in (plans, unfinished))
+    with (
+        tqdm(total=total, initial=total - missing, unit="run") as bar,
+        RunPool(options.parallel, options.threads, bar) as pool,
+    ):
+        # All at once, so that no processor waits for the last run of a study.
+        for name, runs in unfinished.items():
+            for settings in runs:
+                resume = RunFolder(settings.folder).checkpoint.exists()
+                pool.submit(
+                    settings.name,
+                    commands(studies[name], replace(settings, resume=resume)),
+                    log=settings.folder.with_suffix(".log"),
+                    after=after(settings),
+                )
+        try:
+            for name, runs in plans.items():
+                pool.wait(settings.name for settings in runs)
+                results = gather(name, studies[name])
+                options.output.mkdir(parents=True, exist_ok=True)
+                write_json(options.output / f"{name}.json", results)
+                draw(results, options.output / f"{name}.png")
+                print(studies[name].table(results))
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here")
+            return INTERRUPTED
     return 0
 
 

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from .settings import RunSettings
 
 class RunPool:
     """Carries out runs, each a few programs one after the other.
+
+    As a context it ends with its block: runs that have not begun by then never do.
 
     Parameters
     ----------
@@ -49,20 +51,24 @@ class RunPool:
         leader = None if after is None else self._jobs.get(after)
         self._jobs[name] = self._pool.submit(self._carry_out, name, commands, log, leader)
 
-    def wait(self) -> None:
-        """Until all runs are over.
+    def wait(self, names: Iterable[str]) -> None:
+        """Until these runs are over; those that were not submitted are.
 
         Raises
         ------
-        RuntimeError : if a program failed; no other is begun then.
+        RuntimeError : if a program failed.
         KeyboardInterrupt : if one was interrupted.
         """
-        try:
-            for job in self._jobs.values():
-                job.result()
-        finally:
-            self._stopping.set()  # the others would run for a comparison that cannot be made
-            self._pool.shutdown(cancel_futures=True)
+        for name in names:
+            if name in self._jobs:
+                self._jobs[name].result()
+
+    def __enter__(self) -> RunPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()  # what is left would run for a comparison that cannot be made
+        self._pool.shutdown(cancel_futures=True)
 
     def _carry_out(
         self, name: str, commands: Sequence[str], log: Path, leader: Future[None] | None

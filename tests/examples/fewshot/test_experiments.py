@@ -5,6 +5,7 @@ import itertools
 import json
 import shlex
 import subprocess
+import threading
 import types
 from pathlib import Path
 
@@ -102,6 +103,32 @@ def test_a_study_from_its_runs_to_its_picture(options, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("85.00 ± 63.53 %") == 8
     assert "| SRWM, 1-shot |" in out
+
+
+def test_no_study_waits_for_the_last_run_of_another(options, monkeypatch):
+    options = dataclasses.replace(options, studies=("sequential", "bootstrapping"))
+    last = list(planned_runs(options, STUDIES["sequential"]))[-1]
+    begun = threading.Event()
+    shots = {"k_shots": [episode_result(k, 0.8) for k in STUDIES["bootstrapping"].k_shots]}
+
+    def run(command, **kwargs):
+        if "--name" in command:
+            name = command[command.index("--name") + 1]
+            folder = RunFolder(options.runs / name)
+            write_run(folder, 0.8)
+            if name == last.name:
+                assert begun.wait(timeout=60), "no run of the other study was begun"
+            if name.startswith("sequential"):
+                write_json(folder.evaluation, sequence_result(0.8))
+            else:
+                begun.set()
+                write_json(folder.path / "evaluation-shots.json", shots)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(run_pool.subprocess, "run", run)
+    assert experiments.main(options) == 0
+    left = {file.name for file in options.output.glob("*.json")}
+    assert left == {"sequential.json", "bootstrapping.json"}
 
 
 def test_a_run_that_failed_ends_the_study(options, monkeypatch):
