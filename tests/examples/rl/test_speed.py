@@ -37,8 +37,9 @@ def test_the_table_names_all_agents(results):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_a_file_that_cannot_be_written_is_known_before_any_measurement(tmp_path):
+def test_a_file_that_cannot_be_written_is_known_before_any_measurement(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    monkeypatch.setattr(speed, "measure", lambda *_: pytest.fail("measured before"))
     with pytest.raises(OSError, match="file"):
         speed.main(Speed(presets=("cue-srwm",), output=tmp_path / "file" / "speed.json"))
 
