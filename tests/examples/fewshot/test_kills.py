@@ -11,9 +11,18 @@ from tests.examples.runs import assert_same_run
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither fork nor SIGKILL")
-def test_a_killed_run_continues_to_the_same_numbers(tiny_settings, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_encoder": True},
+        {"protocol": "bootstrapping", "future_shots": 1, "feature_views": 2, "pools": 0},
+        {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4},
+    ],
+    ids=lambda change: change.get("protocol", "sync"),
+)
+def test_a_killed_run_continues_to_the_same_numbers(tiny_settings, tmp_path, change):
     """With dropout, and with a trained encoder, whose running statistics must come back too."""
-    settings = dataclasses.replace(tiny_settings, runs=tmp_path, train_encoder=True)
+    settings = dataclasses.replace(tiny_settings, runs=tmp_path, **change)
     process = subprocess.run(
         [sys.executable, "-m", "tests.examples.fewshot.kills"],
         cwd=ROOT,
