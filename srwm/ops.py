@@ -379,11 +379,13 @@ def show_config() -> None:
     >>> srwm.show_config()  # doctest: +ELLIPSIS
     srwm ...
     """
-    print(f"srwm {importlib.metadata.version('srwm')}")  # noqa: T201  the result is what it prints
-    print(f"python {platform.python_version()} on {platform.machine()} ({platform.system()})")  # noqa: T201
+    lines = [
+        f"srwm {importlib.metadata.version('srwm')}",
+        f"python {platform.python_version()} on {platform.machine()} ({platform.system()})",
+    ]
     installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
     for package in ("numpy", "torch", "cupy"):
         wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
-        print(", ".join(wheels) or f"{package} not installed")  # noqa: T201  the result is what it prints
-    for name, state in _dispatch.states().items():
-        print(f"backend {name}: {state}")  # noqa: T201
+        lines.append(", ".join(wheels) or f"{package} not installed")
+    lines += [f"backend {name}: {state}" for name, state in _dispatch.states().items()]
+    print("\n".join(lines))  # noqa: T201  the result is what it prints

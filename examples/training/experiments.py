@@ -104,7 +104,7 @@ def compare(
     }
     total, missing = (sum(map(len, of.values())) for of in (plans, unfinished))
     with (
-        tqdm(total=total, initial=total - missing, unit="run") as bar,
+        tqdm(desc=", ".join(plans), total=total, initial=total - missing, unit="run") as bar,
         RunPool(options.parallel, options.threads, bar) as pool,
     ):
         # All at once, so that no processor waits for the last run of a study.

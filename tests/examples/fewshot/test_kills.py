@@ -21,7 +21,7 @@ from tests.examples.runs import assert_same_run
     ids=lambda change: change.get("protocol", "sync"),
 )
 def test_a_killed_run_continues_to_the_same_numbers(tiny_settings, tmp_path, change):
-    """With dropout, and with a trained encoder, whose running statistics must come back too."""
+    """With dropout; the encoder's running statistics, where it is trained too, must come back as well."""
     settings = dataclasses.replace(tiny_settings, runs=tmp_path, **change)
     process = subprocess.run(
         [sys.executable, "-m", "tests.examples.fewshot.kills"],
