@@ -38,7 +38,12 @@ DIRECTIVES = {
 
 def extensions():
     """One per instruction set of this architecture, real type and layout, and what all of them use."""
-    for name, headers in (("processor", ["processor.h"]), ("recycled", ["pages.h"]), ("launch", [])):
+    for name, headers in (
+        ("processor", ["processor.h"]),
+        ("recycled", ["pages.h"]),
+        ("exchange", []),
+        ("launch", []),
+    ):
         yield Extension(
             f"srwm._cy.{name}",
             [str(CY / f"{name}.pyx")],

@@ -1,22 +1,21 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`; those of its sibling, fast weights under the delta rule:
-`delta_forward`, `delta_backward`, `delta_vjp`; `warmup` and `show_config`; torch layers in `srwm.nn`.
+`forward`, `backward`, `vjp`, `pack`, `unpack`; the first three also of its sibling, fast weights under
+the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `srwm.nn`.
 """
 
 import importlib.metadata
 
-from srwm.delta_ops import delta_backward, delta_forward, delta_vjp
-from srwm.ops import backward, forward, pack, show_config, unpack, vjp, warmup
+from srwm import delta
+from srwm._config import show_config, warmup
+from srwm.operators.srwm import backward, forward, pack, unpack, vjp
 
 __version__ = importlib.metadata.version("srwm")
 
 __all__ = [
     "backward",
-    "delta_backward",
-    "delta_forward",
-    "delta_vjp",
+    "delta",
     "forward",
     "pack",
     "show_config",

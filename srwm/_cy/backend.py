@@ -488,3 +488,11 @@ def delta_backward(
         for g, a in ((gq, q), (gk, k), (gv, v), (gbeta[..., 0], beta))
     ]
     return (*summed, _rounded(_summed(gS, gathering, S.shape), q.dtype))
+
+
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = False
+
+
+def takes(op):
+    return False

@@ -160,3 +160,11 @@ def warmup(D: int, Do: int, storage: str) -> None:
     ]
     for plan in plans:
         loader.function(plan, index)
+
+
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = True
+
+
+def takes(op):
+    return False

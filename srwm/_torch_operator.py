@@ -1,0 +1,321 @@
+"""An operator as torch's dispatcher knows it: schema, kernels, fake shapes, gradients, vmap.
+
+All of it follows from the description.
+
+Tensors that are compiled, traced, transformed or wrapped come this way. The autograd kernel is our own,
+and goes on below autograd, so that every transform and mode sees operators that it knows. Second
+derivatives and forward mode run through the reference in torch operations.
+
+What does not do instead: the Function of torch.library.register_autograd has no setup_context, which
+torch.func needs. A Function in front of operators without autograd runs its forward alone under compiled
+torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
+zeros. Forward mode is decided in two places: before the dispatcher, where the reference can run under
+nested transforms, and in the autograd kernel, where compiled calls arrive, for which there is an error.
+Default values in a schema are dropped by the dispatcher where arguments equal them, so there are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srwm import _checks, _dispatch, _torch_kernels
+from srwm._plan import Call
+from srwm._torch_private import (
+    autograd_kernel_is_known,
+    below_autograd,
+    has_tangent,
+    single_level_autograd,
+)
+from srwm.operators.spec import Operator
+from srwm.reference import loop
+
+LIBRARY = torch.library.Library("srwm", "DEF")
+
+
+class TorchOperator:
+    """The two operators of torch.library for one operator: `forward` and `backward`.
+
+    Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
+    backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. Of
+    `backward` (what forward saved, the gradients of the results or None, backend, num_threads) -> the
+    gradients of the operands that were given, in the order of ``op.flat``.
+    """
+
+    def __init__(self, op: Operator) -> None:
+        self.op, self.n = op, len(op.flat)
+        prefix = "" if op.name == "srwm" else f"{op.name}_"
+        names = f"{prefix}forward", f"{prefix}backward"
+        operands = ", ".join(
+            f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
+        )
+        results = ", ".join(f"Tensor {result.name}" for result in op.results)
+        gradients = ", ".join(f"Tensor? grad_{result.name}" for result in op.results)
+        options = "str? backend, int? num_threads"
+        LIBRARY.define(
+            f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
+        )
+        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> Tensor[]")
+        self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
+        kernels = (
+            (
+                names[0],
+                self._forward_kernel,
+                self._forward_fake,
+                self._forward_autograd,
+                self._forward_vmap,
+            ),
+            (
+                names[1],
+                self._backward_kernel,
+                self._backward_fake,
+                self._backward_autograd,
+                self._backward_vmap,
+            ),
+        )
+        self._Forward, self._Backward = _functions(self)
+        for name, kernel, fake, autograd, vmap in kernels:
+            for key in ("CPU", "CUDA"):
+                LIBRARY.impl(name, kernel, key)
+            LIBRARY.impl(name, autograd, "Autograd")
+            torch.library.register_fake(f"srwm::{name}", fake, lib=LIBRARY)
+            torch.library.register_vmap(f"srwm::{name}", vmap, lib=LIBRARY)
+
+    def given(self, flat: tuple[Any, ...]) -> list[int]:
+        """The places of the operands that are given and have a gradient."""
+        return [i for i in self.op.differentiable if flat[i] is not None]
+
+    # On a device, and without one
+
+    def _forward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, options = arguments[: self.n], arguments[self.n :]
+        results = _torch_kernels.forward(self.op, flat, *options)
+        return tuple(flat[0].new_empty(0) if t is None else t for t in results)
+
+    def _forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, (save, return_state, backend, _) = arguments[: self.n], arguments[self.n :]
+        op, x = self.op, flat[0]
+        name = op.verb("forward")
+        lead, sizes = _checks.operands(op, name, flat)
+        states = [flat[i] for i in op.places("state")]
+        dtype = next((state.dtype for state in states if state is not None), x.dtype)
+        y = x.new_empty(op.output.shape(lead, sizes))
+        matrices = [
+            x.new_empty(result.shape(lead, sizes) if return_state else 0, dtype=dtype)
+            for result in op.next_states
+        ]
+        if not save or x.device.type == "meta":
+            return y, *matrices, x.new_empty(0)
+        call = Call(
+            op, (None,) * self.n, lead, sizes, _checks.dtype_name(x.dtype), _checks.dtype_name(dtype), 0
+        )
+        shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
+        return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
+
+    def _backward_kernel(self, *arguments: Any) -> list[Tensor]:
+        flat, (saved, *incoming), options = arguments[: self.n], arguments[self.n : -2], arguments[-2:]
+        gradients = _torch_kernels.backward(self.op, flat, saved, tuple(incoming), *options)
+        return [g for g in gradients if g is not None]
+
+    def _backward_fake(self, *arguments: Any) -> list[Tensor]:
+        return [
+            torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
+            for i in self.given(arguments)
+        ]
+
+    # Gradients
+
+    def _forward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, options = arguments[: self.n], arguments[self.n + 1 :]
+        self.refuse_tangents(flat)
+        if _wants_gradient(flat):
+            self._require_autograd_kernel()
+            with single_level_autograd():
+                return _apply(self._Forward, *flat, *options)
+        with below_autograd():
+            return self.forward(*arguments)
+
+    def _backward_autograd(self, *arguments: Any) -> list[Tensor]:
+        self.refuse_tangents(arguments)
+        if _wants_gradient(arguments):
+            self._require_autograd_kernel()
+            with single_level_autograd():
+                return list(_apply(self._Backward, *arguments))
+        with below_autograd():
+            return self.backward(*arguments)
+
+    def refuse_tangents(self, operands: tuple[Any, ...]) -> None:
+        """Raise where forward mode comes this far, as it does when compiled: it would give zeros."""
+        if has_tangent(operands):
+            raise NotImplementedError(
+                f"{self.op.verb('forward')}: expected no forward-mode derivative (jvp, jacfwd, hessian, "
+                "dual tensors) where the call is compiled; call it eagerly, or use reverse mode"
+            )
+
+    def _require_autograd_kernel(self) -> None:
+        if not autograd_kernel_is_known:
+            raise NotImplementedError(
+                f"{self.op.verb('forward')}: expected a version of torch that srwm knows from inside, got "
+                f"{torch.__version__}, in which gradients under transforms and compilers cannot be had; "
+                "call it eagerly, or use a version of torch within the range that srwm names"
+            )
+
+    def gradients(self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any) -> list[Tensor]:
+        """The gradients of the operands that are given, in any mode."""
+        if has_tangent((*flat, saved, *incoming)):
+            return list(self.reference_gradients(flat, incoming))
+        return list(self.backward(*flat, saved, *incoming, *options))
+
+    def reference_gradients(self, flat: tuple[Any, ...], incoming: Any) -> tuple[Tensor, ...]:
+        """The same through the reference in torch operations, which can be differentiated again."""
+        given = self.given(flat)
+
+        def results(*free: Tensor) -> tuple[Tensor, ...]:
+            every = list(flat)
+            for i, t in zip(given, free, strict=True):
+                every[i] = t
+            return self.reference(tuple(every))
+
+        values, pull = torch.func.vjp(results, *(flat[i] for i in given))[:2]
+        return pull(
+            tuple(
+                torch.zeros_like(value) if g is None else g
+                for value, g in zip(values, incoming, strict=True)
+            )
+        )
+
+    def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The results by torch operations alone."""
+        lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
+        *results, _ = loop.forward(self.op, flat, lead, sizes, save=False)
+        return tuple(results)
+
+    # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest
+
+    def _leads(self, flat: tuple[Any, ...], dims: tuple[Any, ...]) -> list[int]:
+        """How many leading axes each operand has besides the mapped one."""
+        return [
+            0 if t is None else t.ndim - (dim is not None) - operand.core
+            for operand, t, dim in zip(self.op.flat, flat, dims, strict=False)
+        ]
+
+    def _forward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
+        del info
+        flat, options = arguments[: self.n], arguments[self.n :]
+        own = self._leads(flat, dims)
+        mapped = [_mapped(t, dim, n, max(own), None) for t, dim, n in zip(flat, dims, own, strict=False)]
+        results = self.forward(*mapped, *options)
+        save, return_state = options[:2]
+        matrices = (0 if return_state else None for _ in self.op.states)
+        return results, (0, *matrices, 0 if save else None)
+
+    def _backward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
+        n, size = self.n, info.batch_size
+        flat, (saved, *incoming), options = arguments[:n], arguments[n:-2], arguments[-2:]
+        own = self._leads(flat, dims)
+        mapped = [_mapped(t, dim, m, max(own), size) for t, dim, m in zip(flat, dims, own, strict=False)]
+        grads = [_mapped(g, dim, 0, 0, size) for g, dim in zip(incoming, dims[n + 1 : -2], strict=True)]
+        if dims[n] is None:  # the rows of a Jacobian: what forward saved belongs to its sequences together
+            saved = self.forward(*mapped, True, False, *options)[-1]
+        else:
+            saved = saved.movedim(dims[n], 0).contiguous()
+        gradients = self.backward(*mapped, saved, *grads, *options)
+        shaped = [
+            g.reshape(size, *g.shape[1 + max(own) - own[i] :])
+            for g, i in zip(gradients, self.given(flat), strict=True)
+        ]
+        return shaped, [0] * len(shaped)
+
+
+def _functions(operator: TorchOperator) -> tuple[type, type]:
+    """The autograd Functions of an operator's forward and backward."""
+    op, n = operator.op, operator.n
+    states = len(op.states)
+
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+            flat, return_state = arguments[:n], arguments[n]
+            ctx.options = arguments[n + 1 :]
+            with torch.enable_grad(), below_autograd():  # an outer transform records below
+                results = operator.forward(*flat, True, return_state, *ctx.options)
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
+            ctx.save_for_backward(*flat, results[-1])
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
+            *flat, saved = ctx.saved_tensors
+            grads = incoming[: 1 + states]
+            result: list[Any] = [None] * (n + 3)
+            if any(g is not None for g in grads):
+                gradients = operator.gradients(tuple(flat), saved, grads, *ctx.options)
+                for i, g in zip(operator.given(flat), gradients, strict=True):
+                    result[i] = g
+            return tuple(result)
+
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+            with torch.enable_grad(), below_autograd():
+                gradients = operator.backward(*arguments)
+            ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
+            return tuple(gradients)
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+            every = list(ctx.saved_tensors)
+            flat, incoming = tuple(every[:n]), every[n:]
+            free = [*operator.given(flat), *(n + j for j, g in enumerate(incoming) if g is not None)]
+
+            def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+                all_of_them = list(every)
+                for i, t in zip(free, tensors, strict=True):
+                    all_of_them[i] = t
+                return operator.reference_gradients(tuple(all_of_them[:n]), all_of_them[n:])
+
+            pull = torch.func.vjp(gradients, *(every[i] for i in free))[1]
+            found = dict(zip(free, pull(outer), strict=True))
+            of_flat = (found.get(i) for i in range(n))
+            of_incoming = (found.get(n + j) for j in range(1 + states))
+            return (*of_flat, None, *of_incoming, None, None)
+
+    return Forward, Backward
+
+
+def _apply(function: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    """C++'s own apply: Function.apply would begin functorch's transforms once more."""
+    return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def _identifier(name: str) -> str:
+    """The name of an operand in a schema: that of the second state is state_1."""
+    return name.replace("[", "_").replace("]", "")
+
+
+def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
+    """Whether a gradient is wanted at the level that the dispatcher is at."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+
+
+def _mapped(t: Tensor | None, dim: int | None, own: int, lead: int, size: int | None) -> Tensor | None:
+    """`t` with the mapped axis (where `size`, expanded) before exactly `lead` others; `own` are its."""
+    if t is None:
+        return None
+    t = t.unsqueeze(0) if dim is None else t.movedim(dim, 0)
+    t = t.expand(size, *t.shape[1:]) if dim is None and size else t
+    return t.reshape(t.shape[0], *(1,) * (lead - own), *t.shape[1:])
+
+
+_operators: dict[str, TorchOperator] = {}  # by name, which torch's compiler can look up too
+
+
+def torch_operator(op: Operator) -> TorchOperator:
+    """The torch operators of `op`, registered when first asked for."""
+    found = _operators.get(op.name)
+    if found is None:
+        found = _operators[op.name] = TorchOperator(op)
+    return found
