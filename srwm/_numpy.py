@@ -5,14 +5,13 @@ Arrays of other libraries are viewed as NumPy's or CuPy's, and results go back a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from srwm import _checks, _dlpack, _plan
-from srwm._call import as_arguments, several, together
+from srwm._call import Options, together
 from srwm._cy import exchange
 from srwm._cy.recycled import Recycled
 from srwm._plan import Plan
@@ -40,12 +39,6 @@ class _Host:
         return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
     @staticmethod
-    def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
-        reading = exchange.of_numpy(arrays, np.ndarray)
-        assert reading is not None
-        return reading[1]
-
-    @staticmethod
     def stream() -> int:
         return 0
 
@@ -60,22 +53,17 @@ class _Cuda:
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> exchange.Reading | None:
-        return exchange.pack(
-            None
-            if a is None
-            else (a.data.ptr, _checks.dtype_name(a.dtype), (_plan.CUDA, a.device.id), a.shape, a.strides)
-            for a in arrays
-        )
+        def described(a: Any) -> exchange.Description:
+            device = (_plan.CUDA, a.device.id)
+            return a.data.ptr, _checks.dtype_name(a.dtype), device, a.shape, a.strides
+
+        return exchange.pack(None if a is None else described(a) for a in arrays)
 
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
         import cupy
 
         return cupy.empty(shape, dtype)
-
-    @staticmethod
-    def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
-        return tuple(0 if a is None else a.data.ptr for a in arrays)
 
     @staticmethod
     def stream() -> int:
@@ -91,174 +79,121 @@ class _Cuda:
         return memory.ptr, memory
 
 
-_HOST, _CUDA = _Host(), _Cuda()
-
-
 class _Prepared(NamedTuple):
-    """Checked operands of one library, and where they are."""
+    """Checked operands of one library, and where they are; see `srwm._call.Prepared`."""
 
     op: Operator
     plan: Plan
     library: Any
-    flat: tuple[Any, ...]
+    arrays: tuple[Any, ...]  # the operands as the library's
     addresses: tuple[int, ...]
-    foreign: Any  # the first operand, where results must become its array type; else None
-    num_threads: int | None
+    flat: tuple[Any, ...]  # the operands as they came
+    options: Options
 
-    def dtype(self, name: str) -> np.dtype:
-        """A dtype by name: NumPy has no bfloat16 but that of the operands."""
-        return _DTYPES[name] if name in _DTYPES else self.flat[0].dtype
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.plan.results
 
-    def give_back(self, results: Sequence[Any]) -> tuple[Any, ...]:
-        """Results as the array type that came; None stays None."""
-        if self.foreign is None:
+    @property
+    def is_foreign(self) -> bool:
+        """Whether results must become arrays of another library."""
+        return self.arrays is not self.flat
+
+    def own(self) -> _Prepared:
+        arrays = tuple(None if a is None else a.copy() for a in self.arrays)
+        own = prepare(self.op, "vjp", arrays, self.options)
+        return own._replace(flat=self.flat) if self.is_foreign else own
+
+    def _dtype(self, name: str) -> np.dtype:
+        return _DTYPES.get(name) or self.arrays[0].dtype  # NumPy has no bfloat16 but that of the operands
+
+    def run(self, save: bool, return_state: bool) -> list[Any]:
+        """The results as the library's arrays, then what backward wants; None for what is not wanted."""
+        plan, library = self.plan, self.library
+        if plan.runs_on_arrays:
+            y, *matrices, saved = loop.forward(self.op, self.arrays, plan.call.lead, plan.call.sizes, save)
+            return [y, *(a if return_state else None for a in matrices), saved]
+        results = [library.empty(plan.results[0], self._dtype(plan.call.dtype))]
+        for shape in plan.results[1:]:
+            dtype = self._dtype(plan.call.state_dtype)
+            results.append(library.empty(shape, dtype) if return_state else None)
+        results.append(library.empty(plan.saved[0], _DTYPES[plan.saved[1]]) if save else None)
+        *places, saved_at = library.read(tuple(results))[1]
+        options = self.options[1], library.stream(), library.room
+        plan.forward(save)(self.addresses, tuple(places), saved_at, *options)
+        return results
+
+    def forward(self, return_state: bool) -> tuple[Any, ...]:
+        *results, saved = self.run(True, return_state)
+        return *self._given_back(results), saved
+
+    def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
+        plan, library, op = self.plan, self.library, self.op
+        incoming = _views(library, op.verb("backward"), op.gradient_names, incoming)
+        if plan.runs_on_arrays:
+            lead, sizes = plan.call.lead, plan.call.sizes
+            return self._given_back(loop.backward(op, self.arrays, lead, sizes, saved, incoming))
+        key, places = library.read(incoming)
+        operands = (self.arrays[i] for i in op.differentiable)
+        gradients = tuple(None if a is None else library.empty(a.shape, a.dtype) for a in operands)
+        saved_at, *gradients_at = library.read((saved, *gradients))[1]
+        options = self.options[1], library.stream(), library.room
+        plan.backward(key)(self.addresses, saved_at, places, tuple(gradients_at), *options)
+        return self._given_back(gradients)
+
+    def _given_back(self, results: Any) -> tuple[Any, ...]:
+        if not self.is_foreign:
             return tuple(results)
-        return tuple(None if a is None else _dlpack.back(a, self.foreign) for a in results)
+        return tuple(None if a is None else _dlpack.back(a, self.flat[0]) for a in results)
 
 
-def _prepare(
-    op: Operator, verb: str, flat: tuple[Any, ...], backend: str | None, num_threads: Any
-) -> _Prepared:
-    """The operands, checked, and their plan."""
-    if num_threads is not None:
-        num_threads = _checks.thread_count(op.verb(verb), "num_threads", num_threads)
+def _views(library: Any, name: str, names: Any, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arrays of any type, or None, as the library's."""
+    view = _dlpack.to_numpy if library is _HOST else _dlpack.to_cupy
+    return tuple(None if a is None else view(name, n, a) for n, a in zip(names, arrays, strict=True))
+
+
+_HOST, _CUDA = _Host(), _Cuda()
+
+
+def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
+    """The operands, checked, with their plan."""
     library: Any = _HOST
-    reading = exchange.of_numpy(flat, np.ndarray)
-    foreign = None
+    arrays, reading, checked = flat, exchange.of_numpy(flat, np.ndarray), None
     if reading is None:
-        library, flat, foreign = _views(op, verb, flat)
-        reading = library.read(flat)
-    plan = None if reading is None else _plan.find((op, backend, reading[0]))
+        checked = _checks.operands(op, op.verb(verb), flat)  # on what came: the messages name its types
+        library, arrays = _of_library(op, op.verb(verb), flat)
+        reading = library.read(arrays)
+    plan = _plan.find((op, options[0], reading[0]))
     if plan is None:
-        plan = _plan.make(op, verb, flat, None if reading is None else reading[0], backend)
-    assert reading is not None
+        checked = checked or _checks.operands(op, op.verb(verb), arrays)
+        plan = _plan.make(op, op.verb(verb), checked, reading[0], options[0])
+    if options[1] is not None:
+        options = options[0], _checks.thread_count(op.verb(verb), "num_threads", options[1])
     if plan.copies:
-        flat = tuple(a.copy() if i in plan.copies else a for i, a in enumerate(flat))
-        return _prepare(op, verb, flat, backend, num_threads)._replace(foreign=foreign)
-    return _Prepared(op, plan, library, flat, reading[1], foreign, num_threads)
+        arrays = tuple(a.copy() if i in plan.copies else a for i, a in enumerate(arrays))
+        return prepare(op, verb, arrays, options)._replace(flat=flat)
+    return _Prepared(op, plan, library, arrays, reading[1], flat, options)
 
 
-def _views(op: Operator, verb: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], Any]:
-    """The library that computes with arrays of any type, they as its arrays, and whose type results get."""
-    name = op.verb(verb)
-    _checks.operands(op, name, flat)  # on what came: the messages name its types
+def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The library that computes with arrays of any type, and they as its arrays."""
+    names = [operand.name for operand in op.flat]
     first = flat[0]
     if isinstance(first, np.ndarray):
-        return _HOST, tuple(None if a is None else np.asarray(a) for a in flat), None
-    device = _dlpack.device_type(name, op.flat[0].name, first)
-    on_host = device == _plan.CPU
-    view = _dlpack.to_numpy if on_host else _dlpack.to_cupy
-    views = tuple(
-        None if a is None else view(name, operand.name, a) for operand, a in zip(op.flat, flat, strict=True)
-    )
-    assert views[0] is not None
-    if views[0] is first:
-        return _CUDA, views, None
-    sample = (np if on_host else _cupy()).zeros(1, views[0].dtype)
-    _dlpack.check_takes_back(name, op.flat[0].name, first, sample)
-    return _HOST if on_host else _CUDA, views, first
+        return _HOST, _views(_HOST, name, names, flat)
+    library: Any = _HOST if _dlpack.device_type(name, names[0], first) == _plan.CPU else _CUDA
+    arrays = _views(library, name, names, flat)
+    if arrays[0] is first:
+        return library, flat
+    _dlpack.check_takes_back(name, names[0], first, library.empty((1,), arrays[0].dtype))
+    return library, arrays
 
 
-def _cupy() -> Any:
-    import cupy
-
-    return cupy
-
-
-def _run_forward(call: _Prepared, save: bool, return_state: bool) -> tuple[tuple[Any, ...], Any]:
-    """The results, None for matrices that are not wanted, and what backward wants or None."""
-    plan, library = call.plan, call.library
-    if plan.runs_on_arrays:
-        *results, saved = loop.forward(call.op, call.flat, plan.call.lead, plan.call.sizes, save=save)
-        return (results[0], *(a if return_state else None for a in results[1:])), saved
-    y = library.empty(plan.results[0], call.dtype(plan.call.dtype))
-    results = [y]
-    for shape in plan.results[1:]:
-        results.append(library.empty(shape, call.dtype(plan.call.state_dtype)) if return_state else None)
-    saved = library.empty(plan.saved[0], _DTYPES[plan.saved[1]]) if save else None
-    *places, saved_at = library.addresses((*results, saved))
-    plan.forward(save)(
-        call.addresses, tuple(places), saved_at, call.num_threads, library.stream(), library.room
-    )
-    return tuple(results), saved
-
-
-def _run_backward(call: _Prepared, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The gradients of the operands that have one; None where they are not given."""
-    plan, library, op = call.plan, call.library, call.op
-    if plan.runs_on_arrays:
-        lead, sizes = plan.call.lead, plan.call.sizes
-        return loop.backward(op, call.flat, lead, sizes, saved, incoming[0], incoming[1:])
-    reading = library.read(incoming)
-    assert reading is not None
-    gradients = tuple(
-        None if a is None else library.empty(a.shape, a.dtype)
-        for a in (call.flat[i] for i in op.differentiable)
-    )
-    plan.backward(reading[0])(
-        *(call.addresses, library.addresses((saved,))[0], reading[1], library.addresses(gradients)),
-        *(call.num_threads, library.stream(), library.room),
-    )
-    return gradients
-
-
-def _incoming(call: _Prepared, verb: str, like: tuple[Any, ...], grads: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The gradients of the results, checked, as arrays of the library that computes; `like`: operands."""
-    op, name = call.op, call.op.verb(verb)
-    states = [like[i] for i in op.places("state")]
-    dtypes = [(like[0] if state is None else state).dtype for state in states]
-    _checks.gradients(op, name, like[0], call.plan.results, dtypes, grads)
-    if call.foreign is None:
-        return tuple(np.asarray(g) if isinstance(g, np.ndarray) else g for g in grads)
-    view = _dlpack.to_numpy if call.library is _HOST else _dlpack.to_cupy
-    return tuple(
-        None if g is None else view(name, f"grad_{result.name}", g)
-        for result, g in zip(op.results, grads, strict=True)
-    )
-
-
-def forward(
-    op: Operator, flat: tuple[Any, ...], return_state: bool, backend: str | None, num_threads: int | None
-) -> Any:
-    """See `srwm._call.forward`."""
-    call = _prepare(op, "forward", flat, backend, num_threads)
-    results, _ = _run_forward(call, False, return_state)
-    if call.foreign is not None:
-        results = call.give_back(results)
-    return (results[0], together(results[1:])) if return_state else results[0]
-
-
-def vjp(
-    op: Operator, flat: tuple[Any, ...], backend: str | None, num_threads: int | None
-) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
-    """See `srwm._call.vjp`."""
-    call = _prepare(op, "vjp", flat, backend, num_threads)
-    # The pullback must not see what the caller does to the operands afterwards.
-    own = tuple(None if a is None else a.copy() for a in call.flat)
-    call = _prepare(op, "vjp", own, backend, num_threads)._replace(foreign=call.foreign)
-    results, saved = _run_forward(call, True, True)
-    like = own if call.foreign is None else flat
-
-    def pullback(grad_y: Any, grad_state: Any = None) -> tuple[Any, ...]:
-        grads = (grad_y, *several(op, op.verb("vjp"), grad_state))
-        gradients = _run_backward(call, saved, _incoming(call, "vjp", like, grads))
-        return as_arguments(op, like, call.give_back(gradients))
-
-    y, *matrices = call.give_back(results)
-    return (y, together(tuple(matrices))), pullback
-
-
-def backward(
-    op: Operator,
-    flat: tuple[Any, ...],
-    grad_y: Any,
-    grad_state: Any,
-    backend: str | None,
-    num_threads: int | None,
-) -> tuple[Any, ...]:
-    """See `srwm._call.backward`."""
-    call = _prepare(op, "backward", flat, backend, num_threads)
-    grads = _incoming(call, "backward", flat, (grad_y, *several(op, op.verb("backward"), grad_state)))
-    _, saved = _run_forward(call, True, False)
-    gradients = _run_backward(call, saved, grads)
-    return as_arguments(op, flat, call.give_back(gradients))
+def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
+    """The output, and the matrices after the last step where `return_state`."""
+    call = prepare(op, "forward", flat, options)
+    results = call.run(False, return_state)
+    if call.is_foreign:
+        results[:-1] = call._given_back(results[:-1])
+    return (results[0], together(results[1:-1])) if return_state else results[0]

@@ -43,7 +43,10 @@ def _prepared(
     reading = read(flat)
     plan = None if reading is None else _plan.find((op, backend, reading[0]))
     if plan is None:
-        plan = _plan.make(op, "forward", flat, None if reading is None else reading[0], backend)
+        name = op.verb("forward")
+        checked = _checks.operands(op, name, flat)
+        assert reading is not None, "operands that pass the checks have a key"
+        plan = _plan.make(op, name, checked, reading[0], backend)
     assert reading is not None
     if plan.copies:
         flat = tuple(
@@ -77,7 +80,7 @@ def forward(
     assert x is not None
     if plan.runs_on_arrays:
         with torch.no_grad():
-            y, *matrices, saved = loop.forward(op, flat, call.lead, call.sizes, save=save)
+            y, *matrices, saved = loop.forward(op, flat, call.lead, call.sizes, save)
         return y, *(matrix if return_state else None for matrix in matrices), saved
     device = x.device
     y = torch.empty(plan.results[0], dtype=x.dtype, device=device)
@@ -110,18 +113,16 @@ def backward(
     x, call = flat[0], plan.call
     assert x is not None
     _check_saved(op, plan, saved, x)
-    states = [flat[i] for i in op.places("state")]
-    dtypes = [x.dtype if state is None else state.dtype for state in states]
     name = op.verb("backward")
-    _checks.gradients(op, name, x, plan.results, dtypes, incoming, optional=True)
+    _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
     if plan.runs_on_arrays:
         with torch.no_grad():
-            return loop.backward(op, flat, call.lead, call.sizes, saved, incoming[0], incoming[1:])
+            return loop.backward(op, flat, call.lead, call.sizes, saved, incoming)
     reading = read(incoming)
     assert reading is not None
-    for result, g in zip(op.results, incoming, strict=True):
+    for argument, g in zip(op.gradient_names, incoming, strict=True):
         if g is not None:
-            _checks.same_device(name, f"grad_{result.name}", g.device, x.device, of=op.flat[0].name)
+            _checks.same_device(name, argument, g.device, x.device, of=op.flat[0].name)
     gradients = []
     for i in op.differentiable:
         t = flat[i]

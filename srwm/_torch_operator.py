@@ -52,7 +52,7 @@ class TorchOperator:
             f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
         )
         results = ", ".join(f"Tensor {result.name}" for result in op.results)
-        gradients = ", ".join(f"Tensor? grad_{result.name}" for result in op.results)
+        gradients = ", ".join(f"Tensor? {name}" for name in op.gradient_names)
         options = "str? backend, int? num_threads"
         LIBRARY.define(
             f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
@@ -189,7 +189,7 @@ class TorchOperator:
     def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The results by torch operations alone."""
         lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
-        *results, _ = loop.forward(self.op, flat, lead, sizes, save=False)
+        *results, _ = loop.forward(self.op, flat, lead, sizes, False)
         return tuple(results)
 
     # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest

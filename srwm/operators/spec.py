@@ -157,6 +157,11 @@ class Operator:
         return (self.output, *self.next_states)
 
     @cached_property
+    def gradient_names(self) -> tuple[str, ...]:
+        """The arguments that are gradients of `results`."""
+        return tuple(f"grad_{result.name}" for result in self.results)
+
+    @cached_property
     def flat(self) -> tuple[Operand, ...]:
         """All operands in the order of front ends and backends: states stand behind the initial ones."""
         last = max(i for i, operand in enumerate(self.operands) if operand.role == "initial")
