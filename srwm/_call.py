@@ -21,7 +21,8 @@ Options = tuple[str | None, int | None]
 FRONT_ENDS = {"torch": "srwm._torch"}
 OTHERS = "srwm._numpy"
 
-_of_type: dict[type, Any] = {}
+_paths: dict[type, str] = {}
+_loaded: dict[str, Any] = {}
 
 
 class Prepared(Protocol):
@@ -40,20 +41,29 @@ class Prepared(Protocol):
         """The gradients of the operands that have one, None where not given, from those of the results."""
 
 
-def front_end_of(kind: type) -> Any:
-    """The front end of an array type."""
-    found = _of_type.get(kind)
-    if found is None:
+def _path_of(kind: type) -> str:
+    """The name of an array type's front end, which is loaded now."""
+    path = _paths.get(kind)
+    if path is None:
         packages = (base.__module__.partition(".")[0] for base in kind.__mro__)
         path = next((FRONT_ENDS[package] for package in packages if package in FRONT_ENDS), OTHERS)
-        found = _of_type[kind] = importlib.import_module(path)
-    return found
+        _loaded[path] = importlib.import_module(path)
+        _paths[kind] = path
+    return path
+
+
+# As torch.compiler.assume_constant_result, without torch: its compiler calls it, and does not trace it.
+_path_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def front_end_of(kind: type) -> Any:
+    """The front end of an array type."""
+    return _loaded[_path_of(kind)]
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
-    kind = type(flat[0])
-    return (_of_type.get(kind) or front_end_of(kind)).forward(op, flat, return_state, options)
+    return front_end_of(type(flat[0])).forward(op, flat, return_state, options)
 
 
 def vjp(
