@@ -1,22 +1,22 @@
-"""The front end of NumPy, CuPy, and every array with DLPack: reads addresses, allocates, runs plans.
+"""The front end of NumPy, CuPy, and every array with DLPack.
 
 Arrays of other libraries are viewed as NumPy's or CuPy's, and results go back as their own type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from srwm import _checks, _dlpack, _plan
+from srwm import _checks, _dlpack, _plan, _run
 from srwm._call import Options, together
 from srwm._cy import exchange
 from srwm._cy.recycled import Recycled
 from srwm._plan import Plan
 from srwm.operators.spec import Operator
-from srwm.reference import loop
 
 # From this size on memory is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
@@ -24,32 +24,41 @@ RECYCLED_BYTES = 64 << 10
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 
 
+def _dtype(name: str, like: Any) -> np.dtype:
+    """A dtype by name: of bfloat16, which NumPy lacks, that of an operand."""
+    return _DTYPES.get(name) or like.dtype
+
+
 class _Host:
-    """NumPy's arrays."""
+    """NumPy's arrays, as srwm/_run.py wants them."""
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> exchange.Reading | None:
         return exchange.of_numpy(arrays, np.ndarray)
 
     @staticmethod
-    def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        size = prod(shape) * dtype.itemsize
+    def empty(shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
+        kind = _dtype(dtype, like)
+        size = prod(shape) * kind.itemsize
         if size < RECYCLED_BYTES:
-            return np.empty(shape, dtype)
-        return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
+            return np.empty(shape, kind)
+        return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(kind).reshape(shape)
 
     @staticmethod
-    def stream() -> int:
+    def stream(like: Any) -> int:
         return 0
 
     @staticmethod
-    def room(size: int) -> tuple[int, Any]:
-        owner = np.empty(size, np.uint8)
-        return owner.ctypes.data, owner
+    def room(like: Any) -> Callable[[int], tuple[int, Any]]:
+        def room(size: int) -> tuple[int, np.ndarray]:
+            memory = np.empty(size, np.uint8)
+            return memory.ctypes.data, memory
+
+        return room
 
 
 class _Cuda:
-    """CuPy's arrays, on the device that is current."""
+    """CuPy's arrays, as srwm/_run.py wants them."""
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> exchange.Reading | None:
@@ -60,23 +69,26 @@ class _Cuda:
         return exchange.pack(None if a is None else described(a) for a in arrays)
 
     @staticmethod
-    def empty(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         import cupy
 
-        return cupy.empty(shape, dtype)
+        with like.device:
+            return cupy.empty(shape, _dtype(dtype, like))
 
     @staticmethod
-    def stream() -> int:
+    def stream(like: Any) -> int:
         import cupy
 
-        return cupy.cuda.get_current_stream().ptr
+        with like.device:
+            return cupy.cuda.get_current_stream().ptr
 
     @staticmethod
-    def room(size: int) -> tuple[int, Any]:
-        import cupy
+    def room(like: Any) -> Callable[[int], tuple[int, Any]]:
+        def room(size: int) -> tuple[int, Any]:
+            memory = _Cuda.empty((size,), "uint8", like)
+            return memory.data.ptr, memory
 
-        memory = cupy.cuda.alloc(size)
-        return memory.ptr, memory
+        return room
 
 
 class _Prepared(NamedTuple):
@@ -104,44 +116,22 @@ class _Prepared(NamedTuple):
         own = prepare(self.op, "vjp", arrays, self.options)
         return own._replace(flat=self.flat) if self.is_foreign else own
 
-    def _dtype(self, name: str) -> np.dtype:
-        return _DTYPES.get(name) or self.arrays[0].dtype  # NumPy has no bfloat16 but that of the operands
-
     def run(self, save: bool, return_state: bool) -> list[Any]:
-        """The results as the library's arrays, then what backward wants; None for what is not wanted."""
-        plan, library = self.plan, self.library
-        if plan.runs_on_arrays:
-            y, *matrices, saved = loop.forward(self.op, self.arrays, plan.call.lead, plan.call.sizes, save)
-            return [y, *(a if return_state else None for a in matrices), saved]
-        results = [library.empty(plan.results[0], self._dtype(plan.call.dtype))]
-        for shape in plan.results[1:]:
-            dtype = self._dtype(plan.call.state_dtype)
-            results.append(library.empty(shape, dtype) if return_state else None)
-        results.append(library.empty(plan.saved[0], _DTYPES[plan.saved[1]]) if save else None)
-        *places, saved_at = library.read(tuple(results))[1]
-        options = self.options[1], library.stream(), library.room
-        plan.forward(save)(self.addresses, tuple(places), saved_at, *options)
-        return results
+        """The results as the library's arrays, and what backward wants."""
+        place = self.plan, self.library, self.arrays, self.addresses
+        return _run.forward(*place, save, return_state, self.options[1])
 
     def forward(self, return_state: bool) -> tuple[Any, ...]:
         *results, saved = self.run(True, return_state)
-        return *self._given_back(results), saved
+        return *self.given_back(results), saved
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-        plan, library, op = self.plan, self.library, self.op
-        incoming = _views(library, op.verb("backward"), op.gradient_names, incoming)
-        if plan.runs_on_arrays:
-            lead, sizes = plan.call.lead, plan.call.sizes
-            return self._given_back(loop.backward(op, self.arrays, lead, sizes, saved, incoming))
-        key, places = library.read(incoming)
-        operands = (self.arrays[i] for i in op.differentiable)
-        gradients = tuple(None if a is None else library.empty(a.shape, a.dtype) for a in operands)
-        saved_at, *gradients_at = library.read((saved, *gradients))[1]
-        options = self.options[1], library.stream(), library.room
-        plan.backward(key)(self.addresses, saved_at, places, tuple(gradients_at), *options)
-        return self._given_back(gradients)
+        incoming = _views(self.library, self.op.verb("backward"), self.op.gradient_names, incoming)
+        place = self.plan, self.library, self.arrays, self.addresses
+        return self.given_back(_run.backward(*place, saved, incoming, self.options[1]))
 
-    def _given_back(self, results: Any) -> tuple[Any, ...]:
+    def given_back(self, results: Any) -> tuple[Any, ...]:
+        """Results as the array type that came."""
         if not self.is_foreign:
             return tuple(results)
         return tuple(None if a is None else _dlpack.back(a, self.flat[0]) for a in results)
@@ -186,7 +176,9 @@ def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tu
     arrays = _views(library, name, names, flat)
     if arrays[0] is first:
         return library, flat
-    _dlpack.check_takes_back(name, names[0], first, library.empty((1,), arrays[0].dtype))
+    _dlpack.check_takes_back(
+        name, names[0], first, library.empty((1,), _checks.dtype_name(arrays[0].dtype), arrays[0])
+    )
     return library, arrays
 
 
@@ -195,5 +187,5 @@ def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Op
     call = prepare(op, "forward", flat, options)
     results = call.run(False, return_state)
     if call.is_foreign:
-        results[:-1] = call._given_back(results[:-1])
+        results[:-1] = call.given_back(results[:-1])
     return (results[0], together(results[1:-1])) if return_state else results[0]

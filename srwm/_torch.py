@@ -101,7 +101,7 @@ def _refuse_layouts(op: Operator, verb: str, flat: tuple[Any, ...]) -> None:
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
     flat, options = _as_tensors(op, "forward", flat, options)
-    results: tuple[Any, ...]
+    results: Any
     if not is_plain(flat):
         _refuse_layouts(op, "forward", flat)
         operator = torch_operator(op)
@@ -130,7 +130,7 @@ class _Prepared(NamedTuple):
     @torch.no_grad()
     def forward(self, return_state: bool) -> tuple[Any, ...]:
         if is_plain(self.flat):
-            return _torch_kernels.forward(self.op, self.flat, True, return_state, *self.options)
+            return tuple(_torch_kernels.forward(self.op, self.flat, True, return_state, *self.options))
         return torch_operator(self.op).forward(*self.flat, True, return_state, *self.options)
 
     @torch.no_grad()
