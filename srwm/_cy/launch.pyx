@@ -214,12 +214,12 @@ def _check_shared(str op, int needed, limits):
         )
 
 
-def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
+def _plan(kernel, storage, state, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
           int dynamic, limits, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
-        "STORAGE": kind.type, "REAL": kind.real, "D": D, "DO": Do, "M": M, "TEAM": team, "TEAMS": teams,
+        "STORAGE": kind.type, "STATE": STORAGES[state].type, "REAL": kind.real, "D": D, "DO": Do, "M": M, "TEAM": team, "TEAMS": teams,
         "BLOCKS": fit.blocks, "REST": rest, "SEGMENT": SEGMENT, **defines,
     }
     options = (*macros, *(f"-DSRWM_{name}={value}" for name, value in values.items()))
@@ -248,8 +248,11 @@ def _resident(fit, int threads, int shared, limits):
 
 
 @lru_cache(maxsize=1024)
-def forward(int D, int Do, str storage, limits) -> Plan:
-    """The plan of srwm_forward: every thread owns whole columns of W."""
+def forward(int D, int Do, str storage, limits, state=None) -> Plan:
+    """The plan of srwm_forward: every thread owns whole columns of W.
+
+    `state`: the dtype of the states that come and go, float32 perhaps where `storage` is a half.
+    """
     op = "srwm.forward"
     _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
@@ -280,13 +283,13 @@ def forward(int D, int Do, str storage, limits) -> Plan:
     cdef bint each_warp = D <= 64 and team <= 16 * WARP
     cdef int copies = team * teams // (WARP if each_warp else team)
     cdef int shared = size * (teams * 2 * (8 * groups + 4) + copies * 3 * 4 * groups + 4)
-    shared += teams * 3 * VIEW_BYTES
+    shared += teams * 4 * VIEW_BYTES
     _check_shared(op, shared, limits)
     cdef int group = 4 * columns * team, near
     near = _near(groups, held, teams * size * group, limits.shared_bytes_per_block - shared)
     cdef int dynamic = teams * size * near * group
     return _plan(
-        "srwm_forward", storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
+        "srwm_forward", storage, state or storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
         _resident(fit, team * teams, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
@@ -309,12 +312,13 @@ def _tile(int D, int M, int warps):
     return _Tile(row_lanes, _parts(D, row_lanes), columns, _parts(columns, 4), _parts(M, columns * lanes))
 
 
-def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums):
+def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums, state):
     """The plan of a backward kernel, whose threads own tiles of the state and of its gradient: tile.cuh.
 
     For each team the kernel has `shares` vectors over rows from each warp, `staged` from memory, and
     `views` places that it remembers.
     """
+    state = state or storage
     cdef int size = 8 if storage == "float64" else 4
     cdef int natural = max(1, _parts(D * M, WORDS_OF_A_THREAD * WARP)), least = -1, words, teams
     natural = min(natural, MOST_BACKWARD_WARPS, limits.threads_per_block // WARP)
@@ -350,52 +354,56 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
     rest += exchanged * (not shared_sums)
     fit = _resident(fit, team * teams, shared + dynamic, limits)
     return _plan(
-        kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
+        kernel, storage, state, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
         limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
             "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
             "GX": STORAGES[storage].real if sums else STORAGES[storage].type,
+            "GSTATE": STORAGES[storage].real if sums else STORAGES[state].type,
         },
     )
 
 
 @lru_cache(maxsize=1024)
-def backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of srwm_backward; `sums`: gx is summed afterwards, so it is wanted in the type of sums."""
+def backward(int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
+    """The plan of srwm_backward; `state` as for `forward`.
+
+    `sums`: a gradient of each sequence is summed afterwards, so all of them are wanted in the type of sums.
+    """
     _check_sizes("srwm.backward", D, Do)
     cdef int M = Do + 2 * D + 4
-    return _tiles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 3, 6, 11, sums)
+    return _tiles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 3, 6, 14, sums, state)
 
 
 @lru_cache(maxsize=1024)
-def delta_forward(int D, int Do, str storage, limits) -> Plan:
-    """The plan of delta_forward: a warp for each tile of columns of S."""
+def delta_forward(int D, int Do, str storage, limits, state=None) -> Plan:
+    """The plan of delta_forward: a warp for each tile of columns of S; `state` as for `forward`."""
     op = "srwm.delta_forward"
     _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
     cdef int columns = 2 if D <= 32 and Do > WARP else 1, groups = _parts(D, 4)
     cdef int threads = WARP * TEAMS_OF_A_WARP
     fit = _fit(op, "delta_forward", threads, [(groups, columns, 0)], size, limits)
-    cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + 6 * VIEW_BYTES)
+    cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + 7 * VIEW_BYTES)
     _check_shared(op, shared, limits)
     cdef int group = 4 * columns * WARP, held = fit.held[0], near, dynamic
     near = _near(groups, held, TEAMS_OF_A_WARP * size * group, limits.shared_bytes_per_block - shared)
     dynamic = TEAMS_OF_A_WARP * size * near * group
     return _plan(
-        "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
+        "delta_forward", storage, state or storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
         (groups - held - near) * group, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
 @lru_cache(maxsize=1024)
-def delta_backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of delta_backward; `sums` as for `backward`."""
+def delta_backward(int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
+    """The plan of delta_backward; `sums` and `state` as for `backward`."""
     _check_sizes("srwm.delta_backward", D, Do)
-    return _tiles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 4, 4, 16, sums)
+    return _tiles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 4, 4, 18, sums, state)
 
 
 @lru_cache(maxsize=1024)
 def sum_pieces(str storage) -> Plan:
     """The plan of sum_pieces: a thread for each entry of the sum."""
-    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})
+    return _plan("sum_pieces", storage, storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})

@@ -40,8 +40,8 @@ def unusable() -> str | None:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CUDA finds no device ({error}); move the arrays to the CPU"
-    return None if count else "there is no CUDA device; move the arrays to the CPU"
+        return f"CUDA finds no device ({error})"
+    return None if count else "there is no CUDA device"
 
 
 def declines(device: str) -> str | None:
@@ -75,6 +75,7 @@ def forward(
     lead: tuple[int, ...],
     *,
     keep: bool,
+    state: Any = None,
     return_state: bool = True,
     num_threads: int | None = None,
 ) -> tuple[Any, Any, Any]:
@@ -82,7 +83,7 @@ def forward(
     del num_threads  # the CPU's
     with x.device as device:
         platform = _Device(device.id)
-        return passes.forward(platform, x, W, reset, lead, keep=keep, return_state=return_state)
+        return passes.forward(platform, x, W, state, reset, lead, keep=keep, return_state=return_state)
 
 
 def backward(
@@ -94,12 +95,15 @@ def backward(
     grad_y: Any,
     grad_W_next: Any,
     *,
+    state: Any = None,
     num_threads: int | None = None,
-) -> tuple[Any, Any]:
-    """gx and gW, of exactly the shapes of x and W."""
+) -> tuple[Any, ...]:
+    """gx, gW and, where there is a state, gstate: of exactly their shapes."""
     del num_threads
     with x.device as device:
-        return passes.backward(_Device(device.id), x, W, reset, lead, kept, grad_y, grad_W_next)
+        operands = (x, W, state, reset, lead, kept, grad_y, grad_W_next)
+        gx, gW, gstate = passes.backward(_Device(device.id), *operands)
+        return (gx, gW) if state is None else (gx, gW, gstate)
 
 
 def delta_forward(
@@ -112,13 +116,14 @@ def delta_forward(
     lead: tuple[int, ...],
     *,
     keep: bool,
+    state: Any = None,
     return_state: bool = True,
     num_threads: int | None = None,
 ) -> tuple[Any, Any, Any]:
     """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
     del num_threads
     with q.device as device:
-        operands = (q, k, v, beta, S, reset, lead)
+        operands = (q, k, v, beta, S, state, reset, lead)
         return delta_passes.delta_forward(
             _Device(device.id), *operands, keep=keep, return_state=return_state
         )
@@ -136,13 +141,15 @@ def delta_backward(
     grad_y: Any,
     grad_S_next: Any,
     *,
+    state: Any = None,
     num_threads: int | None = None,
 ) -> tuple[Any, ...]:
-    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
+    """gq, gk, gv, gbeta, gS (or None) and, where there is a state, gstate: of exactly their shapes."""
     del num_threads
     with q.device as device:
-        operands = (q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next)
-        return delta_passes.delta_backward(_Device(device.id), *operands)
+        operands = (q, k, v, beta, S, state, reset, lead, kept, grad_y, grad_S_next)
+        gradients = delta_passes.delta_backward(_Device(device.id), *operands)
+        return gradients[:5] if state is None else gradients
 
 
 def warmup(D: int, Do: int, storage: str) -> None:

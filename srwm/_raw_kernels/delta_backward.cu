@@ -12,26 +12,20 @@ constexpr int SUMS = 3 * M_ + SHARES;                      // and over columns u
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
-enum { QUERY, KEY, RATE, S0, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, VIEWS };
+enum { QUERY, KEY, RATE, S0, STATE, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, GSTATE, VIEWS };
 
-struct DeltaBackwardSizes {
-    Pieces gS;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
-
-// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L): every entry is written. gS (pieces, D, DO): the
-// gradient of one initial state summed over one chunk of the sequences that share it, in their order.
-// reset and grad_S_next may be null. rest (SRWM_REST for each team of the grid).
+// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L) and gstate (..., D, DO): every entry is written. gS (pieces, D,
+// DO): the gradient of one initial matrix summed over one chunk of the sequences that share it, in their order.
+// S, state, reset, grad_S_next, gS and gstate may be null. rest (SRWM_REST for each team of the grid).
 // Dynamic shared memory: SHARED for each team, and S if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ beta,
-                   const storage *__restrict__ S, const bool *__restrict__ reset, const real *__restrict__ kept,
-                   const storage *__restrict__ grad_y, const storage *__restrict__ grad_S_next,
+                   const storage *__restrict__ S, const state_storage *__restrict__ state,
+                   const bool *__restrict__ reset, const real *__restrict__ kept,
+                   const storage *__restrict__ grad_y, const state_storage *__restrict__ grad_S_next,
                    SRWM_GX *__restrict__ gq, SRWM_GX *__restrict__ gk, SRWM_GX *__restrict__ gv,
-                   SRWM_GX *__restrict__ gbeta, real *gS, real *rest, const DeltaBackwardSizes s) {
+                   SRWM_GX *__restrict__ gbeta, real *gS, SRWM_GSTATE *__restrict__ gstate, real *rest,
+                   const BackwardSizes<VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_team[];
     // Two of what is written before a barrier and read until the next one.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][2 * D_ + 4]; // q | k | beta
@@ -56,8 +50,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     for (int i = at.rank; i < 4 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
     if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gS, at, turn)) {
+    while (next_piece(s.of, at, turn)) {
         bool first_of_gS = true;
+        auto gS_of_piece = [&] { return gS == nullptr ? nullptr : gS + turn[GRADIENT]; };
 
         while (next_sequence(s.lead, s.views, at, turn, start)) {
             auto entry_of = [&](int array, long long t, int i) {
@@ -93,14 +88,14 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 }
             };
             auto initial = [&] {
-                const View &view = s.views[S0];
                 if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{S + start[S0], view.row, view.entry};
+                return source_of(S, start[S0], s.views[S0]);
             };
+            auto began_with_state = [&] { return starts_with_state(state, reset, start[RESET], s.steps); };
             auto restore_before = [&](long long t) {
                 restore(
                     w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
+                    s.views[RESET].row, initial(), source_of(state, start[STATE], s.views[STATE]), state != nullptr,
                     [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; },
                     [&](long long step, int d) { return real(widen(k[entry_of(KEY, step, d)])); },
                     [&](long long step, int c) {
@@ -108,11 +103,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     });
             };
 
-            if (grad_S_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_S_next + start[GRAD_S], s.views[GRAD_S].row, s.views[GRAD_S].entry});
-            }
+            set(G, at, source_of(grad_S_next, start[GRAD_S], s.views[GRAD_S]));
             if (s.steps > 0) {
                 fetch_vectors(s.steps - 1);
                 fetch_columns(s.steps - 1);
@@ -125,9 +116,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S does not come from undoing
                 if (reset != nullptr && t + 1 < s.steps && reset[entry_of(RESET, t + 1, 0)]) {
                     anew = true;
-                    add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-                    first_of_gS = false;
-                    set_zero(G);
+                    take_G(G, at, gS_of_piece(), first_of_gS);
                 }
                 if (anew) restore_before(t + 1);
                 const real *const staged = staged_of_team[team][which];
@@ -214,8 +203,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     narrow(sum, gbeta[start[GRATE] + t]);
                 }
             }
-            add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-            first_of_gS = false;
+            end_sequence(G, at, began_with_state(), gS_of_piece(), first_of_gS,
+                         gstate == nullptr ? nullptr : gstate + start[GSTATE]);
         }
+        end_piece(G, at, gS_of_piece(), first_of_gS);
     }
 }

@@ -24,10 +24,13 @@ from srwm._raw_kernels.launching import (
 from srwm._raw_kernels.views import PIECES, STEPS, Strides, order_by_sharing, sizes, sizes_dtype, strides_of
 
 # The kernels' last arguments.
-_FORWARD = sizes_dtype(("sequences", *STEPS), ("q", "k", "v", "beta", "S", "reset"))
+_FORWARD = sizes_dtype(("sequences", *STEPS), ("q", "k", "v", "beta", "S", "state", "reset"))
 _BACKWARD = sizes_dtype(
     (*PIECES, *STEPS),
-    ("q", "k", "beta", "S", "reset", "kept", "grad_y", "grad_S_next", "gq", "gk", "gv", "gbeta"),
+    (
+        *("q", "k", "beta", "S", "state", "reset", "kept", "grad_y", "grad_S_next"),
+        *("gq", "gk", "gv", "gbeta", "gstate"),
+    ),
 )
 
 
@@ -44,19 +47,24 @@ def delta_forward(
     v: Any,
     beta: Any,
     S: Any,
+    state: Any,
     reset: Any,
     lead: tuple[int, ...],
     *,
     keep: bool,
     return_state: bool,
 ) -> tuple[Any, Any, Any]:
-    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
+    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None.
+
+    S may be None: zeros. S_next has the dtype of `state`, or of q without one.
+    """
     (L, D), Do = q.shape[-2:], v.shape[-1]
-    plan = launch.delta_forward(D, Do, storage_of(q.dtype), platform.limits())
-    q, k, v, beta, S = whole(q), whole(k), whole(v), whole(beta), whole(S)
-    cached = cached_bytes(plan, S, lead)
+    of_state = q.dtype if state is None else state.dtype
+    plan = launch.delta_forward(D, Do, storage_of(q.dtype), platform.limits(), storage_of(of_state))
+    q, k, v, beta, S, state = map(whole, (q, k, v, beta, S, state))
+    cached = cached_bytes(plan, S, state, lead)
     y = platform.empty((*lead, L, Do), q.dtype)
-    S_next = platform.empty((*lead, D, Do), q.dtype) if return_state else None
+    S_next = platform.empty((*lead, D, Do), of_state) if return_state else None
     kept = platform.empty(delta_kept_shape(q.dtype, lead, L, D, Do), real_of(q.dtype)) if keep else None
     N = prod(lead)
     numbers = sizes(
@@ -71,10 +79,11 @@ def delta_forward(
             strides_of(v, lead, 2),
             strides_of(beta, lead, 1),
             strides_of(S, lead, 2),
+            strides_of(state, lead, 2),
             strides_of(reset, lead, 1),
         ),
     )
-    arrays = (q, k, v, beta, S, reset, y, S_next, kept)
+    arrays = (q, k, v, beta, S, state, reset, y, S_next, kept)
     run(platform, plan, cached, real_of(q.dtype), N * plan.tiles, numbers, *arrays)
     return y, S_next, kept
 
@@ -86,41 +95,50 @@ def delta_backward(
     v: Any,
     beta: Any,
     S: Any,
+    state: Any,
     reset: Any,
     lead: tuple[int, ...],
     kept: Any,
     grad_y: Any,
     grad_S_next: Any,
 ) -> tuple[Any, ...]:
-    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
+    """gq, gk, gv, gbeta and, where they are given, gS and gstate: of exactly their shapes."""
     (L, D), Do, dtype = q.shape[-2:], v.shape[-1], q.dtype
-    q, k, beta, S = whole(q), whole(k), whole(beta), whole(S)
-    grad_y, grad_S_next = whole(grad_y), whole(grad_S_next)
-    order, sharing = order_by_sharing(lead, S.shape[:-2])
-    cores = ((q, 2), (k, 2), (v, 2), (beta, 1))
+    of_state = dtype if state is None else state.dtype
+    q, k, beta, S, state, grad_y, grad_S_next = map(whole, (q, k, beta, S, state, grad_y, grad_S_next))
+    order, sharing = order_by_sharing(lead, lead if S is None else S.shape[:-2])
+    cores = ((q, 2), (k, 2), (v, 2), (beta, 1), *(() if state is None else ((state, 2),)))
     wide = any(needs_sums(a.shape, lead, core) for a, core in cores)
-    plan = launch.delta_backward(D, Do, storage_of(dtype), platform.limits(), wide)
-    gradients = [of_each_sequence(platform, a.shape, dtype, lead, core, wide) for a, core in cores]
-    gS, run_length = of_each_chunk(platform, S.shape, dtype, sharing)
-    pieces, cached = gS.outer * gS.parts, cached_bytes(plan, S, lead)
+    plan = launch.delta_backward(D, Do, storage_of(dtype), platform.limits(), wide, storage_of(of_state))
+    gradients = [of_each_sequence(platform, a.shape, a.dtype, lead, core, wide) for a, core in cores]
+    if S is None:
+        gS, run_length, pieces, chunks = None, 1, prod(lead), 1
+    else:
+        gS, run_length = of_each_chunk(platform, S.shape, dtype, sharing)
+        pieces, chunks = gS.outer * gS.parts, gS.parts
+    cached = cached_bytes(plan, S, state, lead)
     numbers = sizes(
         "srwm.delta_backward",
         _BACKWARD,
         lead,
         order,
-        (pieces, gS.parts, run_length, sharing, L, segments(L), cached > 0),
+        (pieces, chunks, run_length, sharing, L, segments(L), cached > 0),
         (
             strides_of(q, lead, 2),
             strides_of(k, lead, 2),
             strides_of(beta, lead, 1),
             strides_of(S, lead, 2),
+            strides_of(state, lead, 2),
             strides_of(reset, lead, 1),
             strides_of(kept, lead, 1),
             strides_of(grad_y, lead, 2),
             strides_of(grad_S_next, lead, 2),
             *(Strides(gradient.along) for gradient in gradients),
+            *((Strides((0,) * len(lead)),) if state is None else ()),
         ),
     )
-    arrays = (q, k, beta, S, reset, kept, grad_y, grad_S_next, *(g.pieces for g in gradients), gS.pieces)
+    of_steps, gstate = gradients[:4], None if state is None else gradients[4]
+    operands = (q, k, beta, S, state, reset, kept, grad_y, grad_S_next)
+    arrays = (*operands, *(g and g.pieces for g in (*of_steps, gS, gstate)))
     run(platform, plan, cached, real_of(dtype), pieces, numbers, *arrays)
-    return (*(total_of(platform, gradient) for gradient in gradients), total_of(platform, gS))
+    return tuple(g and total_of(platform, g) for g in (*of_steps, gS, gstate))

@@ -39,9 +39,10 @@ def whole(a: Any) -> Any:
     return a if a is None or not any(stride % a.dtype.itemsize for stride in a.strides) else a.copy()
 
 
-def cached_bytes(plan: launch.Plan, state: Any, lead: tuple[int, ...]) -> int:
-    """Shared memory for the state with which all sequences begin, so that a block reads it once, or 0."""
-    return plan.cached_bytes if prod(lead) > prod(state.shape[:-2]) == 1 else 0
+def cached_bytes(plan: launch.Plan, initial: Any, state: Any, lead: tuple[int, ...]) -> int:
+    """Shared memory for the matrix with which all sequences begin, so that a block reads it once, or 0."""
+    begins_all = state is None and initial is not None and prod(lead) > prod(initial.shape[:-2]) == 1
+    return plan.cached_bytes if begins_all else 0
 
 
 def run(
@@ -86,7 +87,7 @@ def of_each_sequence(
 
 
 def of_each_chunk(platform: Any, shape: tuple[int, ...], dtype: Any, sharing: int) -> tuple[Gradient, int]:
-    """Room for the gradient of an initial state (D, M) from each chunk of the sequences that share it.
+    """Room for the gradient of an initial matrix (D, M) from each chunk of the sequences that share it.
 
     And the sequences of a chunk.
     """

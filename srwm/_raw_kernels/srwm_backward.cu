@@ -14,15 +14,7 @@ constexpr int SUMS = 3 * M_ + SHARES;                  // and over columns u, g_
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
-enum { X, W0, RESET, KEPT, GRAD_Y, GRAD_W, GX, VIEWS };
-
-struct BackwardSizes {
-    Pieces gW;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
+enum { X, W0, STATE, RESET, KEPT, GRAD_Y, GRAD_W, GX, GSTATE, VIEWS };
 
 // Entry e of what a step stages: where it comes from and where it goes.
 struct Staged {
@@ -37,14 +29,15 @@ struct Staged {
     static __device__ __forceinline__ bool is_x(int e) { return 2 * D <= e && e < 3 * D; }
 };
 
-// gx (..., L, D): every entry is written. gW (pieces, D, M): the gradient of one weight summed over one
-// chunk of the sequences that share it, in their order. reset and grad_W_next may be null.
+// gx (..., L, D) and gstate (..., D, M): every entry is written. gW (pieces, D, M): the gradient of one weight summed
+// over one chunk of the sequences that share it, in their order. state, reset, grad_W_next, gW and gstate may be null.
 // rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team, and W if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
+    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W,
+                  const state_storage *__restrict__ state, const bool *__restrict__ reset,
                   const real *__restrict__ kept, const storage *__restrict__ grad_y,
-                  const storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW, real *rest,
-                  const BackwardSizes s) {
+                  const state_storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW,
+                  SRWM_GSTATE *__restrict__ gstate, real *rest, const BackwardSizes<VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_team[];
     // Two of what is written before a barrier and read after the last one of the step before.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][3 * D_ + 4]; // q | k | x | beta
@@ -89,8 +82,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     for (int i = at.rank; i < 6 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
     if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gW, at, turn)) {
+    while (next_piece(s.of, at, turn)) {
         bool first_of_gW = true;
+        auto gW_of_piece = [&] { return gW == nullptr ? nullptr : gW + turn[GRADIENT]; };
 
         while (next_sequence(s.lead, s.views, at, turn, start)) {
             // In a large head no register keeps from one sequence to the next what comes of the thread's number.
@@ -131,14 +125,14 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     if (p * TEAM + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
             auto initial = [&] {
-                const View &view = s.views[W0];
                 if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{W + start[W0], view.row, view.entry};
+                return source_of(W, start[W0], s.views[W0]);
             };
+            auto began_with_state = [&] { return starts_with_state(state, reset, start[RESET], s.steps); };
             auto restore_before = [&](long long t) {
                 restore(
                     w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
+                    s.views[RESET].row, initial(), source_of(state, start[STATE], s.views[STATE]), state != nullptr,
                     [&](long long segment) { return kept + start[KEPT] + s.steps * TRACE + segment * (D * M); },
                     [&](long long step, int d) { return (kept + start[KEPT] + step * TRACE)[D + d]; },
                     [&](long long step, int c) {
@@ -154,11 +148,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 narrow(g_x, to[row]);
             };
 
-            if (grad_W_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_W_next + start[GRAD_W], s.views[GRAD_W].row, s.views[GRAD_W].entry});
-            }
+            set(G, at, source_of(grad_W_next, start[GRAD_W], s.views[GRAD_W]));
             if (s.steps > 0) {
                 fetch_vectors();
                 if (AHEAD) fetch_columns();
@@ -173,9 +163,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
                 if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
                     anew = true;
-                    add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-                    first_of_gW = false;
-                    set_zero(G);
+                    take_G(G, at, gW_of_piece(), first_of_gW);
                 }
                 if (anew) restore_before(t + 1);
                 const real *const staged = staged_of_team[team][which], *const beta = staged + 3 * D_;
@@ -315,8 +303,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 TEAM_SYNC();
                 for (int d = opaque(at.rank); d < D; d += TEAM) add_g_x(d, gx_t); // opaque: no address made early
             }
-            add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-            first_of_gW = false;
+            end_sequence(G, at, began_with_state(), gW_of_piece(), first_of_gW,
+                         gstate == nullptr ? nullptr : gstate + start[GSTATE]);
         }
+        end_piece(G, at, gW_of_piece(), first_of_gW);
     }
 }

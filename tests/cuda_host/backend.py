@@ -68,25 +68,30 @@ def declines(device: str) -> str | None:
 
 
 def forward(
-    x: Any, W: Any, reset: Any, lead: tuple[int, ...], *, keep: bool, return_state: bool = True, **_: Any
+    *operands: Any, keep: bool, state: Any = None, return_state: bool = True, **_: Any
 ) -> tuple[Any, Any, Any]:
     """As `srwm._raw_kernels.backend.forward`."""
-    return passes.forward(_platforms[-1], x, W, reset, lead, keep=keep, return_state=return_state)
+    *initial, reset, lead = operands
+    operands = (*initial, state, reset, lead)
+    return passes.forward(_platforms[-1], *operands, keep=keep, return_state=return_state)
 
 
-def backward(*operands: Any, **_: Any) -> tuple[Any, Any]:
+def backward(*operands: Any, state: Any = None, **_: Any) -> tuple[Any, ...]:
     """As `srwm._raw_kernels.backend.backward`."""
-    return passes.backward(_platforms[-1], *operands)
+    gradients = passes.backward(_platforms[-1], *operands[:2], state, *operands[2:])
+    return gradients[:2] if state is None else gradients
 
 
 def delta_forward(
-    *operands: Any, keep: bool, return_state: bool = True, num_threads: int | None = None
+    *operands: Any, keep: bool, state: Any = None, return_state: bool = True, **_: Any
 ) -> tuple[Any, Any, Any]:
     """As `srwm._raw_kernels.backend.delta_forward`."""
-    del num_threads
+    *initial, reset, lead = operands
+    operands = (*initial, state, reset, lead)
     return delta_passes.delta_forward(_platforms[-1], *operands, keep=keep, return_state=return_state)
 
 
-def delta_backward(*operands: Any, **_: Any) -> tuple[Any, ...]:
+def delta_backward(*operands: Any, state: Any = None, **_: Any) -> tuple[Any, ...]:
     """As `srwm._raw_kernels.backend.delta_backward`."""
-    return delta_passes.delta_backward(_platforms[-1], *operands)
+    gradients = delta_passes.delta_backward(_platforms[-1], *operands[:5], state, *operands[5:])
+    return gradients[:5] if state is None else gradients
