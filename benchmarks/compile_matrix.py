@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +33,9 @@ STATE_DTYPES = {dtype: (dtype,) for dtype in DTYPES} | {
     half: (half, "float32") for half in ("float16", "bfloat16")
 }
 KERNELS: dict[str, Callable[..., launch.Plan]] = {
-    "srwm_forward": launch.forward,
-    "srwm_backward": launch.backward,
-    "delta_forward": launch.delta_forward,
-    "delta_backward": launch.delta_backward,
+    f"{operator}_{direction.__name__}": partial(direction, operator)
+    for operator in launch.OPERATORS
+    for direction in (launch.forward, launch.backward)
 }
 
 # What CI compiles: all architectures in float32, and one for the other dtypes.

@@ -87,11 +87,20 @@ __device__ __forceinline__ Source<T> source_of(const T *array, long long start, 
     return {array + start, view.row, view.entry};
 }
 
-// Whether a sequence starts with the state of the caller: if there is one, and step 0 is no reset. `first` is where
-// the sequence's flags begin.
-__device__ __forceinline__ bool starts_with_state(const void *state, const bool *reset, long long first,
-                                                  long long steps) {
-    return state != nullptr && (reset == nullptr || steps == 0 || !reset[first]);
+// The flags of one sequence: whether its matrix returns to the initial one before a step. `first` may be null.
+struct Resets {
+    const bool *first;
+    long long row;
+    __device__ __forceinline__ bool before(long long t) const { return first != nullptr && first[t * row]; }
+};
+
+__device__ __forceinline__ Resets resets_of(const bool *reset, long long start, const View &view) {
+    return {reset == nullptr ? nullptr : reset + start, view.row};
+}
+
+// Whether a sequence starts with the state of the caller: if there is one, and step 0 is no reset.
+__device__ __forceinline__ bool starts_with_state(const void *state, const Resets &resets, long long steps) {
+    return state != nullptr && !(steps > 0 && resets.before(0));
 }
 
 // Whether any device's block could have room for a state beside its own work.

@@ -316,28 +316,30 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
 
 // The matrix before step `end`, where it cannot come from undoing: one saved there, or the last one saved before and
 // the updates since done again. saved(i) is the matrix after segment i, of which there are so many; what a step adds
-// at (d, c) is key(t, d) * value(t, c). The sequence began with `state` or with `initial`; resets lead to `initial`.
-template <class I, class T, class S, class A, class B>
-__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, long long steps, long long segments,
-                                        const bool *reset, long long reset_row, Source<I> initial,
-                                        Source<T> state, bool from_state, S saved, A key, B value) {
+// at (d, c) is key(t, d) * value(t, c). The sequence began with `of_state`, or with `initial` where `state` is null or
+// step 0 is a reset; resets lead to `initial`.
+template <class Sizes, class I, class T, class S, class A, class B>
+__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, const Sizes &s, const Resets &resets,
+                                        Source<I> initial, const T *state, Source<T> of_state, S saved, A key,
+                                        B value) {
     at.rank = opaque(at.rank); // no address is made before and kept in registers
     long long after = (end - 1) / SEGMENT, begin = end;
-    if (after >= segments || (end < steps && end % SEGMENT != 0)) {
+    bool from_state = state != nullptr;
+    if (after >= s.segments || (end < s.steps && end % SEGMENT != 0)) {
         begin = after * SEGMENT, after--;
-        for (long long t = begin; reset != nullptr && t < end; t++)
-            if (reset[t * reset_row]) begin = t, after = -1, from_state = false;
+        for (long long t = begin; t < end; t++)
+            if (resets.before(t)) begin = t, after = -1, from_state = false;
     }
     // As few texts of `set` as there are types: each of them would take registers.
     const Source<real> wide = {saved(after), M, 1};
     if constexpr (sizeof(I) == sizeof(real)) {
-        set(W, at, after >= 0 ? wide : from_state ? state : initial);
+        set(W, at, after >= 0 ? wide : from_state ? of_state : initial);
     } else if constexpr (sizeof(T) == sizeof(real)) {
-        if (after >= 0 || from_state) set(W, at, after >= 0 ? wide : state);
+        if (after >= 0 || from_state) set(W, at, after >= 0 ? wide : of_state);
         else set(W, at, initial);
     } else {
         if (after >= 0) set(W, at, wide);
-        else set(W, at, from_state ? state : initial);
+        else set(W, at, from_state ? of_state : initial);
     }
     for (long long t = begin; t < end; t++) {
         real a[ROWS];
