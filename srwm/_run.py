@@ -36,8 +36,8 @@ def forward(
         results.append(library.empty(shape, call.state_dtype, like) if return_state else None)
     results.append(library.empty(*plan.saved, like) if save else None)
     *places, saved_at = library.read(tuple(results))[1]
-    stream, room = library.stream(like), library.room(like)
-    plan.forward(save)(addresses, tuple(places), saved_at, num_threads, stream, room)
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.forward(save)(addresses, tuple(places), saved_at, **options)
     return results
 
 
@@ -58,6 +58,6 @@ def backward(
     layouts = (call.operands[i] for i in call.operator.differentiable)
     gradients = tuple(None if a is None else library.empty(a.shape, a.dtype, like) for a in layouts)
     saved_at, *gradients_at = library.read((saved, *gradients))[1]
-    stream, room = library.stream(like), library.room(like)
-    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), num_threads, stream, room)
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), **options)
     return gradients
