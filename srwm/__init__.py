@@ -5,7 +5,9 @@ Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on 
 the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `srwm.nn`.
 """
 
+import importlib
 import importlib.metadata
+from typing import Any
 
 from srwm import delta
 from srwm._config import show_config, warmup
@@ -23,3 +25,10 @@ __all__ = [
     "vjp",
     "warmup",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`srwm.nn`, loaded when it is first asked for: it needs torch."""
+    if name == "nn":
+        return importlib.import_module("srwm.nn")
+    raise AttributeError(f"module 'srwm' has no attribute {name!r}")
