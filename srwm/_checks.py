@@ -6,6 +6,7 @@ run before any work, on shapes and dtypes alone. Shapes use the letters of `srwm
 
 from __future__ import annotations
 
+import operator
 from functools import lru_cache
 from typing import Any
 
@@ -162,10 +163,15 @@ def shape(op: str, argument: str, a: Any, expected: tuple[int, ...], of: str) ->
         )
 
 
-def thread_count(op: str, argument: str, n: Any) -> None:
-    """Raise unless `n` is a positive int."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+def thread_count(op: str, argument: str, n: Any) -> int:
+    """`n` as an int; ValueError unless it is an integer of any library, at least 1."""
+    try:
+        count = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ValueError(f"{op}: {argument}: expected an int >= 1, got {n!r}")
+    return count
 
 
 def one_of(op: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from srwm import _checks, _dispatch, _dlpack
 from srwm._call import Plan, known_plan, new_plan
+from srwm._threads import threads_asked_for
 
 library = torch.library.Library("srwm", "DEF")
 
@@ -160,11 +161,10 @@ def on_device_of(x: Tensor, backend: Any) -> AbstractContextManager[_OnCpu | _On
 
 
 def threads(op: str, num_threads: int | None) -> int:
-    """Threads on the CPU: as many as PyTorch uses, if none are asked for."""
+    """Threads on the CPU: as many as PyTorch uses, if none are asked for of srwm."""
     if num_threads is None:
-        return torch.get_num_threads()
-    _checks.thread_count(op, "num_threads", num_threads)
-    return num_threads
+        return threads_asked_for() or torch.get_num_threads()
+    return _checks.thread_count(op, "num_threads", num_threads)
 
 
 def register(name: str, compute: Any, fake: Any, autograd: Any, setup_context: Any, vmap: Any) -> None:

@@ -82,8 +82,8 @@ def forward(
     backend : {"cython", "cuda", "reference"}, optional
         Forces a backend; by default the device of x decides.
     num_threads : int, optional
-        Threads on the CPU; by default SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors
-        (torch tensors: ``torch.get_num_threads()``).
+        The most threads to use on the CPU; by default `set_num_threads` and the variables decide, see
+        `get_num_threads`.
 
     Returns
     -------
