@@ -7,6 +7,7 @@ Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on 
 
 import importlib.metadata
 
+from srwm._memory import free_memory
 from srwm._threads import get_num_threads, set_num_threads
 from srwm.delta_ops import delta_backward, delta_forward, delta_vjp
 from srwm.ops import backward, forward, pack, show_config, unpack, vjp, warmup
@@ -19,6 +20,7 @@ __all__ = [
     "delta_forward",
     "delta_vjp",
     "forward",
+    "free_memory",
     "get_num_threads",
     "pack",
     "set_num_threads",

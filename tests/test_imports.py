@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str] | None] = {
     "srwm._dlpack": {"cupy", "torch"},
     "srwm._dispatch": set(),
     "srwm._raw_kernels": {"cupy"},
+    "srwm._memory": set(),
     "srwm._cy": {"cython"},
     "srwm._reference": set(),
     "srwm._delta_reference": set(),

@@ -45,6 +45,10 @@ SIDE_BY_SIDE_STEPS = 4
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
 
+# Up to this size a thread's scratch is its own as long as it lives, as single steps ask for it; larger
+# scratch is recycled, where all threads together are bounded.
+SCRATCH_HELD = 1 << 20
+
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
 # milliseconds where the threads have been idle for long.
 WORK_PER_THREAD = 1 << 22
@@ -64,7 +68,8 @@ CHUNKS = 64
 
 _per_thread = threading.local()
 
-_FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_INT16, _UINT8 = np.dtype(np.int16), np.dtype(np.uint8)
 
 
 def unusable() -> str | None:
@@ -109,7 +114,9 @@ def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> i
 
 
 def _scratch(size: int) -> np.ndarray:
-    """Working memory of the calling thread, in bytes: kept, since fresh pages are dear."""
+    """Working memory of the calling thread, in bytes: not fresh, since page faults take time."""
+    if size > SCRATCH_HELD:
+        return _new((size,), _UINT8)
     held = getattr(_per_thread, "scratch", None)
     if held is None or held.nbytes < size:
         held = _per_thread.scratch = np.empty(size, np.uint8)
