@@ -5,14 +5,11 @@ Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on 
 `delta_forward`, `delta_backward`, `delta_vjp`; `warmup` and `show_config`; torch layers in `srwm.nn`.
 """
 
-import importlib.metadata
-
 from srwm._memory import free_memory
 from srwm._threads import get_num_threads, set_num_threads
+from srwm._version import __version__ as __version__
 from srwm.delta_ops import delta_backward, delta_forward, delta_vjp
 from srwm.ops import backward, forward, pack, show_config, unpack, vjp, warmup
-
-__version__ = importlib.metadata.version("srwm")
 
 __all__ = [
     "backward",

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 BACKENDS = {
     "cython": "srwm._cy.backend",
@@ -38,6 +38,22 @@ ARRAY_FRONT_ENDS = {"torch": "srwm.autograd"}
 @cache
 def _module(path: str) -> Any:
     return importlib.import_module(path)
+
+
+class _NotBuilt(NamedTuple):
+    """What stands for a backend whose module cannot be imported: srwm/_cy/__init__.py says why."""
+
+    reason: str
+
+    def unusable(self) -> str:
+        return self.reason
+
+
+def _backend(name: str) -> Any:
+    try:
+        return _module(BACKENDS[name])
+    except ImportError as missing:
+        return _NotBuilt(str(missing))
 
 
 # Their modules, once needed.
@@ -62,12 +78,14 @@ front_end_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _resolve(device: str, backend: str | None) -> tuple[Any, str]:
     """(backend module, "") or (None, why there is none)."""
     if backend is not None:
-        module = _module(BACKENDS[backend])
+        module = _backend(backend)
         reason = module.unusable() or (None if backend == "reference" else module.declines(device))
         return (module, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
     reasons = []
-    for name, path in BACKENDS.items():
-        module = _module(path)
+    for name in BACKENDS:
+        module = _backend(name)
+        if isinstance(module, _NotBuilt):
+            return None, module.reason
         reason = module.declines(device) or module.unusable()
         if reason is None:
             return module, ""
@@ -91,4 +109,10 @@ def resolve(op: str, device: str, backend: str | None) -> Any:
 
 def states() -> dict[str, str]:
     """Each backend's name and "usable", or why it is not."""
-    return {name: _module(path).unusable() or "usable" for name, path in BACKENDS.items()}
+    return {name: _backend(name).unusable() or "usable" for name in BACKENDS}
+
+
+def cpu_configuration() -> dict[str, str]:
+    """What the CPU backend computes with, by what it is; nothing where the backend cannot run."""
+    module = _backend("cython")
+    return {} if module.unusable() else module.configuration()

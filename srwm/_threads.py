@@ -134,7 +134,7 @@ def default_threads() -> int:
     return threads_asked_for() or _openmp_variable() or _processors()
 
 
-def described() -> str:
+def threads_described() -> str:
     """The threads of a call that names no number, and what decides that."""
     number, complaint = _srwm_variable()
     if not threads_allowed():

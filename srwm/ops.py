@@ -6,7 +6,6 @@ Shapes and letters are those of `srwm._reference`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from srwm import _call, _checks, _dispatch
 from srwm._arrays import namespace
 from srwm._broadcast import leading_shape
 from srwm._call import Plan, as_backend_arrays, give_back, own_copy, prepare
+from srwm._version import __version__
 
 _OPERANDS = ("x", "W", "reset")
 _GRADIENTS = ("x", "grad_y", "grad_W_next")
@@ -371,7 +371,7 @@ def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
 
 
 def show_config() -> None:
-    """Print versions, which backends are usable, and for each that is not: why.
+    """Print versions, which backends are usable and why others are not, instruction set and threads.
 
     Examples
     --------
@@ -379,8 +379,10 @@ def show_config() -> None:
     >>> srwm.show_config()  # doctest: +ELLIPSIS
     srwm ...
     """
+    import importlib.metadata  # slow to load, and of use nowhere else
+
     lines = [
-        f"srwm {importlib.metadata.version('srwm')}",
+        f"srwm {__version__}",
         f"python {platform.python_version()} on {platform.machine()} ({platform.system()})",
     ]
     installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
@@ -388,4 +390,5 @@ def show_config() -> None:
         wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
         lines.append(", ".join(wheels) or f"{package} not installed")
     lines += [f"backend {name}: {state}" for name, state in _dispatch.states().items()]
+    lines += [f"{what}: {value}" for what, value in _dispatch.cpu_configuration().items()]
     print("\n".join(lines))  # noqa: T201  the result is what it prints

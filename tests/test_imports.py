@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str] | None] = {
     "srwm._reference": set(),
     "srwm._delta_reference": set(),
     "srwm._threads": set(),
+    "srwm._version": set(),
     "srwm._arrays": set(),
     "srwm._broadcast": set(),
     "srwm._checks": set(),

@@ -71,7 +71,8 @@ def test_an_empty_variable_is_no_variable(monkeypatch, value, threads):
 def test_a_broken_variable_is_an_error_once(monkeypatch, value):
     monkeypatch.setenv("SRWM_NUM_THREADS", value)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert "SRWM_NUM_THREADS: expected an integer >= 1" in _threads.described()  # and this is not the once
+    # To show it is not to raise it.
+    assert "SRWM_NUM_THREADS: expected an integer >= 1" in _threads.threads_described()
     with pytest.raises(
         ValueError, match=rf"SRWM_NUM_THREADS: expected an integer >= 1, got '{value}'; corr"
     ):
@@ -98,17 +99,17 @@ def test_no_numbers_of_threads(n):
 
 
 def test_what_decides_is_described(monkeypatch):
-    assert _threads.described() == f"{processors()}, the processors of this process"
+    assert _threads.threads_described() == f"{processors()}, the processors of this process"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     _threads._openmp_variable.cache_clear()
-    assert _threads.described() == "5, by OMP_NUM_THREADS"
+    assert _threads.threads_described() == "5, by OMP_NUM_THREADS"
     monkeypatch.setenv("SRWM_NUM_THREADS", "7")
     _threads._srwm_variable.cache_clear()
-    assert _threads.described() == "7, by SRWM_NUM_THREADS"
+    assert _threads.threads_described() == "7, by SRWM_NUM_THREADS"
     srwm.set_num_threads(3)
-    assert _threads.described() == "3, by srwm.set_num_threads"
+    assert _threads.threads_described() == "3, by srwm.set_num_threads"
     monkeypatch.setattr(_threads._Process, "has_lost_threads", True)
-    assert _threads.described() == "1, since this process was forked from one with threads"
+    assert _threads.threads_described() == "1, since this process was forked from one with threads"
 
 
 @pytest.mark.parametrize("instruction_set", ["baseline", ""])

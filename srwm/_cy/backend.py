@@ -22,7 +22,7 @@ import numpy as np
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
-from srwm._threads import default_threads, threads_allowed
+from srwm._threads import default_threads, threads_allowed, threads_described
 
 BFLOAT16_AS_INT16 = True
 
@@ -84,6 +84,16 @@ def unusable() -> str | None:
 def declines(device: str) -> str | None:
     """Why this backend does not take arrays of `device` ("cpu", "cuda")."""
     return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
+
+
+def configuration() -> dict[str, str]:
+    """What this backend computes with, for `show_config`."""
+    asked = " (asked for by SRWM_INSTRUCTION_SET)" if os.environ.get("SRWM_INSTRUCTION_SET") else ""
+    return {
+        "instruction set": instruction_set() + asked,
+        "OpenMP": "yes" if processor.has_openmp() else "no, the kernels were built without",
+        "threads": threads_described() if processor.has_openmp() else "1, for want of OpenMP",
+    }
 
 
 @cache
