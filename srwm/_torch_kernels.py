@@ -14,6 +14,7 @@ from torch import Tensor
 from srwm import _checks, _plan, _run
 from srwm._cy import exchange
 from srwm._plan import Plan
+from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
 DTYPES = {name: getattr(torch, name) for name in _checks.DTYPES}
@@ -81,7 +82,7 @@ def _prepared(op: Operator, flat: Tensors, backend: str | None) -> tuple[Plan, _
 
 
 def _threads(num_threads: int | None) -> int:
-    return torch.get_num_threads() if num_threads is None else num_threads
+    return num_threads or threads_asked_for() or torch.get_num_threads()
 
 
 def forward(

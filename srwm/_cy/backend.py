@@ -1,13 +1,11 @@
 """The CPU backend: allocates, picks the kernels for this processor, and calls them.
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
-used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
-`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process. They
+used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
 share out the sequences; where there are fewer of those and their heads are large, several threads share the
 columns of one, and the last bits of results depend on how many do, though never on timing.
 
 Arrays come in the four dtypes; bfloat16 also as int16, as tensors of it do, which NumPy has no name for.
-Of those, gradients that are sums are returned in float32, for the caller to round.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import numpy as np
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
+from srwm._threads import default_threads, threads_allowed, threads_described
 
 BFLOAT16_AS_INT16 = True
 
@@ -46,6 +45,10 @@ SIDE_BY_SIDE_STEPS = 4
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
 
+# Up to this size a thread's scratch is its own as long as it lives, as single steps ask for it; larger
+# scratch is recycled, where all threads together are bounded.
+SCRATCH_HELD = 1 << 20
+
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
 # milliseconds where the threads have been idle for long.
 WORK_PER_THREAD = 1 << 22
@@ -65,25 +68,8 @@ CHUNKS = 64
 
 _per_thread = threading.local()
 
-
-class _OpenMP:
-    """Whether it has threads in this process, or has lost them.
-
-    A forked child has none of its parent's, and GNU's OpenMP would wait for them forever.
-    """
-
-    has_threads = False
-    has_lost_them = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        cls.has_lost_them = cls.has_lost_them or cls.has_threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_OpenMP.after_fork)
-
-_FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_INT16, _UINT8 = np.dtype(np.int16), np.dtype(np.uint8)
 
 
 def unusable() -> str | None:
@@ -100,11 +86,21 @@ def declines(device: str) -> str | None:
     return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
 
 
+def configuration() -> dict[str, str]:
+    """What this backend computes with, for `show_config`."""
+    asked = " (asked for by SRWM_INSTRUCTION_SET)" if os.environ.get("SRWM_INSTRUCTION_SET") else ""
+    return {
+        "instruction set": instruction_set() + asked,
+        "OpenMP": "yes" if processor.has_openmp() else "no, the kernels were built without",
+        "threads": threads_described() if processor.has_openmp() else "1, for want of OpenMP",
+    }
+
+
 @cache
 def instruction_set() -> str:
     """The instruction set whose kernels are used."""
     asked = os.environ.get("SRWM_INSTRUCTION_SET")
-    if asked is None:
+    if not asked:
         return next(name for name in INSTRUCTION_SETS if processor.has(name))
     if asked not in INSTRUCTION_SETS or not processor.has(asked):
         usable = ", ".join(name for name in INSTRUCTION_SETS if processor.has(name))
@@ -119,32 +115,18 @@ def kernels(real: np.dtype, layout: str) -> Any:
     return importlib.import_module(f"srwm._cy.{instruction_set()}_{real_type}_{layout}")
 
 
-@cache
-def _default_threads() -> int:
-    for name in ("SRWM_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name)
-        if value is not None:
-            if not value.isdecimal() or int(value) < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
-            return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
     """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
-    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or _OpenMP.has_lost_them:
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or not threads_allowed():
         return 1
-    wanted = _default_threads() if num_threads is None else num_threads
-    threads = max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
-    if threads > 1:
-        _OpenMP.has_threads = True
-    return threads
+    wanted = default_threads() if num_threads is None else num_threads
+    return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
 
 
 def _scratch(size: int) -> np.ndarray:
-    """Working memory of the calling thread, in bytes: kept, since fresh pages are dear."""
+    """Working memory of the calling thread, in bytes: not fresh, since page faults take time."""
+    if size > SCRATCH_HELD:
+        return _new((size,), _UINT8)
     held = getattr(_per_thread, "scratch", None)
     if held is None or held.nbytes < size:
         held = _per_thread.scratch = np.empty(size, np.uint8)
@@ -165,8 +147,14 @@ def _stored(a: Any) -> Any:
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A sum of the real type in the dtype that was asked for, if NumPy has it."""
-    return a if dtype == _INT16 else a.astype(dtype, copy=False)
+    """A sum of the real type in the dtype that was asked for."""
+    if dtype != _INT16:
+        return a.astype(dtype, copy=False)
+    # bfloat16, to nearest, ties to even. Not left to torch, whose conversion hangs in forked children.
+    bits = a.view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    quiet_nan = bits >> 16 | 0x40
+    return np.where(np.isnan(a), quiet_nan, rounded).astype(np.uint16).view(np.int16)
 
 
 class Gathering(NamedTuple):
@@ -224,7 +212,7 @@ def _plan(
     one, many = _layouts(op, real, D, Do)
     lanes = kernels(real, "many").sequences()
     fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES[op][keep]
-    pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= _default_threads()
+    pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= default_threads()
     side_by_side = N // lanes * lanes if fits and pays else 0
     parts = (
         (kernels(real, "many"), 0, side_by_side),

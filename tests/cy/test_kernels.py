@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import srwm
+from srwm import _threads
 from srwm._cy import backend, processor
 from tests.cases import (
     TOLERANCE,
@@ -28,7 +29,7 @@ def forget():
     for cached in (
         backend.instruction_set,
         backend.kernels,
-        backend._default_threads,
+        _threads._srwm_variable,
         backend._layouts,
         backend._plan,
         backend._gathering,
@@ -236,15 +237,3 @@ def test_best_instruction_set_comes_first():
         kernels = backend.kernels(np.dtype("float64"), layout)
         assert kernels.vector_bytes() in (8, 16, 32, 64)
         assert kernels.sequences() == (sequences or kernels.vector_bytes() // 8)
-
-
-@pytest.mark.parametrize(("name", "value"), [("SRWM_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "two")])
-def test_thread_counts_of_the_environment_are_checked(monkeypatch, name, value):
-    monkeypatch.delenv("SRWM_NUM_THREADS", raising=False)
-    monkeypatch.setenv(name, value)
-    backend._default_threads.cache_clear()
-    with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got '{value}'"):
-        backend._default_threads()
-    monkeypatch.setenv(name, "3")
-    assert backend._default_threads() == 3
-    backend._default_threads.cache_clear()
