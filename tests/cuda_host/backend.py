@@ -90,3 +90,11 @@ def delta_forward(
 def delta_backward(*operands: Any, **_: Any) -> tuple[Any, ...]:
     """As `srwm._raw_kernels.backend.delta_backward`."""
     return delta_passes.delta_backward(_platforms[-1], *operands)
+
+
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = True
+
+
+def takes(op):
+    return False
