@@ -183,10 +183,10 @@ def _pull_back(
         if is_plain((*flat, saved, *grads)):
             gradients = _torch_kernels.backward(op, flat, saved, grads, backend, num_threads)
         else:
-            operator = torch_operator(op)
-            given = operator.backward(*flat, saved, *grads, backend, num_threads)
-            by_place = dict(zip(operator.given(flat), given, strict=True))
-            gradients = tuple(by_place.get(i) for i in op.differentiable)
+            gradients = torch_operator(op).backward(*flat, saved, *grads, backend, num_threads)
+            gradients = tuple(
+                None if flat[i] is None else g for i, g in zip(op.differentiable, gradients, strict=True)
+            )
     return as_arguments(op, flat, gradients)
 
 

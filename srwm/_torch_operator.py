@@ -41,7 +41,9 @@ class TorchOperator:
     Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
     backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. Of
     `backward` (what forward saved, the gradients of the results or None, backend, num_threads) -> the
-    gradients of the operands that were given, in the order of ``op.flat``.
+    gradients of the operands that have one, in the order of ``op.flat``; empty where one is not given.
+    A list of those that are given would do, but for torch's older vmap, that of `is_grads_batched`: it
+    calls an operator once for each entry, and knows how only where each result is a tensor.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -57,7 +59,8 @@ class TorchOperator:
         LIBRARY.define(
             f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
         )
-        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> Tensor[]")
+        returned = ", ".join(f"Tensor grad_{_identifier(op.flat[i].name)}" for i in op.differentiable)
+        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> ({returned})")
         self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
         kernels = (
             (
@@ -114,16 +117,18 @@ class TorchOperator:
         shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
         return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
 
-    def _backward_kernel(self, *arguments: Any) -> list[Tensor]:
+    def _backward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
         flat, (saved, *incoming), options = arguments[: self.n], arguments[self.n : -2], arguments[-2:]
         gradients = _torch_kernels.backward(self.op, flat, saved, tuple(incoming), *options)
-        return [g for g in gradients if g is not None]
+        return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
 
-    def _backward_fake(self, *arguments: Any) -> list[Tensor]:
-        return [
-            torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
-            for i in self.given(arguments)
-        ]
+    def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(
+            arguments[0].new_empty(0)
+            if arguments[i] is None
+            else torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
+            for i in self.op.differentiable
+        )
 
     # Gradients
 
@@ -137,12 +142,12 @@ class TorchOperator:
         with below_autograd():
             return self.forward(*arguments)
 
-    def _backward_autograd(self, *arguments: Any) -> list[Tensor]:
+    def _backward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
         self.refuse_tangents(arguments)
         if _wants_gradient(arguments):
             self._require_autograd_kernel()
             with single_level_autograd():
-                return list(_apply(self._Backward, *arguments))
+                return _apply(self._Backward, *arguments)
         with below_autograd():
             return self.backward(*arguments)
 
@@ -162,11 +167,19 @@ class TorchOperator:
                 "call it eagerly, or use a version of torch within the range that srwm names"
             )
 
-    def gradients(self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any) -> list[Tensor]:
+    def gradients(
+        self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any
+    ) -> tuple[Tensor, ...]:
         """The gradients of the operands that are given, in any mode."""
         if has_tangent((*flat, saved, *incoming)):
-            return list(self.reference_gradients(flat, incoming))
-        return list(self.backward(*flat, saved, *incoming, *options))
+            return self.reference_gradients(flat, incoming)
+        return self.of_given(flat, self.backward(*flat, saved, *incoming, *options))
+
+    def of_given(self, flat: tuple[Any, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of the results of `backward`, those of the operands that are given."""
+        return tuple(
+            g for i, g in zip(self.op.differentiable, gradients, strict=True) if flat[i] is not None
+        )
 
     def reference_gradients(self, flat: tuple[Any, ...], incoming: Any) -> tuple[Tensor, ...]:
         """The same through the reference in torch operations, which can be differentiated again."""
@@ -222,11 +235,11 @@ class TorchOperator:
         else:
             saved = saved.movedim(dims[n], 0).contiguous()
         gradients = self.backward(*mapped, saved, *grads, *options)
-        shaped = [
-            g.reshape(size, *g.shape[1 + max(own) - own[i] :])
-            for g, i in zip(gradients, self.given(flat), strict=True)
-        ]
-        return shaped, [0] * len(shaped)
+        shaped = tuple(
+            g if flat[i] is None else g.reshape(size, *g.shape[1 + max(own) - own[i] :])
+            for g, i in zip(gradients, self.op.differentiable, strict=True)
+        )
+        return shaped, tuple(None if flat[i] is None else 0 for i in self.op.differentiable)
 
 
 def _functions(operator: TorchOperator) -> tuple[type, type]:
@@ -263,12 +276,13 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
             with torch.enable_grad(), below_autograd():
                 gradients = operator.backward(*arguments)
             ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
-            return tuple(gradients)
+            return gradients
 
         @staticmethod
-        def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        def backward(ctx: Any, *of_gradients: Tensor) -> tuple[Any, ...]:
             every = list(ctx.saved_tensors)
             flat, incoming = tuple(every[:n]), every[n:]
+            outer = operator.of_given(flat, of_gradients)
             free = [*operator.given(flat), *(n + j for j, g in enumerate(incoming) if g is not None)]
 
             def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
