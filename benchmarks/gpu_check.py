@@ -92,7 +92,7 @@ def passes_of(operator: str, D: int, L: int) -> dict[str, Callable[[], Any]]:
         teams = launch.delta_forward(D, D, "float32", limits).teams
         q, k = (tensor(L, D).softmax(-1) for _ in range(2))
         given = [q, k, tensor(L, D), tensor(L).sigmoid(), tensor(D, D)]
-        forward, vjp = srwm.delta_forward, srwm.delta_vjp
+        forward, vjp = srwm.delta.forward, srwm.delta.vjp
     (y, _), pullback = vjp(*given)
     return {"forward": lambda: forward(*given), "backward": lambda: pullback(y)}
 

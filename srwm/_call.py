@@ -1,74 +1,108 @@
-"""A call of an operator: to the front end of its array type.
+"""A call of an operator: the three verbs, over the front end of the array type that came.
 
-A front end is a module with the three functions below, for arrays of its library. Torch tensors have one,
-all other arrays share one. It is imported when the first array of its type comes.
+A front end is a module for the arrays of one library, imported when the first of them comes. It has
+`forward(op, flat, return_state, options)`, the fast road, and `prepare(op, verb, flat, options)`, which
+gives the operands checked, see `Prepared`. `flat` are the operands in the order of ``op.flat``, None
+where not given; options are (backend, num_threads).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from srwm import _checks
 from srwm.operators.spec import Operator
+
+Options = tuple[str | None, int | None]
 
 # By the name of the package of an array type.
 FRONT_ENDS = {"torch": "srwm._torch"}
 OTHERS = "srwm._numpy"
 
-_of_type: dict[type, Any] = {}
+_paths: dict[type, str] = {}
+_loaded: dict[str, Any] = {}
 
 
-def _front_end(kind: type) -> Any:
-    """The front end of an array type, which is stored under it."""
-    packages = (base.__module__.partition(".")[0] for base in kind.__mro__)
-    path = next((FRONT_ENDS[package] for package in packages if package in FRONT_ENDS), OTHERS)
-    front_end = _of_type[kind] = importlib.import_module(path)
-    return front_end
+class Prepared(Protocol):
+    """Checked operands, ready to run."""
+
+    flat: tuple[Any, ...]
+    shapes: Sequence[tuple[int, ...]]  # of the results
+
+    def own(self) -> Prepared:
+        """The same on copies, which the caller cannot change."""
+
+    def forward(self, return_state: bool) -> tuple[Any, ...]:
+        """The results as callers get them, and what backward wants."""
+
+    def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The gradients of the operands that have one, None where not given, from those of the results."""
 
 
-def forward(
-    op: Operator,
-    flat: tuple[Any, ...],
-    return_state: bool,
-    backend: str | None,
-    num_threads: int | None,
-) -> Any:
-    """The output, and the matrices after the last step where `return_state`.
+def _path_of(kind: type) -> str:
+    """The name of an array type's front end, which is loaded now."""
+    path = _paths.get(kind)
+    if path is None:
+        packages = (base.__module__.partition(".")[0] for base in kind.__mro__)
+        path = next((FRONT_ENDS[package] for package in packages if package in FRONT_ENDS), OTHERS)
+        _loaded[path] = importlib.import_module(path)
+        _paths[kind] = path
+    return path
 
-    `flat` are the operands in the order of ``op.flat``, None where not given. Several matrices come as a
-    tuple.
-    """
-    kind = type(flat[0])
-    front_end = _of_type.get(kind) or _front_end(kind)
-    return front_end.forward(op, flat, return_state, backend, num_threads)
+
+# As torch.compiler.assume_constant_result, without torch: its compiler calls it, and does not trace it.
+_path_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def front_end_of(kind: type) -> Any:
+    """The front end of an array type."""
+    return _loaded[_path_of(kind)]
+
+
+def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
+    """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
+    return front_end_of(type(flat[0])).forward(op, flat, return_state, options)
 
 
 def vjp(
-    op: Operator, flat: tuple[Any, ...], backend: str | None, num_threads: int | None
+    op: Operator, flat: tuple[Any, ...], options: Options
 ) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
     """The output and the matrices, and the function from their gradients to those of the operands."""
-    kind = type(flat[0])
-    front_end = _of_type.get(kind) or _front_end(kind)
-    return front_end.vjp(op, flat, backend, num_threads)
+    call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
+    y, *matrices, saved = call.forward(True)
+
+    def pullback(grad_y: Any, grad_state: Any = None) -> tuple[Any, ...]:
+        return _pull_back(op, "vjp", call, grad_y, grad_state, lambda: saved)
+
+    return (y, together(matrices)), pullback
 
 
 def backward(
-    op: Operator,
-    flat: tuple[Any, ...],
-    grad_y: Any,
-    grad_state: Any,
-    backend: str | None,
-    num_threads: int | None,
+    op: Operator, flat: tuple[Any, ...], grad_y: Any, grad_state: Any, options: Options
 ) -> tuple[Any, ...]:
     """The gradients of the operands, from those of the results; a state's only where one is given."""
-    kind = type(flat[0])
-    front_end = _of_type.get(kind) or _front_end(kind)
-    return front_end.backward(op, flat, grad_y, grad_state, backend, num_threads)
+    call = front_end_of(type(flat[0])).prepare(op, "backward", flat, options)
+    return _pull_back(op, "backward", call, grad_y, grad_state, lambda: call.forward(False)[-1])
 
 
-def several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
+def _pull_back(
+    op: Operator, verb: str, call: Prepared, grad_y: Any, grad_state: Any, saved: Callable[[], Any]
+) -> tuple[Any, ...]:
+    """The gradients of the operands as callers get them; `saved` is asked for after the checks."""
+    name = op.verb(verb)
+    incoming = (grad_y, *_several(op, name, grad_state))
+    _checks.gradients(op, name, call.flat, call.shapes, incoming)
+    gradients = call.backward(saved(), incoming)
+    return tuple(
+        g
+        for i, g in zip(op.differentiable, gradients, strict=True)
+        if op.flat[i].role != "state" or call.flat[i] is not None
+    )
+
+
+def _several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
     """The gradients of the matrices, one each, from one, or a tuple, or None for all."""
     n = len(op.states)
     if grad_state is None:
@@ -84,15 +118,6 @@ def several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
     return grad_state
 
 
-def together(matrices: tuple[Any, ...]) -> Any:
+def together(matrices: Sequence[Any]) -> Any:
     """One matrix as it is, several as a tuple: how states are returned."""
-    return matrices[0] if len(matrices) == 1 else matrices
-
-
-def as_arguments(op: Operator, flat: tuple[Any, ...], gradients: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The gradients of the operands as callers get them: those of states only where they were given."""
-    return tuple(
-        g
-        for i, g in zip(op.differentiable, gradients, strict=True)
-        if op.flat[i].role != "state" or flat[i] is not None
-    )
+    return matrices[0] if len(matrices) == 1 else tuple(matrices)

@@ -70,31 +70,29 @@ def operands(op: Operator, name: str, flat: Sequence[Any]) -> tuple[tuple[Any, .
 def gradients(
     op: Operator,
     name: str,
-    first: Any,
+    flat: Sequence[Any],
     shapes: Sequence[tuple[Any, ...]],
-    state_dtypes: Sequence[Any],
     incoming: Sequence[Any],
     *,
     optional: bool = False,
 ) -> None:
-    """Raise unless the gradients of the results fit them.
+    """Raise unless `incoming` can be the gradients of the results, which have these `shapes`.
 
-    `incoming` are the gradients of ``op.results``, of these `shapes`; those of the states, and where
-    `optional` that of the output, may be None. `first` is the first operand; states have their own dtypes.
+    Those of the matrices, and where `optional` that of the output, may be None. `flat` are the operands.
     """
-    dtypes = (first.dtype, *state_dtypes)
-    for i, (result, g, shape, dtype) in enumerate(zip(op.results, incoming, shapes, dtypes, strict=True)):
+    first, of = flat[0], op.flat[0].name
+    states = (None, *(flat[i] for i in op.places("state")))
+    for i, (result, argument) in enumerate(zip(op.results, op.gradient_names, strict=True)):
+        g, state = incoming[i], states[i]
         if g is None and (i > 0 or optional):
             continue
-        argument = f"grad_{result.name}"
         array(name, argument, g)
-        same_kind(name, argument, g, first, of=op.flat[0].name)
-        same_dtype(
-            name, argument, g, dtype, of=op.flat[0].name if dtype == first.dtype else op.states[i - 1].name
-        )
-        if tuple(g.shape) != tuple(shape):
+        same_kind(name, argument, g, first, of=of)
+        like, whose = (first, of) if state is None else (state, op.states[i - 1].name)
+        same_dtype(name, argument, g, like.dtype, of=whose)
+        if tuple(g.shape) != tuple(shapes[i]):
             raise ValueError(
-                f"{name}: {argument}: expected the shape of {result.name}, {tuple(shape)}, got "
+                f"{name}: {argument}: expected the shape of {result.name}, {tuple(shapes[i])}, got "
                 f"{tuple(g.shape)}; a gradient has the shape of its result"
             )
 

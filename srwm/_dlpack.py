@@ -11,6 +11,8 @@ from srwm import _checks
 
 def to_numpy(name: str, argument: str, a: Any) -> np.ndarray:
     """A NumPy view of a CPU array's memory; TypeError where its library cannot export it."""
+    if isinstance(a, np.ndarray):
+        return np.asarray(a)
     try:
         return np.from_dlpack(a)
     except (AttributeError, BufferError, RuntimeError, TypeError) as refusal:

@@ -6,7 +6,7 @@ The one cache in front of the kernels. Its key holds shapes, strides, dtypes and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from srwm import _checks, _dispatch
@@ -94,15 +94,15 @@ _MOST_BACKWARD = 64
 find = _plans.get
 
 
-def make(op: Operator, verb: str, flat: Sequence[Any], key: bytes | None, backend: str | None) -> Plan:
+def make(
+    op: Operator, name: str, checked: tuple[Any, Mapping[str, int]], key: bytes, backend: str | None
+) -> Plan:
     """The plan of operands with this key, which is not known yet; it is from now on.
 
-    Raises what the checks of the operands raise, and RuntimeError where no backend can run. A key of None
-    means arrays that have none: the checks say why.
+    `checked` is what `srwm._checks.operands` says of them; `name` begins messages. Raises ValueError
+    where they are on several devices, RuntimeError where no backend can run.
     """
-    name = op.verb(verb)
-    lead, sizes = _checks.operands(op, name, flat)
-    assert key is not None, "operands that pass the checks have a key"
+    lead, sizes = checked
     arrays = unpack(key)
     first = arrays[0]
     assert first is not None

@@ -5,26 +5,25 @@ Both roads run the same kernels (srwm/_torch_kernels.py). Nothing here names an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from srwm import _checks, _torch_kernels
-from srwm._call import as_arguments, several, together
+from srwm._call import Options, together
 from srwm._torch_operator import torch_operator
 from srwm._torch_private import in_forward_mode, is_plain
 from srwm.operators.spec import Operator
 
-_functions: dict[str, Any] = {}  # by the operator's name, which torch's compiler can look up too
-
-
 _WITH_AUTOCAST = ("cpu", "cuda")
 
+# By the operator's name, which torch's compiler can look up too.
+_functions: dict[str, Any] = {}
 
-def _function(op: Operator) -> Any:
-    """The autograd Function of plain operands: (*flat, return_state, backend, num_threads) -> results."""
+
+def _function_of(op: Operator) -> Any:
+    """The autograd Function of plain operands: (*flat, return_state, *options) -> results."""
     n = len(op.flat)
 
     class Differentiable(torch.autograd.Function):
@@ -40,19 +39,10 @@ def _function(op: Operator) -> Any:
         def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
             *flat, saved = ctx.saved_tensors
             result: list[Any] = [None] * (n + 3)
-            found: Any
-            if all(g is None for g in incoming):
-                return tuple(result)
-            tensors = (*flat, saved, *incoming)
-            if torch.is_grad_enabled() or not is_plain(tensors):
-                operator = torch_operator(op)
-                given = operator.gradients(tuple(flat), saved, incoming, *ctx.options)
-                found = zip(operator.given(tuple(flat)), given, strict=True)
-            else:
-                gradients = _torch_kernels.backward(op, tuple(flat), saved, incoming, *ctx.options)
-                found = zip(op.differentiable, gradients, strict=True)
-            for i, g in found:
-                result[i] = g
+            if any(g is not None for g in incoming):
+                gradients = _gradients(op, tuple(flat), saved, incoming, ctx.options)
+                for i, g in zip(op.differentiable, gradients, strict=True):
+                    result[i] = g
             return tuple(result)
 
     # Function.apply itself would look once more for functorch's wrappers, at the price of a kernel.
@@ -60,24 +50,41 @@ def _function(op: Operator) -> Any:
     return apply
 
 
-def _tensors(op: Operator, verb: str, flat: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The operands, all of them tensors or None; under autocast in the dtype of the initial matrices."""
-    x = flat[0]
+def _gradients(
+    op: Operator, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], options: Options
+) -> tuple[Any, ...]:
+    """The gradients of the operands that have one, which can be differentiated in grad mode."""
+    if not torch.is_grad_enabled() and is_plain((*flat, saved, *incoming)):
+        return _torch_kernels.backward(op, flat, saved, incoming, *options)
+    operator = torch_operator(op)
+    given = dict(
+        zip(operator.given(flat), operator.gradients(flat, saved, incoming, *options), strict=True)
+    )
+    return tuple(given.get(i) for i in op.differentiable)
+
+
+def _as_tensors(
+    op: Operator, verb: str, flat: tuple[Any, ...], options: Options
+) -> tuple[tuple[Any, ...], Options]:
+    """The operands and options, checked to be tensors or None, and numbers.
+
+    Under autocast data operands are cast to the dtype of the initial matrices: the precision of what grows
+    decides.
+    """
+    name = op.verb(verb)
     for operand, t in zip(op.flat, flat, strict=True):
-        if not (t is None and operand.optional) and not isinstance(t, Tensor):
-            name = op.verb(verb)
+        if not isinstance(t, Tensor) and not (t is None and operand.optional):
             _checks.array(name, operand.name, t)
-            _checks.same_kind(name, operand.name, t, x, of=op.flat[0].name)
-    if x.device.type in _WITH_AUTOCAST and torch.is_autocast_enabled(x.device.type):
-        return _under_autocast(op, flat)
-    return flat
-
-
-def _under_autocast(op: Operator, flat: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Data operands in the dtype of the initial matrices: the precision of what grows decides."""
-    initial = next((flat[i] for i in op.places("initial", "parameter") if flat[i] is not None), flat[0])
-    data = op.places("data")
-    return tuple(t.to(initial.dtype) if i in data and t is not None else t for i, t in enumerate(flat))
+            _checks.same_kind(name, operand.name, t, flat[0], of=op.flat[0].name)
+    if options[1] is not None:
+        options = options[0], _checks.thread_count(name, "num_threads", options[1])
+    device = flat[0].device.type
+    if device in _WITH_AUTOCAST and torch.is_autocast_enabled(device):
+        matrices = op.places("initial", "parameter")
+        dtype = next((flat[i].dtype for i in matrices if flat[i] is not None), flat[0].dtype)
+        data = op.places("data")
+        flat = tuple(t.to(dtype) if i in data and t is not None else t for i, t in enumerate(flat))
+    return flat, options
 
 
 def _refuse_layouts(op: Operator, verb: str, flat: tuple[Any, ...]) -> None:
@@ -91,108 +98,50 @@ def _refuse_layouts(op: Operator, verb: str, flat: tuple[Any, ...]) -> None:
             )
 
 
-def _options(op: Operator, verb: str, num_threads: Any) -> int | None:
-    return None if num_threads is None else _checks.thread_count(op.verb(verb), "num_threads", num_threads)
-
-
-def forward(
-    op: Operator, flat: tuple[Any, ...], return_state: bool, backend: str | None, num_threads: Any
-) -> Any:
+def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
-    flat = _tensors(op, "forward", flat)
-    if num_threads is not None:
-        num_threads = _options(op, "forward", num_threads)
-    results: tuple[Any, ...]
+    flat, options = _as_tensors(op, "forward", flat, options)
+    results: Any
     if not is_plain(flat):
-        results = _dispatched(op, flat, return_state, backend, num_threads)
+        _refuse_layouts(op, "forward", flat)
+        operator = torch_operator(op)
+        if in_forward_mode(flat):
+            results = operator.reference(flat)
+        else:
+            results = operator.forward(*flat, False, return_state, *options)[:-1]
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
-        results = (_functions.get(op.name) or _function(op))(*flat, return_state, backend, num_threads)
+        results = (_functions.get(op.name) or _function_of(op))(*flat, return_state, *options)
     else:
-        results = _torch_kernels.forward(op, flat, False, return_state, backend, num_threads)[:-1]
+        results = _torch_kernels.forward(op, flat, False, return_state, *options)[:-1]
     return (results[0], together(results[1:])) if return_state else results[0]
 
 
-def _dispatched(
-    op: Operator, flat: tuple[Any, ...], return_state: bool, backend: str | None, num_threads: int | None
-) -> tuple[Tensor, ...]:
-    """The results through torch's dispatcher, under whatever is active."""
-    _refuse_layouts(op, "forward", flat)
-    operator = torch_operator(op)
-    if in_forward_mode(flat):
-        return operator.reference(flat)
-    results: tuple[Tensor, ...] = operator.forward(*flat, False, return_state, backend, num_threads)
-    return results[:-1]
+class _Prepared(NamedTuple):
+    """Checked operands; see `srwm._call.Prepared`. All results are detached from any graph."""
+
+    op: Operator
+    flat: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    options: Options
+
+    def own(self) -> _Prepared:
+        return self._replace(flat=tuple(None if t is None else t.clone() for t in self.flat))
+
+    @torch.no_grad()
+    def forward(self, return_state: bool) -> tuple[Any, ...]:
+        if is_plain(self.flat):
+            return tuple(_torch_kernels.forward(self.op, self.flat, True, return_state, *self.options))
+        return torch_operator(self.op).forward(*self.flat, True, return_state, *self.options)
+
+    @torch.no_grad()
+    def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _gradients(self.op, self.flat, saved, incoming, self.options)
 
 
-def vjp(
-    op: Operator, flat: tuple[Any, ...], backend: str | None, num_threads: Any
-) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
-    """See `srwm._call.vjp`; its results are detached from any graph."""
-    flat = _tensors(op, "vjp", flat)
-    num_threads = _options(op, "vjp", num_threads)
-    lead, sizes = _checks.operands(op, op.verb("vjp"), flat)
-    shapes = [result.shape(lead, sizes) for result in op.results]
-    # The pullback must not see what the caller does to the operands afterwards.
-    own = tuple(None if t is None else t.detach().clone() for t in flat)
-    *results, saved = _saving_forward(op, own, True, backend, num_threads)
-
-    def pullback(grad_y: Any, grad_state: Any = None) -> tuple[Any, ...]:
-        grads = (grad_y, *several(op, op.verb("vjp"), grad_state))
-        _check_gradients(op, "vjp", own, shapes, grads)
-        return _pull_back(op, own, saved, grads, backend, num_threads)
-
-    return (results[0], together(tuple(results[1:]))), pullback
-
-
-def backward(
-    op: Operator, flat: tuple[Any, ...], grad_y: Any, grad_state: Any, backend: str | None, num_threads: Any
-) -> tuple[Any, ...]:
-    """See `srwm._call.backward`; its results are detached from any graph."""
-    flat = _tensors(op, "backward", flat)
-    num_threads = _options(op, "backward", num_threads)
-    lead, sizes = _checks.operands(op, op.verb("backward"), flat)
-    grads = (grad_y, *several(op, op.verb("backward"), grad_state))
-    shapes = [result.shape(lead, sizes) for result in op.results]
-    _check_gradients(op, "backward", flat, shapes, grads)
-    own = tuple(None if t is None else t.detach() for t in flat)
-    *_, saved = _saving_forward(op, own, False, backend, num_threads)
-    return _pull_back(op, own, saved, grads, backend, num_threads)
-
-
-def _saving_forward(
-    op: Operator, flat: tuple[Any, ...], return_state: bool, backend: str | None, num_threads: int | None
-) -> tuple[Any, ...]:
-    """The results, and what backward wants."""
-    with torch.no_grad():
-        if is_plain(flat):
-            return _torch_kernels.forward(op, flat, True, return_state, backend, num_threads)
-        _refuse_layouts(op, "vjp", flat)
-        return torch_operator(op).forward(*flat, True, return_state, backend, num_threads)
-
-
-def _pull_back(
-    op: Operator,
-    flat: tuple[Any, ...],
-    saved: Tensor,
-    grads: tuple[Any, ...],
-    backend: str | None,
-    num_threads: int | None,
-) -> tuple[Any, ...]:
-    """The gradients of the operands as callers get them."""
-    with torch.no_grad():
-        if is_plain((*flat, saved, *grads)):
-            gradients = _torch_kernels.backward(op, flat, saved, grads, backend, num_threads)
-        else:
-            gradients = torch_operator(op).backward(*flat, saved, *grads, backend, num_threads)
-            gradients = tuple(
-                None if flat[i] is None else g for i, g in zip(op.differentiable, gradients, strict=True)
-            )
-    return as_arguments(op, flat, gradients)
-
-
-def _check_gradients(
-    op: Operator, verb: str, flat: tuple[Any, ...], shapes: list[Any], grads: tuple[Any, ...]
-) -> None:
-    states = [flat[i] for i in op.places("state")]
-    dtypes = [(flat[0] if state is None else state).dtype for state in states]
-    _checks.gradients(op, op.verb(verb), flat[0], shapes, dtypes, grads)
+def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
+    """The operands, checked and detached."""
+    flat, options = _as_tensors(op, verb, flat, options)
+    _refuse_layouts(op, verb, flat)
+    lead, sizes = _checks.operands(op, op.verb(verb), flat)
+    shapes = tuple(result.shape(lead, sizes) for result in op.results)
+    return _Prepared(op, tuple(None if t is None else t.detach() for t in flat), shapes, options)

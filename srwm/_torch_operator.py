@@ -29,7 +29,7 @@ from srwm._torch_private import (
     has_tangent,
     single_level_autograd,
 )
-from srwm.operators.spec import Operator
+from srwm.operators.spec import Operator, described
 from srwm.reference import loop
 
 LIBRARY = torch.library.Library("srwm", "DEF")
@@ -54,7 +54,7 @@ class TorchOperator:
             f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
         )
         results = ", ".join(f"Tensor {result.name}" for result in op.results)
-        gradients = ", ".join(f"Tensor? grad_{result.name}" for result in op.results)
+        gradients = ", ".join(f"Tensor? {name}" for name in op.gradient_names)
         options = "str? backend, int? num_threads"
         LIBRARY.define(
             f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
@@ -202,7 +202,7 @@ class TorchOperator:
     def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The results by torch operations alone."""
         lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
-        *results, _ = loop.forward(self.op, flat, lead, sizes, save=False)
+        *results, _ = loop.forward(self.op, flat, lead, sizes, False)
         return tuple(results)
 
     # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest
@@ -324,12 +324,20 @@ def _mapped(t: Tensor | None, dim: int | None, own: int, lead: int, size: int | 
     return t.reshape(t.shape[0], *(1,) * (lead - own), *t.shape[1:])
 
 
-_operators: dict[str, TorchOperator] = {}  # by name, which torch's compiler can look up too
+_operators: dict[str, TorchOperator] = {}
+
+
+def _registered(name: str) -> str:
+    """The name of an operator, whose torch operators are registered now."""
+    if name not in _operators:
+        _operators[name] = TorchOperator(described[name])
+    return name
+
+
+# As torch.compiler.assume_constant_result: the compiler calls it, and does not trace it.
+_registered._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def torch_operator(op: Operator) -> TorchOperator:
     """The torch operators of `op`, registered when first asked for."""
-    found = _operators.get(op.name)
-    if found is None:
-        found = _operators[op.name] = TorchOperator(op)
-    return found
+    return _operators[_registered(op.name)]

@@ -42,14 +42,19 @@ def memory_full_of_nan(monkeypatch):
     """What a kernel does not write is seen: results, and the room that kernels ask for, begin as NaN."""
     host = _numpy._Host
 
-    def empty(shape, dtype, original=host.empty):
-        memory = original(shape, dtype)
+    def filled(memory):
         memory.reshape(-1).view(np.uint8)[:] = 0xFF
         return memory
 
-    def room(size):
-        owner = np.full(size, 0xFF, np.uint8)
-        return owner.ctypes.data, owner
+    def empty(*how, original=host.empty):
+        return filled(original(*how))
+
+    def room(like):
+        def room(size):
+            memory = filled(np.empty(size, np.uint8))
+            return memory.ctypes.data, memory
+
+        return room
 
     monkeypatch.setattr(host, "empty", staticmethod(empty))
     monkeypatch.setattr(host, "room", staticmethod(room))

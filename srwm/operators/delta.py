@@ -123,7 +123,7 @@ def forward(
     array([[1.],
            [5.]])
     """
-    return _call.forward(DELTA, (q, k, v, beta, S, state, reset), return_state, backend, num_threads)
+    return _call.forward(DELTA, (q, k, v, beta, S, state, reset), return_state, (backend, num_threads))
 
 
 def vjp(
@@ -161,7 +161,7 @@ def vjp(
     >>> gq.shape, gk.shape, gv.shape, gbeta.shape, gS
     ((5, 2), (5, 2), (5, 3), (5,), None)
     """
-    return _call.vjp(DELTA, (q, k, v, beta, S, state, reset), backend, num_threads)
+    return _call.vjp(DELTA, (q, k, v, beta, S, state, reset), (backend, num_threads))
 
 
 def backward(
@@ -212,4 +212,4 @@ def backward(
     ((5,), (2, 3))
     """
     operands = (q, k, v, beta, S, state, reset)
-    return _call.backward(DELTA, operands, grad_y, grad_S_next, backend, num_threads)
+    return _call.backward(DELTA, operands, grad_y, grad_S_next, (backend, num_threads))

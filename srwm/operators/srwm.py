@@ -117,7 +117,7 @@ def forward(
     >>> bool(np.allclose(srwm.forward(x[..., 60:, :], W, state), y[..., 60:, :]))
     True
     """
-    return _call.forward(SRWM, (x, W, state, reset), return_state, backend, num_threads)
+    return _call.forward(SRWM, (x, W, state, reset), return_state, (backend, num_threads))
 
 
 def vjp(
@@ -151,7 +151,7 @@ def vjp(
     >>> gx.shape, gW.shape
     ((5, 2), (2, 11))
     """
-    return _call.vjp(SRWM, (x, W, state, reset), backend, num_threads)
+    return _call.vjp(SRWM, (x, W, state, reset), (backend, num_threads))
 
 
 def backward(
@@ -198,7 +198,7 @@ def backward(
     >>> gx.shape, gW.shape
     ((5, 2), (2, 11))
     """
-    return _call.backward(SRWM, (x, W, state, reset), grad_y, grad_W_next, backend, num_threads)
+    return _call.backward(SRWM, (x, W, state, reset), grad_y, grad_W_next, (backend, num_threads))
 
 
 def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:

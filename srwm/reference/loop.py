@@ -73,7 +73,7 @@ def saved_shape(op: Operator, lead: Sequence[Any], sizes: Mapping[str, Any]) -> 
 
 
 def forward(
-    op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int], *, save: bool
+    op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int], save: bool
 ) -> tuple[Any, ...]:
     """The output, the matrices after the last step, and what backward wants, or None without `save`.
 
@@ -122,16 +122,16 @@ def backward(
     lead: Sequence[int],
     sizes: Mapping[str, int],
     saved: Any,
-    grad_y: Any,
-    grad_states: Sequence[Any],
+    incoming: Sequence[Any],
 ) -> tuple[Any, ...]:
     """The gradients of the operands that have one, of exactly their shapes; None where they are not given.
 
-    `saved` is what `forward` returned last; `grad_y` and `grad_states` are those of its other results,
-    None for zero. The rest is as for `forward`.
+    `saved` is what `forward` returned last; `incoming` are those of its other results, None for zero. The
+    rest is as for `forward`.
     """
     operands = _Operands(op, flat, lead, sizes)
     xp, L = operands.xp, operands.steps
+    grad_y, *grad_states = incoming
     shape_y = op.output.shape(lead, sizes)
     g_y = (
         zeros(shape_y, operands.zeros[0]) if grad_y is None else xp.broadcast_to(widen(xp, grad_y), shape_y)
