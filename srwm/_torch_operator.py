@@ -9,7 +9,7 @@ derivatives and forward mode run through the reference in torch operations.
 What does not do instead: the Function of torch.library.register_autograd has no setup_context, which
 torch.func needs. A Function in front of operators without autograd runs its forward alone under compiled
 torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
-zeros. Forward mode is decided in two places: before the dispatcher, where the reference can run under
+zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two places: before the dispatcher, where the reference can run under
 nested transforms, and in the autograd kernel, where compiled calls arrive, for which there is an error.
 Default values in a schema are dropped by the dispatcher where arguments equal them, so there are none.
 """
@@ -27,6 +27,7 @@ from srwm._torch_private import (
     autograd_kernel_is_known,
     below_autograd,
     has_tangent,
+    outer_level,
     single_level_autograd,
 )
 from srwm.operators.spec import Operator, described
@@ -252,7 +253,7 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             flat, return_state = arguments[:n], arguments[n]
             ctx.options = arguments[n + 1 :]
-            with torch.enable_grad(), below_autograd():  # an outer transform records below
+            with outer_level():
                 results = operator.forward(*flat, True, return_state, *ctx.options)
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
@@ -273,7 +274,7 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
     class Backward(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-            with torch.enable_grad(), below_autograd():
+            with outer_level():
                 gradients = operator.backward(*arguments)
             ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
             return gradients
