@@ -9,7 +9,7 @@ derivatives and forward mode run through the reference in torch operations.
 What does not do instead: the Function of torch.library.register_autograd has no setup_context, which
 torch.func needs. A Function in front of operators without autograd runs its forward alone under compiled
 torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
-zeros. Forward mode is decided in two places: before the dispatcher, where the reference can run under
+zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two places: before the dispatcher, where the reference can run under
 nested transforms, and in the autograd kernel, where compiled calls arrive, for which there is an error.
 Default values in a schema are dropped by the dispatcher where arguments equal them, so there are none.
 """
@@ -27,6 +27,7 @@ from srwm._torch_private import (
     autograd_kernel_is_known,
     below_autograd,
     has_tangent,
+    outer_level,
     single_level_autograd,
 )
 from srwm.operators.spec import Operator, described
@@ -41,7 +42,9 @@ class TorchOperator:
     Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
     backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. Of
     `backward` (what forward saved, the gradients of the results or None, backend, num_threads) -> the
-    gradients of the operands that were given, in the order of ``op.flat``.
+    gradients of the operands that have one, in the order of ``op.flat``; empty where one is not given.
+    A list of those that are given would do, but for torch's older vmap, that of `is_grads_batched`: it
+    calls an operator once for each entry, and knows how only where each result is a tensor.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -57,7 +60,8 @@ class TorchOperator:
         LIBRARY.define(
             f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
         )
-        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> Tensor[]")
+        returned = ", ".join(f"Tensor grad_{_identifier(op.flat[i].name)}" for i in op.differentiable)
+        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> ({returned})")
         self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
         kernels = (
             (
@@ -114,16 +118,18 @@ class TorchOperator:
         shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
         return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
 
-    def _backward_kernel(self, *arguments: Any) -> list[Tensor]:
+    def _backward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
         flat, (saved, *incoming), options = arguments[: self.n], arguments[self.n : -2], arguments[-2:]
         gradients = _torch_kernels.backward(self.op, flat, saved, tuple(incoming), *options)
-        return [g for g in gradients if g is not None]
+        return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
 
-    def _backward_fake(self, *arguments: Any) -> list[Tensor]:
-        return [
-            torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
-            for i in self.given(arguments)
-        ]
+    def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(
+            arguments[0].new_empty(0)
+            if arguments[i] is None
+            else torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
+            for i in self.op.differentiable
+        )
 
     # Gradients
 
@@ -137,12 +143,12 @@ class TorchOperator:
         with below_autograd():
             return self.forward(*arguments)
 
-    def _backward_autograd(self, *arguments: Any) -> list[Tensor]:
+    def _backward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
         self.refuse_tangents(arguments)
         if _wants_gradient(arguments):
             self._require_autograd_kernel()
             with single_level_autograd():
-                return list(_apply(self._Backward, *arguments))
+                return _apply(self._Backward, *arguments)
         with below_autograd():
             return self.backward(*arguments)
 
@@ -162,11 +168,19 @@ class TorchOperator:
                 "call it eagerly, or use a version of torch within the range that srwm names"
             )
 
-    def gradients(self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any) -> list[Tensor]:
+    def gradients(
+        self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any
+    ) -> tuple[Tensor, ...]:
         """The gradients of the operands that are given, in any mode."""
         if has_tangent((*flat, saved, *incoming)):
-            return list(self.reference_gradients(flat, incoming))
-        return list(self.backward(*flat, saved, *incoming, *options))
+            return self.reference_gradients(flat, incoming)
+        return self.of_given(flat, self.backward(*flat, saved, *incoming, *options))
+
+    def of_given(self, flat: tuple[Any, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of the results of `backward`, those of the operands that are given."""
+        return tuple(
+            g for i, g in zip(self.op.differentiable, gradients, strict=True) if flat[i] is not None
+        )
 
     def reference_gradients(self, flat: tuple[Any, ...], incoming: Any) -> tuple[Tensor, ...]:
         """The same through the reference in torch operations, which can be differentiated again."""
@@ -222,11 +236,11 @@ class TorchOperator:
         else:
             saved = saved.movedim(dims[n], 0).contiguous()
         gradients = self.backward(*mapped, saved, *grads, *options)
-        shaped = [
-            g.reshape(size, *g.shape[1 + max(own) - own[i] :])
-            for g, i in zip(gradients, self.given(flat), strict=True)
-        ]
-        return shaped, [0] * len(shaped)
+        shaped = tuple(
+            g if flat[i] is None else g.reshape(size, *g.shape[1 + max(own) - own[i] :])
+            for g, i in zip(gradients, self.op.differentiable, strict=True)
+        )
+        return shaped, tuple(None if flat[i] is None else 0 for i in self.op.differentiable)
 
 
 def _functions(operator: TorchOperator) -> tuple[type, type]:
@@ -239,7 +253,7 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             flat, return_state = arguments[:n], arguments[n]
             ctx.options = arguments[n + 1 :]
-            with torch.enable_grad(), below_autograd():  # an outer transform records below
+            with outer_level():
                 results = operator.forward(*flat, True, return_state, *ctx.options)
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
@@ -260,15 +274,16 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
     class Backward(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-            with torch.enable_grad(), below_autograd():
+            with outer_level():
                 gradients = operator.backward(*arguments)
             ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
-            return tuple(gradients)
+            return gradients
 
         @staticmethod
-        def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        def backward(ctx: Any, *of_gradients: Tensor) -> tuple[Any, ...]:
             every = list(ctx.saved_tensors)
             flat, incoming = tuple(every[:n]), every[n:]
+            outer = operator.of_given(flat, of_gradients)
             free = [*operator.given(flat), *(n + j for j, g in enumerate(incoming) if g is not None)]
 
             def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,8 @@ autograd.Function.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ _below_autograd = _private("_C._AutoDispatchBelowAutograd")
 _transforms = _private("_C._functorch.get_interpreter_stack")
 _transform_type = _private("_C._functorch.TransformType")
 _single_level = _private("_functorch.utils.enable_single_level_autograd_function")
+_forward_grad_mode = _private("autograd.forward_ad._set_fwd_grad_enabled")
 
 
 def _keys(*names: str) -> int:
@@ -71,7 +73,7 @@ plain_is_known = None not in (
     *(_key_set, _key, _forward_ad, getattr(_forward_ad, "_current_level", None)),
 )
 autograd_kernel_is_known = None not in (
-    *(_below_autograd, _transforms, _transform_type, _single_level),
+    *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode),
     *(_forward_ad, getattr(_forward_ad, "_current_level", None)),
 )
 _THREAD_KEYS, _TENSOR_KEYS = _key_sets() if plain_is_known else (frozenset(), frozenset())
@@ -99,6 +101,17 @@ def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
 def below_autograd() -> AbstractContextManager[None]:
     """In it the dispatcher goes on below autograd."""
     return _below_autograd()
+
+
+@contextmanager
+def outer_level() -> Iterator[None]:
+    """In the forward of an autograd.Function: the dispatcher goes on below autograd, for an outer transform.
+
+    That records as if no Function were around it, which turned both modes of differentiation off. Without
+    forward mode a compiled derivative of a gradient would be zero.
+    """
+    with torch.enable_grad(), _forward_grad_mode(True), _below_autograd():
+        yield
 
 
 def single_level_autograd() -> AbstractContextManager[None]:
