@@ -90,6 +90,8 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
         names = sorted(positions)
         order = np.concatenate([np.asarray(positions[name], np.int64) for name in names])
         if not np.array_equal(order, np.arange(len(pixels))):  # in the published files it is so
+            if not np.array_equal(np.sort(order), np.arange(len(pixels))):
+                raise ValueError("its classes do not hold every image once")
             pixels = pixels[order]
         return ImageClasses(
             images=np.ascontiguousarray(pixels),

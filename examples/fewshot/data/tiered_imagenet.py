@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .archives import Contents, Layout, find, locate, publish
+from .cifar100 import count_labels
 from .classes import ImageClasses, Splits
 from .decoding import decode_image, side
 from .pickles import load_pickle, stream_arrays
@@ -136,7 +137,7 @@ def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Pat
     try:
         names = np.array(content["label_specific_str"], np.str_)
         labels = np.asarray(content["label_specific"], np.int64)
-        counts = np.bincount(labels, minlength=len(names))
+        counts = count_labels(labels, len(names))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "

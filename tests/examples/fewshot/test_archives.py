@@ -292,7 +292,7 @@ def test_every_damage_is_named(tmp_path, name):
     archive = tmp_path / ("set.zip" if name == "set.zip" else "set.tar.gz")
     generator = random.Random(0)
     messages = []
-    for _ in range(200):
+    for _ in range(60):
         damaged = bytearray(whole)
         for _ in range(generator.choice([1, 1, 8])):
             damaged[generator.randrange(min(len(whole), 4000))] = generator.randrange(256)
@@ -302,7 +302,7 @@ def test_every_damage_is_named(tmp_path, name):
         except ValueError as error:
             messages.append(str(error))
         assert [path.name for path in tmp_path.iterdir()] == [archive.name]
-    assert len(messages) > 20
+    assert len(messages) > 5
     assert all(str(archive) in message for message in messages)
 
 

@@ -227,6 +227,24 @@ def test_other_content_in_a_pickled_split_is_refused(tmp_path):
         fc100.load_fc100(tmp_path)
 
 
+@pytest.mark.parametrize("label", [-1, 100, 1 << 31, 1 << 62])
+def test_labels_beyond_the_classes_are_refused(tmp_path, monkeypatch, label):
+    """Counting them would take memory for all labels up to the largest."""
+    write_cifar100(tmp_path / "cifar")
+    content = pickle.loads((tmp_path / "cifar" / "test").read_bytes())
+    content[b"fine_labels"][0] = label
+    save(tmp_path / "cifar" / "test", content)
+    with pytest.raises(ValueError, match=r"load_fc100: .*cifar' does not hold .*labels .* but 100 classes"):
+        fc100.load_fc100(tmp_path / "cifar")
+    write_tiered(tmp_path / "tiered", monkeypatch)
+    path = tmp_path / "tiered" / "val_labels.pkl"
+    content = pickle.loads(path.read_bytes())
+    content[b"label_specific"] = np.array([0, 0, label])
+    save(path, content)
+    with pytest.raises(ValueError, match=r"val_labels\.pkl' does not hold .*labels .* but 1 classes"):
+        tiered_imagenet.load_tiered_imagenet(tmp_path / "tiered")
+
+
 # mini-ImageNet
 
 
@@ -279,6 +297,17 @@ def test_other_content_in_the_pickles_of_mini_imagenet_is_refused(tmp_path):
     for split in WNIDS:
         save(tmp_path / f"mini-imagenet-cache-{split}.pkl", {"image_data": noise((3, 84, 84, 3))})
     with pytest.raises(ValueError, match=r"cache-train\.pkl' does not hold what its name says \(KeyError"):
+        mini_imagenet.load_mini_imagenet(tmp_path)
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 1], [0, 1], [0, 1, -1], [0, 1, 2, 2], [0, 1, 3]])
+def test_images_that_are_not_in_one_class_of_mini_imagenet_are_refused(tmp_path, monkeypatch, positions):
+    write_mini(tmp_path, monkeypatch)
+    path = tmp_path / "mini-imagenet-cache-val.pkl"
+    content = pickle.loads(path.read_bytes())
+    content["class_dict"][WNIDS["val"][0]] = positions
+    save(path, content)
+    with pytest.raises(ValueError, match=r"cache-val\.pkl' does not hold .*do not hold every image once"):
         mini_imagenet.load_mini_imagenet(tmp_path)
 
 
