@@ -13,6 +13,8 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def load_tiered_imagenet(
         for split, part, cache in zip(_SPLITS, _PARTS, CACHES, strict=True):
             if not (folder / cache).is_dir():
                 _build_cache(operation, folder, split, part, folder / cache)
-    splits = Splits(*(_read_cache(folder / cache, size) for cache in CACHES))
+    splits = Splits(*(_read_cache(operation, folder / cache, size) for cache in CACHES))
     CONTENTS.check(operation, splits, folder)
     return splits
 
@@ -170,8 +172,15 @@ def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Pat
         publish(finished, cache)
 
 
-def _read_cache(cache: Path, image_size: int) -> ImageClasses:
-    with np.load(cache / "index.npz", allow_pickle=False) as index:
-        names = tuple(index["names"].tolist())
-        images = EncodedImages(cache / "images.bin", index["starts"], index["sizes"], image_size)
-        return ImageClasses(images=images, offsets=index["offsets"], names=names, alphabets=names)
+def _read_cache(operation: str, cache: Path, image_size: int) -> ImageClasses:
+    try:
+        # Opened here, because np.load leaves the file open when it is no archive.
+        with (cache / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
+            names = tuple(index["names"].tolist())
+            images = EncodedImages(cache / "images.bin", index["starts"], index["sizes"], image_size)
+            return ImageClasses(images=images, offsets=index["offsets"], names=names, alphabets=names)
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{operation}: cannot read {str(cache)!r} ({type(error).__name__}: {error}); delete this "
+            "folder, and it is made again from the pickles"
+        ) from error
