@@ -254,7 +254,7 @@ def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch
     for character, image in itertools.product("wxyz", "012"):
         path = tmp_path / "writing" / "runes" / character / f"{image}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (28, 28)).save(path)
+        Image.linear_gradient("L").save(path)
     normalisation = Normalisation(mean=(0.5,), std=(0.25,))
     train = ImageClasses(
         np.zeros((1, 1, 32, 32), np.uint8), np.array([0, 1]), ("a",), ("A",), normalisation
