@@ -21,7 +21,7 @@ from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
 from examples.fewshot.models import FewShotLearner
 from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, describe, load
 from examples.training.statistics import mean_and_interval
 
 
@@ -36,14 +36,9 @@ def _no_gallery(monkeypatch):
 def begun(settings) -> RunFolder:
     """A run that has only begun, with weights of its seed."""
     folder = RunFolder(settings.folder)
-    folder.open(settings)
     torch.manual_seed(settings.seed)
-    state = {
-        "settings": settings.record(),
-        "progress": {"step": 0},
-        "learner": build_learner(settings).state_dict(),
-    }
-    save(state, folder.checkpoint)
+    learner = build_learner(settings).state_dict()
+    folder.begin(settings, {**describe(settings), "progress": {"step": 0}, "learner": learner})
     return folder
 
 

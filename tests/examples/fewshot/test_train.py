@@ -30,6 +30,7 @@ from tests.examples.fewshot.conftest import patterns
 from tests.examples.runs import assert_same_run, numbers_of
 
 FILES = {
+    ".lock",
     "config.json",
     "metrics.json",
     "checkpoint.pt",

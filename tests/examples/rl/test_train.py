@@ -20,7 +20,7 @@ from examples.training.run_folder import RunFolder, load, save
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
 from tests.examples.runs import assert_same_run
 
-FILES = {"config.json", "metrics.json", "checkpoint.pt", "curves.png"}
+FILES = {".lock", "config.json", "metrics.json", "checkpoint.pt", "curves.png"}
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from examples.training import run_folder
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, Written, describe, load, save
 
 
 def started(settings) -> RunFolder:
     folder = RunFolder(settings.folder)
     assert folder.open(settings) is None
-    size = folder.report({"step": 1})
-    save({"settings": settings.record(), "progress": {"metrics_bytes": size}}, folder.checkpoint)
+    folder.begin(settings, {})
+    size, checksum = folder.report({"step": 1}, Written())
+    progress = {"metrics_bytes": size, "metrics_checksum": checksum}
+    save({**describe(settings), "progress": progress}, folder.checkpoint)
     return folder
 
 
@@ -53,7 +55,7 @@ def test_a_run_is_not_overwritten_unasked(settings):
 
 def test_resuming_drops_what_was_reported_after_the_checkpoint(settings):
     folder = started(settings)
-    folder.report({"step": 2})
+    folder.report({"step": 2}, Written())
     assert folder.open(dataclasses.replace(settings, resume=True)) is not None
     assert folder.reports() == [{"step": 1}]
 
