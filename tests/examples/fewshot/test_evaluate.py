@@ -63,8 +63,8 @@ def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, caps
     options = Evaluation(runs=(run.path,), episodes=60, queries=3)
     result = evaluate(options, [splits])
     assert result == evaluate(options, [splits])
-    assert result == json.loads(run.evaluation.read_text())
-    assert run.episodes.exists()
+    assert result == json.loads((run.path / "evaluation-episodes60-queries3.json").read_text())
+    assert (run.path / "evaluation-episodes60-queries3.png").exists()
 
     learner, _, _ = load_learner(run)
     sampler = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=3, seed=1)
@@ -95,7 +95,7 @@ def test_the_validation_classes_instead_of_the_tests(run, splits):
     assert result["nearest_neighbour"]["mean"] == scores.nearest.mean()
     assert result["split"] == "validation"
     assert not run.evaluation.exists()
-    assert json.loads((run.path / "evaluation-validation.json").read_text()) == result
+    assert json.loads((run.path / "evaluation-validation-episodes100.json").read_text()) == result
 
 
 def test_more_shots_than_in_training(run, splits):
@@ -166,17 +166,17 @@ def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
 def test_sequences_in_both_orders(sequential, splits, capsys):
     other = dataclasses.replace(splits, test=splits.train)
     run = begun(sequential)
-    result = evaluate(Evaluation(runs=(run.path,), episodes=11), [splits, other])
+    result = evaluate(Evaluation(runs=(run.path,)), [splits, other])
     assert result == json.loads(run.evaluation.read_text())
     assert (run.path / "positions.png").exists()
-    assert result["sequences"] == 11
+    assert result["sequences"] == 12
     assert result["images_repeat"] is False
     assert list(result["orders"]) == ["glyphs first", "textures first"]
 
     learner, _, _ = load_learner(run)
     for leader, (order, name) in enumerate((("first", "glyphs"), ("second", "textures"))):
         sampler = SequenceSampler(splits.test, other.test, n_way=3, k_shot=3, seed=1, order=order)
-        scores = score_sequences(learner, sampler, 11)
+        scores = score_sequences(learner, sampler, 12)
         found = result["orders"][f"{name} first"]
         assert found["switch"] == 9
         assert found["positions"]["mean"] == pytest.approx(scores.correct.mean(axis=0))
@@ -205,7 +205,7 @@ def test_sequences_of_several_runs(sequential, splits, monkeypatch):
     summary = joint["summary"]["orders"]["glyphs first"]
     assert summary["total"]["mean"] == pytest.approx(statistics.fmean(totals))
     assert len(summary["positions"]["interval_95"]) == 18
-    assert (runs[0].path.parent / "s0+s1-evaluation.png").exists()
+    assert (runs[0].path.parent / "s0+s1-evaluation-episodes4.png").exists()
 
 
 def test_classes_of_few_images_repeat_them_in_distorted_sequences_alone(sequential, splits, monkeypatch):
@@ -266,8 +266,8 @@ def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch
 
 def test_options_that_do_not_fit_are_named(run, tmp_path):
     for changes, message in (
-        ({"data": "folder"}, "--root belongs to --data folder"),
-        ({"root": tmp_path}, "--root belongs to --data folder"),
+        ({"data": "folder"}, "--data folder needs --root"),
+        ({"data": "folder", "root": tmp_path, "second_root": tmp_path}, "leave out --data folder"),
         ({"data": "folder", "root": tmp_path, "on_validation": True}, "leave out --data folder"),
         ({"k_shot": 1, "k_shots": (1, 2)}, "--k-shot and --k-shots exclude each other"),
         ({"runs": ()}, "give the folder of a run"),

@@ -10,7 +10,7 @@ from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, describe, load, save
 from tests.examples.fewshot import processes
 from tests.examples.launching import launch
 
@@ -34,7 +34,8 @@ def source(base) -> RunFolder:
     folder = RunFolder(settings.folder)
     folder.path.mkdir(parents=True)
     torch.manual_seed(settings.seed)
-    save({"learner": build_learner(settings).state_dict()}, folder.best)
+    learner = build_learner(settings).state_dict()
+    save({**describe(settings), "progress": {}, "learner": learner}, folder.best)
     return folder
 
 
