@@ -17,11 +17,12 @@ from examples.fewshot import evaluate as evaluate_module
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
+from examples.fewshot.domains import describe_data
 from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
 from examples.fewshot.models import FewShotLearner
 from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, describe, load
+from examples.training.run_folder import RunFolder, describe, load, save
 from examples.training.statistics import mean_and_interval
 
 
@@ -314,3 +315,119 @@ def test_settings_come_from_the_checkpoint(run, settings):
     assert recorded == settings
     assert step == 0
     assert dataclasses.asdict(recorded) == dataclasses.asdict(settings)
+
+
+def test_other_choices_leave_the_runs_own_evaluation_alone(run, splits, settings):
+    evaluate(Evaluation(runs=(run.path,)), [splits])
+    before = run.evaluation.read_text(), run.episodes.stat().st_mtime_ns
+    left = {path.name for path in run.path.iterdir()}
+    for changes, name in (
+        ({"episodes": 8}, "episodes8"),
+        ({"k_shot": 2}, "shot2"),
+        ({"queries": 3}, "queries3"),
+        ({"seed": 2}, "seed2"),
+        ({"augment": False}, "plain"),
+        ({"interval": "published", "tests": 3}, "published3"),
+        ({"k_shots": (1, 2), "episodes": 8}, "shots-episodes8"),
+    ):
+        evaluate(Evaluation(runs=(run.path,), **changes), [splits])
+        assert (run.path / f"evaluation-{name}.json").exists(), name
+        left |= {f"evaluation-{name}.json", f"evaluation-{name}.png"}
+    assert (run.evaluation.read_text(), run.episodes.stat().st_mtime_ns) == before
+    usual = {"episodes": settings.test_episodes, "k_shot": settings.k_shot, "augment": True}
+    evaluate(Evaluation(runs=(run.path,), **usual), [splits])
+    assert {path.name for path in run.path.iterdir()} == left, "what is usual is the run's own"
+    assert run.evaluation.read_text() == before[0]
+
+
+def test_an_output_that_would_replace_something_else_is_refused_before_anything_is_measured(
+    run, seeds, splits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate_module, "score", lambda *given: pytest.fail("it was measured"))
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").touch()
+    other = seeds[0]
+    others = {path: path.read_bytes() for path in other.path.iterdir()}
+    both = (seeds[1].path, seeds[2].path)
+    for runs, output, message in (
+        ((run.path,), tmp_path / "e.png", "--output must end in .json, got .*e.png"),
+        ((run.path,), tmp_path / "e", "--output must end in .json"),
+        ((run.path,), run.metrics, "would replace .*metrics.json; choose another"),
+        ((run.path,), tmp_path / "tiny" / "." / "config.json", "would replace .*config.json"),
+        ((run.path,), run.path / "curves.json", "would replace .*curves.png"),
+        ((run.path,), other.path / "episodes.json", "would replace .*seed-0.*episodes.png"),
+        (both, seeds[2].evaluation, "would replace .*seed-2.*evaluation.json"),
+        ((run.path,), tmp_path / "folder.json", "folder.json: it is a folder; choose another --output"),
+        ((run.path,), tmp_path / "file" / "e.json", "cannot write .*e.json: .*; choose another --output"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            evaluate(Evaluation(runs=runs, output=output), [splits])
+    assert {path: path.read_bytes() for path in other.path.iterdir()} == others
+
+
+def test_an_output_in_a_folder_that_is_not_there(run, splits, tmp_path):
+    output = tmp_path / "a" / "b" / "numbers.json"
+    result = evaluate(Evaluation(runs=(run.path,), output=output), [splits])
+    assert json.loads(output.read_text()) == result
+    assert output.with_suffix(".png").exists()
+    assert not run.evaluation.exists()
+
+
+def damage(change):
+    def damaged(state: dict) -> None:
+        name = min(name for name in state["learner"] if name.endswith("weight"))
+        change(state["learner"], name)
+
+    return damaged
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damage(lambda weights, name: weights.pop(name)), "lacks the weight"),
+        (damage(lambda weights, name: weights[name].view(-1)[0].fill_(torch.nan)), "is not finite"),
+        (
+            damage(lambda weights, name: weights.update({name: weights[name].half()})),
+            "the dtype torch.float16, expected torch.float32",
+        ),
+        (damage(lambda weights, name: weights.update({name: torch.ones(7)})), r"has the shape \(7,\), exp"),
+        (lambda state: state.pop("learner"), "has no weights"),
+        (lambda state: state.update(format=99), "newer version of the program, in format 99"),
+    ],
+)
+@pytest.mark.parametrize("file", ["checkpoint.pt", "best.pt"])
+def test_a_damaged_run_is_named(run, splits, change, message, file):
+    state = load(run.checkpoint)
+    change(state)
+    save(state, run.path / file)
+    with pytest.raises(ValueError, match=rf"{file}.*{message}.*[;,] (put back|use)"):
+        evaluate(Evaluation(runs=(run.path,)), [splits])
+    assert not run.evaluation.exists()
+
+
+def test_a_run_whose_data_have_moved(settings, sequential, splits, monkeypatch):
+    asked = []
+
+    def load_domains(settings):
+        asked.append((settings.root, settings.second_root))
+        return [splits] * (2 if settings.second_data else 1)
+
+    monkeypatch.setattr(evaluate_module, "load_domains", load_domains)
+    monkeypatch.setattr(evaluate_module, "draw_positions", lambda orders, **others: None)
+    one = begun(dataclasses.replace(settings, root=Path("old")))
+    evaluate(Evaluation(runs=(one.path,)))
+    evaluate(Evaluation(runs=(one.path,), root=Path("new")))
+    two = begun(dataclasses.replace(sequential, name="two", root=Path("old"), second_root=Path("old 2")))
+    evaluate(Evaluation(runs=(two.path,), second_root=Path("new 2")))
+    old, new = Path("old"), Path("new")
+    assert asked == [(old, None), (new, None), (old, Path("new 2"))]
+    assert one.evaluation.exists(), "it is the run's own evaluation wherever the data are"
+
+
+def test_a_run_is_not_evaluated_on_other_data(run, splits):
+    state = load(run.checkpoint)
+    save({**state, "data": describe_data([splits])}, run.checkpoint)
+    evaluate(Evaluation(runs=(run.path,)), [splits])
+    other = dataclasses.replace(splits, test=splits.train)
+    with pytest.raises(ValueError, match=r"evaluate: .* was trained on other data, .*; give --root the"):
+        evaluate(Evaluation(runs=(run.path,), root=Path("new")), [other])

@@ -20,7 +20,7 @@ from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import Evaluation, evaluate, load_run
 from examples.rl.normalisation import normalise
 from examples.rl.random_policy import RandomPolicy
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder, load, save
 from tests.examples.rl.fakes import FakeEnvironment
 from tests.examples.rl.training import begun
 
@@ -266,3 +266,57 @@ def test_the_command_line(tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert "give the folder of a run" in process.stderr
+
+
+def test_other_choices_leave_the_runs_own_evaluation_alone(folders):
+    folder = folders[0]
+    own = folder.path / Evaluation(runs=(folder.path,)).file
+    assert own == folder.evaluation
+    own.write_text("mine")
+    for changes, name in (
+        ({"episodes": 4}, "episodes4"),
+        ({"episodes": 4, "environments": 2}, "episodes4-environments2"),
+        ({"episodes": 4, "seed": 2}, "episodes4-seed2"),
+        ({"episodes": 4, "policies": ("greedy",)}, "greedy-episodes4"),
+        ({"episodes": 4, "splits": ("train",), "random": True}, "train-random-episodes4"),
+    ):
+        evaluate(Evaluation(runs=(folder.path,), **changes))
+        for suffix in (".json", ".md", ".png"):
+            assert (folder.path / f"evaluation-{name}{suffix}").exists(), name
+    assert own.read_text() == "mine"
+
+
+def test_an_output_that_would_replace_something_else_is_refused_before_anything_is_played(
+    folders, tmp_path
+):
+    paths = tuple(folder.path for folder in folders)
+    before = {path: path.read_bytes() for path in folders[0].path.iterdir()}
+    for runs, output, message in (
+        (paths[:1], tmp_path / "numbers.md", "--output must end in .json, got .*numbers.md"),
+        (paths[:1], folders[0].config, "would replace .*config.json; choose another"),
+        (paths[1:], folders[0].path / "contact_sheet.json", "would replace .*contact_sheet.png"),
+        (paths, folders[1].evaluation, "would replace .*s2.*evaluation.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(Evaluation(runs=runs, output=output))
+    assert {path: path.read_bytes() for path in folders[0].path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["agent"].popitem(), "lacks the weight"),
+        (lambda state: next(iter(state["agent"].values())).fill_(math.inf), "is not finite"),
+        (lambda state: state.pop("agent"), "has no weights"),
+        (
+            lambda state: state.update(program="examples.fewshot.train"),
+            "of a run of examples.fewshot.train",
+        ),
+    ],
+)
+def test_a_damaged_run_is_named(folders, change, message):
+    state = load(folders[0].checkpoint)
+    change(state)
+    save(state, folders[0].checkpoint)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt.*{message}"):
+        evaluate(Evaluation(runs=(folders[0].path,)))

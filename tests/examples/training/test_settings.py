@@ -68,7 +68,7 @@ def test_the_folder_is_named_after_the_run():
     "name", ["", ".", "..", "../x", "a/../../x", "/x", "a/..", "..\\x", "\\x", "C:x", "C:\\x", "\0"]
 )
 def test_a_name_that_leads_out_of_the_folder_of_all_runs_is_refused(name):
-    with pytest.raises(ValueError, match="train: --name must be that of a folder below --runs, got .*; give"):
+    with pytest.raises(ValueError, match="train: --name must be that of a folder below --runs, got"):
         Settings(name=name).check_name()
 
 
