@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..training.accelerator import make_accelerator, start_trackers
 from ..training.agreement import agree
-from ..training.broadcasting import from_main
+from ..training.broadcasting import on_main
 from ..training.clock import Clock
 from ..training.interrupt import StopRequest
 from ..training.run_folder import RunFolder, Written, describe, save
@@ -383,9 +383,12 @@ class Trainer:
     def _write(self, line: dict[str, Any]) -> None:
         """Append to metrics.json and tell the trackers."""
         p = self.progress
-        before = Written(p.metrics_bytes, p.metrics_checksum)
-        written = from_main(self.accelerator, lambda: self.folder.report(line, before))
-        p.metrics_bytes, p.metrics_checksum = written
+
+        def write() -> None:
+            before = Written(p.metrics_bytes, p.metrics_checksum)
+            p.metrics_bytes, p.metrics_checksum = self.folder.report(line, before)
+
+        on_main(self.accelerator, write)
         if not self.accelerator.is_main_process:
             return
         values = {
@@ -426,5 +429,5 @@ class Trainer:
             else:
                 save(state, path)
 
-        from_main(self.accelerator, write)
+        on_main(self.accelerator, write)
         self._is_new = False

@@ -136,7 +136,7 @@ def test_a_run_with_damaged_numbers_is_not_continued(settings, made, monkeypatch
     if part == "agent":
         state[part].popitem()
     elif part == "optimizer":
-        state[part]["state"][0]["square_avg"].view(-1)[0] = torch.nan
+        next(iter(state[part]["state"].values()))["square_avg"].view(-1)[0] = torch.nan
     else:
         next(iter(state[part]["weights"].values())).view(-1)[0] = torch.inf
     save(state, folder.checkpoint)
