@@ -16,8 +16,6 @@ from srwm._torch_operator import torch_operator
 from srwm._torch_private import in_forward_mode, is_plain
 from srwm.operators.spec import Operator
 
-_WITH_AUTOCAST = ("cpu", "cuda")
-
 # By the operator's name, which torch's compiler can look up too.
 _functions: dict[str, Any] = {}
 
@@ -79,7 +77,7 @@ def _as_tensors(
     if options[1] is not None:
         options = options[0], _checks.thread_count(name, "num_threads", options[1])
     device = flat[0].device.type
-    if device in _WITH_AUTOCAST and torch.is_autocast_enabled(device):
+    if device in _torch_kernels.WITH_AUTOCAST and torch.is_autocast_enabled(device):
         matrices = op.places("initial", "parameter")
         dtype = next((flat[i].dtype for i in matrices if flat[i] is not None), flat[0].dtype)
         data = op.places("data")

@@ -6,6 +6,7 @@ Results are torch's own tensors, so that their storages are as any other's. Noth
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from srwm.operators.spec import Operator
 DTYPES = {name: getattr(torch, name) for name in _checks.DTYPES}
 
 Tensors = tuple[Tensor | None, ...]
+
+WITH_AUTOCAST = ("cpu", "cuda")
 
 _HAS_API = exchange.has_api(Tensor)  # torch's from 2.9 on
 _DEVICE_TYPES = {"cpu": _plan.CPU, "cuda": _plan.CUDA}
@@ -81,6 +84,14 @@ def _prepared(op: Operator, flat: Tensors, backend: str | None) -> tuple[Plan, _
     return plan, _TENSORS, flat, reading[1]
 
 
+def own_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """In it the reference computes in the precision of its operands, whatever autocast would make of it."""
+    device = like.device.type
+    if device in WITH_AUTOCAST and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def _threads(num_threads: int | None) -> int:
     return num_threads or threads_asked_for() or torch.get_num_threads()
 
@@ -94,7 +105,13 @@ def forward(
     num_threads: int | None,
 ) -> list[Any]:
     """The output, the matrices after the last step or None, and what backward wants or None."""
-    return _run.forward(*_prepared(op, flat, backend), save, return_state, _threads(num_threads))
+    prepared = _prepared(op, flat, backend)
+    how = save, return_state, _threads(num_threads)
+    if prepared[0].runs_on_arrays:
+        assert flat[0] is not None
+        with own_precision(flat[0]):
+            return _run.forward(*prepared, *how)
+    return _run.forward(*prepared, *how)
 
 
 def backward(
@@ -115,6 +132,9 @@ def backward(
     for argument, g in zip(op.gradient_names, incoming, strict=True):
         if g is not None:
             _checks.same_device(name, argument, g.device, x.device, of=op.flat[0].name)
+    if plan.runs_on_arrays:
+        with own_precision(x):
+            return _run.backward(*prepared, saved, incoming, _threads(num_threads))
     return _run.backward(*prepared, saved, incoming, _threads(num_threads))
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
 from srwm._plan import Call
+from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
     autograd_kernel_is_known,
     below_autograd,
@@ -192,18 +193,20 @@ class TorchOperator:
                 every[i] = t
             return self.reference(tuple(every))
 
-        values, pull = torch.func.vjp(results, *(flat[i] for i in given))[:2]
-        return pull(
-            tuple(
-                torch.zeros_like(value) if g is None else g
-                for value, g in zip(values, incoming, strict=True)
+        with own_precision(flat[0]):
+            values, pull = torch.func.vjp(results, *(flat[i] for i in given))[:2]
+            return pull(
+                tuple(
+                    torch.zeros_like(value) if g is None else g
+                    for value, g in zip(values, incoming, strict=True)
+                )
             )
-        )
 
     def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The results by torch operations alone."""
         lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
-        *results, _ = loop.forward(self.op, flat, lead, sizes, False)
+        with own_precision(flat[0]):
+            *results, _ = loop.forward(self.op, flat, lead, sizes, False)
         return tuple(results)
 
     # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest
@@ -292,8 +295,9 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
                     all_of_them[i] = t
                 return operator.reference_gradients(tuple(all_of_them[:n]), all_of_them[n:])
 
-            pull = torch.func.vjp(gradients, *(every[i] for i in free))[1]
-            found = dict(zip(free, pull(outer), strict=True))
+            with own_precision(flat[0]):
+                pull = torch.func.vjp(gradients, *(every[i] for i in free))[1]
+                found = dict(zip(free, pull(outer), strict=True))
             of_flat = (found.get(i) for i in range(n))
             of_incoming = (found.get(n + j) for j in range(1 + states))
             return (*of_flat, None, *of_incoming, None, None)

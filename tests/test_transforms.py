@@ -330,16 +330,14 @@ def test_gradgradcheck(row, start):
 def compiled():
     """torch.compile of whole graphs; torch's own state is as it was afterwards."""
     torch._dynamo.reset()
-    level = forward_ad._current_level
 
     def compiled(f, **options):
         return torch.compile(f, fullgraph=True, **options)
 
     yield compiled
-    # A compiled call in forward mode that raises leaves its dual level open (torch 2.13).
-    while forward_ad._current_level > level:
-        forward_ad.exit_dual_level()
     torch._dynamo.reset()
+    with forward_ad.dual_level():  # nested ones are an error: none was left open
+        pass
 
 
 WAYS = {
@@ -420,10 +418,18 @@ def test_compiled_per_sample_gradients(row, start, compiled):
     )
 
 
+def beside_another_term(f):
+    """So that there are tangents without the operator's, which a wrong sum would be made of."""
+    return lambda *a: loss(f)(*a) + a[0].pow(3).sum()
+
+
 FORWARD_MODE = {
     "jvp": lambda p: lambda *a: F.jvp(lambda *b: p.ours(*b)[0], a, a)[1],
+    "jvp of a sum": lambda p: lambda *a: F.jvp(beside_another_term(p.ours), a, a)[1],
     "jacfwd": lambda p: F.jacfwd(lambda *a: p.ours(*a)[0]),
     "hessian": lambda p: F.hessian(loss(p.ours)),
+    "hessian of a sum": lambda p: F.hessian(beside_another_term(p.ours)),
+    "jvp of grad": lambda p: lambda *a: F.jvp(F.grad(beside_another_term(p.ours)), a, a)[1],
 }
 
 
@@ -606,6 +612,25 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
         torch.testing.assert_close(got, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False), pytest.raises(TypeError, match="dtype of"):
         row.forward(halves)
+
+
+@pytest.mark.parametrize("transform", ["forward", "func.grad", "create_graph", "jvp", "jvp of the first"])
+@pytest.mark.parametrize("backend", [None, "reference"])
+@each_operator
+def test_autocast_has_no_part_in_what_is_computed(row, backend, transform):
+    """Every road through torch's own operations computes in the precision of the operands, as the kernels do."""
+    p = Problem(row, STARTS["state-reset"])
+    case = p.case.map(lambda t: t.float() if t.is_floating_point() else t)
+    p.args, p.one = case.given, tuple(a[0] for a in case.given)
+
+    def ours(*a):
+        return row.forward(p._flat(a, None), backend=backend)
+
+    expected = EAGER[transform](p, ours)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = EAGER[transform](p, ours)
+    for a, b in zip(leaves(got), leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 class Layer(torch.nn.Module):
