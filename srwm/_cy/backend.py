@@ -187,9 +187,9 @@ class Plan(NamedTuple):
     is_half: bool  # whether that is not what is stored
     N: int  # sequences
     work: int  # multiply-adds of a product of every step with the state
-    side_by_side: int  # how many of the positions, from the first on, are computed side by side
+    lanes: int  # how many sequences are computed side by side, where any are
+    fits: bool  # whether they are, where there are enough of them for all threads
     order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
-    parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
     members: int  # the most threads that gain by sharing one sequence
     entries: int  # kept of each sequence
     segments: int
@@ -197,7 +197,8 @@ class Plan(NamedTuple):
     backward_bytes: int
 
 
-# A layout of an operator: (entries kept per step and sequence, per segment, scratch forward, backward).
+# A layout of an operator: (entries kept of a sequence per step, per segment but a short last one, per segment;
+# entries of scratch forward, backward).
 _LAYOUT_OF = {"srwm": "layout", "delta": "delta_layout"}
 
 
@@ -214,36 +215,51 @@ def _plan(
     keep: bool,
     dtype: np.dtype,
     lead: tuple[int, ...],
-    state: tuple[int, ...],
+    initial: tuple[int, ...],
     L: int,
     D: int,
     Do: int,
 ) -> Plan:
-    """The plan for sequences of L steps, with a backward pass or not; `state` is the shape of W or S."""
+    """The plan for sequences of L steps, with a backward pass or not; `initial` is the shape of W or S."""
     real, N = real_of(dtype), prod(lead)
     one, many = _layouts(op, real, D, Do)
     lanes = kernels(real, "many").sequences()
-    fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES[op][keep]
-    pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= _default_threads()
-    side_by_side = N // lanes * lanes if fits and pays else 0
-    parts = (
-        (kernels(real, "many"), 0, side_by_side),
-        (kernels(real, "one"), side_by_side, N - side_by_side),
-    )
-    scratch = many if side_by_side else one
+    entries = initial[-2] * initial[-1]
     return Plan(
         real=real,
         is_half=dtype.itemsize == 2,
         N=N,
-        work=N * L * state[-2] * state[-1],
-        side_by_side=side_by_side,
-        order=_order(lead, state[:-2]),
-        parts=tuple(part for part in parts if part[2] > 0),
-        members=max(1, state[-2] * state[-1] // WORK_PER_MEMBER),
+        work=N * L * entries,
+        lanes=lanes,
+        fits=lanes > 1
+        and L >= SIDE_BY_SIDE_STEPS
+        and many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES[op][keep],
+        order=_order(lead, initial[:-2]),
+        members=max(1, entries // WORK_PER_MEMBER),
         entries=_entries_kept(op, real, L, D, Do),
         segments=segments(L),
-        forward_bytes=real.itemsize * max(one[2], scratch[2]),
-        backward_bytes=real.itemsize * max(one[3], scratch[3]),
+        forward_bytes=real.itemsize * max(one[3], many[3]),
+        backward_bytes=real.itemsize * max(one[4], many[4]),
+    )
+
+
+def _side_by_side(plan: Plan, threads: int) -> int:
+    """How many of the positions, from the first on, that many threads compute side by side."""
+    groups = plan.N // plan.lanes
+    return groups * plan.lanes if plan.fits and groups >= threads else 0
+
+
+def _kept_side_by_side(op: str, plan: Plan, lead: tuple[int, ...], kept: np.ndarray) -> int:
+    """As `_side_by_side`, of what forward kept, which says it for each sequence; raises where it does not."""
+    if kept.shape == (*lead, plan.entries) and kept.dtype == plan.real:
+        flat, most = kept.reshape(plan.N, plan.entries), plan.N // plan.lanes * plan.lanes
+        groups = flat[:most].reshape(-1, plan.lanes * plan.entries)[:, -plan.lanes :]
+        many = most if most > 0 and groups[0, -1] == plan.lanes else 0
+        if (many == 0 or (groups == plan.lanes).all()) and (flat[many:, -1] == 1).all():
+            return many
+    raise ValueError(
+        f"{op}: expected what forward saved for backward, {plan.real} {(*lead, plan.entries)}, got "
+        f"{kept.dtype} {kept.shape} of other content; pass what forward of the same operands returned"
     )
 
 
@@ -264,22 +280,27 @@ def _chunk_starts(first: int, last: int, lanes: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _gathering(
-    lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int
+    lead: tuple[int, ...],
+    initial_lead: tuple[int, ...],
+    own_lead: tuple[int, ...],
+    side_by_side: int,
+    lanes: int,
 ) -> Gathering:
-    N, states = prod(lead), prod(state_lead)
+    """That of matrices with the leading axes `own_lead`, of sequences in the order of `initial_lead`."""
+    N, states, order = prod(lead), prod(own_lead), _order(lead, initial_lead)
     many, one = _chunk_starts(0, side_by_side, lanes), _chunk_starts(side_by_side, N, 1)
-    positions = np.arange(N, dtype=np.int64)
-    state = positions * states // max(1, N)
-    chunk = np.searchsorted(np.concatenate([many[:-1], one[:-1]]), positions, side="right")
-    is_new = np.ones(N, bool)
-    is_new[1:] = (state[1:] != state[:-1]) | (chunk[1:] != chunk[:-1])
-    slots = np.cumsum(is_new) - 1
-    firsts = np.searchsorted(state[is_new], np.arange(states))
-    n_slots = int(is_new.sum())
+    starts = np.concatenate([many[:-1], one[:-1]])
+    state = np.broadcast_to(np.arange(states).reshape(own_lead), lead).reshape(-1)
+    chunk = np.searchsorted(starts, np.arange(N), side="right")
+    of_slot, slots = np.unique(
+        (state if order is None else state[order]) * (len(starts) + 1) + chunk, return_inverse=True
+    )
+    n_slots = len(of_slot)
+    firsts = np.searchsorted(of_slot // (len(starts) + 1), np.arange(states))
     each = n_slots // max(1, states)
     is_even = each * states == n_slots and np.array_equal(firsts, np.arange(states) * each)
     return Gathering(
-        slots=slots,
+        slots=slots.astype(np.int64, copy=False),
         n_slots=n_slots,
         firsts=None if n_slots == states else firsts,
         each=each if is_even and each > 1 else None,
@@ -305,9 +326,11 @@ def segments(L: int) -> int:
 
 
 def _entries_kept(op: str, real: np.dtype, L: int, D: int, Do: int) -> int:
-    """Entries kept of a sequence: its trace, then a state per segment; either layout has room in them."""
+    """Entries kept of a sequence, whole cache lines: there is room for either layout, and to say which."""
     one, _ = _layouts(op, real, D, Do)
-    return L * one[0] + segments(L) * one[1]
+    line = 64 // real.itemsize
+    entries = L * one[0] + segments(L) * one[1] + -(-L // SEGMENT) * one[2] + 1
+    return -(-entries // line) * line
 
 
 def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
@@ -339,22 +362,14 @@ def _run(
     """Run a forward kernel over all positions."""
     arrays = (*map(_stored, operands), *map(_stored, results)) if plan.is_half else (*operands, *results)
     threads = _threads(num_threads, plan.N, plan.members, 3 * plan.work)
+    side_by_side = _side_by_side(plan, threads)
     scratch = _scratch(threads * plan.forward_bytes)
-    for module, first, count in plan.parts:
-        getattr(module, kernel)(
-            *(
-                *arrays,
-                kept,
-                scratch,
-                plan.order,
-                first,
-                count,
-                SEGMENT,
-                plan.segments,
-                threads,
-                plan.members,
+    for layout, first, count in (("many", 0, side_by_side), ("one", side_by_side, plan.N - side_by_side)):
+        if count > 0:
+            getattr(kernels(plan.real, layout), kernel)(
+                *(*arrays, kept, scratch, plan.order, first, count),
+                *(SEGMENT, plan.segments, threads, plan.members),
             )
-        )
 
 
 def _run_backward(
@@ -364,11 +379,21 @@ def _run_backward(
     kept: np.ndarray,
     incoming: tuple[np.ndarray, np.ndarray | None],
     gradients: tuple[np.ndarray, ...],
-    g_state: np.ndarray,
-    gathering: Gathering,
+    initial: Any,
+    state: Any,
+    lead: tuple[int, ...],
     threads: int,
-) -> None:
-    """Run a backward kernel over all chunks: the gradients of the sequences, those of states in slots."""
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Run a backward kernel over all chunks: fills the gradients, returns those of `initial` and `state`."""
+    side_by_side = _kept_side_by_side(f"srwm.{kernel}", plan, lead, kept)
+    initial_lead = () if initial is None else initial.shape[:-2]
+    gathering = _gathering(lead, initial_lead, initial_lead, side_by_side, plan.lanes)
+    sums: list[Any] = [None, None]
+    slots: list[Any] = [None, None]
+    for i, a in enumerate((initial, state)):
+        if a is not None:
+            own = gathering if i == 0 else _gathering(lead, initial_lead, a.shape[:-2], side_by_side, plan.lanes)
+            sums[i], slots[i] = (np.zeros((own.n_slots, *a.shape[-2:]), plan.real), own), own.slots
     if plan.is_half:
         operands, incoming = tuple(map(_stored, operands)), (_stored(incoming[0]), _stored(incoming[1]))
         gradients = tuple(map(_stored, gradients))
@@ -376,14 +401,30 @@ def _run_backward(
     for layout, starts in (("many", gathering.many), ("one", gathering.one)):
         if len(starts) > 1:
             getattr(kernels(plan.real, layout), kernel)(
-                *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads, plan.members),
+                *(*operands, kept, *incoming, plan.order, *slots, starts, *gradients),
+                *(None if of is None else of[0] for of in sums),
+                *(scratch, SEGMENT, plan.segments, threads, plan.members),
             )
+    g_initial, g_state = (
+        None if of is None else _rounded(_summed(*of, a.shape), a.dtype)
+        for of, a in zip(sums, (initial, state), strict=True)
+    )
+    return g_initial, g_state
+
+
+def _state_dtype(first: np.ndarray, state: np.ndarray | None) -> np.dtype:
+    """The dtype of the returned state: that of the one given, else of the first operand."""
+    return first.dtype if state is None else state.dtype
+
+
+def _shape_of_initial(initial: np.ndarray | None, rows: int, columns: int) -> tuple[int, ...]:
+    return (rows, columns) if initial is None else initial.shape
 
 
 def forward(
     x: np.ndarray,
     W: np.ndarray,
+    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     *,
@@ -397,15 +438,16 @@ def forward(
     Do = M - 2 * D - 4
     plan = _plan("srwm", keep, x.dtype, lead, W.shape, L, D, Do)
     y = _new((*lead, L, Do), x.dtype)
-    W_next = _new((*lead, D, M), x.dtype) if return_state else None
+    W_next = _new((*lead, D, M), _state_dtype(x, state)) if return_state else None
     kept = _new((*lead, plan.entries), plan.real) if keep else None
-    _run(plan, "forward", (x, W, reset), (y, W_next), kept, num_threads)
+    _run(plan, "forward", (x, W, state, reset), (y, W_next), kept, num_threads)
     return y, W_next, kept
 
 
 def backward(
     x: np.ndarray,
     W: np.ndarray,
+    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     kept: np.ndarray,
@@ -413,21 +455,21 @@ def backward(
     grad_W_next: np.ndarray | None,
     *,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """gx and gW, of exactly the shapes of x and W."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """gx, gW and gstate (None without one), of exactly the shapes and dtypes of x, W and state."""
     L, D = x.shape[-2:]
     M = W.shape[-1]
     plan = _plan("srwm", True, x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
-    gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
     whole = (*lead, L, D)
     gx = _new(whole, x.dtype if x.shape == whole else plan.real)
-    gW = np.zeros((gathering.n_slots, D, M), plan.real)
     threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
-    incoming = (grad_y, grad_W_next)
-    _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
+    incoming, operands = (grad_y, grad_W_next), (x, W, state, reset)
+    gW, gstate = _run_backward(
+        plan, "backward", operands, kept, incoming, (gx,), W, state, lead, threads
+    )
     if x.shape != whole:
         gx = _rounded(sum_to_shape(np, gx, x.shape), x.dtype)
-    return gx, _rounded(_summed(gW, gathering, W.shape), W.dtype)
+    return gx, gW, gstate
 
 
 def delta_forward(
@@ -435,7 +477,8 @@ def delta_forward(
     k: np.ndarray,
     v: np.ndarray,
     beta: np.ndarray,
-    S: np.ndarray,
+    S: np.ndarray | None,
+    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     *,
@@ -446,11 +489,12 @@ def delta_forward(
     """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
     L, D = q.shape[-2:]
     Do = v.shape[-1]
-    plan = _plan("delta", keep, q.dtype, lead, S.shape, L, D, Do)
+    plan = _plan("delta", keep, q.dtype, lead, _shape_of_initial(S, D, Do), L, D, Do)
     y = _new((*lead, L, Do), q.dtype)
-    S_next = _new((*lead, D, Do), q.dtype) if return_state else None
+    S_next = _new((*lead, D, Do), _state_dtype(q, state)) if return_state else None
     kept = _new((*lead, plan.entries), plan.real) if keep else None
-    _run(plan, "delta_forward", (q, k, v, beta, S, reset), (y, S_next), kept, num_threads)
+    operands = (q, k, v, beta, S, state, reset)
+    _run(plan, "delta_forward", operands, (y, S_next), kept, num_threads)
     return y, S_next, kept
 
 
@@ -459,7 +503,8 @@ def delta_backward(
     k: np.ndarray,
     v: np.ndarray,
     beta: np.ndarray,
-    S: np.ndarray,
+    S: np.ndarray | None,
+    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     kept: np.ndarray,
@@ -467,24 +512,23 @@ def delta_backward(
     grad_S_next: np.ndarray | None,
     *,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, ...]:
-    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
+) -> tuple[np.ndarray | None, ...]:
+    """gq, gk, gv, gbeta, gS and gstate: of the operands' shapes and dtypes, None where those were."""
     L, D = q.shape[-2:]
     Do = v.shape[-1]
-    plan = _plan("delta", True, q.dtype, lead, S.shape, L, D, Do)
-    gathering = _gathering(lead, S.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
+    plan = _plan("delta", True, q.dtype, lead, _shape_of_initial(S, D, Do), L, D, Do)
     gq, gk, gv = (
         _new((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
     )
     gbeta = _new((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
-    gS = np.zeros((gathering.n_slots, D, Do), plan.real)
     threads = _threads(num_threads, plan.N, plan.members, 6 * plan.work)
     incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
-    _run_backward(
-        plan, "delta_backward", (q, k, beta, S, reset), kept, incoming, gradients, gS, gathering, threads
+    operands = (q, k, beta, S, state, reset)
+    of_states = _run_backward(
+        plan, "delta_backward", operands, kept, incoming, gradients, S, state, lead, threads
     )
     summed = [
         g if g.dtype == q.dtype and g.shape == a.shape else _rounded(sum_to_shape(np, g, a.shape), q.dtype)
         for g, a in ((gq, q), (gk, k), (gv, v), (gbeta[..., 0], beta))
     ]
-    return (*summed, _rounded(_summed(gS, gathering, S.shape), q.dtype))
+    return (*summed, *of_states)

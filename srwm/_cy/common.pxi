@@ -50,6 +50,15 @@ cdef extern from "gates.h" nogil:
     void sigmoid_backward(real *out, const real *g, const real *beta, Py_ssize_t width)
 
 
+cdef extern from "growth.h" nogil:
+    const int PRODUCT, UPDATES, START, DELTA_GROWTHS
+    void add_squares(real *sum, const real *a, Py_ssize_t width)
+    bint has_grown(const real *updates, const real *start, Py_ssize_t n, Py_ssize_t steps)
+    void measure_step(real *growth, const real *beta, const real *k, Py_ssize_t d, const real *v_bar,
+                      const real *Delta, Py_ssize_t o)
+    bint has_delta_grown(const real *growth)
+
+
 cdef extern from "views.h" nogil:
     const int REAL, FLOAT16, BFLOAT16
     # Of one array, the part of each sequence at hand.
@@ -69,6 +78,7 @@ cdef extern from "views.h" nogil:
     void write_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
+    void copy_where_reset(real *out, const real *a, Py_ssize_t width, const View *reset, Py_ssize_t t)
 
 
 cdef extern from "team.h" nogil:
@@ -78,6 +88,8 @@ cdef extern from "team.h" nogil:
         Py_ssize_t first, last
         Py_ssize_t turn
     int threads_here()
+    unsigned long long floating_control()
+    void set_floating_control(unsigned long long control)
     Py_ssize_t lines_of(Py_ssize_t entries)
     Py_ssize_t member_start(const Team *team, Py_ssize_t member, Py_ssize_t entries)
     void prepare_teams(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
@@ -100,6 +112,11 @@ cdef inline bint is_kept_after(
     return (t + 1 == L or (t + 1) % C == 0) and t // C < segments
 
 
+# Whether step t is the last one of its segment.
+cdef inline bint ends_segment(Py_ssize_t t, Py_ssize_t L, Py_ssize_t C) noexcept nogil:
+    return t + 1 == L or (t + 1) % C == 0
+
+
 # The last step up to t whose state before it is known: the first of a segment, or one with a reset.
 cdef inline Py_ssize_t replayed_from(Py_ssize_t t, const View *reset, Py_ssize_t C) noexcept nogil:
     while t % C != 0 and not all_reset(reset, t):
@@ -107,9 +124,166 @@ cdef inline Py_ssize_t replayed_from(Py_ssize_t t, const View *reset, Py_ssize_t
     return t
 
 
+# The columns of a matrix that a member of a thread group has. In memory they lie beside each other, inside
+# each block of them begins with a vector.
+cdef struct Columns:
+    Py_ssize_t rows              # of the matrix
+    Py_ssize_t entries           # of one of its rows, as laid out inside
+    Py_ssize_t blocks
+    Py_ssize_t[4] first, number  # of each block: its first column and how many, in memory
+    Py_ssize_t[4] room           # entries inside
+    Py_ssize_t growths, growth_first, growth_number  # entries that say whether states grew: of all, its own
+
+
+# Where forward says of a segment whether its state may have grown (growth.h): the members of a group, who see
+# their own columns alone, may say so differently, and groups differ forward and backward. So there is an entry
+# for each cache line of columns; of sequences side by side, one for each of them.
+cdef inline void set_growths(Columns *c, Py_ssize_t first_, Py_ssize_t all_) noexcept nogil:
+    c.growths, c.growth_first, c.growth_number = SEQUENCES, 0, SEQUENCES
+    if SEQUENCES == 1:
+        c.growths, c.growth_first = lines_of(all_), first_ // ENTRIES_OF_LINE
+        c.growth_number = lines_of(c.entries)
+
+
+cdef inline void save_growth(real *growths, bint has_grown, const Columns *c) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(c.growth_first, c.growth_first + c.growth_number):
+        growths[i] = has_grown
+
+
+cdef inline bint may_have_grown(const real *growths, const Columns *c) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(c.growth_first, c.growth_first + c.growth_number):
+        if growths[i] != 0:
+            return True
+    return False
+
+
+# Segments of L steps, a short last one too.
+cdef inline Py_ssize_t all_segments(Py_ssize_t L, Py_ssize_t C) noexcept nogil:
+    return (L + C - 1) // C
+
+
+# IN: (rows, columns) of each sequence, or none -> OUT: (rows, entries), zeros for none.
+cdef void read_matrix(real *A, const View *W, const Columns *c) noexcept nogil:
+    cdef Py_ssize_t d, i, at
+    cdef bint shared
+    if W.data[0] == NULL:
+        memset(A, 0, c.rows * c.entries * sizeof(real))
+        return
+    shared = is_shared(W)
+    for d in range(c.rows):
+        for i in range(c.blocks):
+            at = d * W.outer + c.first[i] * W.inner
+            if shared:
+                read_shared_row(A, W, at, c.number[i])
+            else:
+                read_row(A, W, at, c.number[i])
+            A += c.room[i]
+
+
+# As read_matrix, of the sequences alone that begin anew before step t.
+cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssize_t t,
+                              const Columns *c) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    if all_reset(reset, t):
+        read_matrix(A, W, c)
+        return
+    for i in range(SEQUENCES):
+        if is_reset(reset, t, i):
+            for d in range(c.rows):
+                for j in range(c.number[0]):
+                    entry_of(A + d * c.entries, j, i)[0] = (
+                        0 if W.data[0] == NULL
+                        else read_entry(W.data[i] + d * W.outer + j * W.inner, W.kind)
+                    )
+
+
+# What all sequences start with: `state` if there is one, but where a reset comes first; NULL where they differ.
+cdef inline const View *start_of(const View *initial, const View *state, const View *reset) noexcept nogil:
+    if state.data[0] == NULL or all_reset(reset, 0):
+        return initial
+    if any_reset(reset, 0):
+        return NULL
+    return state
+
+
+# The matrices that sequences start with.
+cdef void read_start(real *A, const View *initial, const View *state, const View *reset,
+                     const Columns *c) noexcept nogil:
+    cdef const View *start = start_of(initial, state, reset)
+    if start != NULL:
+        read_matrix(A, start, c)
+    else:
+        read_matrix(A, state, c)
+        read_reset_matrices(A, initial, reset, 0, c)
+
+
+# IN: (rows, entries) -> OUT: (rows, columns) of each sequence, overwritten, or added to.
+cdef void write_matrix(const View *W, const real *A, bint added, const Columns *c) noexcept nogil:
+    cdef Py_ssize_t d, i, at
+    for d in range(c.rows):
+        for i in range(c.blocks):
+            at = d * W.outer + c.first[i] * W.inner
+            if added:
+                add_row(W, at, A, c.number[i])
+            else:
+                write_row(W, at, A, c.number[i])
+            A += c.room[i]
+
+
+# The gradients G (rows, entries) of the sequences that begin before step t are complete: added to those of what
+# they began with, and zero. All begin before step 0: with `state` if there is one, but where a reset comes first.
+cdef void hand_over(const View *g_initial, const View *g_state, const View *state, real *G,
+                    const View *reset, Py_ssize_t t, const Columns *c) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    cdef const View *g = g_initial
+    cdef real *entry
+    if (t > 0 or state.data[0] != NULL) and not all_reset(reset, t):
+        g = NULL
+        if t == 0 and not any_reset(reset, t):
+            g = g_state
+    if g != NULL:
+        if g.data[0] != NULL:
+            write_matrix(g, G, True, c)
+        memset(G, 0, c.rows * c.entries * sizeof(real))
+        return
+    for i in range(SEQUENCES):
+        if t > 0 and not is_reset(reset, t, i):
+            continue
+        g = g_initial if is_reset(reset, t, i) else g_state
+        for d in range(c.rows):
+            for j in range(c.number[0]):
+                entry = entry_of(G + d * c.entries, j, i)
+                if g.data[0] != NULL:
+                    (<real *> (g.data[i] + d * g.outer + j * g.inner))[0] += entry[0]
+                entry[0] = 0
+
+
+# IN: (rows, columns), rows `step` entries apart -> OUT: likewise, `out_step` apart.
+cdef inline void copy_rows(real *out, Py_ssize_t out_step, const real *A, Py_ssize_t step, Py_ssize_t rows,
+                           Py_ssize_t columns) noexcept nogil:
+    cdef Py_ssize_t d
+    if step == columns and out_step == columns:
+        rows, columns = 1, rows * columns
+    for d in range(rows):
+        memcpy(out + d * out_step, A + d * step, columns * sizeof(real))
+
+
+# A, of the sequences alone that begin anew before step t -> its transpose, rows width entries apart.
+cdef void transpose_where_reset(real *out, Py_ssize_t width, real *A, const View *reset, Py_ssize_t t,
+                                const Columns *c) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    for i in range(SEQUENCES):
+        if is_reset(reset, t, i):
+            for j in range(c.number[0]):
+                for d in range(c.rows):
+                    entry_of(out + j * width, d, i)[0] = entry_of(A + d * c.entries, j, i)[0]
+
+
 # Buffers of the arrays of one call, released together.
 cdef class Buffers:
-    cdef Py_buffer held[17]
+    cdef Py_buffer held[24]
     cdef int count
 
     def __cinit__(self):
@@ -164,20 +338,30 @@ cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssi
         view.data[i] = data
 
 
+# As view_sequences, of flags for L steps: none for no steps, which nobody may ask for the first of.
+cdef inline void view_flags(View *view, const Py_buffer *a, Py_ssize_t L, Py_ssize_t p, const int64_t *order,
+                            const Py_ssize_t *lead, int n_lead) noexcept nogil:
+    view.data[0] = NULL
+    if L > 0:
+        view_sequences(view, a, 1, p, order, lead, n_lead)
+
+
 cdef inline real *start(const Py_buffer *a) noexcept nogil:
     return NULL if a == NULL else <real *> a.buf
 
 
-# What is kept of the sequences at positions p, p + 1, ...: `used` entries, the rest of their place zero, so
-# that equal calls keep equal arrays. NULL for none.
+# What is kept of the sequences at positions p, p + 1, ...: `used` entries, then zeros, so that equal calls keep
+# equal arrays; last, for each sequence, how many are side by side here, since backward must know. NULL for none.
 cdef inline real *place_of(const Py_buffer *kept, Py_ssize_t p, Py_ssize_t used) noexcept nogil:
-    cdef Py_ssize_t each
+    cdef Py_ssize_t each, i
     cdef real *place
     if kept == NULL:
         return NULL
     each = kept.shape[kept.ndim - 1]
     place = <real *> kept.buf + p * each
     memset(place + used, 0, (SEQUENCES * each - used) * sizeof(real))
+    for i in range(1, SEQUENCES + 1):
+        place[SEQUENCES * each - i] = SEQUENCES
     return place
 
 
@@ -209,6 +393,9 @@ def sequences():
 cdef inline void view_slots(View *view, const Py_buffer *a, Py_ssize_t p,
                             const int64_t *slots) noexcept nogil:
     cdef Py_ssize_t i
+    view.data[0] = NULL
+    if a == NULL:
+        return
     view.kind, view.outer, view.inner = REAL, a.strides[1], a.strides[2]
     for i in range(SEQUENCES):
         view.data[i] = <char *> a.buf + slots[p + i] * a.strides[0]

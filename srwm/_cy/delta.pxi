@@ -9,8 +9,7 @@ Going forward the fast weights are swept once a step: step 5 of one step and ste
 load of S. Step 4 is late, as step 5 of kernels.pxi is. Backward sweeps S once, transposed, and its gradient
 once.
 
-Members of a team (team.h) have some of the columns each and see nothing of the others: what they are given
-are views of their columns. Only the gradients of q, k and beta are sums over all columns: for these they
+Members of a team (team.h) have some of the columns each and see nothing of the others. Only the gradients of q, k and beta are sums over all columns: for these they
 meet once a step.
 """
 
@@ -24,6 +23,8 @@ cdef struct DeltaSizes:
     # Do, o, Do_ and what follows from them are of this member's columns:
     Py_ssize_t all_      # entries over all columns
     Py_ssize_t first_    # how many of them are before this member's
+    Py_ssize_t first     # the first of its columns
+    Columns columns
 
 
 cdef inline DeltaSizes delta_sizes_of(
@@ -41,8 +42,11 @@ cdef inline DeltaSizes delta_sizes_between(
     Py_ssize_t first_, Py_ssize_t last_, DeltaSizes s
 ) noexcept nogil:
     s.first_, s.Do_, s.o = first_, last_ - first_, (last_ - first_) // LANES
-    s.Do = min(s.Do, last_ // STRIDE) - first_ // STRIDE
+    s.first, s.Do = first_ // STRIDE, min(s.Do, last_ // STRIDE) - first_ // STRIDE
     s.matrix, s.rows = s.D * s.Do_, s.Do_ // STRIDE
+    s.columns.rows, s.columns.entries, s.columns.blocks = s.D, s.Do_, 1
+    s.columns.first[0], s.columns.number[0], s.columns.room[0] = s.first, s.Do, s.Do_
+    set_growths(&s.columns, first_, s.all_)
     return s
 
 
@@ -51,9 +55,10 @@ cdef inline DeltaSizes delta_sizes_of_member(const Team *team, DeltaSizes s) noe
                                member_start(team, team.member + 1, s.all_), s)
 
 
-# Of the sequences at hand: Delta of every step, then S at the end of each kept segment.
+# Of the sequences at hand: Delta of every step, then S at the end of each kept segment, then whether S grew in
+# each of all segments.
 cdef inline Py_ssize_t delta_entries_kept(DeltaSizes s) noexcept nogil:
-    return s.L * s.all_ + s.segments * s.D * s.all_
+    return s.L * s.all_ + s.segments * s.D * s.all_ + all_segments(s.L, s.C) * s.columns.growths
 
 
 # Entries that members of a team reach in each other's scratch, at its start.
@@ -62,58 +67,12 @@ cdef inline Py_ssize_t delta_backward_shared(DeltaSizes s) noexcept nogil:
 
 
 cdef inline Py_ssize_t delta_forward_scratch(DeltaSizes s) noexcept nogil:
-    return s.matrix + (2 + LATE) * s.D_ + (4 + LATE) * s.Do_ + STRIDE
+    return s.matrix + (2 + LATE) * s.D_ + (4 + LATE) * s.Do_ + STRIDE + 2 * DELTA_GROWTHS * LANES
 
 
 cdef inline Py_ssize_t delta_backward_scratch(DeltaSizes s) noexcept nogil:
     return (delta_backward_shared(s) + 2 * s.matrix + s.rows * s.D_ + (6 + 3 * LATE) * s.D_
-            + (4 + 3 * LATE) * s.Do_ + STRIDE + s.sums)
-
-
-# IN: (D, Do) of each sequence -> OUT: (D, Do_).
-cdef void read_fast_weights(real *A, const View *S, DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t d
-    cdef bint shared = is_shared(S)
-    for d in range(s.D):
-        if shared:
-            read_shared_row(A + d * s.Do_, S, d * S.outer, s.Do)
-        else:
-            read_row(A + d * s.Do_, S, d * S.outer, s.Do)
-
-
-# As read_fast_weights, of the sequences alone that begin anew before step t.
-cdef void read_reset_fast_weights(real *A, const View *S, const View *reset, Py_ssize_t t,
-                                  DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef const char *entry
-    if all_reset(reset, t):
-        read_fast_weights(A, S, s)
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.Do):
-                    entry = S.data[i] + d * S.outer + j * S.inner
-                    entry_of(A + d * s.Do_, j, i)[0] = read_entry(entry, S.kind)
-
-
-# The gradients G (D, Do_) of the sequences that begin before step t are complete: added to gS, and zero.
-cdef void hand_over_fast_weights(const View *gS, real *G, const View *reset, Py_ssize_t t,
-                                 DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef real *entry
-    if t == 0 or all_reset(reset, t):
-        for d in range(s.D):
-            add_row(gS, d * gS.outer, G + d * s.Do_, s.Do)
-        memset(G, 0, s.matrix * sizeof(real))
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.Do):
-                    entry = entry_of(G + d * s.Do_, j, i)
-                    (<real *> (gS.data[i] + d * gS.outer + j * gS.inner))[0] += entry[0]
-                    entry[0] = 0
+            + (5 + 3 * LATE) * s.Do_ + 2 * STRIDE + s.sums)
 
 
 # OUT: u (Do_) = beta_t Delta_t, beta_t (STRIDE).
@@ -125,12 +84,21 @@ cdef inline void scaled_error(real *u, real *beta_t, const View *beta, Py_ssize_
     scale(u, beta_t, 0, Delta, s.o)
 
 
+# How far S may grow from here on (growth.h).
+cdef void begin_delta_growth(real *growth) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(LANES):
+        growth[PRODUCT * LANES + i], growth[UPDATES * LANES + i] = 1, 0
+        growth[START * LANES + i] = INFINITY
+
+
 cdef void delta_forward_sequences(
     const View *q,       # IN  (L, D)
     const View *k,       # IN  (L, D)
     const View *v,       # IN  (L, Do)
     const View *beta,    # IN  (L)
-    const View *S,       # IN  (D, Do)
+    const View *S,       # IN  (D, Do), or none: zeros
+    const View *state,   # IN  (D, Do), or none
     const View *reset,   # IN  (L) bool, or none
     const View *y,       # OUT (L, Do)
     const View *S_next,  # OUT (D, Do), or none
@@ -148,22 +116,28 @@ cdef void delta_forward_sequences(
     cdef real *y_t = v_bar + s.Do_            # (Do_)
     cdef real *Delta = y_t + s.Do_            # (Do_)
     cdef real *beta_t = Delta + s.Do_         # (STRIDE)
+    cdef real *growth = beta_t + STRIDE       # (2, DELTA_GROWTHS LANES)
+    cdef real *growths = NULL if kept == NULL else kept + (s.L + s.segments * s.D) * s.all_
     cdef int late = 0
-    cdef bint is_kept
+    cdef bint is_kept, is_grown = False
     cdef Py_ssize_t t, i
     memset(q_t, 0, ((2 + LATE) * s.D_ + (4 + LATE) * s.Do_) * sizeof(real))
-    read_fast_weights(A, S, s)
+    read_start(A, S, state, reset, &s.columns)
+    begin_delta_growth(growth)
     if s.L > 0:
         read_row(k_after, k, 0, s.D)
         # 1
         multiply(A, s.D, s.o, k_after, v_bar)
     for t in range(s.L):
         if t > 0 and any_reset(reset, t):
-            read_reset_fast_weights(A, S, reset, t, s)
+            read_reset_matrices(A, S, reset, t, &s.columns)
             multiply(A, s.D, s.o, k_after, v_bar)
+            is_grown |= has_delta_grown(growth)
+            begin_delta_growth(growth + DELTA_GROWTHS * LANES)
+            copy_where_reset(growth, growth + DELTA_GROWTHS * LANES, DELTA_GROWTHS, reset, t)
         memcpy(late_k + late * s.D_, k_after, s.D_ * sizeof(real))
         read_row(q_t, q, t * q.outer, s.D)
-        read_row(v_t, v, t * v.outer, s.Do)
+        read_row(v_t, v, t * v.outer + s.first * v.inner, s.Do)
         if t + 1 < s.L:
             read_row(k_after, k, (t + 1) * k.outer, s.D)
         # 2
@@ -171,6 +145,8 @@ cdef void delta_forward_sequences(
         # 3
         scaled_error(late_u + late * s.Do_, beta_t, beta, t, Delta, s)
         late += 1
+        if kept != NULL:
+            measure_step(growth, beta_t, late_k + (late - 1) * s.D_, s.d, v_bar, Delta, s.o)
         # 4, late, 5, and 1 of step t + 1
         if late == LATE:
             update_and_multiply(A, s.D, s.o, LATE, late_k, late_u, q_t, k_after, y_t, v_bar)
@@ -180,7 +156,7 @@ cdef void delta_forward_sequences(
             for i in range(late):
                 add_missing(y_t, q_t, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
                 add_missing(v_bar, k_after, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
-        write_row(y, t * y.outer, y_t, s.Do)
+        write_row(y, t * y.outer + s.first * y.inner, y_t, s.Do)
         # 4, at once where S itself is wanted
         is_kept = kept != NULL and is_kept_after(t, s.L, s.C, s.segments)
         if is_kept or (S_next.data[0] != NULL if t + 1 == s.L else any_reset(reset, t + 1)):
@@ -190,35 +166,49 @@ cdef void delta_forward_sequences(
             memcpy(kept + t * s.all_ + s.first_, Delta, s.Do_ * sizeof(real))
         if is_kept:
             copy_rows(kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, A, s.Do_, s.D, s.Do_)
+        if kept != NULL and ends_segment(t, s.L, s.C):
+            is_grown |= has_delta_grown(growth)
+            save_growth(growths + t // s.C * s.columns.growths, is_grown, &s.columns)
+            begin_delta_growth(growth)
+            is_grown = False
     if S_next.data[0] != NULL:
-        for t in range(s.D):
-            write_row(S_next, t * S_next.outer, A + t * s.Do_, s.Do)
+        write_matrix(S_next, A, False, &s.columns)
 
 
-# OUT: A (D, Do_), S after step t, by doing the updates again since it was last known.
+# OUT: A (D, Do_), S before step t, by doing the updates again since it was last known.
 cdef void delta_replay(
     real *A, real *k_t, real *u, real *beta_t, const View *k, const View *beta, const View *S,
-    const View *reset, const real *kept, Py_ssize_t t, DeltaSizes s,
+    const View *state, const View *reset, const real *kept, Py_ssize_t t, DeltaSizes s,
 ) noexcept nogil:
     cdef Py_ssize_t step, first = replayed_from(t, reset, s.C)
     if first == 0:
-        read_fast_weights(A, S, s)
+        read_start(A, S, state, reset, &s.columns)
     elif first % s.C == 0:
         copy_rows(A, s.Do_, kept + (s.L + (first // s.C - 1) * s.D) * s.all_ + s.first_, s.all_, s.D,
                   s.Do_)
     for step in range(first, t + 1):
         if step > 0 and any_reset(reset, step):
-            read_reset_fast_weights(A, S, reset, step, s)
-        read_row(k_t, k, step * k.outer, s.D)
-        scaled_error(u, beta_t, beta, step, kept + step * s.all_ + s.first_, s)
-        update(A, s.D, s.o, 1, k_t, u)
+            read_reset_matrices(A, S, reset, step, &s.columns)
+        if step < t:
+            delta_replay_step(A, k_t, u, beta_t, k, beta, kept, step, s)
+
+
+# 3, 4 of step t.
+cdef inline void delta_replay_step(
+    real *A, real *k_t, real *u, real *beta_t, const View *k, const View *beta, const real *kept,
+    Py_ssize_t t, DeltaSizes s,
+) noexcept nogil:
+    read_row(k_t, k, t * k.outer, s.D)
+    scaled_error(u, beta_t, beta, t, kept + t * s.all_ + s.first_, s)
+    update(A, s.D, s.o, 1, k_t, u)
 
 
 cdef void delta_backward_sequences(
     const View *q,            # IN  (L, D)
     const View *k,            # IN  (L, D)
     const View *beta,         # IN  (L)
-    const View *S,            # IN  (D, Do)
+    const View *S,            # IN  (D, Do), or none: zeros
+    const View *state,        # IN  (D, Do), or none
     const View *reset,        # IN  (L) bool, or none
     const real *kept,         # IN  what forward kept
     const View *grad_y,       # IN  (L, Do)
@@ -227,7 +217,8 @@ cdef void delta_backward_sequences(
     const View *gk,           # OUT (L, D)
     const View *gv,           # OUT (L, Do)
     const View *gbeta,        # OUT (L, 1)
-    const View *gS,           # IN OUT (D, Do), added to
+    const View *gS,           # IN OUT (D, Do), added to, or none
+    const View *gstate,       # IN OUT (D, Do), added to, or none
     real *scratch,
     Team *team,
     DeltaSizes s,
@@ -250,40 +241,39 @@ cdef void delta_backward_sequences(
     cdef real *g_Delta = g_u + s.Do_                # (Do_)
     cdef real *g_y = g_Delta + s.Do_                # (Do_) of step t, later of step t - 1
     cdef real *beta_t = g_y + s.Do_                 # (STRIDE)
-    cdef real *team_sums = beta_t + STRIDE          # (sums)
+    cdef real *replayed_beta = beta_t + STRIDE      # (STRIDE)
+    cdef real *replayed_u = replayed_beta + STRIDE  # (Do_)
+    cdef real *team_sums = replayed_u + s.Do_       # (sums)
     cdef real *g_k                                  # (D_) after g_q, before g_beta: sums of this member
     cdef const real *sums                           # (sums) and of all
     cdef const real *Delta
-    cdef bint is_known = False
+    cdef const real *growths = kept + (s.L + s.segments * s.D) * s.all_
+    cdef bint is_known = False, is_replayed = False
     cdef int late = 0, undone = 0
-    cdef Py_ssize_t t, i, j
-    memset(k_t, 0, ((6 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + STRIDE) * sizeof(real))
-    if grad_S_next.data[0] != NULL:
-        read_fast_weights(G, grad_S_next, s)
-    else:
-        memset(G, 0, s.matrix * sizeof(real))
+    cdef Py_ssize_t t, i
+    memset(k_t, 0, ((6 + 3 * LATE) * s.D_ + (5 + 3 * LATE) * s.Do_ + 2 * STRIDE) * sizeof(real))
+    read_matrix(G, grad_S_next, &s.columns)
     if s.L == 0:
-        hand_over_fast_weights(gS, G, reset, 0, s)
+        hand_over(gS, gstate, state, G, reset, 0, &s.columns)
     else:
-        read_row(g_y, grad_y, (s.L - 1) * grad_y.outer, s.Do)
+        read_row(g_y, grad_y, (s.L - 1) * grad_y.outer + s.first * grad_y.inner, s.Do)
     for t in range(s.L - 1, -1, -1):
         Delta = kept + t * s.all_ + s.first_
         # S after step t, where undoing the steps behind it does not lead there
+        if ends_segment(t, s.L, s.C):
+            is_replayed = may_have_grown(growths + t // s.C * s.columns.growths, &s.columns)
         if is_kept_after(t, s.L, s.C, s.segments):
             transpose(AT, s.d, kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, s.D, s.o)
             undone, is_known = 0, False
-        elif t + 1 == s.L or all_reset(reset, t + 1):
-            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            transpose(AT, s.d, A, s.Do_, s.D, s.o)
+        elif t + 1 == s.L or any_reset(reset, t + 1):
+            delta_replay(A, replayed_k, u, beta_t, k, beta, S, state, reset, kept, t, s)
+            delta_replay_step(A, replayed_k, u, beta_t, k, beta, kept, t, s)
+            if t + 1 == s.L or is_replayed or all_reset(reset, t + 1):
+                transpose(AT, s.d, A, s.Do_, s.D, s.o)
+            else:
+                update(AT, s.rows, s.d, undone, undone_u, undone_k)
+                transpose_where_reset(AT, s.D_, A, reset, t + 1, &s.columns)
             undone, is_known = 0, False
-        elif any_reset(reset, t + 1):
-            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            update(AT, s.rows, s.d, undone, undone_u, undone_k)
-            undone, is_known = 0, False
-            for i in range(SEQUENCES):
-                if is_reset(reset, t + 1, i):
-                    for j in range(s.Do):
-                        copy_fast_column(AT + j * s.D_, A, j, i, s)
         # 5'  g_q = g_y S'^T, which the sweep of step t + 1 has left where it led here
         if is_known:
             g_q, g_q_before = g_q_before, g_q
@@ -310,14 +300,19 @@ cdef void delta_backward_sequences(
         # 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
         dot(g_k + s.D_, 0, g_u, Delta, s.o)
         scale(g_Delta, beta_t, 0, g_u, s.o)
-        write_row(gv, t * gv.outer, g_Delta, s.Do)
+        write_row(gv, t * gv.outer + s.first * gv.inner, g_Delta, s.Do)
         # 4 undone, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
         if t > 0:
-            read_row(g_y, grad_y, (t - 1) * grad_y.outer, s.Do)
+            read_row(g_y, grad_y, (t - 1) * grad_y.outer + s.first * grad_y.inner, s.Do)
         negate(undone_u + undone * s.Do_, u, s.o)
         memcpy(undone_k + undone * s.D_, k_t, s.D_ * sizeof(real))
         undone += 1
-        if undone == LATE:
+        if is_replayed:
+            delta_replay(A, replayed_k, replayed_u, replayed_beta, k, beta, S, state, reset, kept, t, s)
+            transpose(AT, s.d, A, s.Do_, s.D, s.o)
+            undone = 0
+            multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
+        elif undone == LATE:
             update_and_multiply(AT, s.rows, s.d, LATE, undone_u, undone_k, g_Delta, g_y, along, g_q_before)
             undone = 0
         else:
@@ -340,108 +335,95 @@ cdef void delta_backward_sequences(
             update(G, s.D, s.o, 1, minus_k_after, g_Delta)
             late = 0
             memset(minus_k_after, 0, s.D_ * sizeof(real))
-            hand_over_fast_weights(gS, G, reset, t, s)
-
-
-# Column j of A (D, Do_), of one sequence -> row j of its transpose.
-cdef inline void copy_fast_column(real *out, real *A, Py_ssize_t j, Py_ssize_t sequence,
-                                  DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t d
-    for d in range(s.D):
-        entry_of(out, d, sequence)[0] = entry_of(A + d * s.Do_, j, sequence)[0]
+            memset(g_Delta, 0, s.Do_ * sizeof(real))  # it may be a NaN, or infinite
+            hand_over(gS, gstate, state, G, reset, t, &s.columns)
 
 
 def delta_layout(Py_ssize_t D, Py_ssize_t Do):
-    """(entries kept per step and sequence, per segment, of forward's scratch per thread, of backward's)."""
+    """As `layout`."""
     cdef DeltaSizes s = delta_sizes_of(D, Do, 0, 1, 0)
     spare = 64 // sizeof(real)
-    return (s.Do_ // SEQUENCES, s.matrix // SEQUENCES, apart(delta_forward_scratch(s)) + spare,
-            apart(delta_backward_scratch(s)) + spare)
+    return (s.Do_ // SEQUENCES, s.matrix // SEQUENCES, s.columns.growths // SEQUENCES,
+            apart(delta_forward_scratch(s)) + spare, apart(delta_backward_scratch(s)) + spare)
 
 
-def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, order, Py_ssize_t first,
+def delta_forward(q, k, v, beta, S, state, reset, y, S_next, kept, scratch, order, Py_ssize_t first,
                   Py_ssize_t count, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
     """Fill y, and S_next and kept where not None, of the sequences at `count` positions from `first` on.
 
-    q, k (..., L, D), v (..., L, Do), beta (..., L), S (..., D, Do), reset (..., L) or None: any strides,
-    leading axes that broadcast to those of y. y (..., L, Do), S_next (..., D, Do), kept (..., K), scratch:
+    q, k (..., L, D), v (..., L, Do), beta (..., L), S and state (..., D, Do) or None, reset (..., L) or None: any
+    strides, leading axes that broadcast to those of y. y (..., L, Do), S_next (..., D, Do), kept (..., K), scratch:
     contiguous; K and the size of scratch as `delta_layout` says. All but kept and scratch may be halves.
     order, first, count, most as of `forward`. Checked by the caller.
     """
     cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[9]
+    cdef Py_buffer *arrays[10]
     arrays[0] = buffers.of(q)
     arrays[1] = buffers.of(k)
     arrays[2] = buffers.of(v)
     arrays[3] = buffers.of(beta)
-    arrays[4] = buffers.of(S)
+    arrays[4] = buffers.of_optional(S)
     arrays[5] = buffers.of_optional(reset)
     arrays[6] = buffers.of(y)
     arrays[7] = buffers.of_optional(S_next)
-    arrays[8] = buffers.of_optional(kept)
+    arrays[8] = buffers.of_optional(state)
+    arrays[9] = buffers.of_optional(kept)
     cdef int64_t *order_0 = indices(buffers.of_optional(order))
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
     cdef int n_lead = arrays[6].ndim - 2
     cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
     cdef DeltaSizes s = delta_sizes_of(D, arrays[6].shape[n_lead + 1], arrays[6].shape[n_lead], C, segments)
+    cdef unsigned long long control = floating_control()
     with nogil, parallel(num_threads=num_threads):
         delta_forward_member(arrays, order_0, first, count // SEQUENCES, scratch_0, threadid(),
-                             threads_here(), most, s)
+                             threads_here(), most, control, s)
 
 
 # What thread `thread` of `threads` does of the groups of sequences from position `first` on.
 cdef void delta_forward_member(
     Py_buffer **arrays, const int64_t *order, Py_ssize_t first, Py_ssize_t groups, real *scratch,
-    int thread, int threads, int most, DeltaSizes s,
+    int thread, int threads, int most, unsigned long long control, DeltaSizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t group, each = apart(delta_forward_scratch(s))
-    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = delta_sizes_of_member(&team, s)
-    for group in range(team.first, team.last):
-        delta_forward_group(arrays, order, first + group * SEQUENCES, scratch + thread * each, s)
+    cdef unsigned long long own_control = floating_control()
+    set_floating_control(control)
+    if join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
+        s = delta_sizes_of_member(&team, s)
+        for group in range(team.first, team.last):
+            delta_forward_group(arrays, order, first + group * SEQUENCES, scratch + thread * each, s)
+    set_floating_control(own_control)
 
 
-# From the first of this member's columns on.
-cdef inline void skip_columns(View *view, DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i
-    if view.data[0] != NULL:
-        for i in range(SEQUENCES):
-            view.data[i] += s.first_ // STRIDE * view.inner
-
-
-# arrays: q, k, v, beta, S, reset, y, S_next, kept
+# arrays: q, k, v, beta, S, reset, y, S_next, state, kept
 cdef void delta_forward_group(
     Py_buffer **arrays, const int64_t *order, Py_ssize_t p, real *scratch, DeltaSizes s
 ) noexcept nogil:
-    cdef View[8] views
+    cdef View[9] views
     cdef int i
-    cdef int[8] core = [2, 2, 2, 1, 2, 1, 2, 2]
-    cdef bint[8] is_of_columns = [0, 0, 1, 0, 1, 0, 1, 1]
-    for i in range(8):
+    cdef int[9] core = [2, 2, 2, 1, 2, 1, 2, 2, 2]
+    for i in range(9):
         view_sequences(&views[i], arrays[i], core[i], p, order, arrays[6].shape, arrays[6].ndim - 2)
-        if is_of_columns[i]:
-            skip_columns(&views[i], s)
-    delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[5], &views[6],
-                            &views[7], place_of(arrays[8], p, delta_entries_kept(s)), scratch, s)
+    view_flags(&views[5], arrays[5], s.L, p, order, arrays[6].shape, arrays[6].ndim - 2)
+    delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[8], &views[5],
+                            &views[6], &views[7], place_of(arrays[9], p, delta_entries_kept(s)), scratch, s)
 
 
-def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta,
-                   gS, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
-    """Fill the gradients of q, k, v and beta and add to gS, from what forward kept.
+def delta_backward(q, k, beta, S, state, reset, kept, grad_y, grad_S_next, order, slots, state_slots, starts,
+                   gq, gk, gv, gbeta, gS, gstate, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
+    """Fill the gradients of q, k, v and beta and add to gS and gstate (or None), from what forward kept.
 
-    q, k, beta, S, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
-    None: any strides. slots, starts, most as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
-    gbeta (..., L, 1) with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of
-    the real type.
+    q, k, beta, S, state, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
+    None: any strides. slots, state_slots, starts, most as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
+    gbeta (..., L, 1) with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, gstate,
+    scratch of the real type.
     """
     cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[13]
+    cdef Py_buffer *arrays[15]
     arrays[0] = buffers.of(q)
     arrays[1] = buffers.of(k)
     arrays[2] = buffers.of(beta)
-    arrays[3] = buffers.of(S)
+    arrays[3] = buffers.of_optional(S)
     arrays[4] = buffers.of_optional(reset)
     arrays[5] = buffers.of(grad_y)
     arrays[6] = buffers.of_optional(grad_S_next)
@@ -449,10 +431,13 @@ def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots
     arrays[8] = buffers.of(gk)
     arrays[9] = buffers.of(gv)
     arrays[10] = buffers.of(gbeta)
-    arrays[11] = buffers.of(gS)
-    arrays[12] = buffers.of(kept)
+    arrays[11] = buffers.of_optional(state)
+    arrays[12] = buffers.of_optional(gS)
+    arrays[13] = buffers.of_optional(gstate)
+    arrays[14] = buffers.of(kept)
     cdef int64_t *order_0 = indices(buffers.of_optional(order))
-    cdef int64_t *slots_0 = indices(buffers.of(slots))
+    cdef int64_t *slots_0 = indices(buffers.of_optional(slots))
+    cdef int64_t *state_slots_0 = indices(buffers.of_optional(state_slots))
     cdef Py_buffer *starts_ = buffers.of(starts)
     cdef int64_t *starts_0 = indices(starts_)
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
@@ -461,46 +446,48 @@ def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots
     cdef DeltaSizes s = delta_sizes_of(D, arrays[9].shape[n_lead + 1], arrays[9].shape[n_lead], C, segments)
     cdef Py_ssize_t chunks = starts_.shape[0] - 1
     prepare_teams(scratch_0, apart(delta_backward_scratch(s)), num_threads)
+    cdef unsigned long long control = floating_control()
     with nogil, parallel(num_threads=num_threads):
-        delta_backward_member(arrays, order_0, slots_0, starts_0, chunks, scratch_0, threadid(),
-                              threads_here(), most, s)
+        delta_backward_member(arrays, order_0, slots_0, state_slots_0, starts_0, chunks, scratch_0, threadid(),
+                              threads_here(), most, control, s)
 
 
 # What thread `thread` of `threads` does of all chunks.
 cdef void delta_backward_member(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
-    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, DeltaSizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *state_slots,
+    const int64_t *starts, Py_ssize_t chunks, real *scratch, int thread, int threads, int most,
+    unsigned long long control, DeltaSizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t chunk, each = apart(delta_backward_scratch(s))
-    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = delta_sizes_of_member(&team, s)
-    for chunk in range(team.first, team.last):
-        delta_backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1],
-                             scratch + thread * each, &team, s)
+    cdef unsigned long long own_control = floating_control()
+    set_floating_control(control)
+    if join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
+        s = delta_sizes_of_member(&team, s)
+        for chunk in range(team.first, team.last):
+            delta_backward_chunk(arrays, order, slots, state_slots, starts[chunk], starts[chunk + 1],
+                                 scratch + thread * each, &team, s)
+    set_floating_control(own_control)
 
 
-# arrays: q, k, beta, S, reset, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, kept
+# arrays: q, k, beta, S, reset, grad_y, grad_S_next, gq, gk, gv, gbeta, state, gS, gstate, kept
 cdef void delta_backward_chunk(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
-    real *scratch, Team *team, DeltaSizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *state_slots,
+    Py_ssize_t first, Py_ssize_t last, real *scratch, Team *team, DeltaSizes s,
 ) noexcept nogil:
-    cdef View[11] views
-    cdef View gS
+    cdef View[12] views
+    cdef View gS, gstate
     cdef int i
-    cdef int[11] core = [2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2]
-    cdef bint[11] is_of_columns = [0, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
-    cdef Py_buffer *kept = arrays[12]
+    cdef int[12] core = [2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2]
+    cdef Py_buffer *kept = arrays[14]
     cdef Py_ssize_t p = first
     while p < last:
-        for i in range(11):
+        for i in range(12):
             view_sequences(&views[i], arrays[i], core[i], p, order, arrays[9].shape, arrays[9].ndim - 2)
-            if is_of_columns[i]:
-                skip_columns(&views[i], s)
-        view_slots(&gS, arrays[11], p, slots)
-        skip_columns(&gS, s)
-        delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4],
+        view_flags(&views[4], arrays[4], s.L, p, order, arrays[9].shape, arrays[9].ndim - 2)
+        view_slots(&gS, arrays[12], p, slots)
+        view_slots(&gstate, arrays[13], p, state_slots)
+        delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[11], &views[4],
                                  start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6],
-                                 &views[7], &views[8], &views[9], &views[10], &gS, scratch, team, s)
+                                 &views[7], &views[8], &views[9], &views[10], &gS, &gstate, scratch, team, s)
         p += SEQUENCES

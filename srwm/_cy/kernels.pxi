@@ -30,6 +30,7 @@ cdef struct Sizes:
     Py_ssize_t matrix                # entries of W: D M_
     Py_ssize_t rows                  # of W transposed: one for each column, padding too
     Py_ssize_t[4] block, width       # where y, q, k, beta start among them, in entries; in vectors
+    Columns columns
 
 
 cdef inline Sizes sizes_of(
@@ -54,6 +55,9 @@ cdef inline Sizes sizes_between(Py_ssize_t first_, Py_ssize_t last_, Sizes s) no
         end += s.Do_ if i == 0 else s.beta_ if i == 3 else s.D_
         s.block[i] = min(max(at - first_, 0), s.M_)
         s.width[i] = (min(max(end - first_, 0), s.M_) - s.block[i]) // LANES
+    s.columns.rows, s.columns.entries = s.D, s.M_
+    set_blocks(&s.columns, s)
+    set_growths(&s.columns, first_, s.all_)
     return s
 
 
@@ -63,8 +67,9 @@ cdef inline Sizes sizes_of_member(const Team *team, Sizes s) noexcept nogil:
     )
 
 
+# What is kept: (L, row), then W at the end of each of the first segments, then whether W grew in each.
 cdef inline Py_ssize_t entries_kept(Sizes s) noexcept nogil:
-    return s.L * s.row + s.segments * s.D * s.all_
+    return s.L * s.row + s.segments * s.D * s.all_ + all_segments(s.L, s.C) * s.columns.growths
 
 
 # Entries that members of a team reach in each other's scratch, at its start.
@@ -78,7 +83,7 @@ cdef inline Py_ssize_t backward_shared(Sizes s) noexcept nogil:
 
 cdef inline Py_ssize_t forward_scratch(Sizes s) noexcept nogil:
     return (forward_shared(s) + s.matrix + (3 + LATE) * s.D_ + LATE * s.M_ + (1 + 2 * LATE) * STRIDE
-            + s.row)
+            + s.row + 16 * LANES)
 
 
 cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
@@ -86,98 +91,24 @@ cdef inline Py_ssize_t backward_scratch(Sizes s) noexcept nogil:
             + 2 * LATE * STRIDE + s.sums + s.all_)
 
 
-# Blocks of columns that lie beside each other in a row of M as they do inside, all together where only the
-# end is padded: the first column of each, how many, and entries.
-cdef inline int blocks_of(
-    Py_ssize_t *firsts, Py_ssize_t *columns, Py_ssize_t *entries, Sizes s
-) noexcept nogil:
+# Blocks of columns that lie beside each other in a row of M as they do inside: all together where only the end
+# is padded.
+cdef inline void set_blocks(Columns *c, Sizes s) noexcept nogil:
     cdef int i
     cdef Py_ssize_t begin, number, at, skipped
     if s.Do_ == s.Do * STRIDE and s.D_ == s.D * STRIDE:
-        firsts[0], entries[0] = s.first_ // STRIDE, s.M_
-        columns[0] = min(s.M, (s.first_ + s.M_) // STRIDE) - firsts[0]
-        return 1
+        c.blocks, c.first[0], c.room[0] = 1, s.first_ // STRIDE, s.M_
+        c.number[0] = min(s.M, (s.first_ + s.M_) // STRIDE) - c.first[0]
+        return
+    c.blocks = 4
     for i in range(4):
         begin = 0 if i == 0 else s.Do + (i - 1) * s.D
         number = s.Do if i == 0 else 4 if i == 3 else s.D
         at = 0 if i == 0 else s.Do_ + (i - 1) * s.D_
-        entries[i] = s.width[i] * LANES
+        c.room[i] = s.width[i] * LANES
         skipped = (s.first_ + s.block[i] - at) // STRIDE
-        firsts[i] = begin + skipped
-        columns[i] = max(0, min(number - skipped, entries[i] // STRIDE))
-    return 4
-
-
-# IN: (D, M) of each sequence -> OUT: (D, M_).
-cdef void read_matrix(real *A, const View *W, Sizes s) noexcept nogil:
-    cdef Py_ssize_t[4] firsts, columns, entries
-    cdef Py_ssize_t d, i, at, blocks = blocks_of(firsts, columns, entries, s)
-    cdef bint shared = is_shared(W)
-    for d in range(s.D):
-        for i in range(blocks):
-            at = d * W.outer + firsts[i] * W.inner
-            if shared:
-                read_shared_row(A, W, at, columns[i])
-            else:
-                read_row(A, W, at, columns[i])
-            A += entries[i]
-
-
-# As read_matrix, of the sequences alone that begin anew before step t.
-cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssize_t t,
-                              Sizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef const char *entry
-    if all_reset(reset, t):
-        read_matrix(A, W, s)
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.M):
-                    entry = W.data[i] + d * W.outer + j * W.inner
-                    entry_of(A + d * s.M_, j, i)[0] = read_entry(entry, W.kind)
-
-
-# IN: (D, M_) -> OUT: (D, M) of each sequence, overwritten, or added to.
-cdef void write_matrix(const View *W, const real *A, bint added, Sizes s) noexcept nogil:
-    cdef Py_ssize_t[4] firsts, columns, entries
-    cdef Py_ssize_t d, i, at, blocks = blocks_of(firsts, columns, entries, s)
-    for d in range(s.D):
-        for i in range(blocks):
-            at = d * W.outer + firsts[i] * W.inner
-            if added:
-                add_row(W, at, A, columns[i])
-            else:
-                write_row(W, at, A, columns[i])
-            A += entries[i]
-
-
-# The gradients G (D, M_) of the sequences that begin before step t are complete: added to gW, and zero.
-cdef void hand_over(const View *gW, real *G, const View *reset, Py_ssize_t t, Sizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef real *entry
-    if t == 0 or all_reset(reset, t):
-        write_matrix(gW, G, True, s)
-        memset(G, 0, s.matrix * sizeof(real))
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.M):
-                    entry = entry_of(G + d * s.M_, j, i)
-                    (<real *> (gW.data[i] + d * gW.outer + j * gW.inner))[0] += entry[0]
-                    entry[0] = 0
-
-
-# IN: (rows, columns), rows `step` entries apart -> OUT: likewise, `out_step` apart.
-cdef inline void copy_rows(real *out, Py_ssize_t out_step, const real *A, Py_ssize_t step, Py_ssize_t rows,
-                           Py_ssize_t columns) noexcept nogil:
-    cdef Py_ssize_t d
-    if step == columns and out_step == columns:
-        rows, columns = 1, rows * columns
-    for d in range(rows):
-        memcpy(out + d * out_step, A + d * step, columns * sizeof(real))
+        c.first[i] = begin + skipped
+        c.number[i] = max(0, min(number - skipped, c.room[i] // STRIDE))
 
 
 # 4  u = [ beta_0 Delta_y | beta_1 Delta_q | beta_2 Delta_k | beta_3 Delta_beta ]
@@ -187,13 +118,24 @@ cdef inline void scale_blocks(real *u, const real *beta, const real *Delta, cons
         scale(u + s.block[i], beta, i, Delta + s.block[i], s.width[i])
 
 
+# How far W may grow from here on (growth.h): [ updates | start ] of each block of columns, a vector of squares
+# each. Begins anew with A.
+cdef void begin_growth(real *growth, const real *A, Sizes s) noexcept nogil:
+    cdef Py_ssize_t d, i
+    memset(growth, 0, 8 * LANES * sizeof(real))
+    for d in range(s.D):
+        for i in range(4):
+            add_squares(growth + (4 + i) * LANES, A + d * s.M_ + s.block[i], s.width[i])
+
+
 cdef void forward_sequences(
     const View *x,       # IN  (L, D)
     const View *W,       # IN  (D, M)
+    const View *state,   # IN  (D, M), or none
     const View *reset,   # IN  (L) bool, or none
     const View *y,       # OUT (L, Do)
     const View *W_next,  # OUT (D, M), or none
-    real *trace,         # OUT what is kept: (L, row), then (segments, D, all_), each one's last W; or NULL
+    real *trace,         # OUT what is kept: entries_kept(s); or NULL
     real *scratch,       # forward_scratch(s) entries
     Team *team,
     Sizes s,             # of this member
@@ -207,6 +149,7 @@ cdef void forward_sequences(
     cdef real *r_k = late_u + LATE * s.M_         # (LATE) r . k of each late step
     cdef real *x_k = r_k + LATE * STRIDE          # (LATE + 1) x . k, and of the step at hand
     cdef real *not_kept = x_k + (LATE + 1) * STRIDE  # (row) where no trace is kept
+    cdef real *growth = not_kept + s.row          # (2, 8 LANES)
     cdef real *o = shared_row(team, 0, s.all_)    # (all_)
     cdef real *o_after                            # (M_) of the step after the one at hand
     cdef real *q
@@ -214,21 +157,26 @@ cdef void forward_sequences(
     cdef real *beta
     cdef real *Delta
     cdef real *states = NULL if trace == NULL else trace + s.L * s.row
-    cdef bint is_kept, is_wanted = trace != NULL or W_next.data[0] != NULL
+    cdef real *growths = NULL if trace == NULL else states + s.segments * s.D * s.all_
+    cdef const View *start = start_of(W, state, reset)
+    cdef bint ends, begins, is_kept, is_grown = False
+    cdef bint is_wanted = trace != NULL or W_next.data[0] != NULL
     cdef int late = 0
     cdef Py_ssize_t t, i, j
     cdef Py_ssize_t y_ = s.first_ // STRIDE       # the first of this member's columns of y, and how many
     cdef Py_ssize_t ys = min(s.Do - y_, s.width[0] * LANES // STRIDE)
 
-    if s.L == 1 and not is_wanted:
+    if s.L == 1 and not is_wanted and start != NULL:
         # 1  of y alone, for which the other columns of W do not matter
         for i in range(s.D):
-            read_row(A + i * s.width[0] * LANES, W, i * W.outer + y_ * W.inner, ys)
+            read_row(A + i * s.width[0] * LANES, start, i * start.outer + y_ * start.inner, ys)
         read_row(x_t, x, 0, s.D)
         multiply(A, s.D, s.width[0], x_t, o + s.first_)
         write_row(y, y_ * y.inner, o + s.first_, ys)
         return
-    read_matrix(A, W, s)
+    read_start(A, W, state, reset, &s.columns)
+    if trace != NULL:
+        begin_growth(growth, A, s)
     if s.L > 0:
         memset(x_t, 0, (3 * s.D_) * sizeof(real))
         for i in range(s.D * STRIDE, s.D_):
@@ -277,49 +225,72 @@ cdef void forward_sequences(
                    x_k, x_k + LATE * STRIDE, s.width[i])
         # 5, late
         memcpy(late_k + late * s.D_, k, s.D_ * sizeof(real))
+        if trace != NULL:
+            for i in range(4):
+                add_squares(growth + i * LANES, late_u + late * s.M_ + s.block[i], s.width[i])
         late += 1
         # 5  W <- W + k^T u, at once where W itself is wanted
-        is_kept = trace != NULL and is_kept_after(t, s.L, s.C, s.segments)
-        if is_kept or (W_next.data[0] != NULL if t + 1 == s.L else any_reset(reset, t + 1)):
+        ends = trace != NULL and ends_segment(t, s.L, s.C)
+        begins = t + 1 < s.L and any_reset(reset, t + 1)
+        is_kept = ends and t // s.C < s.segments
+        if is_kept or begins or (t + 1 == s.L and W_next.data[0] != NULL):
             update(A, s.D, s.m, late, late_k, late_u)
             late = 0
             if is_kept:
                 copy_rows(states + t // s.C * s.D * s.all_ + s.first_, s.all_, A, s.M_, s.D, s.M_)
-            if t + 1 < s.L and any_reset(reset, t + 1):
-                read_reset_matrices(A, W, reset, t + 1, s)
+            if begins:
+                read_reset_matrices(A, W, reset, t + 1, &s.columns)
                 multiply(A, s.D, s.m, x_t, o_after)
+        if trace != NULL and (ends or begins):
+            is_grown |= has_grown(growth, growth + 4 * LANES, 4, s.C)
+            if ends:
+                save_growth(growths + t // s.C * s.columns.growths, is_grown, &s.columns)
+                is_grown = False
+            if t + 1 < s.L and ends:
+                begin_growth(growth, A, s)
+            elif begins:
+                begin_growth(growth + 8 * LANES, A, s)
+                copy_where_reset(growth, growth + 8 * LANES, 8, reset, t + 1)
         o = shared_row(team, 1, s.all_)
         team.turn ^= 1
     if W_next.data[0] != NULL:
-        write_matrix(W_next, A, False, s)
+        write_matrix(W_next, A, False, &s.columns)
 
 
-# W after step t, from the trace: the last W known before it, and every update since.
-cdef void replay(real *A, real *u, const View *W, const View *reset, const real *trace, const real *states,
+# W before step t, from the trace: the last W known before it, and every update since.
+cdef void replay(real *A, real *u, const View *W, const View *state, const View *reset, const real *trace,
                  Py_ssize_t t, Sizes s) noexcept nogil:
     cdef Py_ssize_t step, first = replayed_from(t, reset, s.C)
-    cdef const real *k
     if first == 0:
-        read_matrix(A, W, s)
+        read_start(A, W, state, reset, &s.columns)
     elif first % s.C == 0:
-        copy_rows(A, s.M_, states + (first // s.C - 1) * s.D * s.all_ + s.first_, s.all_, s.D, s.M_)
+        copy_rows(A, s.M_, trace + s.L * s.row + (first // s.C - 1) * s.D * s.all_ + s.first_, s.all_, s.D,
+                  s.M_)
     for step in range(first, t + 1):
         if step > 0 and any_reset(reset, step):
-            read_reset_matrices(A, W, reset, step, s)
-        k = trace + step * s.row + s.D_
-        scale_blocks(u, k + s.D_, k + s.D_ + s.beta_ + s.first_, &s)
-        update(A, s.D, s.m, 1, k, u)
+            read_reset_matrices(A, W, reset, step, &s.columns)
+        if step < t:
+            replay_step(A, u, trace, step, s)
+
+
+# 4, 5 of step t.
+cdef inline void replay_step(real *A, real *u, const real *trace, Py_ssize_t t, Sizes s) noexcept nogil:
+    cdef const real *k = trace + t * s.row + s.D_
+    scale_blocks(u, k + s.D_, k + s.D_ + s.beta_ + s.first_, &s)
+    update(A, s.D, s.m, 1, k, u)
 
 
 cdef void backward_sequences(
     const View *x,            # IN  (L, D)
     const View *W,            # IN  (D, M)
+    const View *state,        # IN  (D, M), or none
     const View *reset,        # IN  (L) bool, or none
-    const real *trace,        # IN  what forward kept: (L, row), then (segments, D, all_)
+    const real *trace,        # IN  what forward kept
     const View *grad_y,       # IN  (L, Do)
     const View *grad_W_next,  # IN  (D, M), or none
     const View *gx,           # OUT (L, D)
     const View *gW,           # IN OUT (D, M), added to
+    const View *gstate,       # IN OUT (D, M), added to, or none
     real *scratch,            # backward_scratch(s) entries
     Team *team,
     Sizes s,                  # of this member
@@ -347,11 +318,12 @@ cdef void backward_sequences(
     cdef real *g_o_after = late_b                  # of step t + 1
     cdef real *minus_k
     cdef const real *states = trace + s.L * s.row
+    cdef const real *growths = states + s.segments * s.D * s.all_
     cdef const real *q
     cdef const real *k
     cdef const real *beta
     cdef const real *Delta
-    cdef bint has_after = False
+    cdef bint has_after = False, is_replayed = False
     cdef int late = 0, undone = 0
     cdef Py_ssize_t t, i, j
     cdef Py_ssize_t q_ = s.Do_, k_ = s.Do_ + s.D_, b_ = s.Do_ + 2 * s.D_
@@ -359,11 +331,11 @@ cdef void backward_sequences(
     memset(last_g_x, 0, (1 + 3 * LATE) * (s.D_ + s.M_) * sizeof(real))
     memset(team_g_o, 0, s.all_ * sizeof(real))
     if grad_W_next.data[0] != NULL:
-        read_matrix(G, grad_W_next, s)
+        read_matrix(G, grad_W_next, &s.columns)
     else:
         memset(G, 0, s.matrix * sizeof(real))
     if s.L == 0:
-        hand_over(gW, G, reset, 0, s)
+        hand_over(gW, gstate, state, G, reset, 0, &s.columns)
     for t in range(s.L - 1, -1, -1):
         q = trace + t * s.row
         k = q + s.D_
@@ -371,21 +343,22 @@ cdef void backward_sequences(
         Delta = beta + s.beta_ + s.first_
 
         # W after step t, where undoing the steps behind it does not lead there
-        if is_kept_after(t, s.L, s.C, s.segments):
+        if ends_segment(t, s.L, s.C):
+            is_replayed = may_have_grown(growths + t // s.C * s.columns.growths, &s.columns)
+        if is_replayed:
+            undone = 0
+        elif is_kept_after(t, s.L, s.C, s.segments):
             transpose(AT, s.d, states + t // s.C * s.D * s.all_ + s.first_, s.all_, s.D, s.m)
             undone = 0
-        elif t + 1 == s.L or all_reset(reset, t + 1):
-            replay(A, g_u, W, reset, trace, states, t, s)
-            transpose(AT, s.d, A, s.M_, s.D, s.m)
+        elif t + 1 == s.L or any_reset(reset, t + 1):
+            replay(A, g_u, W, state, reset, trace, t, s)
+            replay_step(A, g_u, trace, t, s)
+            if t + 1 == s.L or all_reset(reset, t + 1):
+                transpose(AT, s.d, A, s.M_, s.D, s.m)
+            else:
+                update(AT, s.rows, s.d, undone, undone_u, undone_k)
+                transpose_where_reset(AT, s.D_, A, reset, t + 1, &s.columns)
             undone = 0
-        elif any_reset(reset, t + 1):
-            replay(A, g_u, W, reset, trace, states, t, s)
-            update(AT, s.rows, s.d, undone, undone_u, undone_k)
-            undone = 0
-            for i in range(SEQUENCES):
-                if is_reset(reset, t + 1, i):
-                    for j in range(s.M):
-                        copy_column(AT + j * s.D_, A, j, i, s)
 
         if t > 0:
             fetch(q - s.row, s.row // 2 * sizeof(real))
@@ -393,6 +366,8 @@ cdef void backward_sequences(
         g_d, g_x = g_k + s.D_, g_k + 2 * s.D_
         if t + 2 >= s.L:  # either place once: nothing of the sequence before may stay in the padding
             memset(g_k, 0, s.sums * sizeof(real))
+        elif s.D_ > s.D * STRIDE:  # nor a NaN of a later step, which a reset may have come after
+            memset(g_k + s.D * STRIDE, 0, (s.D_ - s.D * STRIDE) * sizeof(real))
         u = undone_u + undone * s.M_
         scale_blocks(u, beta, Delta, &s)
         # 1', 3' of the late steps:  G += (q - k)^T g_Delta + x^T g_o
@@ -418,7 +393,13 @@ cdef void backward_sequences(
         minus_k = undone_k + undone * s.D_
         negate(minus_k, k, s.d)
         undone += 1
-        if undone == LATE:
+        if is_replayed:
+            replay(A, g_u, W, state, reset, trace, t, s)
+            transpose(AT, s.d, A, s.M_, s.D, s.m)
+            undone = 0
+            multiply_twice(AT, s.rows, s.d, g_Delta, g_o_after, g_d, g_x)
+            add_missing(g_x, g_o_after, u, s.m, k, s.d)
+        elif undone == LATE:
             update_and_multiply(AT, s.rows, s.d, LATE, undone_u, undone_k, g_Delta, g_o_after, g_d, g_x)
             undone = 0
             add_missing(g_x, g_o_after, u, s.m, k, s.d)
@@ -460,7 +441,7 @@ cdef void backward_sequences(
             multiply(AT, s.rows, s.d, g_o, last_g_x)
             for i in range(undone):
                 add_missing(last_g_x, g_o, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
-            hand_over(gW, G, reset, t, s)
+            hand_over(gW, gstate, state, G, reset, t, &s.columns)
     if s.L > 0:
         memcpy(partial_sums(team, s.sums) + 2 * s.D_, last_g_x, s.D_ * sizeof(real))
         sums = meet_and_add(team, team_sums, s.sums)
@@ -468,28 +449,23 @@ cdef void backward_sequences(
             write_row(gx, 0, sums + 2 * s.D_, s.D)
 
 
-# Column j of A (D, M_), of one sequence -> row j of its transpose.
-cdef inline void copy_column(real *out, real *A, Py_ssize_t j, Py_ssize_t sequence, Sizes s) noexcept nogil:
-    cdef Py_ssize_t d
-    for d in range(s.D):
-        entry_of(out, d, sequence)[0] = entry_of(A + d * s.M_, j, sequence)[0]
-
-
 def layout(Py_ssize_t D, Py_ssize_t Do):
-    """(entries kept per step and sequence, per segment, of forward's scratch per thread, of backward's)."""
+    """Entries kept of a sequence for each step, for each segment but a short last one, and for each of all
+    segments; entries of forward's scratch for each thread, and of backward's.
+    """
     cdef Sizes s = sizes_of(D, Do, 0, 1, 0)
     spare = 64 // sizeof(real)
-    return (s.row // SEQUENCES, s.matrix // SEQUENCES, apart(forward_scratch(s)) + spare,
-            apart(backward_scratch(s)) + spare)
+    return (s.row // SEQUENCES, s.matrix // SEQUENCES, s.columns.growths // SEQUENCES,
+            apart(forward_scratch(s)) + spare, apart(backward_scratch(s)) + spare)
 
 
-def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_ssize_t count, Py_ssize_t C,
+def forward(x, W, state, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_ssize_t count, Py_ssize_t C,
             Py_ssize_t segments, int num_threads, int most):
     """Fill y, and W_next and kept where not None, of the sequences at `count` positions from `first` on.
 
-    x (..., L, D), W (..., D, M), reset (..., L) or None: any strides, leading axes that broadcast to
-    those of y. y (..., L, Do), W_next (..., D, M), kept (..., K), scratch: contiguous; K and
-    the size of scratch as `layout` says. x, W, y and W_next of this module's real type or halves, kept and
+    x (..., L, D), W (..., D, M), state (..., D, M) or None, reset (..., L) or None: any strides, leading axes
+    that broadcast to those of y. y (..., L, Do), W_next (..., D, M), kept (..., K), scratch: contiguous; K and
+    the size of scratch as `layout` says. All arrays of this module's real type or halves, kept and
     scratch of the real type. order (N,) int64: the sequence at each position, or None: themselves. `count`
     is a multiple of `sequences()`. Where threads are left over, up to `most` compute one sequence together,
     and the last bits of results depend on how many do. Checked by the caller.
@@ -497,6 +473,7 @@ def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_s
     cdef Buffers buffers = Buffers()
     cdef Py_buffer *x_ = buffers.of(x)
     cdef Py_buffer *W_ = buffers.of(W)
+    cdef Py_buffer *state_ = buffers.of_optional(state)
     cdef Py_buffer *reset_ = buffers.of_optional(reset)
     cdef Py_buffer *y_ = buffers.of(y)
     cdef Py_buffer *W_next_ = buffers.of_optional(W_next)
@@ -506,56 +483,60 @@ def forward(x, W, reset, y, W_next, kept, scratch, order, Py_ssize_t first, Py_s
     cdef int n_lead = y_.ndim - 2
     cdef Sizes s = sizes_of(x_.shape[x_.ndim - 1], y_.shape[n_lead + 1], y_.shape[n_lead], C, segments)
     prepare_teams(scratch_0, apart(forward_scratch(s)), num_threads)
+    cdef unsigned long long control = floating_control()
     with nogil, parallel(num_threads=num_threads):
-        forward_member(x_, W_, reset_, y_, W_next_, kept_, order_0, first, count // SEQUENCES, scratch_0,
-                       threadid(), threads_here(), most, s)
+        forward_member(x_, W_, state_, reset_, y_, W_next_, kept_, order_0, first, count // SEQUENCES,
+                       scratch_0, threadid(), threads_here(), most, control, s)
 
 
 # What thread `thread` of `threads` does of the groups of sequences from position `first` on.
 cdef void forward_member(
-    const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
+    const Py_buffer *x, const Py_buffer *W, const Py_buffer *state, const Py_buffer *reset, const Py_buffer *y,
     const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t first,
-    Py_ssize_t groups, real *scratch, int thread, int threads, int most, Sizes s,
+    Py_ssize_t groups, real *scratch, int thread, int threads, int most, unsigned long long control, Sizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t group, each = apart(forward_scratch(s))
-    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = sizes_of_member(&team, s)
-    for group in range(team.first, team.last):
-        forward_group(x, W, reset, y, W_next, kept, order, first + group * SEQUENCES,
-                      scratch + thread * each, &team, s)
+    cdef unsigned long long own_control = floating_control()
+    set_floating_control(control)
+    if join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
+        s = sizes_of_member(&team, s)
+        for group in range(team.first, team.last):
+            forward_group(x, W, state, reset, y, W_next, kept, order, first + group * SEQUENCES,
+                          scratch + thread * each, &team, s)
+    set_floating_control(own_control)
 
 
 cdef void forward_group(
-    const Py_buffer *x, const Py_buffer *W, const Py_buffer *reset, const Py_buffer *y,
+    const Py_buffer *x, const Py_buffer *W, const Py_buffer *state, const Py_buffer *reset, const Py_buffer *y,
     const Py_buffer *W_next, const Py_buffer *kept, const int64_t *order, Py_ssize_t p, real *scratch,
     Team *team, Sizes s,
 ) noexcept nogil:
-    cdef View x_, W_, reset_, y_, W_next_
+    cdef View x_, W_, state_, reset_, y_, W_next_
     cdef const Py_ssize_t *lead = y.shape
     cdef int n_lead = y.ndim - 2
     view_sequences(&x_, x, 2, p, order, lead, n_lead)
     view_sequences(&W_, W, 2, p, order, lead, n_lead)
-    view_sequences(&reset_, reset, 1, p, order, lead, n_lead)
+    view_sequences(&state_, state, 2, p, order, lead, n_lead)
+    view_flags(&reset_, reset, s.L, p, order, lead, n_lead)
     view_sequences(&y_, y, 2, p, order, lead, n_lead)
     view_sequences(&W_next_, W_next, 2, p, order, lead, n_lead)
-    forward_sequences(&x_, &W_, &reset_, &y_, &W_next_,
+    forward_sequences(&x_, &W_, &state_, &reset_, &y_, &W_next_,
                       place_of(kept, p, entries_kept(s)), scratch, team, s)
 
 
-def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, gW, scratch, Py_ssize_t C,
-             Py_ssize_t segments, int num_threads, int most):
-    """Fill gx and add to gW, from what forward kept.
+def backward(x, W, state, reset, kept, grad_y, grad_W_next, order, slots, state_slots, starts, gx, gW, gstate,
+             scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
+    """Fill gx and add to gW and gstate, from what forward kept.
 
-    x, W, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
+    x, W, state, reset, kept, order as forward had them; grad_y (..., L, Do), grad_W_next (..., D, M) or
     None: any strides. starts (chunks + 1,) int64: a chunk is the positions from one to the next, a multiple
     of `sequences()`, in turn; slots (N,) int64: for each position where in gW (slots, D, M) its gradient of
-    W is added: no two chunks share one. gx (..., L, D). scratch, gx, gW: contiguous; gW and scratch of the
-    real type. `most` as of `forward`.
+    W is added: no two chunks share one; state_slots and gstate likewise, None without a state. gx (..., L, D).
+    scratch, gx, gW: contiguous; gW, gstate and scratch of the real type. `most` as of `forward`.
     """
     cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[9]
+    cdef Py_buffer *arrays[10]
     arrays[0] = buffers.of(x)
     arrays[1] = buffers.of(W)
     arrays[2] = buffers.of_optional(reset)
@@ -564,8 +545,11 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, g
     arrays[5] = buffers.of_optional(grad_W_next)
     arrays[6] = buffers.of(gx)
     arrays[7] = buffers.of(gW)
+    arrays[8] = buffers.of_optional(state)
+    arrays[9] = buffers.of_optional(gstate)
     cdef int64_t *order_0 = indices(buffers.of_optional(order))
     cdef int64_t *slots_0 = indices(buffers.of(slots))
+    cdef int64_t *state_slots_0 = indices(buffers.of_optional(state_slots))
     cdef Py_buffer *starts_ = buffers.of(starts)
     cdef int64_t *starts_0 = indices(starts_)
     cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
@@ -574,32 +558,36 @@ def backward(x, W, reset, kept, grad_y, grad_W_next, order, slots, starts, gx, g
                             arrays[6].shape[n_lead], C, segments)
     cdef Py_ssize_t chunks = starts_.shape[0] - 1
     prepare_teams(scratch_0, apart(backward_scratch(s)), num_threads)
+    cdef unsigned long long control = floating_control()
     with nogil, parallel(num_threads=num_threads):
-        backward_member(arrays, order_0, slots_0, starts_0, chunks, scratch_0, threadid(), threads_here(),
-                        most, s)
+        backward_member(arrays, order_0, slots_0, state_slots_0, starts_0, chunks, scratch_0, threadid(),
+                        threads_here(), most, control, s)
 
 
 # What thread `thread` of `threads` does of all chunks.
 cdef void backward_member(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
-    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, Sizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *state_slots,
+    const int64_t *starts, Py_ssize_t chunks, real *scratch, int thread, int threads, int most,
+    unsigned long long control, Sizes s,
 ) noexcept nogil:
     cdef Team team
     cdef Py_ssize_t chunk, each = apart(backward_scratch(s))
-    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = sizes_of_member(&team, s)
-    for chunk in range(team.first, team.last):
-        backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1], scratch + thread * each,
-                       &team, s)
+    cdef unsigned long long own_control = floating_control()
+    set_floating_control(control)
+    if join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
+        s = sizes_of_member(&team, s)
+        for chunk in range(team.first, team.last):
+            backward_chunk(arrays, order, slots, state_slots, starts[chunk], starts[chunk + 1],
+                           scratch + thread * each, &team, s)
+    set_floating_control(own_control)
 
 
-# arrays: x, W, reset, kept, grad_y, grad_W_next, gx, gW
+# arrays: x, W, reset, kept, grad_y, grad_W_next, gx, gW, state, gstate
 cdef void backward_chunk(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
-    real *scratch, Team *team, Sizes s,
+    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *state_slots,
+    Py_ssize_t first, Py_ssize_t last, real *scratch, Team *team, Sizes s,
 ) noexcept nogil:
-    cdef View x, W, reset, grad_y, grad_W_next, gx, gW
+    cdef View x, W, state, reset, grad_y, grad_W_next, gx, gW, gstate
     cdef Py_buffer *kept = arrays[3]
     cdef Py_ssize_t p = first
     cdef const Py_ssize_t *lead = arrays[6].shape
@@ -607,11 +595,13 @@ cdef void backward_chunk(
     while p < last:
         view_sequences(&x, arrays[0], 2, p, order, lead, n_lead)
         view_sequences(&W, arrays[1], 2, p, order, lead, n_lead)
-        view_sequences(&reset, arrays[2], 1, p, order, lead, n_lead)
+        view_sequences(&state, arrays[8], 2, p, order, lead, n_lead)
+        view_flags(&reset, arrays[2], s.L, p, order, lead, n_lead)
         view_sequences(&grad_y, arrays[4], 2, p, order, lead, n_lead)
         view_sequences(&grad_W_next, arrays[5], 2, p, order, lead, n_lead)
         view_sequences(&gx, arrays[6], 2, p, order, lead, n_lead)
         view_slots(&gW, arrays[7], p, slots)
-        backward_sequences(&x, &W, &reset, start(kept) + p * kept.shape[kept.ndim - 1], &grad_y,
-                           &grad_W_next, &gx, &gW, scratch, team, s)
+        view_slots(&gstate, arrays[9], p, state_slots)
+        backward_sequences(&x, &W, &state, &reset, start(kept) + p * kept.shape[kept.ndim - 1], &grad_y,
+                           &grad_W_next, &gx, &gW, &gstate, scratch, team, s)
         p += SEQUENCES

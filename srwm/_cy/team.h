@@ -56,6 +56,26 @@ INLINE int threads_here(void) {
 #endif
 }
 
+/* How this thread rounds, and whether it takes subnormal numbers for zero: threads of a parallel region must do
+   as the one that called, or results would depend on how many there are. */
+#if defined(__SSE__) || defined(_M_X64)
+#include <xmmintrin.h>
+INLINE unsigned long long floating_control(void) { return _mm_getcsr(); }
+INLINE void set_floating_control(unsigned long long control) { _mm_setcsr((unsigned)control); }
+#elif defined(__aarch64__) && defined(__GNUC__)
+INLINE unsigned long long floating_control(void) {
+    unsigned long long control;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(control));
+    return control;
+}
+INLINE void set_floating_control(unsigned long long control) {
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(control));
+}
+#else
+INLINE unsigned long long floating_control(void) { return 0; }
+INLINE void set_floating_control(unsigned long long control) { (void)control; }
+#endif
+
 #define ENTRIES_OF_LINE ((ptrdiff_t)(CACHE_LINE / sizeof(real)))
 INLINE ptrdiff_t lines_of(ptrdiff_t entries) { return (entries + ENTRIES_OF_LINE - 1) / ENTRIES_OF_LINE; }
 

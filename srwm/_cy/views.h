@@ -181,4 +181,11 @@ INLINE int all_reset(const View *reset, ptrdiff_t t) {
     return 1;
 }
 
+/* out = a, `width` vectors, for the sequences that begin anew before step t. */
+INLINE void copy_where_reset(real *out, const real *a, ptrdiff_t width, const View *reset, ptrdiff_t t) {
+    for (ptrdiff_t i = 0; i < SEQUENCES; i++)
+        if (is_reset(reset, t, i))
+            for (ptrdiff_t j = 0; j < width * LANES / SEQUENCES; j++) *entry_of(out, j, i) = a[j * STRIDE + i];
+}
+
 #endif
