@@ -33,6 +33,9 @@ LAYERS: dict[str, set[str] | None] = {
     "srwm._cy": {"cython"},
     "srwm._reference": set(),
     "srwm._delta_reference": set(),
+    "srwm.operators": set(),
+    "srwm.reference": set(),
+    "srwm.operators.spec": set(),
     "srwm._arrays": set(),
     "srwm._broadcast": set(),
     "srwm._checks": set(),
@@ -64,11 +67,9 @@ MODULES = {module_name(path) for path in SOURCES}
 
 
 def row_of(module: str) -> int | None:
-    """The row of LAYERS that a module stands in."""
-    for row, entry in enumerate(ROWS):
-        if module == entry or (entry != "srwm" and module.startswith(entry + ".")):
-            return row
-    return None
+    """The row of LAYERS that a module stands in: of several, the one that names most of it."""
+    matching = [e for e in ROWS if module == e or (e != "srwm" and module.startswith(e + "."))]
+    return ROWS.index(max(matching, key=len)) if matching else None
 
 
 def as_module(base: str, name: str) -> str:

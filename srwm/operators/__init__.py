@@ -1,0 +1,1 @@
+"""The operators: one file for each, with its description and its public functions."""

@@ -1,0 +1,180 @@
+"""What an operator is, as a value. Everything about an operator but its arithmetic follows from it.
+
+The checks and their messages, the broadcast of leading axes, the names and shapes of results and
+gradients, the schema of its torch operators, the records of its kernels, its rows in the tests: all are
+derived from the description of its operands.
+
+Letters name axes. L is the axis of steps; every other letter is a size that the operands share. `...` are
+leading axes (batch, heads, anything), which all operands may have and which broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+Role = Literal["data", "parameter", "initial", "state", "flag"]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An array that an operator takes or returns.
+
+    Attributes
+    ----------
+    name : str
+        Its name in signatures and messages.
+    axes : str
+        Its own axes, the last ones of its shape, as letters: "L D".
+    role : {"data", "parameter", "initial", "state", "flag"}
+        data: has an entry for each step. parameter: the same at all steps. initial: a matrix with which
+        sequences begin, and to which a reset leads. state: with which they start instead. flag: bool.
+    optional : bool
+        Whether it may be None.
+    """
+
+    name: str
+    axes: str
+    role: Role = "data"
+    optional: bool = False
+
+    @cached_property
+    def letters(self) -> tuple[str, ...]:
+        """Its own axes, one letter each."""
+        return tuple(self.axes.split())
+
+    @cached_property
+    def core(self) -> int:
+        """The number of its own axes."""
+        return len(self.letters)
+
+    @property
+    def form(self) -> str:
+        """Its shape as messages write it: "(..., L, D)"."""
+        return f"({', '.join(('...', *self.letters))})"
+
+    def shape(self, lead: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Its shape, with these leading axes and these sizes of the letters."""
+        return (*lead, *(sizes[letter] for letter in self.letters))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A size that follows from those of the operands, and is at least 1.
+
+    Attributes
+    ----------
+    letter : str
+        The letter of the size.
+    of : callable
+        The size, from those that the shapes of the operands give.
+    operand : str
+        The operand to blame where the size is below 1.
+    expected, remedy : str
+        What that operand has to look like, and how to get it, for the message.
+    """
+
+    letter: str
+    of: Callable[[Mapping[str, int]], int]
+    operand: str
+    expected: str
+    remedy: str
+
+
+class Reference(Protocol):
+    """The arithmetic of one step, over an array namespace `xp`: a module with these two functions.
+
+    `arguments` are the entries of the data operands at this step, then the parameters, then the matrices
+    before the step, each with its leading axes.
+    """
+
+    def step(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
+        """The output of the step, then the matrices after it."""
+
+    def step_backward(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
+        """The gradients of all `arguments`, which are followed here by those of the results of `step`."""
+
+
+@dataclass(frozen=True, eq=False)  # an operator is equal to itself alone: it is hashed at every call
+class Operator:
+    """An operator: what it takes and returns, how its sizes follow, and its reference.
+
+    Attributes
+    ----------
+    name : str
+        The name of its kernels, and of its module below `srwm`.
+    operands : tuple of Operand
+        What it takes, in the order of its signature, but for `state`, which follows from the initial ones.
+    output : Operand
+        What it returns for each step.
+    reference : module
+        Its numbered steps, see `Reference`.
+    derived : tuple of Derived
+        Sizes that are nobody's last axis.
+    rebuild : {"undo", "replay"}
+        How backward gets earlier matrices back: by undoing the updates, or by doing them again from a copy.
+    source : str
+        Where the operator comes from: paper and equation.
+    """
+
+    name: str
+    operands: tuple[Operand, ...]
+    output: Operand
+    reference: Reference
+    derived: tuple[Derived, ...] = ()
+    rebuild: Literal["undo", "replay"] = "undo"
+    source: str = ""
+
+    @cached_property
+    def label(self) -> str:
+        """Its module, as users name it."""
+        return "srwm" if self.name == "srwm" else f"srwm.{self.name}"
+
+    @cached_property
+    def initials(self) -> tuple[Operand, ...]:
+        """The matrices with which sequences begin."""
+        return self.of_role("initial")
+
+    @cached_property
+    def states(self) -> tuple[Operand, ...]:
+        """The matrices with which sequences start instead: one operand for each initial one."""
+        names = ["state"] if len(self.initials) == 1 else [f"state[{i}]" for i in range(len(self.initials))]
+        return tuple(
+            Operand(name, initial.axes, "state", optional=True)
+            for name, initial in zip(names, self.initials, strict=True)
+        )
+
+    @cached_property
+    def next_states(self) -> tuple[Operand, ...]:
+        """The matrices after the last step."""
+        return tuple(Operand(f"{initial.name}_next", initial.axes, "state") for initial in self.initials)
+
+    @cached_property
+    def results(self) -> tuple[Operand, ...]:
+        """The output, then the matrices after the last step."""
+        return (self.output, *self.next_states)
+
+    @cached_property
+    def flat(self) -> tuple[Operand, ...]:
+        """All operands in the order of front ends and backends: states stand behind the initial ones."""
+        last = max(i for i, operand in enumerate(self.operands) if operand.role == "initial")
+        return (*self.operands[: last + 1], *self.states, *self.operands[last + 1 :])
+
+    @cached_property
+    def differentiable(self) -> tuple[int, ...]:
+        """The places in `flat` of the operands that have a gradient."""
+        return tuple(i for i, operand in enumerate(self.flat) if operand.role != "flag")
+
+    def of_role(self, role: Role) -> tuple[Operand, ...]:
+        """The operands of one role, in the order of the signature."""
+        return tuple(operand for operand in self.operands if operand.role == role)
+
+    def places(self, *roles: Role) -> tuple[int, ...]:
+        """The places in `flat` of the operands of these roles."""
+        return tuple(i for i, operand in enumerate(self.flat) if operand.role in roles)
+
+    def verb(self, verb: str) -> str:
+        """The name of one of its functions, as messages begin with it: "srwm.forward"."""
+        return f"{self.label}.{verb}"

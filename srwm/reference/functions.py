@@ -1,0 +1,46 @@
+"""What the references are written with: products, softmax and sigmoid of any array namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def product(v: Any, A: Any) -> Any:
+    """v A: (..., n) and (..., n, m) -> (..., m)."""
+    return (v[..., None, :] @ A)[..., 0, :]
+
+
+def product_transposed(xp: Any, v: Any, A: Any) -> Any:
+    """v Aᵀ: (..., m) and (..., n, m) -> (..., n)."""
+    return product(v, xp.swapaxes(A, -1, -2))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """aᵀ b: (..., n) and (..., m) -> (..., n, m)."""
+    return a[..., :, None] * b[..., None, :]
+
+
+def inner(xp: Any, a: Any, b: Any) -> Any:
+    """⟨a, b⟩ over the last axis: (..., n) and (..., n) -> (..., 1)."""
+    return xp.sum(a * b, axis=-1, keepdims=True)
+
+
+def softmax(xp: Any, a: Any) -> Any:
+    """Over the last axis."""
+    if hasattr(xp, "softmax"):  # torch's own: right under every transform
+        return xp.softmax(a, -1)
+    e = xp.exp(a - xp.max(a, axis=-1, keepdims=True))
+    return e / xp.sum(e, axis=-1, keepdims=True)
+
+
+def softmax_backward(xp: Any, g: Any, p: Any) -> Any:
+    """The gradient of a, from g, that of p = softmax(a)."""
+    return p * (g - inner(xp, g, p))
+
+
+def sigmoid(xp: Any, a: Any) -> Any:
+    """Of each entry."""
+    if hasattr(xp, "sigmoid"):
+        return xp.sigmoid(a)
+    e = xp.exp(-xp.abs(a))  # of a number <= 0: no overflow
+    return xp.where(a < 0, e, xp.ones_like(e)) / (1 + e)

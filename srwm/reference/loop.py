@@ -1,0 +1,185 @@
+"""From the step of an operator to sequences: time, resets, states and broadcast axes, over any namespace.
+
+Nothing is written into an array, so that torch runs it under every transform. Backward keeps the matrices
+before each step, O(L D M) memory, where the backends get them back from fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from srwm._broadcast import sum_to_shape
+from srwm.operators.spec import Operand, Operator
+from srwm.reference.arrays import cast, namespace, widen, zeros
+
+
+def _at(operand: Operand, a: Any, t: int) -> Any:
+    """The entry of step t."""
+    return a[(..., t, *(slice(None),) * (operand.core - 1 - operand.letters.index("L")))]
+
+
+class _Operands:
+    """The operands of a call, in the precision that they are computed in, by role."""
+
+    def __init__(
+        self, op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int]
+    ) -> None:
+        self.op, self.lead = op, tuple(lead)
+        self.xp = xp = namespace(flat[0])
+        self.steps = sizes["L"]
+        self.data = [(op.flat[i], widen(xp, flat[i])) for i in op.places("data")]
+        self.parameters = [widen(xp, flat[i]) for i in op.places("parameter")]
+        self.zeros = [zeros(operand.shape(lead, sizes), self.data[0][1]) for operand in op.initials]
+        self.initials = [
+            self._matrix(flat[i], zero) for i, zero in zip(op.places("initial"), self.zeros, strict=True)
+        ]
+        self.states = [
+            initial if flat[i] is None else self._matrix(flat[i], initial)
+            for i, initial in zip(op.places("state"), self.initials, strict=True)
+        ]
+        flags = [flat[i] for i in op.places("flag")]
+        self.reset = flags[0] if flags else None
+
+    def _matrix(self, a: Any, zero: Any) -> Any:
+        return zero if a is None else self.xp.broadcast_to(widen(self.xp, a), zero.shape)
+
+    def arguments(self, t: int, matrices: Sequence[Any]) -> tuple[Any, ...]:
+        """What the step at t is computed from."""
+        return (*(_at(operand, a, t) for operand, a in self.data), *self.parameters, *matrices)
+
+    def where_reset(self, t: int, there: Sequence[Any], elsewhere: Sequence[Any]) -> list[Any]:
+        """Matrices: `there` for the sequences that begin anew before step t, `elsewhere` for the others."""
+        if self.reset is None:
+            return list(elsewhere)
+        return [
+            self.xp.where(self.reset[(..., t, *(None,) * operand.core)], a, b)
+            for operand, a, b in zip(self.op.initials, there, elsewhere, strict=True)
+        ]
+
+    def stacked(self, operand: Operand, steps: Sequence[Any], shape: tuple[int, ...]) -> Any:
+        """The entries of all steps as one array of this shape."""
+        if not steps:
+            return zeros(shape, self.zeros[0])
+        axis = operand.letters.index("L") - operand.core
+        entry = tuple(n for i, n in enumerate(shape) if i != len(shape) + axis)
+        return self.xp.stack([self.xp.broadcast_to(step, entry) for step in steps], axis)
+
+
+def saved_shape(op: Operator, lead: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Shape of what forward saves for backward: the matrices before each step."""
+    return (*lead, sum(sizes["L"] * prod(operand.shape((), sizes)) for operand in op.initials))
+
+
+def forward(
+    op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int], *, save: bool
+) -> tuple[Any, ...]:
+    """The output, the matrices after the last step, and what backward wants, or None without `save`.
+
+    Parameters
+    ----------
+    op : Operator
+    flat : sequence of arrays or None
+        The operands, checked, in the order of ``op.flat``.
+    lead, sizes
+        The broadcast of their leading axes, and the sizes of their letters.
+    save : bool
+        Whether `backward` will be called.
+    """
+    operands = _Operands(op, flat, lead, sizes)
+    xp, matrices = operands.xp, operands.states
+    outputs, before = [], []
+    for t in range(operands.steps):
+        matrices = operands.where_reset(t, operands.initials, matrices)
+        before.append(matrices)
+        y_t, *matrices = op.reference.step(xp, *operands.arguments(t, matrices))
+        outputs.append(y_t)
+    y = operands.stacked(op.output, outputs, op.output.shape(lead, sizes))
+    saved = None
+    if save:
+        flattened = (
+            [
+                xp.reshape(a, (*operands.lead, prod(operand.shape((), sizes))))
+                for operand, steps in zip(op.initials, zip(*before, strict=True), strict=True)
+                for a in steps
+            ]
+            if before
+            else []
+        )
+        no_steps = zeros(saved_shape(op, lead, sizes), operands.zeros[0])
+        saved = xp.concat(flattened, -1) if flattened else no_steps
+    given = [flat[i] for i in op.places("state")]
+    next_states = [
+        cast(xp, a, (flat[0] if s is None else s).dtype) for a, s in zip(matrices, given, strict=True)
+    ]
+    return cast(xp, y, flat[0].dtype), *next_states, saved
+
+
+def backward(
+    op: Operator,
+    flat: Sequence[Any],
+    lead: Sequence[int],
+    sizes: Mapping[str, int],
+    saved: Any,
+    grad_y: Any,
+    grad_states: Sequence[Any],
+) -> tuple[Any, ...]:
+    """The gradients of the operands that have one, of exactly their shapes; None where they are not given.
+
+    `saved` is what `forward` returned last; `grad_y` and `grad_states` are those of its other results,
+    None for zero. The rest is as for `forward`.
+    """
+    operands = _Operands(op, flat, lead, sizes)
+    xp, L = operands.xp, operands.steps
+    shape_y = op.output.shape(lead, sizes)
+    g_y = (
+        zeros(shape_y, operands.zeros[0]) if grad_y is None else xp.broadcast_to(widen(xp, grad_y), shape_y)
+    )
+    G = [
+        zero if g is None else xp.broadcast_to(widen(xp, g), zero.shape)
+        for zero, g in zip(operands.zeros, grad_states, strict=True)
+    ]
+    before = _unflattened(op, operands, saved)
+    of_initials = operands.zeros
+    of_parameters: list[Any] = [0] * len(operands.parameters)
+    of_data: list[list[Any]] = [[] for _ in operands.data]
+    for t in range(L - 1, -1, -1):
+        arguments = operands.arguments(t, [a[t] for a in before])
+        gradients = op.reference.step_backward(xp, *arguments, _at(op.output, g_y, t), *G)
+        for steps, g in zip(of_data, gradients, strict=False):
+            steps.insert(0, g)
+        end = len(of_data) + len(of_parameters)
+        of_parameters = [a + g for a, g in zip(of_parameters, gradients[len(of_data) : end], strict=True)]
+        G = list(gradients[end:])
+        at_reset = operands.where_reset(t, G, operands.zeros)
+        if operands.reset is not None:
+            of_initials = [a + g for a, g in zip(of_initials, at_reset, strict=True)]
+            G = operands.where_reset(t, operands.zeros, G)
+
+    results: dict[int, Any] = {}
+    for i, (operand, _), steps in zip(op.places("data"), operands.data, of_data, strict=True):
+        results[i] = operands.stacked(operand, steps, operand.shape(lead, sizes))
+    results |= dict(zip(op.places("parameter"), of_parameters, strict=True))
+    for i, j, g, of_initial in zip(op.places("initial"), op.places("state"), G, of_initials, strict=True):
+        results[i], results[j] = (of_initial + g, None) if flat[j] is None else (of_initial, g)
+    return tuple(
+        None
+        if flat[i] is None
+        else cast(xp, sum_to_shape(xp, results[i], tuple(flat[i].shape)), flat[i].dtype)
+        for i in op.differentiable
+    )
+
+
+def _unflattened(op: Operator, operands: _Operands, saved: Any) -> list[list[Any]]:
+    """For each kind of matrix those before each step, from what `forward` saved."""
+    matrices, end = [], 0
+    for zero, operand in zip(operands.zeros, op.initials, strict=True):
+        shape = zero.shape
+        entries = prod(shape[len(shape) - operand.core :])
+        steps = []
+        for _ in range(operands.steps):
+            steps.append(operands.xp.reshape(saved[..., end : end + entries], shape))
+            end += entries
+        matrices.append(steps)
+    return matrices
