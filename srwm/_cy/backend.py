@@ -197,8 +197,8 @@ class Plan(NamedTuple):
     backward_bytes: int
 
 
-# A layout of an operator: (entries kept of a sequence per step, per segment but a short last one, per segment;
-# entries of scratch forward, backward).
+# A layout of an operator: entries kept of a sequence for each step, for each segment but a short last one,
+# for each segment; entries of scratch forward, backward.
 _LAYOUT_OF = {"srwm": "layout", "delta": "delta_layout"}
 
 
@@ -250,7 +250,7 @@ def _side_by_side(plan: Plan, threads: int) -> int:
 
 
 def _kept_side_by_side(op: str, plan: Plan, lead: tuple[int, ...], kept: np.ndarray) -> int:
-    """As `_side_by_side`, of what forward kept, which says it for each sequence; raises where it does not."""
+    """As `_side_by_side`, of what forward kept, which says so itself; raises where it does not."""
     if kept.shape == (*lead, plan.entries) and kept.dtype == plan.real:
         flat, most = kept.reshape(plan.N, plan.entries), plan.N // plan.lanes * plan.lanes
         groups = flat[:most].reshape(-1, plan.lanes * plan.entries)[:, -plan.lanes :]
@@ -384,7 +384,7 @@ def _run_backward(
     lead: tuple[int, ...],
     threads: int,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Run a backward kernel over all chunks: fills the gradients, returns those of `initial` and `state`."""
+    """Run a backward kernel over all chunks: it fills `gradients`; those of `initial`, `state` return."""
     side_by_side = _kept_side_by_side(f"srwm.{kernel}", plan, lead, kept)
     initial_lead = () if initial is None else initial.shape[:-2]
     gathering = _gathering(lead, initial_lead, initial_lead, side_by_side, plan.lanes)
@@ -392,7 +392,11 @@ def _run_backward(
     slots: list[Any] = [None, None]
     for i, a in enumerate((initial, state)):
         if a is not None:
-            own = gathering if i == 0 else _gathering(lead, initial_lead, a.shape[:-2], side_by_side, plan.lanes)
+            own = (
+                gathering
+                if i == 0
+                else _gathering(lead, initial_lead, a.shape[:-2], side_by_side, plan.lanes)
+            )
             sums[i], slots[i] = (np.zeros((own.n_slots, *a.shape[-2:]), plan.real), own), own.slots
     if plan.is_half:
         operands, incoming = tuple(map(_stored, operands)), (_stored(incoming[0]), _stored(incoming[1]))
@@ -406,7 +410,7 @@ def _run_backward(
                 *(scratch, SEGMENT, plan.segments, threads, plan.members),
             )
     g_initial, g_state = (
-        None if of is None else _rounded(_summed(*of, a.shape), a.dtype)
+        None if of is None else _rounded(_summed(of[0], of[1], a.shape), a.dtype)
         for of, a in zip(sums, (initial, state), strict=True)
     )
     return g_initial, g_state
@@ -424,11 +428,11 @@ def _shape_of_initial(initial: np.ndarray | None, rows: int, columns: int) -> tu
 def forward(
     x: np.ndarray,
     W: np.ndarray,
-    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     *,
     keep: bool,
+    state: np.ndarray | None = None,
     return_state: bool = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -447,16 +451,16 @@ def forward(
 def backward(
     x: np.ndarray,
     W: np.ndarray,
-    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     kept: np.ndarray,
     grad_y: np.ndarray,
     grad_W_next: np.ndarray | None,
     *,
+    state: np.ndarray | None = None,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """gx, gW and gstate (None without one), of exactly the shapes and dtypes of x, W and state."""
+) -> tuple[np.ndarray | None, ...]:
+    """gx, gW, and gstate if there is a state: of exactly the shapes and dtypes of x, W and state."""
     L, D = x.shape[-2:]
     M = W.shape[-1]
     plan = _plan("srwm", True, x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
@@ -464,12 +468,10 @@ def backward(
     gx = _new(whole, x.dtype if x.shape == whole else plan.real)
     threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
     incoming, operands = (grad_y, grad_W_next), (x, W, state, reset)
-    gW, gstate = _run_backward(
-        plan, "backward", operands, kept, incoming, (gx,), W, state, lead, threads
-    )
+    gW, gstate = _run_backward(plan, "backward", operands, kept, incoming, (gx,), W, state, lead, threads)
     if x.shape != whole:
         gx = _rounded(sum_to_shape(np, gx, x.shape), x.dtype)
-    return gx, gW, gstate
+    return (gx, gW) if state is None else (gx, gW, gstate)
 
 
 def delta_forward(
@@ -478,11 +480,11 @@ def delta_forward(
     v: np.ndarray,
     beta: np.ndarray,
     S: np.ndarray | None,
-    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     *,
     keep: bool,
+    state: np.ndarray | None = None,
     return_state: bool = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -504,16 +506,16 @@ def delta_backward(
     v: np.ndarray,
     beta: np.ndarray,
     S: np.ndarray | None,
-    state: np.ndarray | None,
     reset: np.ndarray | None,
     lead: tuple[int, ...],
     kept: np.ndarray,
     grad_y: np.ndarray,
     grad_S_next: np.ndarray | None,
     *,
+    state: np.ndarray | None = None,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray | None, ...]:
-    """gq, gk, gv, gbeta, gS and gstate: of the operands' shapes and dtypes, None where those were."""
+    """gq, gk, gv, gbeta, gS (None for no S), and gstate if there is a state: of their shapes and dtypes."""
     L, D = q.shape[-2:]
     Do = v.shape[-1]
     plan = _plan("delta", True, q.dtype, lead, _shape_of_initial(S, D, Do), L, D, Do)
@@ -531,4 +533,4 @@ def delta_backward(
         g if g.dtype == q.dtype and g.shape == a.shape else _rounded(sum_to_shape(np, g, a.shape), q.dtype)
         for g, a in ((gq, q), (gk, k), (gv, v), (gbeta[..., 0], beta))
     ]
-    return (*summed, *of_states)
+    return (*summed, *of_states[: 1 if state is None else 2])
