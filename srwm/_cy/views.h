@@ -69,8 +69,12 @@ INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
 #endif
 }
 
-/* IN: row `at` bytes into the view, n entries -> OUT: n columns, padded. */
+/* IN: row `at` bytes into the view, n entries, zeros where there is no array -> OUT: n columns, padded. */
 static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
+    if (a->data[0] == NULL) {
+        if (n > 0) memset(columns, 0, (size_t)(vectors_for(n) * LANES) * sizeof(real));
+        return;
+    }
 #ifndef SRWM_MANY
     if (is_dense(a)) {
         const real *row = (const real *)(a->data[0] + at);
@@ -121,8 +125,9 @@ static void read_shared_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_
 #endif
 }
 
-/* IN: n columns -> OUT: the row `at` bytes into the view. */
+/* IN: n columns -> OUT: the row `at` bytes into the view, if there is an array. */
 static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+    if (a->data[0] == NULL) return;
 #ifndef SRWM_MANY
     if (is_dense(a)) {
         real *row = (real *)(a->data[0] + at);

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from srwm._cy import backend
-from tests.cy.calls import forget
+from tests.cy.calls import forget, poisoned_scratch
 
 
 @pytest.fixture(params=["one", "many", "shared"])
@@ -20,7 +19,7 @@ def arrangement(request, monkeypatch):
     monkeypatch.setattr(backend, "SIDE_BY_SIDE_STEPS", 0)
     monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(backend, "WORK_PER_MEMBER", 1)
-    monkeypatch.setattr(backend, "_scratch", lambda size: np.full(size, 0xFF, np.uint8))
+    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
     forget()
     yield 3 if request.param == "shared" else 1
     monkeypatch.undo()

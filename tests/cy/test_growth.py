@@ -11,6 +11,7 @@ from tests.cy.calls import (
     DELTA,
     SRWM,
     as_dtype,
+    forget,
     random_gradients,
     random_operands,
     reference,
@@ -129,7 +130,7 @@ def grown_segments(op, flat, threads):
     """Whether forward says of each segment of each sequence that the state may have grown."""
     _, sizes = sizes_of(op, flat)
     saved = save(op, flat, num_threads=threads)[2]
-    one, _ = backend._layouts(op.name, saved.dtype, sizes["D"], sizes["Do"])
+    one = backend.kernels(saved.dtype, "one").layout(op.name, sizes["D"], sizes["Do"])
     before = sizes["L"] * one[0] + backend.segments(sizes["L"]) * one[1]
     number = -(-sizes["L"] // backend.SEGMENT)
     return saved[..., before : before + number * one[2]].reshape(*saved.shape[:-1], number, -1).any(-1)
@@ -138,7 +139,7 @@ def grown_segments(op, flat, threads):
 @pytest.mark.parametrize("D", [1, 4, 16, 64])
 def test_states_that_do_not_grow_are_undone(monkeypatch, D):
     monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (0, 0), "delta": (0, 0)})
-    backend._plan.cache_clear()
+    forget()
     lead, sizes = (64,), {"D": D, "Do": D, "M": 3 * D + 4, "L": 100}
     for scale in (1, 3, 10):
         x, W, *_ = random_operands(SRWM, lead, sizes)
@@ -148,7 +149,7 @@ def test_states_that_do_not_grow_are_undone(monkeypatch, D):
         flat[2][:, :7], flat[3][:, :7] = 0, 0  # as padding at the left is
         assert grown_segments(DELTA, flat, 1).mean() < 0.02
     assert grown_segments(DELTA, long_keys(lead, 100, D, 2.0), 1).all()
-    backend._plan.cache_clear()
+    forget()
 
 
 def test_what_is_no_number_is_no_trouble(arrangement, lead):

@@ -19,7 +19,7 @@ from tests.cases import (
     run,
     run_delta,
 )
-from tests.cy.calls import forget
+from tests.cy.calls import SRWM, as_dtype, call_of, forget, poisoned_scratch, random_operands
 
 USABLE = [name for name in backend.INSTRUCTION_SETS if processor.has(name)]
 
@@ -66,7 +66,7 @@ def poisoned_outputs(monkeypatch):
 
     monkeypatch.setattr(backend, "np", Poisoned())
     monkeypatch.setattr(backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size])
-    monkeypatch.setattr(backend._per_thread, "scratch", None, raising=False)
+    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
 
 
 @each_reset
@@ -134,8 +134,9 @@ def test_layouts_are_chosen_by_size_number_length_and_threads():
     lanes = backend.kernels(np.dtype("float32"), "many").sequences()
 
     def side_by_side(N, L, D, threads=1):
-        plan = backend._plan("srwm", True, np.dtype("float32"), (N,), (D, 3 * D + 4), L, D, D)
-        return backend._side_by_side(plan, threads)
+        sizes = {"L": L, "D": D, "Do": D, "M": 3 * D + 4}
+        call = call_of(SRWM, as_dtype(random_operands(SRWM, (N,), sizes), np.float32))
+        return backend._Binding(call, keep=True).side_by_side(threads)
 
     assert side_by_side(5 * lanes + 3, 100, 16) == 5 * lanes
     assert side_by_side(lanes - 1, 100, 16) == 0

@@ -12,6 +12,7 @@ from tests.cy.calls import (
     DELTA,
     SRWM,
     as_dtype,
+    forget,
     pull_back,
     random_gradients,
     random_operands,
@@ -28,9 +29,9 @@ SIZES = {"L": 20, "D": 8, "Do": 8, "M": 28}
 def all_threads(monkeypatch):
     """Every thread that is asked for is used, but for those that would share a sequence."""
     monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
-    backend._plan.cache_clear()
+    forget()
     yield
-    backend._plan.cache_clear()
+    forget()
 
 
 @each_operator
@@ -87,10 +88,6 @@ def test_a_saved_array_that_says_nothing_is_refused(op, forward, lead):
         last = saved.copy()
         last[-1, -1] = value
         refused(last)
-    refused(saved[..., :-1].copy())
-    refused(saved[:0])
-    refused(saved.astype(np.float32))
-    refused(np.zeros((0, 0)))
     if lead[0] > 32:
         both = saved.copy()
         both[:20] = save(op, flat, num_threads=65 - forward)[2][:20]
