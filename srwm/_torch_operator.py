@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
-from srwm._plan import Call
+from srwm._layouts import Call
 from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
     autograd_kernel_is_known,

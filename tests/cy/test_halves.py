@@ -73,23 +73,6 @@ def test_int16_arrays_are_bfloat16_to_the_backend(lead):
     np.testing.assert_array_equal(gW.view(np.int16), gW_int)
 
 
-def test_sums_are_rounded_as_ml_dtypes_does():
-    rng = np.random.default_rng(0)
-    sums = np.concatenate(
-        [
-            rng.integers(0, 1 << 32, 100_000, np.uint32).view(np.float32),  # NaN of all kinds among them
-            np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-40], np.float32),
-            (np.arange(0, 1 << 32, 1 << 15, dtype=np.uint64)).astype(np.uint32).view(np.float32),  # ties
-        ]
-    )
-    with np.errstate(all="ignore"):
-        expected = sums.astype(ml_dtypes.bfloat16)
-    got = backend._rounded(sums, np.dtype(np.int16)).view(ml_dtypes.bfloat16)
-    is_nan = np.isnan(sums)
-    assert_same_bits(got[~is_nan], expected[~is_nan])
-    assert np.isnan(got[is_nan].astype(np.float32)).all()
-
-
 @each_half
 def test_halves_that_are_not_aligned(dtype):
     packed = np.zeros(21 * 2 + 1, np.uint8)[1:].view(dtype).reshape(3, 7)
