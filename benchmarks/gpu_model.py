@@ -63,7 +63,7 @@ PAPER = {
 }
 
 # A statement of the time loop that few steps come to.
-_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \(anew\)")
+_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \(restores\)")
 
 
 class Instruction(NamedTuple):
@@ -175,9 +175,9 @@ def _text(name: str) -> list[str]:
 
 @cache
 def _lines_of_working_memory() -> set[int]:
-    """Lines of team.cuh that read and write what a thread owns and has not in registers."""
-    lines = _text("team.cuh")
-    begin = [n for n, text in enumerate(lines, 1) if re.search(r"void (fetch|leave)\(", text)]
+    """Lines of group.cuh that read and write what a thread owns and has not in registers."""
+    lines = _text("group.cuh")
+    begin = [n for n, text in enumerate(lines, 1) if re.search(r"void (fetch|store)\(", text)]
     return set().union(*(block_of(lines, n) for n in begin))
 
 
@@ -226,7 +226,7 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
 
 
 def _tiers(groups: int, near: int, held: int) -> list[str]:
-    """Where each group of a matrix is, as team.cuh has them."""
+    """Where each group of a matrix is, as group.cuh has them."""
     return ["far"] * (groups - near - held) + ["near"] * near + ["held"] * held
 
 
@@ -235,7 +235,7 @@ def trips(case: Case, body: list[Instruction]) -> int:
     options = dict(o[7:].split("=") for o in case.plan().options if "=" in o)
     of = {name: int(value) for name, value in options.items() if value.isdecimal()}
     if any(re.search(r"int item\b", _text(f"{case.kernel}.cu")[i.line - 1]) for i in body[-1:]):
-        return -(-3 * case.D // of["TEAM"])  # the entries that are summed over the warps
+        return -(-3 * case.D // of["GROUP"])  # the entries that are summed over the warps
     # Groups in a row that are in the same places, each a loop: (places, groups).
     if "HELD" in of:
         tiers: list[tuple[str, ...]] = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
@@ -311,7 +311,7 @@ def simulated(case: Case) -> Cost:
     plan = case.plan()
     path = of_one_step(case, parsed(listing(case), case.kernel))
     size = 8 if case.dtype == "float64" else 4
-    cached = plan.teams * plan.rest * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
+    cached = plan.groups * plan.working * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
     warps = plan.threads // 32
     partitions = min(4, warps)
     of_partition = [range(p, warps, 4) for p in range(partitions)]
@@ -356,7 +356,7 @@ def simulated(case: Case) -> Cost:
 def of_working_memory(instruction: Instruction) -> bool:
     """Whether it reads or writes a part of the state that is not in registers."""
     return instruction.opcode.split(".")[0] in ("LDS", "STS", "LD", "ST", "LDG", "STG") and any(
-        file == "team.cuh" and line in _lines_of_working_memory() for file, line in instruction.frames
+        file == "group.cuh" and line in _lines_of_working_memory() for file, line in instruction.frames
     )
 
 
