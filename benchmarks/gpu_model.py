@@ -225,25 +225,25 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
     return max(inner, key=lambda ends: sum(i.opcode.startswith("ST") for i in instructions[slice(*ends)]))
 
 
-def _tiers(groups: int, near: int, held: int) -> list[str]:
-    """Where each group of a matrix is, as group.cuh has them."""
-    return ["far"] * (groups - near - held) + ["near"] * near + ["held"] * held
+def _tiers(quads: int, near: int, held: int) -> list[str]:
+    """Where each quad of a matrix is, as group.cuh has them."""
+    return ["far"] * (quads - near - held) + ["near"] * near + ["held"] * held
 
 
 def trips(case: Case, body: list[Instruction]) -> int:
-    """Turns of a loop inside a step, by what one turn fetches of the groups that are not in registers."""
+    """Turns of a loop inside a step, by what one turn fetches of the quads that are not in registers."""
     options = dict(o[7:].split("=") for o in case.plan().options if "=" in o)
     of = {name: int(value) for name, value in options.items() if value.isdecimal()}
     if any(re.search(r"int item\b", _text(f"{case.kernel}.cu")[i.line - 1]) for i in body[-1:]):
         return -(-3 * case.D // of["GROUP"])  # the entries that are summed over the warps
-    # Groups in a row that are in the same places, each a loop: (places, groups).
+    # Quads in a row that are in the same places, each a loop: (places, quads).
     if "HELD" in of:
         tiers: list[tuple[str, ...]] = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
         lines = of["COLUMNS"]
     else:
-        groups, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
-        of_G = _tiers(groups, of["NEAR_G"], of["HELD_G"])
-        tiers = list(zip(_tiers(groups, of["NEAR_W"], of["HELD_W"]), of_G, strict=True))
+        quads, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
+        of_G = _tiers(quads, of["NEAR_G"], of["HELD_G"])
+        tiers = list(zip(_tiers(quads, of["NEAR_W"], of["HELD_W"]), of_G, strict=True))
         tiers += [(tier,) for tier in of_G]  # and those that need G alone
     far = sum(i.opcode.startswith("LDG") and ".128" in i.opcode for i in body)
     fmas = sum(i.opcode.startswith(("FFMA", "DFMA")) for i in body)

@@ -1,15 +1,18 @@
-"""The passes of every operator on a GPU: all but addresses is settled once, so that a call is a launch.
+"""The passes of every operator on a GPU. All but the addresses is settled once, so that a call is a launch.
 
-What the kernels take follows from the operator's description (`srwm.operators.spec`): their arrays are
-the operands in the order of the signature, then what the pass reads and writes beside them, and their
-last argument says how each of them lies in memory. What a call is, and what its backends give: the
-module's caller says it with `srwm._plan`.
+What a kernel takes follows from the operator's description (`srwm.operators.spec`): first the addresses of
+its operands, then of what the pass reads and writes beside them; its last argument says how each array lies
+in memory.
 
-A platform is what the kernels run on, CuPy's devices or the tests' stand-in for one:
+A `call` has the attributes operator; operands, layouts in the operator's flat order, or None; lead; sizes,
+a mapping from letters; dtype; state_dtype; device. A layout has a shape, strides in bytes and the name of a
+dtype. A platform is what the kernels run on, a device of CuPy's or the tests' stand-in for one:
 
-    limits() -> launch.Limits                of the device at hand
+    limits() -> launch.Limits                what the device allows
     kernel(plan) -> kernel                   compiled and loaded there
-    launch(bound, addresses, stream)         in that stream, waiting for nothing
+    launch(bound, addresses, stream)         in that stream, without waiting for it
+
+An `empty(nbytes)` gives the address of fresh memory on the device, and what owns it.
 """
 
 from __future__ import annotations
