@@ -288,3 +288,13 @@ def test_sizes_of_a_feed_forward_block():
         FeedForward(4, 0)
     with pytest.raises(TypeError, match="FeedForward: d_model: expected an int >= 1, got '4'"):
         FeedForward("4", 4)
+
+
+@pytest.mark.usefixtures("no_work")
+@each_layer
+def test_autocast_leaves_double_alone(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        wrong(name, TypeError, "h: expected the dtype of the layer's parameters", inputs(4, L).double())
+        with pytest.raises(TypeError, match=f"{name}: h: expected the dtype of .* torch.float64, got"):
+            MAKERS[name]().double()(inputs(4, L))
+        MAKERS[name]()._check(name, inputs(4, L).bfloat16(), None, None, None, has_steps=True)
