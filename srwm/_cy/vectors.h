@@ -187,6 +187,14 @@ INLINE real max_lanes(vector a) {
     __m128d s = _mm_max_pd(_mm256_castpd256_pd128((__m256d)a), _mm256_extractf128_pd((__m256d)a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
 }
+#elif defined(__AVX512F__) && !defined(SRWM_DOUBLE)
+INLINE vector larger(vector a, vector b) { return (vector)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE real sum_lanes(vector a) { return _mm512_reduce_add_ps((__m512)a); }
+INLINE real max_lanes(vector a) { return _mm512_reduce_max_ps((__m512)a); }
+#elif defined(__AVX512F__)
+INLINE vector larger(vector a, vector b) { return (vector)_mm512_max_pd((__m512d)a, (__m512d)b); }
+INLINE real sum_lanes(vector a) { return _mm512_reduce_add_pd((__m512d)a); }
+INLINE real max_lanes(vector a) { return _mm512_reduce_max_pd((__m512d)a); }
 #else
 INLINE vector larger(vector a, vector b) { return select_bits(is_less(a, b), b, a); }
 INLINE real sum_lanes(vector a) {
