@@ -1,7 +1,7 @@
 """The CPU backend: picks the kernels for this processor, and binds calls of any operator to them.
 
-A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the operator's
-description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
+A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the
+operator's description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
@@ -15,7 +15,6 @@ state that grows.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import threading
@@ -46,8 +45,8 @@ SEGMENT = 32
 REPLAYED = 4
 
 # Sequences are computed side by side, one in each lane of a vector, where the matrices of so many have at
-# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients as
-# well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
+# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients
+# as well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
 SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
 SIDE_BY_SIDE_STEPS = 4  # and where there are steps enough to pay for bringing matrices into that layout
 
@@ -139,7 +138,7 @@ def _scratch(size: int) -> tuple[int, Any, int]:
     """
     if size > SCRATCH_HELD:
         memory = _new((size,), np.dtype(np.uint8))  # on a cache line
-        return memory.ctypes.data, memory
+        return memory.ctypes.data, memory, size
     held: tuple[int, Any, int] | None = getattr(_per_thread, "scratch", None)
     if held is None or held[2] < size:
         memory = np.empty(size + _LINE, np.uint8)
@@ -151,7 +150,8 @@ _LINE = 64
 _KINDS = {"float16": 1, "bfloat16": 2}
 _MATRICES = ("initial", "state")  # roles of operands whose gradients are added to
 
-# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of entries.
+# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of
+# entries.
 Record = tuple[int, int, tuple[int, ...], int]
 
 
@@ -189,7 +189,7 @@ def _record(a: Layout | None, core: int, lead: tuple[int, ...]) -> Record | None
 
 
 class Gathering(NamedTuple):
-    """How the gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
+    """How gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
 
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     n_slots: int
@@ -266,8 +266,9 @@ def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class _Binding:
-    """What a call's shapes, strides and dtypes decide, forward and backward. Sequences have positions: those
-    that share an initial matrix are side by side.
+    """What a call's shapes, strides and dtypes decide, forward and backward.
+
+    Sequences have positions: those that share an initial matrix are side by side.
     """
 
     def __init__(self, call: Call, keep: bool) -> None:
@@ -520,4 +521,3 @@ def forward_of(call: Call, keep: bool) -> _Forward:
 def backward_of(call: Call, incoming: tuple[Layout | None, ...]) -> _Backward:
     """The backward pass of a call, for gradients of its results with these layouts, None for zero."""
     return _Backward(call, incoming)
-
