@@ -11,7 +11,8 @@ torch.func needs. A Function in front of operators without autograd runs its for
 torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
 zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two
 places: before the dispatcher, where the reference can run under nested transforms, and in the autograd
-kernel, where compiled calls arrive, for which there is an error. Default values in a schema are dropped by the dispatcher where arguments equal them, so there are none.
+kernel, where compiled calls arrive, for which there is an error. Default values in a schema are dropped
+by the dispatcher where arguments equal them, so there are none.
 """
 
 from __future__ import annotations
