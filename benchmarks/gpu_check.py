@@ -84,12 +84,11 @@ def passes_of(operator: str, D: int, L: int) -> dict[str, Callable[[], Any]]:
     vjp: Callable[..., Any]
     torch.manual_seed(0)
     limits = loader.limits(torch.cuda.current_device())
+    teams = launch.forward(operator, D, D, "float32", limits).teams
     if operator == "srwm":
-        teams = launch.forward(D, D, "float32", limits).teams
         given = [tensor(L, D), tensor(D, 3 * D + 4) / D**0.5]
         forward, vjp = srwm.forward, srwm.vjp
     else:
-        teams = launch.delta_forward(D, D, "float32", limits).teams
         q, k = (tensor(L, D).softmax(-1) for _ in range(2))
         given = [q, k, tensor(L, D), tensor(L).sigmoid(), tensor(D, D)]
         forward, vjp = srwm.delta.forward, srwm.delta.vjp

@@ -63,7 +63,7 @@ PAPER = {
 }
 
 # A statement of the time loop that few steps come to.
-_RARE = re.compile(r"ends_segment &&|resets? (&&|!= nullptr)|(if|while) \(anew\)")
+_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \(anew\)")
 
 
 class Instruction(NamedTuple):

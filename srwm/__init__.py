@@ -5,21 +5,33 @@ Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on 
 the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `srwm.nn`.
 """
 
-import importlib.metadata
+import importlib
+from typing import Any
 
 from srwm import delta
 from srwm._config import show_config, warmup
+from srwm._memory import free_memory
+from srwm._threads import get_num_threads, set_num_threads
+from srwm._version import __version__ as __version__
 from srwm.operators.srwm import backward, forward, pack, unpack, vjp
-
-__version__ = importlib.metadata.version("srwm")
 
 __all__ = [
     "backward",
     "delta",
     "forward",
+    "free_memory",
+    "get_num_threads",
     "pack",
+    "set_num_threads",
     "show_config",
     "unpack",
     "vjp",
     "warmup",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`srwm.nn`, loaded when it is first asked for: it needs torch."""
+    if name == "nn":
+        return importlib.import_module("srwm.nn")
+    raise AttributeError(f"module 'srwm' has no attribute {name!r}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from typing import Any
 
 import numpy as np
 
 from srwm import _checks, _dispatch
+from srwm._version import __version__
 from srwm.operators.srwm import SRWM
 
 
@@ -45,7 +45,7 @@ def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
 
 
 def show_config() -> None:
-    """Print versions, which backends are usable, and for each that is not: why.
+    """Print versions, which backends are usable and why others are not, instruction set and threads.
 
     Examples
     --------
@@ -53,13 +53,18 @@ def show_config() -> None:
     >>> srwm.show_config()  # doctest: +ELLIPSIS
     srwm ...
     """
+    import importlib.metadata  # slow to load, and of use nowhere else
+
     lines = [
-        f"srwm {importlib.metadata.version('srwm')}",
+        f"srwm {__version__}",
         f"python {platform.python_version()} on {platform.machine()} ({platform.system()})",
     ]
     installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
     for package in ("numpy", "torch", "cupy"):
         wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
         lines.append(", ".join(wheels) or f"{package} not installed")
-    lines += [f"backend {name}: {state}" for name, state in _dispatch.states().items()]
+    states = _dispatch.states()
+    lines += [f"backend {name}: {state}" for name, state in states.items()]
+    if states["cython"] == "usable":
+        lines += [f"{what}: {value}" for what, value in _dispatch.module("cython").configuration().items()]
     print("\n".join(lines))  # noqa: T201  the result is what it prints

@@ -34,40 +34,36 @@ BACKENDS = {
 
 
 @cache
-def _module(path: str) -> Any:
-    return importlib.import_module(path)
+def module(backend: str) -> Any:
+    """The module of a backend, by its name in the table."""
+    return importlib.import_module(BACKENDS[backend])
 
 
 @cache
 def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
     """(backend module, "") or (None, why there is none)."""
     if backend is not None:
-        module = _module(BACKENDS[backend])
-        reason = module.unusable() or module.declines(device) or _lacks(module, op)
-        return (module, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
+        found = module(backend)
+        reason = found.unusable() or found.declines(device) or _lacks(found, op)
+        return (found, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
     reasons = []
-    for name, path in BACKENDS.items():
-        module = _module(path)
-        reason = module.declines(device) or _lacks(module, op) or module.unusable()
-        if (
-            reason is None
-            and module.RUNS_ON_ARRAYS
-            and any(_has_kernels(other, op) for other in BACKENDS.values())
-        ):
+    for name in BACKENDS:
+        found = module(name)
+        reason = found.declines(device) or _lacks(found, op) or found.unusable()
+        if reason is None and found.RUNS_ON_ARRAYS and any(_has_kernels(other, op) for other in BACKENDS):
             reason = "it is the readable definition, and runs only when asked for by name"
         if reason is None:
-            return module, ""
+            return found, ""
         reasons.append(f"{name}: {reason}")
     return None, f"no backend takes arrays on the {device} here ({'; '.join(reasons)})"
 
 
-def _lacks(module: Any, op: Operator) -> str | None:
-    return None if module.takes(op) else f"it has no kernels of {op.label}"
+def _lacks(backend: Any, op: Operator) -> str | None:
+    return None if backend.takes(op) else f"it has no kernels of {op.label}"
 
 
-def _has_kernels(path: str, op: Operator) -> bool:
-    module = _module(path)
-    return not module.RUNS_ON_ARRAYS and module.takes(op)
+def _has_kernels(name: str, op: Operator) -> bool:
+    return not module(name).RUNS_ON_ARRAYS and module(name).takes(op)
 
 
 def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
@@ -79,12 +75,18 @@ def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
     """
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"{name}: backend: expected one of {', '.join(BACKENDS)} or None, got {backend!r}")
-    module, reason = _resolve(op, device, backend)
-    if module is None:
+    found, reason = _resolve(op, device, backend)
+    if found is None:
         raise RuntimeError(f"{name}: {reason}")
-    return module
+    return found
 
 
 def states() -> dict[str, str]:
     """Each backend's name and "usable", or why it is not."""
-    return {name: _module(path).unusable() or "usable" for name, path in BACKENDS.items()}
+    reasons = {}
+    for name in BACKENDS:
+        try:
+            reasons[name] = module(name).unusable() or "usable"
+        except ImportError as missing:  # its kernels are not built
+            reasons[name] = str(missing)
+    return reasons

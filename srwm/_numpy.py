@@ -6,6 +6,7 @@ Arrays of other libraries are viewed as NumPy's or CuPy's, and results go back a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ class _Host:
 
         return room
 
+    own_precision = staticmethod(nullcontext)
+
 
 class _Cuda:
     """CuPy's arrays, as srwm/_run.py wants them."""
@@ -89,6 +92,8 @@ class _Cuda:
             return memory.data.ptr, memory
 
         return room
+
+    own_precision = staticmethod(nullcontext)
 
 
 class _Prepared(NamedTuple):

@@ -7,40 +7,16 @@ The one cache in front of the kernels. Its key holds shapes, strides, dtypes and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from srwm import _checks, _dispatch
 from srwm._cy.exchange import unpack
+from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 
 # DLPack's device types, and the kind of backend that takes arrays there.
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 _KINDS = {CPU: "cpu", CUDA: "cuda", CUDA_HOST: "cuda", CUDA_MANAGED: "cuda"}
-
-
-class Layout(NamedTuple):
-    """One array, but for its address."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in bytes
-    dtype: str
-
-
-class Call(NamedTuple):
-    """What is known of a call of an operator: all but addresses and options."""
-
-    operator: Operator
-    operands: tuple[Layout | None, ...]  # in the order of ``operator.flat``; None where not given
-    lead: tuple[int, ...]  # the broadcast of their leading axes
-    sizes: Mapping[str, int]  # of the letters of their axes
-    dtype: str  # of the data operands and of the output
-    state_dtype: str  # of the matrices after the last step, and of their gradients
-    device: int  # its index
-
-    @property
-    def result_dtypes(self) -> tuple[str, ...]:
-        """The dtypes of ``operator.results``."""
-        return (self.dtype, *(self.state_dtype for _ in self.operator.states))
 
 
 class Plan:

@@ -6,6 +6,7 @@ A library is what a front end says of its arrays; `like` is one of them, on the 
     empty(shape, dtype, like) -> an array, not initialised; dtype by name
     stream(like) -> the handle of the device's current stream, 0 on the CPU
     room(like) -> a function from bytes to memory there: its address, and what keeps it alive
+    own_precision(like) -> a context in which nothing is cast behind the reference's back
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ def forward(
     """The output, the matrices after the last step, what backward wants; None for what is not wanted."""
     call, like = plan.call, arrays[0]
     if plan.runs_on_arrays:
-        y, *matrices, saved = loop.forward(call.operator, arrays, call.lead, call.sizes, save)
+        with library.own_precision(like):
+            y, *matrices, saved = loop.forward(call.operator, arrays, call.lead, call.sizes, save)
         return [y, *(a if return_state else None for a in matrices), saved]
     results = [library.empty(plan.results[0], call.dtype, like)]
     for shape in plan.results[1:]:
         results.append(library.empty(shape, call.state_dtype, like) if return_state else None)
     results.append(library.empty(*plan.saved, like) if save else None)
     *places, saved_at = library.read(tuple(results))[1]
-    stream, room = library.stream(like), library.room(like)
-    plan.forward(save)(addresses, tuple(places), saved_at, num_threads, stream, room)
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.forward(save)(addresses, tuple(places), saved_at, **options)
     return results
 
 
@@ -53,11 +55,12 @@ def backward(
     """The gradients of the operands that have one, from those of the results; None where not given."""
     call, like = plan.call, arrays[0]
     if plan.runs_on_arrays:
-        return loop.backward(call.operator, arrays, call.lead, call.sizes, saved, incoming)
+        with library.own_precision(like):
+            return loop.backward(call.operator, arrays, call.lead, call.sizes, saved, incoming)
     key, places = library.read(incoming)
     layouts = (call.operands[i] for i in call.operator.differentiable)
     gradients = tuple(None if a is None else library.empty(a.shape, a.dtype, like) for a in layouts)
     saved_at, *gradients_at = library.read((saved, *gradients))[1]
-    stream, room = library.stream(like), library.room(like)
-    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), num_threads, stream, room)
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), **options)
     return gradients

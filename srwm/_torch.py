@@ -54,11 +54,7 @@ def _gradients(
     """The gradients of the operands that have one, which can be differentiated in grad mode."""
     if not torch.is_grad_enabled() and is_plain((*flat, saved, *incoming)):
         return _torch_kernels.backward(op, flat, saved, incoming, *options)
-    operator = torch_operator(op)
-    given = dict(
-        zip(operator.given(flat), operator.gradients(flat, saved, incoming, *options), strict=True)
-    )
-    return tuple(given.get(i) for i in op.differentiable)
+    return torch_operator(op).gradients(flat, saved, incoming, *options)
 
 
 def _as_tensors(

@@ -15,6 +15,7 @@ from torch import Tensor
 from srwm import _checks, _plan, _run
 from srwm._cy import exchange
 from srwm._plan import Plan
+from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
 DTYPES = {name: getattr(torch, name) for name in _checks.DTYPES}
@@ -59,6 +60,10 @@ class _Tensors:
 
         return room
 
+    @staticmethod
+    def own_precision(like: Tensor) -> AbstractContextManager[Any]:
+        return own_precision(like)
+
 
 _TENSORS = _Tensors()
 
@@ -92,7 +97,7 @@ def own_precision(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def _threads(num_threads: int | None) -> int:
-    return torch.get_num_threads() if num_threads is None else num_threads
+    return num_threads or threads_asked_for() or torch.get_num_threads()
 
 
 def forward(
@@ -104,13 +109,7 @@ def forward(
     num_threads: int | None,
 ) -> list[Any]:
     """The output, the matrices after the last step or None, and what backward wants or None."""
-    prepared = _prepared(op, flat, backend)
-    how = save, return_state, _threads(num_threads)
-    if prepared[0].runs_on_arrays:
-        assert flat[0] is not None
-        with own_precision(flat[0]):
-            return _run.forward(*prepared, *how)
-    return _run.forward(*prepared, *how)
+    return _run.forward(*_prepared(op, flat, backend), save, return_state, _threads(num_threads))
 
 
 def backward(
@@ -131,9 +130,6 @@ def backward(
     for argument, g in zip(op.gradient_names, incoming, strict=True):
         if g is not None:
             _checks.same_device(name, argument, g.device, x.device, of=op.flat[0].name)
-    if plan.runs_on_arrays:
-        with own_precision(x):
-            return _run.backward(*prepared, saved, incoming, _threads(num_threads))
     return _run.backward(*prepared, saved, incoming, _threads(num_threads))
 
 

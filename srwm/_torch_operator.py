@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
-from srwm._plan import Call
+from srwm._layouts import Call
 from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
     autograd_kernel_is_known,
@@ -64,33 +64,26 @@ class TorchOperator:
         returned = ", ".join(f"Tensor grad_{_identifier(op.flat[i].name)}" for i in op.differentiable)
         LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> ({returned})")
         self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
-        kernels = (
-            (
-                names[0],
-                self._forward_kernel,
-                self._forward_fake,
-                self._forward_autograd,
-                self._forward_vmap,
-            ),
-            (
-                names[1],
-                self._backward_kernel,
-                self._backward_fake,
-                self._backward_autograd,
-                self._backward_vmap,
-            ),
-        )
         self._Forward, self._Backward = _functions(self)
-        for name, kernel, fake, autograd, vmap in kernels:
+        for verb, name in zip(("forward", "backward"), names, strict=True):
+            kernel, fake, autograd, vmap = (
+                getattr(self, f"_{verb}_{what}") for what in ("kernel", "fake", "autograd", "vmap")
+            )
             for key in ("CPU", "CUDA"):
                 LIBRARY.impl(name, kernel, key)
             LIBRARY.impl(name, autograd, "Autograd")
             torch.library.register_fake(f"srwm::{name}", fake, lib=LIBRARY)
             torch.library.register_vmap(f"srwm::{name}", vmap, lib=LIBRARY)
 
-    def given(self, flat: tuple[Any, ...]) -> list[int]:
-        """The places of the operands that are given and have a gradient."""
-        return [i for i in self.op.differentiable if flat[i] is not None]
+    def _with(self, flat: tuple[Any, ...], free: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """The operands, those that are given and have a gradient replaced by `free`."""
+        new = iter(free)
+        differentiable = self.op.differentiable
+        return tuple(next(new) if t is not None and i in differentiable else t for i, t in enumerate(flat))
+
+    def _given(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The operands that are given and have a gradient."""
+        return tuple(flat[i] for i in self.op.differentiable if flat[i] is not None)
 
     # On a device, and without one
 
@@ -173,37 +166,26 @@ class TorchOperator:
             )
 
     def gradients(
-        self, flat: tuple[Any, ...], saved: Tensor, incoming: Any, *options: Any
-    ) -> tuple[Tensor, ...]:
-        """The gradients of the operands that are given, in any mode."""
+        self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the operands that have one, None where not given, in any mode."""
         if has_tangent((*flat, saved, *incoming)):
             return self.reference_gradients(flat, incoming)
-        return self.of_given(flat, self.backward(*flat, saved, *incoming, *options))
+        found = self.backward(*flat, saved, *incoming, *options)
+        places = self.op.differentiable
+        return tuple(None if flat[i] is None else g for i, g in zip(places, found, strict=True))
 
-    def of_given(self, flat: tuple[Any, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of the results of `backward`, those of the operands that are given."""
-        return tuple(
-            g for i, g in zip(self.op.differentiable, gradients, strict=True) if flat[i] is not None
-        )
-
-    def reference_gradients(self, flat: tuple[Any, ...], incoming: Any) -> tuple[Tensor, ...]:
+    def reference_gradients(
+        self, flat: tuple[Any, ...], incoming: tuple[Any, ...]
+    ) -> tuple[Tensor | None, ...]:
         """The same through the reference in torch operations, which can be differentiated again."""
-        given = self.given(flat)
-
-        def results(*free: Tensor) -> tuple[Tensor, ...]:
-            every = list(flat)
-            for i, t in zip(given, free, strict=True):
-                every[i] = t
-            return self.reference(tuple(every))
-
         with own_precision(flat[0]):
-            values, pull = torch.func.vjp(results, *(flat[i] for i in given))[:2]
-            return pull(
-                tuple(
-                    torch.zeros_like(value) if g is None else g
-                    for value, g in zip(values, incoming, strict=True)
-                )
-            )
+            values, pull = torch.func.vjp(
+                lambda *free: self.reference(self._with(flat, free)), *self._given(flat)
+            )[:2]
+            grads = zip(values, incoming, strict=True)
+            found = iter(pull(tuple(torch.zeros_like(y) if g is None else g for y, g in grads)))
+        return tuple(None if flat[i] is None else next(found) for i in self.op.differentiable)
 
     def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The results by torch operations alone."""
@@ -273,7 +255,7 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
             result: list[Any] = [None] * (n + 3)
             if any(g is not None for g in grads):
                 gradients = operator.gradients(tuple(flat), saved, grads, *ctx.options)
-                for i, g in zip(operator.given(flat), gradients, strict=True):
+                for i, g in zip(op.differentiable, gradients, strict=True):
                     result[i] = g
             return tuple(result)
 
@@ -286,24 +268,24 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
             return gradients
 
         @staticmethod
-        def backward(ctx: Any, *of_gradients: Tensor) -> tuple[Any, ...]:
-            every = list(ctx.saved_tensors)
-            flat, incoming = tuple(every[:n]), every[n:]
-            outer = operator.of_given(flat, of_gradients)
-            free = [*operator.given(flat), *(n + j for j, g in enumerate(incoming) if g is not None)]
+        def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+            flat, incoming = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            given = operator._given(flat)
+            wanted = tuple(g for g in incoming if g is not None)
 
-            def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-                all_of_them = list(every)
-                for i, t in zip(free, tensors, strict=True):
-                    all_of_them[i] = t
-                return operator.reference_gradients(tuple(all_of_them[:n]), all_of_them[n:])
+            def gradients(*free: Tensor) -> tuple[Tensor, ...]:
+                new = iter(free[len(given) :])
+                grads = tuple(None if g is None else next(new) for g in incoming)
+                found = operator.reference_gradients(operator._with(flat, free[: len(given)]), grads)
+                return tuple(g for g in found if g is not None)
 
             with own_precision(flat[0]):
-                pull = torch.func.vjp(gradients, *(every[i] for i in free))[1]
-                found = dict(zip(free, pull(outer), strict=True))
-            of_flat = (found.get(i) for i in range(n))
-            of_incoming = (found.get(n + j) for j in range(1 + states))
-            return (*of_flat, None, *of_incoming, None, None)
+                pull = torch.func.vjp(gradients, *given, *wanted)[1]
+                of_given = (g for g, i in zip(outer, op.differentiable, strict=True) if flat[i] is not None)
+                found = iter(pull(tuple(of_given)))
+            places = op.differentiable
+            of_flat = [next(found) if t is not None and i in places else None for i, t in enumerate(flat)]
+            return (*of_flat, None, *(None if g is None else next(found) for g in incoming), None, None)
 
     return Forward, Backward
 

@@ -105,7 +105,7 @@ def below_autograd() -> AbstractContextManager[None]:
 
 @contextmanager
 def outer_level() -> Iterator[None]:
-    """In the forward of an autograd.Function: the dispatcher goes on below autograd, for an outer transform.
+    """In the forward of an autograd.Function: the dispatcher goes on below autograd.
 
     That records as if no Function were around it, which turned both modes of differentiation off. Without
     forward mode a compiled derivative of a gradient would be zero.

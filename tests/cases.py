@@ -94,13 +94,13 @@ def random_delta_case(size: tuple[Any, ...], *, with_reset: bool = False, seed: 
     )
 
 
-def growth_case() -> Case:
-    """512 steps in which W_y grows a million-fold: what comes back by undoing updates is hardest here.
+def growth_case(steps: int = 512, growth: float = 1e6) -> Case:
+    """Steps in which W_y grows a million-fold: what comes back by undoing updates is hardest here.
 
     x stays on entry 0, and only W_y is written: q is all on entry 0, k half there and half on the
     rest, so that every step multiplies (q - k) W_y by 1 + beta_0 (q - k) . k.
     """
-    D, L, growth, never = 16, 512, 1e6, -60.0
+    D, L, never = 16, steps, -60.0
     rng = np.random.default_rng(0)
     along = 1 / 4 - 1 / (4 * (D - 1))  # (q - k) . k
     beta_0 = (growth ** (1 / L) - 1) / along

@@ -1,17 +1,21 @@
-"""The CPU backend: allocates, picks the kernels for this processor, and calls them.
+"""The CPU backend: picks the kernels for this processor, and binds calls of any operator to them.
+
+A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the operator's
+description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
-used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
-`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process. They
+used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
 share out the sequences; where there are fewer of those and their heads are large, several threads share the
 columns of one, and the last bits of results depend on how many do, though never on timing.
 
-Arrays come in the four dtypes; bfloat16 also as int16, as tensors of it do, which NumPy has no name for.
-Of those, gradients that are sums are returned in float32, for the caller to round.
+Where there are many small heads, sequences are computed side by side instead, if there are enough of them
+for all threads; last bits depend on that too, and there on whether a sequence beside one has a reset or a
+state that grows.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import threading
@@ -24,8 +28,12 @@ import numpy as np
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
+from srwm._layouts import Call, Layout
+from srwm._threads import default_threads, threads_allowed, threads_described
+from srwm.operators.spec import Operator
 
-BFLOAT16_AS_INT16 = True
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = False
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
@@ -37,14 +45,17 @@ SEGMENT = 32
 # W, of which single steps of many sequences would need most.
 REPLAYED = 4
 
-# Sequences are computed side by side, one in each lane of a vector, where the states of so many have at
-# most these bytes, forward alone and where there is a backward pass, which walks through their gradients as
-# well; and where there are steps enough to pay for bringing the states into that layout.
+# Sequences are computed side by side, one in each lane of a vector, where the matrices of so many have at
+# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients as
+# well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
 SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
-SIDE_BY_SIDE_STEPS = 4
+SIDE_BY_SIDE_STEPS = 4  # and where there are steps enough to pay for bringing matrices into that layout
 
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
+
+# Up to this size a thread's scratch is its own as long as it lives; larger scratch is recycled.
+SCRATCH_HELD = 1 << 20
 
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
 # milliseconds where the threads have been idle for long.
@@ -66,24 +77,7 @@ CHUNKS = 64
 _per_thread = threading.local()
 
 
-class _OpenMP:
-    """Whether it has threads in this process, or has lost them.
-
-    A forked child has none of its parent's, and GNU's OpenMP would wait for them forever.
-    """
-
-    has_threads = False
-    has_lost_them = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        cls.has_lost_them = cls.has_lost_them or cls.has_threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_OpenMP.after_fork)
-
-_FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def unusable() -> str | None:
@@ -100,11 +94,21 @@ def declines(device: str) -> str | None:
     return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
 
 
+def configuration() -> dict[str, str]:
+    """What this backend computes with, for `show_config`."""
+    asked = " (asked for by SRWM_INSTRUCTION_SET)" if os.environ.get("SRWM_INSTRUCTION_SET") else ""
+    return {
+        "instruction set": instruction_set() + asked,
+        "OpenMP": "yes" if processor.has_openmp() else "no, the kernels were built without",
+        "threads": threads_described() if processor.has_openmp() else "1, for want of OpenMP",
+    }
+
+
 @cache
 def instruction_set() -> str:
     """The instruction set whose kernels are used."""
     asked = os.environ.get("SRWM_INSTRUCTION_SET")
-    if asked is None:
+    if not asked:
         return next(name for name in INSTRUCTION_SETS if processor.has(name))
     if asked not in INSTRUCTION_SETS or not processor.has(asked):
         usable = ", ".join(name for name in INSTRUCTION_SETS if processor.has(name))
@@ -119,205 +123,137 @@ def kernels(real: np.dtype, layout: str) -> Any:
     return importlib.import_module(f"srwm._cy.{instruction_set()}_{real_type}_{layout}")
 
 
-@cache
-def _default_threads() -> int:
-    for name in ("SRWM_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name)
-        if value is not None:
-            if not value.isdecimal() or int(value) < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
-            return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
     """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
-    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or _OpenMP.has_lost_them:
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or not threads_allowed():
         return 1
-    wanted = _default_threads() if num_threads is None else num_threads
-    threads = max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
-    if threads > 1:
-        _OpenMP.has_threads = True
-    return threads
+    wanted = default_threads() if num_threads is None else num_threads
+    return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
 
 
-def _scratch(size: int) -> np.ndarray:
-    """Working memory of the calling thread, in bytes: kept, since fresh pages are dear."""
-    held = getattr(_per_thread, "scratch", None)
-    if held is None or held.nbytes < size:
-        held = _per_thread.scratch = np.empty(size, np.uint8)
-    return held
+def _scratch(size: int) -> tuple[int, Any]:
+    """Working memory of the calling thread, on a cache line: its address, and what keeps it.
+
+    What single steps ask for is kept, since page faults take time; more is recycled, where all threads
+    together are bounded.
+    """
+    if size > SCRATCH_HELD:
+        memory = _new((size,), np.dtype(np.uint8))  # on a cache line
+        return memory.ctypes.data, memory
+    held: tuple[int, Any, int] | None = getattr(_per_thread, "scratch", None)
+    if held is None or held[2] < size:
+        memory = np.empty(size + _LINE, np.uint8)
+        held = _per_thread.scratch = (-(-memory.ctypes.data // _LINE) * _LINE, memory, size)
+    return held[:2]
 
 
-def real_of(dtype: np.dtype) -> np.dtype:
+_LINE = 64
+_KINDS = {"float16": 1, "bfloat16": 2}
+
+# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of entries.
+Record = tuple[int, int, tuple[int, ...], int]
+
+
+def takes(operator: Operator) -> bool:
+    """Whether there are kernels for this operator."""
+    return bool(kernels(_FLOAT32, "one").is_registered(operator.name))
+
+
+def _real_of(dtype: str) -> np.dtype:
     """The real type that arrays of a dtype are computed in."""
-    return _FLOAT64 if dtype == _FLOAT64 else _FLOAT32
+    return _FLOAT64 if dtype == "float64" else _FLOAT32
 
 
-def _stored(a: Any) -> Any:
-    """An array of halves or flags, or None, as the kernels take it: bfloat16 as int16, aligned."""
+def _itemsize(dtype: str) -> int:
+    return {"float64": 8, "float32": 4, "bool": 1}.get(dtype, 2)
+
+
+def _contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
+    """The layout of a new array."""
+    strides, size = [], _itemsize(dtype)
+    for n in reversed(shape):
+        strides.append(size)
+        size *= max(1, n)
+    return Layout(shape, tuple(reversed(strides)), dtype)
+
+
+def _record(a: Layout | None, core: int, lead: tuple[int, ...]) -> Record | None:
+    """What the kernels want to know of an array whose leading axes broadcast to `lead`."""
     if a is None:
         return None
-    a = a if a.dtype.kind in "fib" else a.view(_INT16)
-    return a if a.flags.aligned else a.copy()  # Python's buffers have other names for halves that are not
-
-
-def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A sum of the real type in the dtype that was asked for, if NumPy has it."""
-    return a if dtype == _INT16 else a.astype(dtype, copy=False)
+    own = len(a.shape) - core
+    along = tuple(0 if n == 1 else step for n, step in zip(a.shape[:own], a.strides[:own], strict=True))
+    outer = a.strides[-2] if core == 2 else 0
+    return outer, a.strides[-1], (0,) * (len(lead) - own) + along, _KINDS.get(a.dtype, 0)
 
 
 class Gathering(NamedTuple):
-    """How the gradients of shared states are summed: in slots of chunks, then the slots of each state."""
+    """How the gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
 
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     n_slots: int
-    firsts: np.ndarray | None  # (states,) the first slot of each state; None where each has one slot
-    each: int | None  # slots of each state, where they are as many for all of them and not one
+    firsts: np.ndarray | None  # (matrices,) the first slot of each; None where each has one slot
+    each: int | None  # slots of each matrix, where they are as many for all of them and not one
     many: np.ndarray  # chunks of the positions computed side by side: where each starts, and the end
     one: np.ndarray  # chunks of the others
 
 
-class Plan(NamedTuple):
-    """What a call's shapes and dtype decide. Sequences have positions, those of one state side by side."""
-
-    real: np.dtype  # what is computed in
-    is_half: bool  # whether that is not what is stored
-    N: int  # sequences
-    work: int  # multiply-adds of a product of every step with the state
-    side_by_side: int  # how many of the positions, from the first on, are computed side by side
-    order: np.ndarray | None  # (N,) the sequence at each position; None: 0, 1, ...
-    parts: tuple[tuple[Any, int, int], ...]  # (kernels, first position, positions)
-    members: int  # the most threads that gain by sharing one sequence
-    entries: int  # kept of each sequence
-    segments: int
-    forward_bytes: int  # of scratch for each thread
-    backward_bytes: int
-
-
-# A layout of an operator: (entries kept per step and sequence, per segment, scratch forward, backward).
-_LAYOUT_OF = {"srwm": "layout", "delta": "delta_layout"}
-
-
-@lru_cache(maxsize=256)
-def _layouts(op: str, real: np.dtype, D: int, Do: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The layouts of one sequence at a time and of many side by side."""
-    one, many = (getattr(kernels(real, layout), _LAYOUT_OF[op])(D, Do) for layout in ("one", "many"))
-    return one, many
-
-
-@lru_cache(maxsize=256)
-def _plan(
-    op: str,
-    keep: bool,
-    dtype: np.dtype,
-    lead: tuple[int, ...],
-    state: tuple[int, ...],
-    L: int,
-    D: int,
-    Do: int,
-) -> Plan:
-    """The plan for sequences of L steps, with a backward pass or not; `state` is the shape of W or S."""
-    real, N = real_of(dtype), prod(lead)
-    one, many = _layouts(op, real, D, Do)
-    lanes = kernels(real, "many").sequences()
-    fits = many[1] * lanes * real.itemsize <= SIDE_BY_SIDE_BYTES[op][keep]
-    pays = lanes > 1 and L >= SIDE_BY_SIDE_STEPS and N // lanes >= _default_threads()
-    side_by_side = N // lanes * lanes if fits and pays else 0
-    parts = (
-        (kernels(real, "many"), 0, side_by_side),
-        (kernels(real, "one"), side_by_side, N - side_by_side),
-    )
-    scratch = many if side_by_side else one
-    return Plan(
-        real=real,
-        is_half=dtype.itemsize == 2,
-        N=N,
-        work=N * L * state[-2] * state[-1],
-        side_by_side=side_by_side,
-        order=_order(lead, state[:-2]),
-        parts=tuple(part for part in parts if part[2] > 0),
-        members=max(1, state[-2] * state[-1] // WORK_PER_MEMBER),
-        entries=_entries_kept(op, real, L, D, Do),
-        segments=segments(L),
-        forward_bytes=real.itemsize * max(one[2], scratch[2]),
-        backward_bytes=real.itemsize * max(one[3], scratch[3]),
-    )
-
-
 @lru_cache(maxsize=16)  # these are as long as there are sequences
-def _order(lead: tuple[int, ...], state_lead: tuple[int, ...]) -> np.ndarray | None:
-    """The sequences, those that share a state together; None where they are together as they are."""
-    if prod(state_lead) in (1, prod(lead)):
+def _order(lead: tuple[int, ...], initial_lead: tuple[int, ...]) -> np.ndarray | None:
+    """The sequences, those that share a matrix together; None where they are together as they are."""
+    if prod(initial_lead) in (1, prod(lead)):
         return None
-    return sequences_by_weight(lead, state_lead).reshape(-1)
+    return sequences_by_weight(lead, initial_lead).reshape(-1)
 
 
 def _chunk_starts(first: int, last: int, lanes: int) -> np.ndarray:
     """Where the chunks of positions first ... last - 1 start, and where the last one ends."""
-    groups = (last - first) // lanes
-    size = lanes * max(1, -(-groups // CHUNKS))
+    number = (last - first) // lanes
+    size = lanes * max(1, -(-number // CHUNKS))
     return np.append(np.arange(first, last, size, dtype=np.int64), np.int64(last))
 
 
 @lru_cache(maxsize=16)
 def _gathering(
-    lead: tuple[int, ...], state_lead: tuple[int, ...], side_by_side: int, lanes: int
+    lead: tuple[int, ...],
+    initial_lead: tuple[int, ...],
+    own_lead: tuple[int, ...],
+    side_by_side: int,
+    lanes: int,
 ) -> Gathering:
-    N, states = prod(lead), prod(state_lead)
+    """That of matrices with the leading axes `own_lead`, of sequences in the order of `initial_lead`."""
+    N, matrices, order = prod(lead), prod(own_lead), _order(lead, initial_lead)
     many, one = _chunk_starts(0, side_by_side, lanes), _chunk_starts(side_by_side, N, 1)
-    positions = np.arange(N, dtype=np.int64)
-    state = positions * states // max(1, N)
-    chunk = np.searchsorted(np.concatenate([many[:-1], one[:-1]]), positions, side="right")
-    is_new = np.ones(N, bool)
-    is_new[1:] = (state[1:] != state[:-1]) | (chunk[1:] != chunk[:-1])
-    slots = np.cumsum(is_new) - 1
-    firsts = np.searchsorted(state[is_new], np.arange(states))
-    n_slots = int(is_new.sum())
-    each = n_slots // max(1, states)
-    is_even = each * states == n_slots and np.array_equal(firsts, np.arange(states) * each)
+    starts = np.concatenate([many[:-1], one[:-1]])
+    matrix = np.broadcast_to(np.arange(matrices).reshape(own_lead), lead).reshape(-1)
+    chunk = np.searchsorted(starts, np.arange(N), side="right")
+    of_slot, slots = np.unique(
+        (matrix if order is None else matrix[order]) * (len(starts) + 1) + chunk, return_inverse=True
+    )
+    n_slots = len(of_slot)
+    firsts = np.searchsorted(of_slot // (len(starts) + 1), np.arange(matrices))
+    each = n_slots // max(1, matrices)
+    is_even = each * matrices == n_slots and np.array_equal(firsts, np.arange(matrices) * each)
     return Gathering(
-        slots=slots,
+        slots=slots.astype(np.int64, copy=False),
         n_slots=n_slots,
-        firsts=None if n_slots == states else firsts,
+        firsts=None if n_slots == matrices else firsts,
         each=each if is_even and each > 1 else None,
         many=many,
         one=one,
     )
 
 
-def _summed(g: np.ndarray, gathering: Gathering, shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient of the states, of that shape, from those in the slots, (slots, rows, columns)."""
-    if g.shape[0] == 0:
-        return np.zeros(shape, g.dtype)
+def _summed(g: np.ndarray, gathering: Gathering) -> np.ndarray:
+    """The gradient of the matrices from that in the slots, (slots, rows, columns)."""
     if gathering.each is not None:
-        g = g.reshape(-1, gathering.each, *g.shape[1:]).sum(axis=1)
-    elif gathering.firsts is not None:
-        g = np.add.reduceat(g, gathering.firsts, axis=0)
-    return g.reshape(shape)
+        return g.reshape(-1, gathering.each, *g.shape[1:]).sum(axis=1)
+    return g if gathering.firsts is None else np.add.reduceat(g, gathering.firsts, axis=0)
 
 
 def segments(L: int) -> int:
-    """Segments of L steps whose last W is kept: all but a last one of at most REPLAYED steps."""
+    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps."""
     return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
-
-
-def _entries_kept(op: str, real: np.dtype, L: int, D: int, Do: int) -> int:
-    """Entries kept of a sequence: its trace, then a state per segment; either layout has room in them."""
-    one, _ = _layouts(op, real, D, Do)
-    return L * one[0] + segments(L) * one[1]
-
-
-def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
-    """Shape of what forward keeps for backward; what is in it only this backend knows."""
-    return (*lead, _entries_kept("srwm", dtype, L, D, Do))
-
-
-def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
-    """As `kept_shape`, of the delta rule."""
-    return (*lead, _entries_kept("delta", dtype, L, D, Do))
 
 
 def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -328,171 +264,261 @@ def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
 
-def _run(
-    plan: Plan,
-    kernel: str,
-    operands: tuple[Any, ...],
-    results: tuple[np.ndarray, np.ndarray | None],
-    kept: np.ndarray | None,
-    num_threads: int | None,
-) -> None:
-    """Run a forward kernel over all positions."""
-    arrays = (*map(_stored, operands), *map(_stored, results)) if plan.is_half else (*operands, *results)
-    threads = _threads(num_threads, plan.N, plan.members, 3 * plan.work)
-    scratch = _scratch(threads * plan.forward_bytes)
-    for module, first, count in plan.parts:
-        getattr(module, kernel)(
-            *(
-                *arrays,
-                kept,
-                scratch,
-                plan.order,
-                first,
-                count,
-                SEGMENT,
-                plan.segments,
-                threads,
-                plan.members,
-            )
+class _Binding:
+    """What a call's shapes, strides and dtypes decide, forward and backward. Sequences have positions: those
+    that share an initial matrix are side by side.
+    """
+
+    def __init__(self, call: Call, keep: bool) -> None:
+        op, sizes = call.operator, call.sizes
+        self.call, self.real = call, _real_of(call.dtype)
+        self.initial, self.place = op.initials[0], op.places("initial")[0]
+        rows, columns = self.initial.shape((), sizes)
+        L, Do = sizes["L"], op.output.shape((), sizes)[-1]
+        self.N = prod(call.lead)
+        self.entries = rows * columns
+        self.work = self.N * L * self.entries  # multiply-adds of a product of every step with the matrix
+        self.members = max(1, self.entries // WORK_PER_MEMBER)  # that gain by sharing one sequence
+        self.sizes = (rows, Do, L, SEGMENT, segments(L))
+        layouts = self._one, self._many = [
+            kernels(self.real, layout).layout(op.name, rows, Do) for layout in ("one", "many")
+        ]
+        self.lanes = kernels(self.real, "many").sequences()
+        self.saved = _entries_saved(self._one, L, self.real)
+        self.bytes = [max(layout[i] for layout in layouts) * self.real.itemsize for i in (3, 4)]
+        limits = SIDE_BY_SIDE_BYTES.get(op.name, SIDE_BY_SIDE_BYTES["srwm"])
+        self.fits = (
+            self.lanes > 1
+            and L >= SIDE_BY_SIDE_STEPS
+            and self._many[1] * self.lanes * self.real.itemsize <= limits[keep]
         )
+        self.initial_lead = self.lead_of(self.place)
+        self.order = _order(call.lead, self.initial_lead)
+
+    def lead_of(self, place: int) -> tuple[int, ...]:
+        """The leading axes of an operand, none where it is not given."""
+        a = self.call.operands[place]
+        return () if a is None else a.shape[: len(a.shape) - self.call.operator.flat[place].core]
+
+    def side_by_side(self, threads: int) -> int:
+        """How many of the positions, from the first on, that many threads compute side by side."""
+        number = self.N // self.lanes
+        return number * self.lanes if self.fits and number >= threads else 0
+
+    def kernels(
+        self, results: list[Record | None], incoming: list[Record | None], gradients: list[Record | None]
+    ) -> list[Any]:
+        """The call of the kernels in both layouts: one at a time, side by side."""
+        op, call = self.call.operator, self.call
+        operands = [
+            _record(a, operand.core, call.lead) for operand, a in zip(op.flat, call.operands, strict=True)
+        ]
+        gradients = gradients or [None] * len(operands)
+        arrays = operands, results, incoming, gradients
+        rest = (self.saved, self.order, self.members)
+        return [
+            kernels(self.real, layout).Call(op.name, self.sizes, call.lead, *arrays, *rest)
+            for layout in ("one", "many")
+        ]
+
+    def of_results(self, layouts: Any) -> list[Record | None]:
+        """The records of arrays with the axes of the results."""
+        results = self.call.operator.results
+        return [_record(a, of.core, self.call.lead) for of, a in zip(results, layouts, strict=True)]
 
 
-def _run_backward(
-    plan: Plan,
-    kernel: str,
-    operands: tuple[Any, ...],
-    kept: np.ndarray,
-    incoming: tuple[np.ndarray, np.ndarray | None],
-    gradients: tuple[np.ndarray, ...],
-    g_state: np.ndarray,
-    gathering: Gathering,
-    threads: int,
-) -> None:
-    """Run a backward kernel over all chunks: the gradients of the sequences, those of states in slots."""
-    if plan.is_half:
-        operands, incoming = tuple(map(_stored, operands)), (_stored(incoming[0]), _stored(incoming[1]))
-        gradients = tuple(map(_stored, gradients))
-    scratch = _scratch(threads * plan.backward_bytes)
-    for layout, starts in (("many", gathering.many), ("one", gathering.one)):
-        if len(starts) > 1:
-            getattr(kernels(plan.real, layout), kernel)(
-                *(*operands, kept, *incoming, plan.order, gathering.slots, starts),
-                *(*gradients, g_state, scratch, SEGMENT, plan.segments, threads, plan.members),
+def _entries_saved(one: tuple[int, ...], L: int, real: np.dtype) -> int:
+    """Entries saved of a sequence, whole cache lines: there is room for either layout, and to say which."""
+    line = _LINE // real.itemsize
+    entries = L * one[0] + segments(L) * one[1] + -(-L // SEGMENT) * one[2] + 1
+    return -(-entries // line) * line
+
+
+def saved_of(call: Call) -> tuple[tuple[int, ...], str]:
+    """Shape (*lead, K) and dtype of the one array that forward saves for backward.
+
+    What is in it only this backend knows; K depends on sizes and dtype, and on the processor.
+    """
+    real = _real_of(call.dtype)
+    rows = call.operator.initials[0].shape((), call.sizes)[0]
+    one = kernels(real, "one").layout(
+        call.operator.name, rows, call.operator.output.shape((), call.sizes)[-1]
+    )
+    return (*call.lead, _entries_saved(one, call.sizes["L"], real)), real.name
+
+
+class _Forward:
+    """A bound forward call."""
+
+    def __init__(self, call: Call, keep: bool) -> None:
+        self._bound = bound = _Binding(call, keep)
+        dtypes = (call.dtype, *(call.state_dtype,) * len(call.operator.next_states))
+        layouts = [
+            _contiguous(of.shape(call.lead, call.sizes), dtype)
+            for of, dtype in zip(call.operator.results, dtypes, strict=True)
+        ]
+        self._one, self._many = bound.kernels(bound.of_results(layouts), [], [])
+
+    def __call__(
+        self,
+        operands: tuple[int, ...],
+        outputs: tuple[int, ...],
+        saved: int,
+        *,
+        num_threads: int | None = None,
+        stream: int = 0,
+        empty: Any = None,
+    ) -> None:
+        """Fill the outputs, and what backward wants, unless their addresses are 0."""
+        bound = self._bound
+        threads = _threads(num_threads, bound.N, bound.members, 3 * bound.work)
+        many = bound.side_by_side(threads)
+        scratch, _held = _scratch(threads * bound.bytes[0])
+        if many > 0:
+            self._many.forward(operands, outputs, saved, scratch, 0, many, threads)
+        if many < bound.N:
+            self._one.forward(operands, outputs, saved, scratch, many, bound.N - many, threads)
+
+
+class _Gradient(NamedTuple):
+    """Where the gradient of one operand is computed."""
+
+    operand: Operand
+    layout: Layout
+    whole: (
+        tuple[int, ...] | None
+    )  # of all sequences, in the real type, to be summed; None: in its own place
+    is_matrix: bool  # it is added to, in slots
+
+
+class _Walk(NamedTuple):
+    """Chunks of sequences, and the slots of the gradients of matrices, for one layout of the call."""
+
+    starts: tuple[tuple[Any, int, int], ...]  # (kernels, address of the starts of chunks, chunks)
+    gatherings: tuple[Gathering | None, ...]
+    slots: tuple[int, ...]  # addresses
+    held: Any
+
+
+class _Backward:
+    """A bound backward call."""
+
+    def __init__(self, call: Call, incoming: tuple[Layout | None, ...]) -> None:
+        self._bound = bound = _Binding(call, True)
+        op = call.operator
+        self._gradients = [
+            self._gradient(i, operand, call) for i, operand in enumerate(op.flat) if operand.role != "flag"
+        ]
+        self._places = op.differentiable
+        records: list[Record | None] = [None] * len(op.flat)
+        for i, g in zip(self._places, self._gradients, strict=True):
+            if g is not None:
+                own = bound.real.name if g.whole is not None or g.is_matrix else g.layout.dtype
+                if g.is_matrix:
+                    # slots instead of leading axes
+                    shape = (1, *g.operand.shape((), call.sizes))
+                    records[i] = _record(_contiguous(shape, own), g.operand.core, (1,))
+                    records[i] = (*records[i][:2], _contiguous(shape, own).strides[:1], 0)
+                else:
+                    shape = g.operand.shape(call.lead, call.sizes)
+                    records[i] = _record(_contiguous(shape, own), g.operand.core, call.lead)
+        self._one, self._many = bound.kernels([], bound.of_results(incoming), records)
+        self._walks: dict[int, _Walk] = {}
+
+    def _gradient(self, place: int, operand: Operand, call: Call) -> _Gradient | None:
+        a = call.operands[place]
+        if a is None:
+            return None
+        is_matrix = operand.role in ("initial", "state")
+        shape = operand.shape(call.lead, call.sizes)
+        in_place = is_matrix or prod(a.shape) == prod(shape)
+        return _Gradient(operand, _contiguous(a.shape, a.dtype), None if in_place else shape, is_matrix)
+
+    def _walk(self, many: int) -> _Walk:
+        """The chunks where so many positions are computed side by side."""
+        known = self._walks.get(many)
+        if known is None:
+            bound, lead = self._bound, self._bound.call.lead
+            base = _gathering(lead, bound.initial_lead, bound.initial_lead, many, bound.lanes)
+            gatherings = [
+                _gathering(lead, bound.initial_lead, bound.lead_of(i), many, bound.lanes)
+                if g is not None and g.is_matrix
+                else None
+                for i, g in zip(self._places, self._gradients, strict=True)
+            ]
+            slots = [0] * len(bound.call.operator.flat)
+            for i, gathering in zip(self._places, gatherings, strict=True):
+                slots[i] = 0 if gathering is None else gathering.slots.ctypes.data
+            starts = [
+                (run, starts.ctypes.data, len(starts) - 1)
+                for run, starts in ((self._many, base.many), (self._one, base.one))
+                if len(starts) > 1
+            ]
+            known = self._walks[many] = _Walk(tuple(starts), tuple(gatherings), tuple(slots), base)
+        return known
+
+    def __call__(
+        self,
+        operands: tuple[int, ...],
+        saved: int,
+        incoming: tuple[int, ...],
+        gradients: tuple[int, ...],
+        *,
+        num_threads: int | None = None,
+        stream: int = 0,
+        empty: Any = None,
+    ) -> None:
+        """Fill the gradients, unless their addresses are 0, from what forward saved."""
+        bound = self._bound
+        lib = kernels(bound.real, "one")
+        many = lib.side_by_side(saved, bound.N, bound.saved, bound.lanes)
+        if many < 0:
+            op, (shape, dtype) = bound.call.operator, saved_of(bound.call)
+            raise ValueError(
+                f"{op.verb('backward')}: expected what forward saved for backward, {dtype} {shape}, got other "
+                "content; pass what forward of the same operands returned"
             )
+        threads = _threads(num_threads, bound.N, bound.members, 7 * bound.work)
+        walk = self._walk(many)
+        at = [0] * len(operands)
+        sums = []
+        for i, g, gathering, address in zip(
+            self._places, self._gradients, walk.gatherings, gradients, strict=True
+        ):
+            if g is None or address == 0:
+                continue
+            at[i] = address
+            if gathering is not None:
+                own = g.operand.shape((), bound.call.sizes)
+                if gathering.firsts is None and g.layout.dtype == bound.real.name:
+                    ctypes.memset(address, 0, prod(g.layout.shape) * bound.real.itemsize)
+                    continue
+                buffer = np.zeros((gathering.n_slots, *own), bound.real)
+            elif g.whole is not None:
+                buffer = _new(g.whole, bound.real)
+            else:
+                continue
+            at[i] = buffer.ctypes.data
+            sums.append((g, gathering, buffer, address))
+        scratch, _held = _scratch(threads * bound.bytes[1])
+        for run, starts, chunks in walk.starts:
+            run.backward(
+                *(operands, saved, incoming, tuple(at), walk.slots, starts, chunks, scratch, threads)
+            )
+        for g, gathering, buffer, address in sums:
+            if gathering is not None:
+                buffer = _summed(buffer, gathering) if bound.N else np.zeros(g.layout.shape, bound.real)
+            else:
+                buffer = sum_to_shape(np, buffer, g.layout.shape)
+            lib.round_to(np.ascontiguousarray(buffer), address, _KINDS.get(g.layout.dtype, 0))
 
 
-def forward(
-    x: np.ndarray,
-    W: np.ndarray,
-    reset: np.ndarray | None,
-    lead: tuple[int, ...],
-    *,
-    keep: bool,
-    return_state: bool = True,
-    num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
-    L, D = x.shape[-2:]
-    M = W.shape[-1]
-    Do = M - 2 * D - 4
-    plan = _plan("srwm", keep, x.dtype, lead, W.shape, L, D, Do)
-    y = _new((*lead, L, Do), x.dtype)
-    W_next = _new((*lead, D, M), x.dtype) if return_state else None
-    kept = _new((*lead, plan.entries), plan.real) if keep else None
-    _run(plan, "forward", (x, W, reset), (y, W_next), kept, num_threads)
-    return y, W_next, kept
+def forward_of(call: Call, keep: bool) -> _Forward:
+    """The forward pass of a call, to be run on addresses, with what backward wants or without."""
+    return _Forward(call, keep)
 
 
-def backward(
-    x: np.ndarray,
-    W: np.ndarray,
-    reset: np.ndarray | None,
-    lead: tuple[int, ...],
-    kept: np.ndarray,
-    grad_y: np.ndarray,
-    grad_W_next: np.ndarray | None,
-    *,
-    num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """gx and gW, of exactly the shapes of x and W."""
-    L, D = x.shape[-2:]
-    M = W.shape[-1]
-    plan = _plan("srwm", True, x.dtype, lead, W.shape, L, D, M - 2 * D - 4)
-    gathering = _gathering(lead, W.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
-    whole = (*lead, L, D)
-    gx = _new(whole, x.dtype if x.shape == whole else plan.real)
-    gW = np.zeros((gathering.n_slots, D, M), plan.real)
-    threads = _threads(num_threads, plan.N, plan.members, 7 * plan.work)
-    incoming = (grad_y, grad_W_next)
-    _run_backward(plan, "backward", (x, W, reset), kept, incoming, (gx,), gW, gathering, threads)
-    if x.shape != whole:
-        gx = _rounded(sum_to_shape(np, gx, x.shape), x.dtype)
-    return gx, _rounded(_summed(gW, gathering, W.shape), W.dtype)
+def backward_of(call: Call, incoming: tuple[Layout | None, ...]) -> _Backward:
+    """The backward pass of a call, for gradients of its results with these layouts, None for zero."""
+    return _Backward(call, incoming)
 
-
-def delta_forward(
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    beta: np.ndarray,
-    S: np.ndarray,
-    reset: np.ndarray | None,
-    lead: tuple[int, ...],
-    *,
-    keep: bool,
-    return_state: bool = True,
-    num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
-    L, D = q.shape[-2:]
-    Do = v.shape[-1]
-    plan = _plan("delta", keep, q.dtype, lead, S.shape, L, D, Do)
-    y = _new((*lead, L, Do), q.dtype)
-    S_next = _new((*lead, D, Do), q.dtype) if return_state else None
-    kept = _new((*lead, plan.entries), plan.real) if keep else None
-    _run(plan, "delta_forward", (q, k, v, beta, S, reset), (y, S_next), kept, num_threads)
-    return y, S_next, kept
-
-
-def delta_backward(
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    beta: np.ndarray,
-    S: np.ndarray,
-    reset: np.ndarray | None,
-    lead: tuple[int, ...],
-    kept: np.ndarray,
-    grad_y: np.ndarray,
-    grad_S_next: np.ndarray | None,
-    *,
-    num_threads: int | None = None,
-) -> tuple[np.ndarray, ...]:
-    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
-    L, D = q.shape[-2:]
-    Do = v.shape[-1]
-    plan = _plan("delta", True, q.dtype, lead, S.shape, L, D, Do)
-    gathering = _gathering(lead, S.shape[:-2], plan.side_by_side, kernels(plan.real, "many").sequences())
-    gq, gk, gv = (
-        _new((*lead, *a.shape[-2:]), q.dtype if a.shape[:-2] == lead else plan.real) for a in (q, k, v)
-    )
-    gbeta = _new((*lead, L, 1), plan.real)  # a column, as the kernels see a row of each sequence
-    gS = np.zeros((gathering.n_slots, D, Do), plan.real)
-    threads = _threads(num_threads, plan.N, plan.members, 6 * plan.work)
-    incoming, gradients = (grad_y, grad_S_next), (gq, gk, gv, gbeta)
-    _run_backward(
-        plan, "delta_backward", (q, k, beta, S, reset), kept, incoming, gradients, gS, gathering, threads
-    )
-    summed = [
-        g if g.dtype == q.dtype and g.shape == a.shape else _rounded(sum_to_shape(np, g, a.shape), q.dtype)
-        for g, a in ((gq, q), (gk, k), (gv, v), (gbeta[..., 0], beta))
-    ]
-    return (*summed, _rounded(_summed(gS, gathering, S.shape), q.dtype))
-
-
-RUNS_ON_ARRAYS = False
-NEEDS_ALIGNMENT = False
-
-
-def takes(op):
-    return False

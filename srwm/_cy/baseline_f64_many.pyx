@@ -1,3 +1,1 @@
-include "common.pxi"
 include "kernels.pxi"
-include "delta.pxi"

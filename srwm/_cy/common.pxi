@@ -1,13 +1,16 @@
-"""What the kernels of both operators share: vectors, views of arrays, segments of a sequence.
+"""What the kernels of all operators share: sizes, matrices, segments of a sequence, states brought back.
 
-Compiled with them once per instruction set, real type and layout (lanes.h): one sequence at a time, or
-as many as a vector has lanes side by side, SEQUENCES. A segment is C steps; the state at the end of each
-of the first `segments` is kept for the backward pass: that is all but a last one that is short, which is
-replayed. Letters with an underscore (D_, M_) count entries as they are laid out inside: of all sequences
-at hand, padded with zeros to whole vectors; small letters (d, m) count those vectors.
+Compiled with them once per instruction set, real type and layout (lanes.h): one sequence at a time, or as
+many side by side as a vector has lanes, SEQUENCES.
+
+A segment is C steps. Forward saves the matrix at the end of each of the first `segments`: of all but a last
+one that is short. Letters with an underscore (D_, M_) count entries as they are laid out inside: of all
+sequences at hand, padded with zeros to whole vectors. Small letters (d, m) count those vectors.
+
+Updates of a matrix are deferred: a store costs more than the products that share its load, so that sweeps add
+DEFERRED of them at once. In between, products with the matrix are corrected for the deferred updates.
 """
 
-from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -50,6 +53,15 @@ cdef extern from "gates.h" nogil:
     void sigmoid_backward(real *out, const real *g, const real *beta, Py_ssize_t width)
 
 
+cdef extern from "growth.h" nogil:
+    const int PRODUCT, UPDATES, START, DELTA_GROWTHS
+    void add_squares(real *sum, const real *a, Py_ssize_t width)
+    bint has_grown(const real *updates, const real *start, Py_ssize_t n, Py_ssize_t steps)
+    void measure_step(real *growth, const real *beta, const real *k, Py_ssize_t d, const real *v_bar,
+                      const real *Delta, Py_ssize_t o)
+    bint has_delta_grown(const real *growth)
+
+
 cdef extern from "views.h" nogil:
     const int REAL, FLOAT16, BFLOAT16
     # Of one array, the part of each sequence at hand.
@@ -64,151 +76,380 @@ cdef extern from "views.h" nogil:
     void fetch(const void *p, Py_ssize_t nbytes)
     void fetch_row(const View *a, Py_ssize_t at, Py_ssize_t n)
     real read_entry(const char *p, int kind)
+    void write_entry(char *p, int kind, real a)
     void read_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
     void read_shared_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
     void write_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
+    void copy_where_reset(real *out, const real *a, Py_ssize_t width, const View *reset, Py_ssize_t t)
 
 
-cdef extern from "team.h" nogil:
+cdef extern from "group.h" nogil:
     const Py_ssize_t ENTRIES_OF_LINE
-    ctypedef struct Team:
+    ctypedef struct Group:
         Py_ssize_t size, member
         Py_ssize_t first, last
         Py_ssize_t turn
     int threads_here()
+    unsigned long long floating_control()
+    void set_floating_control(unsigned long long control)
     Py_ssize_t lines_of(Py_ssize_t entries)
-    Py_ssize_t member_start(const Team *team, Py_ssize_t member, Py_ssize_t entries)
-    void prepare_teams(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
-    bint join_team(Team *team, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces, Py_ssize_t most,
+    Py_ssize_t member_start(const Group *group, Py_ssize_t member, Py_ssize_t entries)
+    void prepare_groups(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
+    bint join_group(Group *group, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces, Py_ssize_t most,
                    real *scratch, Py_ssize_t apart)
-    void meet(Team *team)
-    real *shared_row(const Team *team, Py_ssize_t after, Py_ssize_t n)
-    real *partial_sums(const Team *team, Py_ssize_t n)
-    const real *meet_and_add(Team *team, real *sums, Py_ssize_t n)
+    void meet(Group *group)
+    real *shared_row(const Group *group, Py_ssize_t after, Py_ssize_t n)
+    real *partial_sums(const Group *group, Py_ssize_t n)
+    const real *meet_and_add(Group *group, real *sums, Py_ssize_t n)
 
 
 cdef enum:
-    LATE = 2  # steps whose updates one sweep adds to a matrix: a store costs more than the products with it
+    DEFERRED = 2  # updates that one sweep adds to a matrix
+    MOST_OPERANDS = 16
+    MOST_RESULTS = 4
+    MOST_BLOCKS = 4
+
+cdef enum:  # places of results
+    Y, NEXT
 
 
-# Whether step t ends a segment whose last state is kept.
-cdef inline bint is_kept_after(
-    Py_ssize_t t, Py_ssize_t L, Py_ssize_t C, Py_ssize_t segments
-) noexcept nogil:
-    return (t + 1 == L or (t + 1) % C == 0) and t // C < segments
+# What the kernels of one operator are given of the sequences at hand: its operands and their gradients in the
+# order of its description, its results and their gradients; no data where there is none.
+cdef struct Views:
+    View[MOST_OPERANDS] operands, gradients
+    View[MOST_RESULTS] results, incoming
 
 
-# The last step up to t whose state before it is known: the first of a segment, or one with a reset.
-cdef inline Py_ssize_t replayed_from(Py_ssize_t t, const View *reset, Py_ssize_t C) noexcept nogil:
-    while t % C != 0 and not all_reset(reset, t):
-        t -= 1
-    return t
+# Sizes of a call, for a matrix (D, columns) with which sequences begin. Its columns are blocks, each of
+# which begins with a vector inside.
+cdef struct Sizes:
+    Py_ssize_t D, Do, L, C, segments
+    Py_ssize_t d, D_                       # vectors over D; the same in entries
+    Py_ssize_t blocks
+    Py_ssize_t[MOST_BLOCKS] number         # columns of each block
+    Py_ssize_t[MOST_BLOCKS + 1] at         # entries before each block, and before the end
+    Py_ssize_t all_                        # entries over all columns
+    Py_ssize_t row                         # entries saved for each step
+    Py_ssize_t sums                        # entries of the partial sums over columns, of one step
+    Py_ssize_t forward_shared, backward_shared    # entries that a group's members share, in their scratch
+    Py_ssize_t forward_scratch, backward_scratch  # entries of the scratch of one thread
+    Py_ssize_t growths                     # entries that say of a segment whether the matrix grew
+    # Of the columns that this member of a thread group has:
+    Py_ssize_t first_, M_, m               # entries before them; entries; vectors
+    Py_ssize_t matrix, rows                # entries of the matrix; rows of its transpose, padding too
+    Py_ssize_t[MOST_BLOCKS] block, width   # where each block starts among them; vectors
+    Py_ssize_t first, columns              # the first column and how many, where there is one span
+    Py_ssize_t spans                       # stretches of columns that lie beside each other in memory and inside:
+    Py_ssize_t[MOST_BLOCKS] begin, length, room  # the first column of each, how many; entries inside
+    Py_ssize_t growth_first, growth_number  # which of the growths are its own
 
 
-# Buffers of the arrays of one call, released together.
-cdef class Buffers:
-    cdef Py_buffer held[17]
-    cdef int count
-
-    def __cinit__(self):
-        self.count = 0
-
-    def __dealloc__(self):
-        cdef int i
-        for i in range(self.count):
-            PyBuffer_Release(&self.held[i])
-
-    cdef Py_buffer *of(self, object array) except NULL:
-        PyObject_GetBuffer(array, &self.held[self.count], PyBUF_FULL_RO)
-        self.count += 1
-        return &self.held[self.count - 1]
-
-    # NULL for None
-    cdef Py_buffer *of_optional(self, object array) except? NULL:
-        return NULL if array is None else self.of(array)
-
-
-# The real type, or a half: float16, and bfloat16 as int16, since Python's buffers have no name for it.
-cdef inline int kind_of(const Py_buffer *a) noexcept nogil:
-    if a.format != NULL and a.format[0] == b"e":
-        return FLOAT16
-    if a.format != NULL and a.format[0] == b"h":
-        return BFLOAT16
-    return REAL
-
-
-# Of an array whose leading axes broadcast to `lead` (n_lead axes), the sequences at positions p, p + 1,
-# ... of `order`, or of themselves where that is NULL.
-cdef inline void view_sequences(View *view, const Py_buffer *a, int core, Py_ssize_t p,
-                                const int64_t *order, const Py_ssize_t *lead, int n_lead) noexcept nogil:
-    cdef Py_ssize_t i, n
-    cdef int axis, own
-    cdef char *data
-    view.data[0], view.outer, view.inner = NULL, 0, 0
-    if a == NULL:
-        return
-    view.kind = kind_of(a)
-    view.inner = a.strides[a.ndim - 1]
-    if core == 2:
-        view.outer = a.strides[a.ndim - 2]
-    for i in range(SEQUENCES):
-        n = p + i if order == NULL else order[p + i]
-        data = <char *> a.buf
-        for axis in range(n_lead - 1, -1, -1):
-            own = axis - (n_lead - (a.ndim - core))
-            if own >= 0 and a.shape[own] != 1:
-                data += n % lead[axis] * a.strides[own]
-            n //= lead[axis]
-        view.data[i] = data
-
-
-cdef inline real *start(const Py_buffer *a) noexcept nogil:
-    return NULL if a == NULL else <real *> a.buf
-
-
-# What is kept of the sequences at positions p, p + 1, ...: `used` entries, the rest of their place zero, so
-# that equal calls keep equal arrays. NULL for none.
-cdef inline real *place_of(const Py_buffer *kept, Py_ssize_t p, Py_ssize_t used) noexcept nogil:
-    cdef Py_ssize_t each
-    cdef real *place
-    if kept == NULL:
-        return NULL
-    each = kept.shape[kept.ndim - 1]
-    place = <real *> kept.buf + p * each
-    memset(place + used, 0, (SEQUENCES * each - used) * sizeof(real))
-    return place
-
-
-cdef inline int64_t *indices(const Py_buffer *a) noexcept nogil:
-    return NULL if a == NULL else <int64_t *> a.buf
-
-
-# What starts at or after `address` and on a cache line.
-cdef inline real *aligned(void *address) noexcept nogil:
-    return <real *> ((<uintptr_t> address + 63) // 64 * 64)
+cdef struct Kernels:
+    void (*lay_out)(Sizes *s) noexcept nogil
+    void (*forward)(const Views *v, real *saved, real *scratch, Group *group, const Sizes *s) noexcept nogil
+    void (*backward)(const Views *v, const real *saved, real *scratch, Group *group,
+                     const Sizes *s) noexcept nogil
+    # The update of step t, from what forward saved, added to A. `room` is the operator's to use.
+    void (*redo)(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
+                 const Sizes *s) noexcept nogil
+    Py_ssize_t initial, state, reset       # places of these operands
 
 
 # Entries from one thread's scratch to the next: whole cache lines.
 cdef inline Py_ssize_t apart(Py_ssize_t entries) noexcept nogil:
-    return (entries * <Py_ssize_t> sizeof(real) + 63) // 64 * 64 // <Py_ssize_t> sizeof(real)
+    return lines_of(entries) * ENTRIES_OF_LINE
 
 
-def vector_bytes():
-    """Bytes of the vectors this module computes with."""
-    return VECTOR_BYTES
-
-
-def sequences():
-    """Sequences that are computed side by side."""
-    return SEQUENCES
-
-
-# Of the gradients of the states (slots, rows, columns), those to which the sequences at p, p + 1, ... add.
-cdef inline void view_slots(View *view, const Py_buffer *a, Py_ssize_t p,
-                            const int64_t *slots) noexcept nogil:
+# From D, Do, L, C, segments, blocks and number: everything else but what an operator adds.
+cdef inline void set_sizes(Sizes *s) noexcept nogil:
     cdef Py_ssize_t i
-    view.kind, view.outer, view.inner = REAL, a.strides[1], a.strides[2]
+    s.d = vectors_for(s.D)
+    s.D_ = s.d * LANES
+    s.at[0] = 0
+    for i in range(s.blocks):
+        s.at[i + 1] = s.at[i] + vectors_for(s.number[i]) * LANES
+    s.all_ = s.at[s.blocks]
+    s.growths = lines_of(s.all_) if SEQUENCES == 1 else SEQUENCES
+    set_columns(s, 0, s.all_)
+
+
+# Of the columns between two entries of a row, whole vectors.
+cdef inline void set_columns(Sizes *s, Py_ssize_t first_, Py_ssize_t last_) noexcept nogil:
+    cdef Py_ssize_t i, skipped, before = 0
+    cdef bint beside = True
+    s.first_, s.M_, s.m = first_, last_ - first_, (last_ - first_) // LANES
+    s.matrix, s.rows = s.D * s.M_, s.M_ // STRIDE
+    s.first, s.columns, s.spans = first_ // STRIDE, 0, s.blocks
+    for i in range(s.blocks):
+        s.block[i] = min(max(s.at[i] - first_, 0), s.M_)
+        s.width[i] = (min(max(s.at[i + 1] - first_, 0), s.M_) - s.block[i]) // LANES
+        s.room[i] = s.width[i] * LANES
+        skipped = (s.first_ + s.block[i] - s.at[i]) // STRIDE
+        s.begin[i] = before + skipped
+        s.length[i] = max(0, min(s.number[i] - skipped, s.room[i] // STRIDE))
+        before += s.number[i]
+        s.columns += s.length[i]
+        beside = beside and (i + 1 == s.blocks or s.at[i + 1] == before * STRIDE)
+    if beside:
+        s.spans, s.begin[0], s.length[0], s.room[0] = 1, s.first, s.columns, s.M_
+    s.growth_first, s.growth_number = 0, SEQUENCES
+    if SEQUENCES == 1:
+        s.growth_first, s.growth_number = first_ // ENTRIES_OF_LINE, lines_of(s.M_)
+
+
+# Segments of L steps, a short last one too.
+cdef inline Py_ssize_t all_segments(const Sizes *s) noexcept nogil:
+    return (s.L + s.C - 1) // s.C
+
+
+# What forward saves of the sequences at hand: `row` entries of every step, then the matrix at the end of each
+# of the first segments, then whether it grew in each of all segments.
+cdef inline Py_ssize_t saved_matrix(Py_ssize_t segment, const Sizes *s) noexcept nogil:
+    return s.L * s.row + segment * s.D * s.all_
+
+
+cdef inline Py_ssize_t saved_growth(Py_ssize_t segment, const Sizes *s) noexcept nogil:
+    return saved_matrix(s.segments, s) + segment * s.growths
+
+
+# Whether step t is the last one of its segment.
+cdef inline bint ends_segment(Py_ssize_t t, const Sizes *s) noexcept nogil:
+    return t + 1 == s.L or (t + 1) % s.C == 0
+
+
+# Whether the matrix after step t is saved.
+cdef inline bint is_saved_after(Py_ssize_t t, const Sizes *s) noexcept nogil:
+    return ends_segment(t, s) and t // s.C < s.segments
+
+
+# IN: (D, columns) of each sequence, or none -> OUT: (D, M_), zeros for none.
+cdef void read_matrix(real *A, const View *W, const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t d, i, at
+    cdef bint shared
+    if W.data[0] == NULL:
+        memset(A, 0, s.matrix * sizeof(real))
+        return
+    shared = is_shared(W)
+    for d in range(s.D):
+        for i in range(s.spans):
+            at = d * W.outer + s.begin[i] * W.inner
+            if shared:
+                read_shared_row(A, W, at, s.length[i])
+            else:
+                read_row(A, W, at, s.length[i])
+            A += s.room[i]
+
+
+# As read_matrix, of the sequences alone that begin anew before step t.
+cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssize_t t,
+                              const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    if all_reset(reset, t):
+        read_matrix(A, W, s)
+        return
     for i in range(SEQUENCES):
-        view.data[i] = <char *> a.buf + slots[p + i] * a.strides[0]
+        if is_reset(reset, t, i):
+            for d in range(s.D):
+                for j in range(s.columns):
+                    entry_of(A + d * s.M_, j, i)[0] = (
+                        0 if W.data[0] == NULL
+                        else read_entry(W.data[i] + d * W.outer + j * W.inner, W.kind)
+                    )
+
+
+# What all sequences start with: `state` if there is one, but where a reset comes first. NULL where they differ.
+cdef inline const View *start_of(const View *initial, const View *state, const View *reset) noexcept nogil:
+    if state.data[0] == NULL or all_reset(reset, 0):
+        return initial
+    if any_reset(reset, 0):
+        return NULL
+    return state
+
+
+# The matrices that sequences start with.
+cdef void read_start(real *A, const View *initial, const View *state, const View *reset,
+                     const Sizes *s) noexcept nogil:
+    cdef const View *start = start_of(initial, state, reset)
+    if start != NULL:
+        read_matrix(A, start, s)
+    else:
+        read_matrix(A, state, s)
+        read_reset_matrices(A, initial, reset, 0, s)
+
+
+# IN: (D, M_) -> OUT: (D, columns) of each sequence, overwritten, or added to; or none.
+cdef void write_matrix(const View *W, const real *A, bint added, const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t d, i, at
+    if W.data[0] == NULL:
+        return
+    for d in range(s.D):
+        for i in range(s.spans):
+            at = d * W.outer + s.begin[i] * W.inner
+            if added:
+                add_row(W, at, A, s.length[i])
+            else:
+                write_row(W, at, A, s.length[i])
+            A += s.room[i]
+
+
+# The gradients G (D, M_) of the sequences that begin before step t are complete. They are added to those of what
+# the sequences began with, and zeroed. Before step 0 all begin: with `state` if there is one, but where a
+# reset comes first.
+cdef void hand_over(const View *g_initial, const View *g_state, const View *state, real *G,
+                    const View *reset, Py_ssize_t t, const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t i, d, j
+    cdef const View *g = g_initial
+    cdef real *entry
+    if (t > 0 or state.data[0] != NULL) and not all_reset(reset, t):
+        g = NULL
+        if t == 0 and not any_reset(reset, t):
+            g = g_state
+    if g != NULL:
+        write_matrix(g, G, True, s)
+        memset(G, 0, s.matrix * sizeof(real))
+        return
+    for i in range(SEQUENCES):
+        if t > 0 and not is_reset(reset, t, i):
+            continue
+        g = g_initial if is_reset(reset, t, i) else g_state
+        for d in range(s.D):
+            for j in range(s.columns):
+                entry = entry_of(G + d * s.M_, j, i)
+                if g.data[0] != NULL:
+                    (<real *> (g.data[i] + d * g.outer + j * g.inner))[0] += entry[0]
+                entry[0] = 0
+
+
+# IN: (D, M_), rows `step` entries apart -> OUT: likewise, `out_step` apart.
+cdef inline void copy_matrix(real *out, Py_ssize_t out_step, const real *A, Py_ssize_t step,
+                             const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t d
+    if step == s.M_ and out_step == s.M_:
+        memcpy(out, A, s.matrix * sizeof(real))
+        return
+    for d in range(s.D):
+        memcpy(out + d * out_step, A + d * step, s.M_ * sizeof(real))
+
+
+# Going forward, A after step t where it is wanted at once: because it is saved or returned, or because a
+# sequence begins anew before the next step, for which it becomes the initial matrix. Whether one does.
+cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *deferred_u, const View *initial,
+                 const View *reset, real *saved, bint is_returned, Py_ssize_t t,
+                 const Sizes *s) noexcept nogil:
+    cdef bint begins = t + 1 < s.L and any_reset(reset, t + 1)
+    cdef bint is_saved = saved != NULL and is_saved_after(t, s)
+    if is_saved or begins or (is_returned and t + 1 == s.L):
+        update(A, s.D, s.m, deferred[0], deferred_k, deferred_u)
+        deferred[0] = 0
+    if is_saved:
+        copy_matrix(saved + saved_matrix(t // s.C, s) + s.first_, s.all_, A, s.M_, s)
+    if begins:
+        read_reset_matrices(A, initial, reset, t + 1, s)
+    return begins
+
+
+# How far matrices may grow (growth.h) is measured from the start of a segment on, and of sequences that begin
+# anew from there on. The members of a thread group, who see their own columns alone, may come to
+# different answers, and groups differ forward and backward. So there is an answer for each cache line of
+# columns; of sequences side by side, for each of them.
+cdef struct Growth:
+    real *measured   # the operator's: `vectors` of them, and room for as many
+    Py_ssize_t vectors
+    bint is_grown    # before the last reset, in this segment
+    void (*begin)(real *measured, const real *A, const Sizes *s) noexcept nogil
+    bint (*has_grown)(const real *measured, const Sizes *s) noexcept nogil
+
+
+cdef inline void begin_growth(Growth *growth, const real *saved, const real *A, const Sizes *s) noexcept nogil:
+    growth.is_grown = False
+    if saved != NULL:
+        growth.begin(growth.measured, A, s)
+
+
+# After step t: the answer is saved where a segment ends, and measuring begins anew there and at resets.
+cdef inline void follow_growth(Growth *growth, real *saved, const real *A, const View *reset, bint begins,
+                               Py_ssize_t t, const Sizes *s) noexcept nogil:
+    cdef bint ends = ends_segment(t, s)
+    cdef real *fresh = growth.measured + growth.vectors * LANES
+    cdef real *answers = saved + saved_growth(t // s.C, s)
+    cdef Py_ssize_t i
+    if saved == NULL or not (ends or begins):
+        return
+    growth.is_grown |= growth.has_grown(growth.measured, s)
+    if ends:
+        for i in range(s.growth_first, s.growth_first + s.growth_number):
+            answers[i] = growth.is_grown
+        growth.is_grown = False
+        if t + 1 < s.L:
+            growth.begin(growth.measured, A, s)
+    else:
+        growth.begin(fresh, A, s)
+        copy_where_reset(growth.measured, fresh, growth.vectors, reset, t + 1)
+
+
+cdef inline bint may_have_grown(const real *saved, Py_ssize_t t, const Sizes *s) noexcept nogil:
+    cdef const real *answers = saved + saved_growth(t // s.C, s)
+    cdef Py_ssize_t i
+    for i in range(s.growth_first, s.growth_first + s.growth_number):
+        if answers[i] != 0:
+            return True
+    return False
+
+
+# OUT: A, the matrix before step t, by doing again what was done since it was last known: at the start of the
+# segment, or of all sequences at hand.
+cdef void replay(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t, const Kernels *of,
+                 const Sizes *s) noexcept nogil:
+    cdef const View *initial = &v.operands[of.initial]
+    cdef const View *reset = &v.operands[of.reset]
+    cdef Py_ssize_t step = t
+    while step % s.C != 0 and not all_reset(reset, step):
+        step -= 1
+    if step == 0:
+        read_start(A, initial, &v.operands[of.state], reset, s)
+    elif step % s.C == 0:
+        copy_matrix(A, s.M_, saved + saved_matrix(step // s.C - 1, s) + s.first_, s.all_, s)
+    while True:
+        if step > 0 and any_reset(reset, step):
+            read_reset_matrices(A, initial, reset, step, s)
+        if step == t:
+            return
+        of.redo(A, room, v, saved, step, s)
+        step += 1
+
+
+# Going backward, AT is the transpose of the matrix, with `undone` updates still to be taken away. Where
+# undoing does not lead to the matrix after step t, that is brought back otherwise, for the sequences
+# concerned; whether for any.
+cdef bint bring_back(real *AT, real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
+                     int *undone, const real *undone_u, const real *undone_k, bint is_replayed,
+                     const Kernels *of, const Sizes *s) noexcept nogil:
+    cdef const View *reset = &v.operands[of.reset]
+    cdef Py_ssize_t i, j, d
+    if is_saved_after(t, s):
+        transpose(AT, s.d, saved + saved_matrix(t // s.C, s) + s.first_, s.all_, s.D, s.m)
+    elif t + 1 < s.L and not any_reset(reset, t + 1):
+        return False
+    else:
+        replay(A, room, v, saved, t, of, s)
+        of.redo(A, room, v, saved, t, s)
+        if t + 1 == s.L or is_replayed or all_reset(reset, t + 1):
+            transpose(AT, s.d, A, s.M_, s.D, s.m)
+        else:
+            update(AT, s.rows, s.d, undone[0], undone_u, undone_k)
+            for i in range(SEQUENCES):
+                if is_reset(reset, t + 1, i):
+                    for j in range(s.columns):
+                        for d in range(s.D):
+                            entry_of(AT + j * s.D_, d, i)[0] = entry_of(A + d * s.M_, j, i)[0]
+    undone[0] = 0
+    return True
+
+
+# AT, the transpose of the matrix before step t, where it is not got by undoing.
+cdef inline void replay_transposed(real *AT, real *A, real *room, const Views *v, const real *saved,
+                                   Py_ssize_t t, const Kernels *of, const Sizes *s) noexcept nogil:
+    replay(A, room, v, saved, t, of, s)
+    transpose(AT, s.d, A, s.M_, s.D, s.m)

@@ -1,506 +1,256 @@
-"""The delta rule on the CPU: one text, compiled once per instruction set, real type and layout.
-
-Letters as in kernels.pxi and srwm/_delta_reference.py, whose numbered steps these are:
-
-    D, Do   entries of a query or key, of a value or output
-    D_, Do_, d, o   the same as laid out inside, in entries and in vectors (common.pxi)
+"""The delta rule on the CPU. Letters and numbered steps: srwm/reference/delta.py.
 
 Going forward the fast weights are swept once a step: step 5 of one step and step 1 of the next share every
-load of S. Step 4 is late, as step 5 of kernels.pxi is. Backward sweeps S once, transposed, and its gradient
-once.
+load of S. Going backward S is swept once, transposed, and its gradient once.
 
-Members of a team (team.h) have some of the columns each and see nothing of the others: what they are given
-are views of their columns. Only the gradients of q, k and beta are sums over all columns: for these they
-meet once a step.
+The members of a thread group (group.h) have some of the columns each and see nothing of the others. Only the
+gradients of q, k and beta are sums over all columns: for these they meet once a step.
 """
 
-cdef struct DeltaSizes:
-    Py_ssize_t D, Do, L, C, segments
-    Py_ssize_t d, o      # vectors over D, Do
-    Py_ssize_t D_, Do_   # the same in entries
-    Py_ssize_t matrix    # entries of S: D Do_
-    Py_ssize_t rows      # of S transposed: one for each column, padding too
-    Py_ssize_t sums      # entries of sums over columns: [ g_q : D_ | g_k : D_ | g_beta : LANES ]
-    # Do, o, Do_ and what follows from them are of this member's columns:
-    Py_ssize_t all_      # entries over all columns
-    Py_ssize_t first_    # how many of them are before this member's
+cdef enum:  # places of operands
+    DELTA_Q, DELTA_K, DELTA_V, DELTA_BETA, DELTA_S, DELTA_STATE, DELTA_RESET
 
 
-cdef inline DeltaSizes delta_sizes_of(
-    Py_ssize_t D, Py_ssize_t Do, Py_ssize_t L, Py_ssize_t C, Py_ssize_t segments
-) noexcept nogil:
-    cdef DeltaSizes s
-    s.D, s.Do, s.L, s.C, s.segments = D, Do, L, C, segments
-    s.d, s.D_ = vectors_for(D), vectors_for(D) * LANES
-    s.sums, s.all_ = 2 * s.D_ + LANES, vectors_for(Do) * LANES
-    return delta_sizes_between(0, s.all_, s)
+cdef void delta_lay_out(Sizes *s) noexcept nogil:
+    s.blocks, s.number[0] = 1, s.Do
+    set_sizes(s)
+    s.row = s.all_             # Delta
+    s.sums = 2 * s.D_ + LANES  # [ g_q : D_ | g_k : D_ | g_beta : LANES ]
+    s.forward_shared, s.backward_shared = 0, apart(ENTRIES_OF_LINE + 2 * s.sums)
+    s.forward_scratch = apart(
+        s.matrix + (2 + DEFERRED) * s.D_ + (4 + DEFERRED) * s.M_ + STRIDE + 2 * DELTA_GROWTHS * LANES
+    )
+    s.backward_scratch = apart(
+        s.backward_shared + 2 * s.matrix + s.rows * s.D_ + (6 + 3 * DEFERRED) * s.D_
+        + (5 + 3 * DEFERRED) * s.M_ + 2 * STRIDE + s.sums
+    )
 
 
-# As `s`, of the columns between two entries of a row, whole vectors.
-cdef inline DeltaSizes delta_sizes_between(
-    Py_ssize_t first_, Py_ssize_t last_, DeltaSizes s
-) noexcept nogil:
-    s.first_, s.Do_, s.o = first_, last_ - first_, (last_ - first_) // LANES
-    s.Do = min(s.Do, last_ // STRIDE) - first_ // STRIDE
-    s.matrix, s.rows = s.D * s.Do_, s.Do_ // STRIDE
-    return s
-
-
-cdef inline DeltaSizes delta_sizes_of_member(const Team *team, DeltaSizes s) noexcept nogil:
-    return delta_sizes_between(member_start(team, team.member, s.all_),
-                               member_start(team, team.member + 1, s.all_), s)
-
-
-# Of the sequences at hand: Delta of every step, then S at the end of each kept segment.
-cdef inline Py_ssize_t delta_entries_kept(DeltaSizes s) noexcept nogil:
-    return s.L * s.all_ + s.segments * s.D * s.all_
-
-
-# Entries that members of a team reach in each other's scratch, at its start.
-cdef inline Py_ssize_t delta_backward_shared(DeltaSizes s) noexcept nogil:
-    return apart(ENTRIES_OF_LINE + 2 * s.sums)
-
-
-cdef inline Py_ssize_t delta_forward_scratch(DeltaSizes s) noexcept nogil:
-    return s.matrix + (2 + LATE) * s.D_ + (4 + LATE) * s.Do_ + STRIDE
-
-
-cdef inline Py_ssize_t delta_backward_scratch(DeltaSizes s) noexcept nogil:
-    return (delta_backward_shared(s) + 2 * s.matrix + s.rows * s.D_ + (6 + 3 * LATE) * s.D_
-            + (4 + 3 * LATE) * s.Do_ + STRIDE + s.sums)
-
-
-# IN: (D, Do) of each sequence -> OUT: (D, Do_).
-cdef void read_fast_weights(real *A, const View *S, DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t d
-    cdef bint shared = is_shared(S)
-    for d in range(s.D):
-        if shared:
-            read_shared_row(A + d * s.Do_, S, d * S.outer, s.Do)
-        else:
-            read_row(A + d * s.Do_, S, d * S.outer, s.Do)
-
-
-# As read_fast_weights, of the sequences alone that begin anew before step t.
-cdef void read_reset_fast_weights(real *A, const View *S, const View *reset, Py_ssize_t t,
-                                  DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef const char *entry
-    if all_reset(reset, t):
-        read_fast_weights(A, S, s)
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.Do):
-                    entry = S.data[i] + d * S.outer + j * S.inner
-                    entry_of(A + d * s.Do_, j, i)[0] = read_entry(entry, S.kind)
-
-
-# The gradients G (D, Do_) of the sequences that begin before step t are complete: added to gS, and zero.
-cdef void hand_over_fast_weights(const View *gS, real *G, const View *reset, Py_ssize_t t,
-                                 DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i, d, j
-    cdef real *entry
-    if t == 0 or all_reset(reset, t):
-        for d in range(s.D):
-            add_row(gS, d * gS.outer, G + d * s.Do_, s.Do)
-        memset(G, 0, s.matrix * sizeof(real))
-        return
-    for i in range(SEQUENCES):
-        if is_reset(reset, t, i):
-            for d in range(s.D):
-                for j in range(s.Do):
-                    entry = entry_of(G + d * s.Do_, j, i)
-                    (<real *> (gS.data[i] + d * gS.outer + j * gS.inner))[0] += entry[0]
-                    entry[0] = 0
-
-
-# OUT: u (Do_) = beta_t Delta_t, beta_t (STRIDE).
-cdef inline void scaled_error(real *u, real *beta_t, const View *beta, Py_ssize_t t, const real *Delta,
-                              DeltaSizes s) noexcept nogil:
+# OUT: u (M_) = beta_t Delta_t, beta_t (STRIDE).
+cdef inline void delta_rate(real *u, real *beta_t, const View *beta, Py_ssize_t t, const real *Delta,
+                            const Sizes *s) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(SEQUENCES):
         beta_t[i] = read_entry(beta.data[i] + t * beta.inner, beta.kind)
-    scale(u, beta_t, 0, Delta, s.o)
+    scale(u, beta_t, 0, Delta, s.m)
 
 
-cdef void delta_forward_sequences(
-    const View *q,       # IN  (L, D)
-    const View *k,       # IN  (L, D)
-    const View *v,       # IN  (L, Do)
-    const View *beta,    # IN  (L)
-    const View *S,       # IN  (D, Do)
-    const View *reset,   # IN  (L) bool, or none
-    const View *y,       # OUT (L, Do)
-    const View *S_next,  # OUT (D, Do), or none
-    real *kept,          # OUT delta_entries_kept(s), or NULL
+cdef void delta_begin_growth(real *measured, const real *A, const Sizes *s) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(LANES):
+        measured[PRODUCT * LANES + i], measured[UPDATES * LANES + i] = 1, 0
+        measured[START * LANES + i] = INFINITY
+
+
+cdef bint delta_has_grown(const real *measured, const Sizes *s) noexcept nogil:
+    return has_delta_grown(measured)
+
+
+cdef void delta_forward(
+    const Views *v,
+    real *saved,     # OUT what backward wants (common.pxi), or NULL
     real *scratch,
-    DeltaSizes s,
+    Group *group,
+    const Sizes *s,
 ) noexcept nogil:
-    cdef real *A = scratch                    # (D, Do_) S, short of the late updates
-    cdef real *q_t = A + s.matrix             # (D_)
-    cdef real *k_after = q_t + s.D_           # (D_) of step t + 1
-    cdef real *late_k = k_after + s.D_        # (LATE, D_) of the late updates, as late_u
-    cdef real *late_u = late_k + LATE * s.D_  # (LATE, Do_)
-    cdef real *v_t = late_u + LATE * s.Do_    # (Do_)
-    cdef real *v_bar = v_t + s.Do_            # (Do_)
-    cdef real *y_t = v_bar + s.Do_            # (Do_)
-    cdef real *Delta = y_t + s.Do_            # (Do_)
-    cdef real *beta_t = Delta + s.Do_         # (STRIDE)
-    cdef int late = 0
-    cdef bint is_kept
+    cdef const View *q = &v.operands[DELTA_Q]          # IN  (L, D)
+    cdef const View *k = &v.operands[DELTA_K]          # IN  (L, D)
+    cdef const View *values = &v.operands[DELTA_V]     # IN  (L, Do)
+    cdef const View *beta = &v.operands[DELTA_BETA]    # IN  (L)
+    cdef const View *S = &v.operands[DELTA_S]          # IN  (D, Do), or none: zeros
+    cdef const View *state = &v.operands[DELTA_STATE]  # IN  (D, Do), or none
+    cdef const View *reset = &v.operands[DELTA_RESET]  # IN  (L) bool, or none
+    cdef const View *y = &v.results[Y]                 # OUT (L, Do)
+    cdef const View *S_next = &v.results[NEXT]         # OUT (D, Do), or none
+    cdef real *A = scratch                             # (D, M_) S, without the deferred updates
+    cdef real *q_t = A + s.matrix                      # (D_)
+    cdef real *k_after = q_t + s.D_                    # (D_) of step t + 1
+    cdef real *deferred_k = k_after + s.D_             # (DEFERRED, D_) of the deferred updates
+    cdef real *deferred_u = deferred_k + DEFERRED * s.D_  # (DEFERRED, M_)
+    cdef real *v_t = deferred_u + DEFERRED * s.M_      # (M_)
+    cdef real *v_bar = v_t + s.M_                      # (M_)
+    cdef real *y_t = v_bar + s.M_                      # (M_)
+    cdef real *Delta = y_t + s.M_                      # (M_)
+    cdef real *beta_t = Delta + s.M_                   # (STRIDE)
+    cdef real *measured = beta_t + STRIDE              # (2, DELTA_GROWTHS LANES)
+    cdef bint is_returned = S_next.data[0] != NULL
+    cdef bint begins
+    cdef Growth growth = [measured, DELTA_GROWTHS, False, delta_begin_growth, delta_has_grown]
+    cdef int deferred = 0
     cdef Py_ssize_t t, i
-    memset(q_t, 0, ((2 + LATE) * s.D_ + (4 + LATE) * s.Do_) * sizeof(real))
-    read_fast_weights(A, S, s)
+    memset(q_t, 0, ((2 + DEFERRED) * s.D_ + (4 + DEFERRED) * s.M_) * sizeof(real))
+    read_start(A, S, state, reset, s)
+    begin_growth(&growth, saved, A, s)
     if s.L > 0:
         read_row(k_after, k, 0, s.D)
         # 1
-        multiply(A, s.D, s.o, k_after, v_bar)
+        multiply(A, s.D, s.m, k_after, v_bar)
     for t in range(s.L):
-        if t > 0 and any_reset(reset, t):
-            read_reset_fast_weights(A, S, reset, t, s)
-            multiply(A, s.D, s.o, k_after, v_bar)
-        memcpy(late_k + late * s.D_, k_after, s.D_ * sizeof(real))
+        memcpy(deferred_k + deferred * s.D_, k_after, s.D_ * sizeof(real))
         read_row(q_t, q, t * q.outer, s.D)
-        read_row(v_t, v, t * v.outer, s.Do)
+        read_row(v_t, values, t * values.outer + s.first * values.inner, s.columns)
         if t + 1 < s.L:
             read_row(k_after, k, (t + 1) * k.outer, s.D)
         # 2
-        subtract(Delta, v_t, v_bar, s.o)
+        subtract(Delta, v_t, v_bar, s.m)
         # 3
-        scaled_error(late_u + late * s.Do_, beta_t, beta, t, Delta, s)
-        late += 1
-        # 4, late, 5, and 1 of step t + 1
-        if late == LATE:
-            update_and_multiply(A, s.D, s.o, LATE, late_k, late_u, q_t, k_after, y_t, v_bar)
-            late = 0
+        delta_rate(deferred_u + deferred * s.M_, beta_t, beta, t, Delta, s)
+        if saved != NULL:
+            measure_step(measured, beta_t, deferred_k + deferred * s.D_, s.d, v_bar, Delta, s.m)
+            memcpy(saved + t * s.row + s.first_, Delta, s.M_ * sizeof(real))
+        deferred += 1
+        # 4, deferred, 5, and 1 of step t + 1
+        if deferred == DEFERRED:
+            update_and_multiply(A, s.D, s.m, DEFERRED, deferred_k, deferred_u, q_t, k_after, y_t, v_bar)
+            deferred = 0
         else:
-            multiply_twice(A, s.D, s.o, q_t, k_after, y_t, v_bar)
-            for i in range(late):
-                add_missing(y_t, q_t, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
-                add_missing(v_bar, k_after, late_k + i * s.D_, s.d, late_u + i * s.Do_, s.o)
-        write_row(y, t * y.outer, y_t, s.Do)
-        # 4, at once where S itself is wanted
-        is_kept = kept != NULL and is_kept_after(t, s.L, s.C, s.segments)
-        if is_kept or (S_next.data[0] != NULL if t + 1 == s.L else any_reset(reset, t + 1)):
-            update(A, s.D, s.o, late, late_k, late_u)
-            late = 0
-        if kept != NULL:
-            memcpy(kept + t * s.all_ + s.first_, Delta, s.Do_ * sizeof(real))
-        if is_kept:
-            copy_rows(kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, A, s.Do_, s.D, s.Do_)
-    if S_next.data[0] != NULL:
-        for t in range(s.D):
-            write_row(S_next, t * S_next.outer, A + t * s.Do_, s.Do)
+            multiply_twice(A, s.D, s.m, q_t, k_after, y_t, v_bar)
+            for i in range(deferred):
+                add_missing(y_t, q_t, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
+                add_missing(v_bar, k_after, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
+        write_row(y, t * y.outer + s.first * y.inner, y_t, s.columns)
+        begins = settle(A, &deferred, deferred_k, deferred_u, S, reset, saved, is_returned, t, s)
+        if begins:
+            # 1 of step t + 1
+            multiply(A, s.D, s.m, k_after, v_bar)
+        follow_growth(&growth, saved, A, reset, begins, t, s)
+    write_matrix(S_next, A, False, s)
 
 
-# OUT: A (D, Do_), S after step t, by doing the updates again since it was last known.
-cdef void delta_replay(
-    real *A, real *k_t, real *u, real *beta_t, const View *k, const View *beta, const View *S,
-    const View *reset, const real *kept, Py_ssize_t t, DeltaSizes s,
-) noexcept nogil:
-    cdef Py_ssize_t step, first = replayed_from(t, reset, s.C)
-    if first == 0:
-        read_fast_weights(A, S, s)
-    elif first % s.C == 0:
-        copy_rows(A, s.Do_, kept + (s.L + (first // s.C - 1) * s.D) * s.all_ + s.first_, s.all_, s.D,
-                  s.Do_)
-    for step in range(first, t + 1):
-        if step > 0 and any_reset(reset, step):
-            read_reset_fast_weights(A, S, reset, step, s)
-        read_row(k_t, k, step * k.outer, s.D)
-        scaled_error(u, beta_t, beta, step, kept + step * s.all_ + s.first_, s)
-        update(A, s.D, s.o, 1, k_t, u)
+cdef void delta_redo(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
+                     const Sizes *s) noexcept nogil:
+    cdef const View *k = &v.operands[DELTA_K]
+    cdef real *k_t = room             # (D_)
+    cdef real *u = k_t + s.D_         # (M_)
+    cdef real *beta_t = u + s.M_      # (STRIDE)
+    read_row(k_t, k, t * k.outer, s.D)
+    # 3, 4
+    delta_rate(u, beta_t, &v.operands[DELTA_BETA], t, saved + t * s.row + s.first_, s)
+    update(A, s.D, s.m, 1, k_t, u)
 
 
-cdef void delta_backward_sequences(
-    const View *q,            # IN  (L, D)
-    const View *k,            # IN  (L, D)
-    const View *beta,         # IN  (L)
-    const View *S,            # IN  (D, Do)
-    const View *reset,        # IN  (L) bool, or none
-    const real *kept,         # IN  what forward kept
-    const View *grad_y,       # IN  (L, Do)
-    const View *grad_S_next,  # IN  (D, Do), or none
-    const View *gq,           # OUT (L, D)
-    const View *gk,           # OUT (L, D)
-    const View *gv,           # OUT (L, Do)
-    const View *gbeta,        # OUT (L, 1)
-    const View *gS,           # IN OUT (D, Do), added to
+cdef void delta_backward(
+    const Views *v,
+    const real *saved,  # IN  what forward saved
     real *scratch,
-    Team *team,
-    DeltaSizes s,
+    Group *group,
+    const Sizes *s,
 ) noexcept nogil:
-    cdef real *G = scratch + delta_backward_shared(s)  # (D, Do_) gradient of S, short of the late terms
-    cdef real *A = G + s.matrix                     # (D, Do_)
-    cdef real *AT = A + s.matrix                    # (rows, D_) S, transposed: its products are sums of
-    cdef real *k_t = AT + s.rows * s.D_             # (D_)                      rows too; short of `undone`
-    cdef real *g_q = k_t + s.D_                     # (D_)
-    cdef real *g_q_before = g_q + s.D_              # (D_) of step t - 1
-    cdef real *along = g_q_before + s.D_            # (D_)
-    cdef real *replayed_k = along + s.D_            # (D_)
-    cdef real *minus_k_after = replayed_k + s.D_    # (D_) of step t + 1, as g_Delta
-    cdef real *late_a = minus_k_after + s.D_        # (2 LATE, D_)  minus k of the step after, and q
-    cdef real *undone_k = late_a + 2 * LATE * s.D_  # (LATE, D_)
-    cdef real *late_b = undone_k + LATE * s.D_      # (2 LATE, Do_) with g_Delta of the step after, and g_y
-    cdef real *undone_u = late_b + 2 * LATE * s.Do_  # (LATE, Do_)  minus u
-    cdef real *u = undone_u + LATE * s.Do_          # (Do_)
-    cdef real *g_u = u + s.Do_                      # (Do_)
-    cdef real *g_Delta = g_u + s.Do_                # (Do_)
-    cdef real *g_y = g_Delta + s.Do_                # (Do_) of step t, later of step t - 1
-    cdef real *beta_t = g_y + s.Do_                 # (STRIDE)
-    cdef real *team_sums = beta_t + STRIDE          # (sums)
-    cdef real *g_k                                  # (D_) after g_q, before g_beta: sums of this member
-    cdef const real *sums                           # (sums) and of all
+    cdef const View *q = &v.operands[DELTA_Q]          # IN  (L, D)
+    cdef const View *k = &v.operands[DELTA_K]          # IN  (L, D)
+    cdef const View *beta = &v.operands[DELTA_BETA]    # IN  (L)
+    cdef const View *state = &v.operands[DELTA_STATE]  # IN  (D, Do), or none
+    cdef const View *reset = &v.operands[DELTA_RESET]  # IN  (L) bool, or none
+    cdef const View *grad_y = &v.incoming[Y]           # IN  (L, Do), or none
+    cdef const View *gq = &v.gradients[DELTA_Q]        # OUT (L, D), or none
+    cdef const View *gk = &v.gradients[DELTA_K]        # OUT (L, D), or none
+    cdef const View *gv = &v.gradients[DELTA_V]        # OUT (L, Do), or none
+    cdef const View *g_beta = &v.gradients[DELTA_BETA]  # OUT (L), or none
+    cdef const View *gS = &v.gradients[DELTA_S]        # IN OUT (D, Do), added to, or none
+    cdef const View *g_state = &v.gradients[DELTA_STATE]  # IN OUT (D, Do), added to, or none
+    cdef real *G = scratch + s.backward_shared         # (D, M_) gradient of S, without the deferred terms
+    cdef real *A = G + s.matrix                        # (D, M_)
+    cdef real *AT = A + s.matrix                       # (rows, D_) S transposed, with the `undone` updates
+    cdef real *k_t = AT + s.rows * s.D_                # (D_)
+    cdef real *g_q = k_t + s.D_                        # (D_)
+    cdef real *g_q_before = g_q + s.D_                 # (D_) of step t - 1
+    cdef real *along = g_q_before + s.D_               # (D_)
+    cdef real *minus_k_after = along + s.D_            # (D_) of step t + 1, as g_Delta
+    cdef real *deferred_a = minus_k_after + s.D_       # (2 DEFERRED, D_) minus k of the step after, and q
+    cdef real *undone_k = deferred_a + 2 * DEFERRED * s.D_  # (DEFERRED, D_)
+    cdef real *deferred_b = undone_k + DEFERRED * s.D_      # (2 DEFERRED, M_) g_Delta of the step after, g_y
+    cdef real *undone_u = deferred_b + 2 * DEFERRED * s.M_  # (DEFERRED, M_)  minus u
+    cdef real *u = undone_u + DEFERRED * s.M_          # (M_)
+    cdef real *g_u = u + s.M_                          # (M_)
+    cdef real *g_Delta = g_u + s.M_                    # (M_)
+    cdef real *g_y = g_Delta + s.M_                    # (M_) of step t, later of step t - 1
+    cdef real *beta_t = g_y + s.M_                     # (STRIDE)
+    cdef real *room = beta_t + STRIDE                  # (D_ + M_ + STRIDE) of delta_redo
+    cdef real *group_sums = room + s.D_ + s.M_ + STRIDE  # (sums)
+    cdef real *g_k                                     # (D_) after g_q, before g_beta: sums of this member
+    cdef const real *sums                              # (sums) and of all
     cdef const real *Delta
-    cdef bint is_known = False
-    cdef int late = 0, undone = 0
-    cdef Py_ssize_t t, i, j
-    memset(k_t, 0, ((6 + 3 * LATE) * s.D_ + (4 + 3 * LATE) * s.Do_ + STRIDE) * sizeof(real))
-    if grad_S_next.data[0] != NULL:
-        read_fast_weights(G, grad_S_next, s)
-    else:
-        memset(G, 0, s.matrix * sizeof(real))
+    cdef bint is_known = False, is_replayed = False
+    cdef int deferred = 0, undone = 0
+    cdef Py_ssize_t t, i
+    memset(k_t, 0, (group_sums - k_t) * sizeof(real))
+    read_matrix(G, &v.incoming[NEXT], s)
     if s.L == 0:
-        hand_over_fast_weights(gS, G, reset, 0, s)
+        hand_over(gS, g_state, state, G, reset, 0, s)
     else:
-        read_row(g_y, grad_y, (s.L - 1) * grad_y.outer, s.Do)
+        read_row(g_y, grad_y, (s.L - 1) * grad_y.outer + s.first * grad_y.inner, s.columns)
     for t in range(s.L - 1, -1, -1):
-        Delta = kept + t * s.all_ + s.first_
-        # S after step t, where undoing the steps behind it does not lead there
-        if is_kept_after(t, s.L, s.C, s.segments):
-            transpose(AT, s.d, kept + (s.L + t // s.C * s.D) * s.all_ + s.first_, s.all_, s.D, s.o)
-            undone, is_known = 0, False
-        elif t + 1 == s.L or all_reset(reset, t + 1):
-            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            transpose(AT, s.d, A, s.Do_, s.D, s.o)
-            undone, is_known = 0, False
-        elif any_reset(reset, t + 1):
-            delta_replay(A, replayed_k, u, beta_t, k, beta, S, reset, kept, t, s)
-            update(AT, s.rows, s.d, undone, undone_u, undone_k)
-            undone, is_known = 0, False
-            for i in range(SEQUENCES):
-                if is_reset(reset, t + 1, i):
-                    for j in range(s.Do):
-                        copy_fast_column(AT + j * s.D_, A, j, i, s)
+        Delta = saved + t * s.row + s.first_
+        if ends_segment(t, s):
+            is_replayed = may_have_grown(saved, t, s)
+        if bring_back(AT, A, room, v, saved, t, &undone, undone_u, undone_k, is_replayed, &DELTA_KERNELS, s):
+            is_known = False
         # 5'  g_q = g_y S'^T, which the sweep of step t + 1 has left where it led here
         if is_known:
             g_q, g_q_before = g_q_before, g_q
         else:
             multiply(AT, s.rows, s.d, g_y, g_q)
-        g_k = partial_sums(team, s.sums) + s.D_
+        g_k = partial_sums(group, s.sums) + s.D_
         memcpy(g_k - s.D_, g_q, s.D_ * sizeof(real))
         read_row(k_t, k, t * k.outer, s.D)
-        scaled_error(u, beta_t, beta, t, Delta, s)
-        # 1' of step t + 1, 5'  G += q^T g_y, late   4'  g_u = k G   g_k = u G^T
-        memcpy(late_a + 2 * late * s.D_, minus_k_after, s.D_ * sizeof(real))
-        memcpy(late_b + 2 * late * s.Do_, g_Delta, s.Do_ * sizeof(real))
-        read_row(late_a + (2 * late + 1) * s.D_, q, t * q.outer, s.D)
-        memcpy(late_b + (2 * late + 1) * s.Do_, g_y, s.Do_ * sizeof(real))
-        late += 1
-        if late == LATE:
-            update_and_multiply_both(G, s.D, s.o, 2 * LATE, late_a, late_b, k_t, u, g_u, g_k)
-            late = 0
+        delta_rate(u, beta_t, beta, t, Delta, s)
+        # 1' of step t + 1, 5'  G += q^T g_y, deferred   4'  g_u = k G   g_k = u G^T
+        memcpy(deferred_a + 2 * deferred * s.D_, minus_k_after, s.D_ * sizeof(real))
+        memcpy(deferred_b + 2 * deferred * s.M_, g_Delta, s.M_ * sizeof(real))
+        read_row(deferred_a + (2 * deferred + 1) * s.D_, q, t * q.outer, s.D)
+        memcpy(deferred_b + (2 * deferred + 1) * s.M_, g_y, s.M_ * sizeof(real))
+        deferred += 1
+        if deferred == DEFERRED:
+            update_and_multiply_both(G, s.D, s.m, 2 * DEFERRED, deferred_a, deferred_b, k_t, u, g_u, g_k)
+            deferred = 0
         else:
-            update_and_multiply_both(G, s.D, s.o, 0, NULL, NULL, k_t, u, g_u, g_k)
-            for i in range(2 * late):
-                add_missing(g_u, k_t, late_a + i * s.D_, s.d, late_b + i * s.Do_, s.o)
-                add_missing(g_k, u, late_b + i * s.Do_, s.o, late_a + i * s.D_, s.d)
+            update_and_multiply_both(G, s.D, s.m, 0, NULL, NULL, k_t, u, g_u, g_k)
+            for i in range(2 * deferred):
+                add_missing(g_u, k_t, deferred_a + i * s.D_, s.d, deferred_b + i * s.M_, s.m)
+                add_missing(g_k, u, deferred_b + i * s.M_, s.m, deferred_a + i * s.D_, s.d)
         # 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
-        dot(g_k + s.D_, 0, g_u, Delta, s.o)
-        scale(g_Delta, beta_t, 0, g_u, s.o)
-        write_row(gv, t * gv.outer, g_Delta, s.Do)
+        dot(g_k + s.D_, 0, g_u, Delta, s.m)
+        scale(g_Delta, beta_t, 0, g_u, s.m)
+        write_row(gv, t * gv.outer + s.first * gv.inner, g_Delta, s.columns)
         # 4 undone, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
         if t > 0:
-            read_row(g_y, grad_y, (t - 1) * grad_y.outer, s.Do)
-        negate(undone_u + undone * s.Do_, u, s.o)
+            read_row(g_y, grad_y, (t - 1) * grad_y.outer + s.first * grad_y.inner, s.columns)
+        negate(undone_u + undone * s.M_, u, s.m)
         memcpy(undone_k + undone * s.D_, k_t, s.D_ * sizeof(real))
         undone += 1
-        if undone == LATE:
-            update_and_multiply(AT, s.rows, s.d, LATE, undone_u, undone_k, g_Delta, g_y, along, g_q_before)
+        if is_replayed:
+            replay_transposed(AT, A, room, v, saved, t, &DELTA_KERNELS, s)
+            undone = 0
+            multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
+        elif undone == DEFERRED:
+            update_and_multiply(AT, s.rows, s.d, DEFERRED, undone_u, undone_k, g_Delta, g_y, along, g_q_before)
             undone = 0
         else:
             multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
             for i in range(undone):
-                add_missing(along, g_Delta, undone_u + i * s.Do_, s.o, undone_k + i * s.D_, s.d)
-                add_missing(g_q_before, g_y, undone_u + i * s.Do_, s.o, undone_k + i * s.D_, s.d)
+                add_missing(along, g_Delta, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
+                add_missing(g_q_before, g_y, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
         is_known = True
         subtract(g_k, g_k, along, s.d)
-        sums = meet_and_add(team, team_sums, s.sums)
-        if team.member == 0:
+        sums = meet_and_add(group, group_sums, s.sums)
+        if group.member == 0:
             write_row(gq, t * gq.outer, sums, s.D)
             write_row(gk, t * gk.outer, sums + s.D_, s.D)
-            for i in range(SEQUENCES):
-                (<real *> (gbeta.data[i] + t * gbeta.outer))[0] = sums[2 * s.D_ + i]
+            if g_beta.data[0] != NULL:
+                for i in range(SEQUENCES):
+                    write_entry(g_beta.data[i] + t * g_beta.inner, g_beta.kind, sums[2 * s.D_ + i])
         negate(minus_k_after, k_t, s.d)
         if t == 0 or any_reset(reset, t):
-            # 1'  with nothing left to wait for
-            update(G, s.D, s.o, 2 * late, late_a, late_b)
-            update(G, s.D, s.o, 1, minus_k_after, g_Delta)
-            late = 0
+            # 1'  with nothing left to defer. g_Delta may be NaN or infinite: it must not meet the next k.
+            update(G, s.D, s.m, 2 * deferred, deferred_a, deferred_b)
+            update(G, s.D, s.m, 1, minus_k_after, g_Delta)
+            deferred = 0
             memset(minus_k_after, 0, s.D_ * sizeof(real))
-            hand_over_fast_weights(gS, G, reset, t, s)
+            memset(g_Delta, 0, s.M_ * sizeof(real))
+            hand_over(gS, g_state, state, G, reset, t, s)
 
 
-# Column j of A (D, Do_), of one sequence -> row j of its transpose.
-cdef inline void copy_fast_column(real *out, real *A, Py_ssize_t j, Py_ssize_t sequence,
-                                  DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t d
-    for d in range(s.D):
-        entry_of(out, d, sequence)[0] = entry_of(A + d * s.Do_, j, sequence)[0]
-
-
-def delta_layout(Py_ssize_t D, Py_ssize_t Do):
-    """(entries kept per step and sequence, per segment, of forward's scratch per thread, of backward's)."""
-    cdef DeltaSizes s = delta_sizes_of(D, Do, 0, 1, 0)
-    spare = 64 // sizeof(real)
-    return (s.Do_ // SEQUENCES, s.matrix // SEQUENCES, apart(delta_forward_scratch(s)) + spare,
-            apart(delta_backward_scratch(s)) + spare)
-
-
-def delta_forward(q, k, v, beta, S, reset, y, S_next, kept, scratch, order, Py_ssize_t first,
-                  Py_ssize_t count, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
-    """Fill y, and S_next and kept where not None, of the sequences at `count` positions from `first` on.
-
-    q, k (..., L, D), v (..., L, Do), beta (..., L), S (..., D, Do), reset (..., L) or None: any strides,
-    leading axes that broadcast to those of y. y (..., L, Do), S_next (..., D, Do), kept (..., K), scratch:
-    contiguous; K and the size of scratch as `delta_layout` says. All but kept and scratch may be halves.
-    order, first, count, most as of `forward`. Checked by the caller.
-    """
-    cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[9]
-    arrays[0] = buffers.of(q)
-    arrays[1] = buffers.of(k)
-    arrays[2] = buffers.of(v)
-    arrays[3] = buffers.of(beta)
-    arrays[4] = buffers.of(S)
-    arrays[5] = buffers.of_optional(reset)
-    arrays[6] = buffers.of(y)
-    arrays[7] = buffers.of_optional(S_next)
-    arrays[8] = buffers.of_optional(kept)
-    cdef int64_t *order_0 = indices(buffers.of_optional(order))
-    cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
-    cdef int n_lead = arrays[6].ndim - 2
-    cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
-    cdef DeltaSizes s = delta_sizes_of(D, arrays[6].shape[n_lead + 1], arrays[6].shape[n_lead], C, segments)
-    with nogil, parallel(num_threads=num_threads):
-        delta_forward_member(arrays, order_0, first, count // SEQUENCES, scratch_0, threadid(),
-                             threads_here(), most, s)
-
-
-# What thread `thread` of `threads` does of the groups of sequences from position `first` on.
-cdef void delta_forward_member(
-    Py_buffer **arrays, const int64_t *order, Py_ssize_t first, Py_ssize_t groups, real *scratch,
-    int thread, int threads, int most, DeltaSizes s,
-) noexcept nogil:
-    cdef Team team
-    cdef Py_ssize_t group, each = apart(delta_forward_scratch(s))
-    if not join_team(&team, thread, threads, groups, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = delta_sizes_of_member(&team, s)
-    for group in range(team.first, team.last):
-        delta_forward_group(arrays, order, first + group * SEQUENCES, scratch + thread * each, s)
-
-
-# From the first of this member's columns on.
-cdef inline void skip_columns(View *view, DeltaSizes s) noexcept nogil:
-    cdef Py_ssize_t i
-    if view.data[0] != NULL:
-        for i in range(SEQUENCES):
-            view.data[i] += s.first_ // STRIDE * view.inner
-
-
-# arrays: q, k, v, beta, S, reset, y, S_next, kept
-cdef void delta_forward_group(
-    Py_buffer **arrays, const int64_t *order, Py_ssize_t p, real *scratch, DeltaSizes s
-) noexcept nogil:
-    cdef View[8] views
-    cdef int i
-    cdef int[8] core = [2, 2, 2, 1, 2, 1, 2, 2]
-    cdef bint[8] is_of_columns = [0, 0, 1, 0, 1, 0, 1, 1]
-    for i in range(8):
-        view_sequences(&views[i], arrays[i], core[i], p, order, arrays[6].shape, arrays[6].ndim - 2)
-        if is_of_columns[i]:
-            skip_columns(&views[i], s)
-    delta_forward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4], &views[5], &views[6],
-                            &views[7], place_of(arrays[8], p, delta_entries_kept(s)), scratch, s)
-
-
-def delta_backward(q, k, beta, S, reset, kept, grad_y, grad_S_next, order, slots, starts, gq, gk, gv, gbeta,
-                   gS, scratch, Py_ssize_t C, Py_ssize_t segments, int num_threads, int most):
-    """Fill the gradients of q, k, v and beta and add to gS, from what forward kept.
-
-    q, k, beta, S, reset, kept, order as forward had them; grad_y (..., L, Do), grad_S_next (..., D, Do) or
-    None: any strides. slots, starts, most as of `backward`. gq, gk (..., L, D), gv (..., L, Do),
-    gbeta (..., L, 1) with all leading axes, gS (slots, D, Do), scratch: contiguous; gbeta, gS, scratch of
-    the real type.
-    """
-    cdef Buffers buffers = Buffers()
-    cdef Py_buffer *arrays[13]
-    arrays[0] = buffers.of(q)
-    arrays[1] = buffers.of(k)
-    arrays[2] = buffers.of(beta)
-    arrays[3] = buffers.of(S)
-    arrays[4] = buffers.of_optional(reset)
-    arrays[5] = buffers.of(grad_y)
-    arrays[6] = buffers.of_optional(grad_S_next)
-    arrays[7] = buffers.of(gq)
-    arrays[8] = buffers.of(gk)
-    arrays[9] = buffers.of(gv)
-    arrays[10] = buffers.of(gbeta)
-    arrays[11] = buffers.of(gS)
-    arrays[12] = buffers.of(kept)
-    cdef int64_t *order_0 = indices(buffers.of_optional(order))
-    cdef int64_t *slots_0 = indices(buffers.of(slots))
-    cdef Py_buffer *starts_ = buffers.of(starts)
-    cdef int64_t *starts_0 = indices(starts_)
-    cdef real *scratch_0 = aligned(buffers.of(scratch).buf)
-    cdef int n_lead = arrays[9].ndim - 2
-    cdef Py_ssize_t D = arrays[0].shape[arrays[0].ndim - 1]
-    cdef DeltaSizes s = delta_sizes_of(D, arrays[9].shape[n_lead + 1], arrays[9].shape[n_lead], C, segments)
-    cdef Py_ssize_t chunks = starts_.shape[0] - 1
-    prepare_teams(scratch_0, apart(delta_backward_scratch(s)), num_threads)
-    with nogil, parallel(num_threads=num_threads):
-        delta_backward_member(arrays, order_0, slots_0, starts_0, chunks, scratch_0, threadid(),
-                              threads_here(), most, s)
-
-
-# What thread `thread` of `threads` does of all chunks.
-cdef void delta_backward_member(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, const int64_t *starts,
-    Py_ssize_t chunks, real *scratch, int thread, int threads, int most, DeltaSizes s,
-) noexcept nogil:
-    cdef Team team
-    cdef Py_ssize_t chunk, each = apart(delta_backward_scratch(s))
-    if not join_team(&team, thread, threads, chunks, min(most, lines_of(s.all_)), scratch, each):
-        return
-    s = delta_sizes_of_member(&team, s)
-    for chunk in range(team.first, team.last):
-        delta_backward_chunk(arrays, order, slots, starts[chunk], starts[chunk + 1],
-                             scratch + thread * each, &team, s)
-
-
-# arrays: q, k, beta, S, reset, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, kept
-cdef void delta_backward_chunk(
-    Py_buffer **arrays, const int64_t *order, const int64_t *slots, Py_ssize_t first, Py_ssize_t last,
-    real *scratch, Team *team, DeltaSizes s,
-) noexcept nogil:
-    cdef View[11] views
-    cdef View gS
-    cdef int i
-    cdef int[11] core = [2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2]
-    cdef bint[11] is_of_columns = [0, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
-    cdef Py_buffer *kept = arrays[12]
-    cdef Py_ssize_t p = first
-    while p < last:
-        for i in range(11):
-            view_sequences(&views[i], arrays[i], core[i], p, order, arrays[9].shape, arrays[9].ndim - 2)
-            if is_of_columns[i]:
-                skip_columns(&views[i], s)
-        view_slots(&gS, arrays[11], p, slots)
-        skip_columns(&gS, s)
-        delta_backward_sequences(&views[0], &views[1], &views[2], &views[3], &views[4],
-                                 start(kept) + p * kept.shape[kept.ndim - 1], &views[5], &views[6],
-                                 &views[7], &views[8], &views[9], &views[10], &gS, scratch, team, s)
-        p += SEQUENCES
+cdef Kernels DELTA_KERNELS = [
+    delta_lay_out, delta_forward, delta_backward, delta_redo, DELTA_S, DELTA_STATE, DELTA_RESET,
+]
+register("delta", &DELTA_KERNELS)

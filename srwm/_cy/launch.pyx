@@ -9,12 +9,11 @@ heads of the kernels.
 from functools import lru_cache
 from typing import NamedTuple
 
-from srwm._cy.backend import SEGMENT
-
 cdef enum:
     WARP = 32
     TEAMS_OF_A_WARP = 4  # teams of one warp to a block: a block slot is as scarce as a register
     VIEW_BYTES = 8  # in which a block remembers where a sequence begins in one array
+    TURN = 4  # more such places of a backward team: tile.cuh
     PARTITIONS = 4  # of a multiprocessor: each has its warps and a share of the registers
     REGISTER_STEP = 8  # registers are given to a thread in eights
     LARGEST_D = 256
@@ -22,7 +21,9 @@ cdef enum:
     WORDS_OF_A_THREAD = 28  # of the state that a backward thread should own, about, and of its gradient
     LARGEST_CACHED = 204800  # bytes of a state that a block may keep: arrays.cuh
     MOST_BACKWARD_WARPS = 16  # more would leave each thread too few registers
+    REPLAYED = 4  # steps after the last saved matrix that backward does again, at the most
 
+SEGMENT = 32  # steps from one saved matrix to the next
 SHARED_BYTES = 49152  # of a block without asking for more: every architecture has them
 
 
@@ -88,6 +89,11 @@ class Plan(NamedTuple):
     def threads(self) -> int:
         """Threads of a block."""
         return self.team * self.teams
+
+
+def segments(L) -> int:
+    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps."""
+    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
 
 
 def grid(plan, items, multiprocessors) -> int:
@@ -214,12 +220,12 @@ def _check_shared(str op, int needed, limits):
         )
 
 
-def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
+def _plan(kernel, storage, state, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
           int dynamic, limits, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
-        "STORAGE": kind.type, "REAL": kind.real, "D": D, "DO": Do, "M": M, "TEAM": team, "TEAMS": teams,
+        "STORAGE": kind.type, "STATE": STORAGES[state].type, "REAL": kind.real, "D": D, "DO": Do, "M": M, "TEAM": team, "TEAMS": teams,
         "BLOCKS": fit.blocks, "REST": rest, "SEGMENT": SEGMENT, **defines,
     }
     options = (*macros, *(f"-DSRWM_{name}={value}" for name, value in values.items()))
@@ -247,13 +253,10 @@ def _resident(fit, int threads, int shared, limits):
     return fit._replace(blocks=blocks, registers=_registers(blocks * threads, limits))
 
 
-@lru_cache(maxsize=1024)
-def forward(int D, int Do, str storage, limits) -> Plan:
+def _columns_of_a_team(str op, int D, int Do, int M, str storage, limits, int views, state):
     """The plan of srwm_forward: every thread owns whole columns of W."""
-    op = "srwm.forward"
-    _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
-    cdef int M = Do + 2 * D + 4, groups = _parts(D, 4), teams = 1
+    cdef int groups = _parts(D, 4), teams = 1
     cdef int columns, team, held, other_team
     if D <= 16 and M <= 4 * WARP:
         team, teams, columns = WARP, TEAMS_OF_A_WARP, _parts(M, WARP)
@@ -280,13 +283,13 @@ def forward(int D, int Do, str storage, limits) -> Plan:
     cdef bint each_warp = D <= 64 and team <= 16 * WARP
     cdef int copies = team * teams // (WARP if each_warp else team)
     cdef int shared = size * (teams * 2 * (8 * groups + 4) + copies * 3 * 4 * groups + 4)
-    shared += teams * 3 * VIEW_BYTES
+    shared += teams * views * VIEW_BYTES
     _check_shared(op, shared, limits)
     cdef int group = 4 * columns * team, near
     near = _near(groups, held, teams * size * group, limits.shared_bytes_per_block - shared)
     cdef int dynamic = teams * size * near * group
     return _plan(
-        "srwm_forward", storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
+        "srwm_forward", storage, state, D, Do, M, team, teams, 1, (groups - held - near) * group,
         _resident(fit, team * teams, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
@@ -309,7 +312,7 @@ def _tile(int D, int M, int warps):
     return _Tile(row_lanes, _parts(D, row_lanes), columns, _parts(columns, 4), _parts(M, columns * lanes))
 
 
-def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums):
+def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums, state):
     """The plan of a backward kernel, whose threads own tiles of the state and of its gradient: tile.cuh.
 
     For each team the kernel has `shares` vectors over rows from each warp, `staged` from memory, and
@@ -350,52 +353,90 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
     rest += exchanged * (not shared_sums)
     fit = _resident(fit, team * teams, shared + dynamic, limits)
     return _plan(
-        kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
+        kernel, storage, state, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
         limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
             "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
             "GX": STORAGES[storage].real if sums else STORAGES[storage].type,
+            "GSTATE": STORAGES[storage].real if sums else STORAGES[state].type,
         },
     )
 
 
-@lru_cache(maxsize=1024)
-def backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of srwm_backward; `sums`: gx is summed afterwards, so it is wanted in the type of sums."""
-    _check_sizes("srwm.backward", D, Do)
-    cdef int M = Do + 2 * D + 4
-    return _tiles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 3, 6, 11, sums)
-
-
-@lru_cache(maxsize=1024)
-def delta_forward(int D, int Do, str storage, limits) -> Plan:
+def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int views, state):
     """The plan of delta_forward: a warp for each tile of columns of S."""
-    op = "srwm.delta_forward"
-    _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
     cdef int columns = 2 if D <= 32 and Do > WARP else 1, groups = _parts(D, 4)
     cdef int threads = WARP * TEAMS_OF_A_WARP
     fit = _fit(op, "delta_forward", threads, [(groups, columns, 0)], size, limits)
-    cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + 6 * VIEW_BYTES)
+    cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + views * VIEW_BYTES)
     _check_shared(op, shared, limits)
     cdef int group = 4 * columns * WARP, held = fit.held[0], near, dynamic
     near = _near(groups, held, TEAMS_OF_A_WARP * size * group, limits.shared_bytes_per_block - shared)
     dynamic = TEAMS_OF_A_WARP * size * near * group
     return _plan(
-        "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
+        "delta_forward", storage, state, D, Do, M, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
         (groups - held - near) * group, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
+class Kernels(NamedTuple):
+    """What the kernels of an operator need of a launch."""
+
+    columns: object  # of its matrix: a function of D and Do
+    saved: object  # entries of a step that forward saves for backward: likewise
+    forward: object  # the plan of its forward kernel: by the way in which threads share the columns
+    forward_views: int  # arrays in which a team remembers where a sequence begins
+    backward_views: int  # the same of the backward kernel
+    shares: int  # vectors over rows from each warp of a backward team
+    staged: int  # vectors over rows that a backward team reads from memory, two of each
+
+
+# By name of the operator.
+OPERATORS = {
+    "srwm": Kernels(
+        lambda D, Do: Do + 2 * D + 4, lambda D, Do: 2 * (2 * D + 4) + Do, _columns_of_a_team, 4, 10, 3, 6
+    ),
+    "delta": Kernels(lambda D, Do: Do, lambda D, Do: Do, _columns_of_warps, 7, 16, 4, 4),
+}
+cdef _label(operator):
+    """The operator as messages name it."""
+    return "srwm" if operator == "srwm" else f"srwm.{operator}"
+
+
+def saved_entries(str operator, L, D, Do) -> int:
+    """Entries that forward saves of a sequence for backward: of each step, then a matrix for each segment."""
+    kind = OPERATORS[operator]
+    return L * kind.saved(D, Do) + segments(L) * D * kind.columns(D, Do)
+
+
 @lru_cache(maxsize=1024)
-def delta_backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of delta_backward; `sums` as for `backward`."""
-    _check_sizes("srwm.delta_backward", D, Do)
-    return _tiles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 4, 4, 16, sums)
+def forward(str operator, int D, int Do, str storage, limits, state=None) -> Plan:
+    """The plan of an operator's forward kernel.
+
+    `state`: the dtype of the states that come and go, float32 perhaps where `storage` is a half.
+    """
+    op, kind = f"{_label(operator)}.forward", OPERATORS[operator]
+    _check_sizes(op, D, Do)
+    return kind.forward(op, D, Do, kind.columns(D, Do), storage, limits, kind.forward_views, state or storage)
+
+
+@lru_cache(maxsize=1024)
+def backward(str operator, int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
+    """The plan of an operator's backward kernel; `state` as for `forward`.
+
+    `sums`: a gradient of each sequence is summed afterwards, so all of them are wanted in the type of sums.
+    """
+    op, kind = f"{_label(operator)}.backward", OPERATORS[operator]
+    _check_sizes(op, D, Do)
+    return _tiles(
+        op, f"{operator}_backward", D, Do, kind.columns(D, Do), storage, limits, kind.shares, kind.staged,
+        kind.backward_views + TURN, sums, state or storage,
+    )
 
 
 @lru_cache(maxsize=1024)
 def sum_pieces(str storage) -> Plan:
     """The plan of sum_pieces: a thread for each entry of the sum."""
-    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})
+    return _plan("sum_pieces", storage, storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})

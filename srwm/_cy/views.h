@@ -69,8 +69,12 @@ INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
 #endif
 }
 
-/* IN: row `at` bytes into the view, n entries -> OUT: n columns, padded. */
+/* IN: row `at` bytes into the view, n entries, zeros where there is no array -> OUT: n columns, padded. */
 static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
+    if (a->data[0] == NULL) {
+        if (n > 0) memset(columns, 0, (size_t)(vectors_for(n) * LANES) * sizeof(real));
+        return;
+    }
 #ifndef SRWM_MANY
     if (is_dense(a)) {
         const real *row = (const real *)(a->data[0] + at);
@@ -121,8 +125,9 @@ static void read_shared_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_
 #endif
 }
 
-/* IN: n columns -> OUT: the row `at` bytes into the view. */
+/* IN: n columns -> OUT: the row `at` bytes into the view, if there is an array. */
 static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
+    if (a->data[0] == NULL) return;
 #ifndef SRWM_MANY
     if (is_dense(a)) {
         real *row = (real *)(a->data[0] + at);
@@ -179,6 +184,13 @@ INLINE int all_reset(const View *reset, ptrdiff_t t) {
     for (ptrdiff_t i = 0; i < SEQUENCES; i++)
         if (!is_reset(reset, t, i)) return 0;
     return 1;
+}
+
+/* out = a, `width` vectors, for the sequences that begin anew before step t. */
+INLINE void copy_where_reset(real *out, const real *a, ptrdiff_t width, const View *reset, ptrdiff_t t) {
+    for (ptrdiff_t i = 0; i < SEQUENCES; i++)
+        if (is_reset(reset, t, i))
+            for (ptrdiff_t j = 0; j < width * LANES / SEQUENCES; j++) *entry_of(out, j, i) = a[j * STRIDE + i];
 }
 
 #endif

@@ -3,7 +3,8 @@
 // A kernel is compiled for one D, Do and dtype. Its launch configuration (srwm/_cy/launch.pyx) defines
 //
 //   SRWM_STORAGE   type of the caller's arrays: float, double, __half or __nv_bfloat16
-//   SRWM_REAL      type of the state and of every sum: float or double
+//   SRWM_STATE     type of the state that a caller gives and gets: that of the arrays, or float beside halves
+//   SRWM_REAL      type of the matrix while it is worked on, and of every sum: float or double
 //   SRWM_D         rows of the state matrix
 //   SRWM_DO        entries of y
 //   SRWM_M         columns of the state matrix
@@ -25,6 +26,7 @@
 #endif
 
 typedef SRWM_STORAGE storage;
+typedef SRWM_STATE state_storage;
 typedef SRWM_REAL real;
 
 constexpr real LOWEST = sizeof(real) == 4 ? -3.4028234663852886e38 : -1.7976931348623157e308;
@@ -68,12 +70,38 @@ __device__ __forceinline__ long long start_of(long long n, const Axes &axes, con
     return at;
 }
 
-// A state: the caller's or a kept one, with its strides.
+// A matrix in memory, the caller's or one saved for backward, with its strides.
 template <class T>
 struct Source {
     const T *first;
     long long row, entry;
 };
+
+// The bytes of a zero of any type: every entry of a matrix that the caller did not give.
+__device__ long long zero_bytes;
+
+// The matrix of one sequence, which begins at `start` of an array; zeros where the array is null.
+template <class T>
+__device__ __forceinline__ Source<T> source_of(const T *array, long long start, const View &view) {
+    if (array == nullptr) return {reinterpret_cast<const T *>(&zero_bytes), 0, 0};
+    return {array + start, view.row, view.entry};
+}
+
+// The flags of one sequence: whether its matrix returns to the initial one before a step. `first` may be null.
+struct Resets {
+    const bool *first;
+    long long row;
+    __device__ __forceinline__ bool before(long long t) const { return first != nullptr && first[t * row]; }
+};
+
+__device__ __forceinline__ Resets resets_of(const bool *reset, long long start, const View &view) {
+    return {reset == nullptr ? nullptr : reset + start, view.row};
+}
+
+// Whether a sequence starts with the state of the caller: if there is one, and step 0 is no reset.
+__device__ __forceinline__ bool starts_with_state(const void *state, const Resets &resets, long long steps) {
+    return state != nullptr && !(steps > 0 && resets.before(0));
+}
 
 // Whether any device's block could have room for a state beside its own work.
 constexpr bool CACHEABLE = D * M * sizeof(storage) <= 200 * 1024;

@@ -1,6 +1,6 @@
 // Backward pass of the delta rule: one launch, the loop over time inside.
 //
-// S before a step comes back by undoing step 4 from what forward kept; G is the gradient of S after the
+// S before a step comes back by undoing step 4 from what forward saved; G is the gradient of S after the
 // step at hand, without step 5' of that step. A step has one barrier, behind the warps' shares of g_q and
 // g_k. Who owns what: tile.cuh, where W is S.
 #include "tile.cuh"
@@ -12,31 +12,28 @@ constexpr int SUMS = 3 * M_ + SHARES;                      // and over columns u
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
-enum { QUERY, KEY, RATE, S0, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, VIEWS };
+namespace arg {
+enum { q, k, v, beta, S, state, reset, saved, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, gstate, VIEWS };
+}
 
-struct DeltaBackwardSizes {
-    Pieces gS;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
-
-// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L): every entry is written. gS (pieces, D, DO): the
-// gradient of one initial state summed over one chunk of the sequences that share it, in their order.
-// reset and grad_S_next may be null. rest (SRWM_REST for each team of the grid).
+// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L) and gstate (..., D, DO): every entry is written. gS (pieces, D,
+// DO): the gradient of one initial matrix summed over one chunk of the sequences that share it, in their order.
+// v is not read. Null may be S, state, reset, grad_y, grad_S_next, gS and gstate. rest (SRWM_REST for each team of the grid).
 // Dynamic shared memory: SHARED for each team, and S if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ beta,
-                   const storage *__restrict__ S, const bool *__restrict__ reset, const real *__restrict__ kept,
-                   const storage *__restrict__ grad_y, const storage *__restrict__ grad_S_next,
+    delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
+                   const storage *__restrict__ beta, const storage *__restrict__ S,
+                   const state_storage *__restrict__ state,
+                   const bool *__restrict__ reset, const real *__restrict__ saved,
+                   const storage *__restrict__ grad_y, const state_storage *__restrict__ grad_S_next,
                    SRWM_GX *__restrict__ gq, SRWM_GX *__restrict__ gk, SRWM_GX *__restrict__ gv,
-                   SRWM_GX *__restrict__ gbeta, real *gS, real *rest, const DeltaBackwardSizes s) {
+                   SRWM_GX *__restrict__ gbeta, real *gS, SRWM_GSTATE *__restrict__ gstate, real *rest,
+                   const BackwardSizes<arg::VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_team[];
     // Two of what is written before a barrier and read until the next one.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][2 * D_ + 4]; // q | k | beta
     __shared__ real g_beta_of_warp[TEAMS][2][WARPS];
-    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
+    __shared__ long long start_of_team[TEAMS][arg::VIEWS + TURN];
 
     const int team = threadIdx.x / TEAM, lane = threadIdx.x % 32;
     const Place at = {(int)threadIdx.x % TEAM};
@@ -46,18 +43,19 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_y = g_Delta + M_, *const shares = g_y + M_; // [2][2][WARPS][D_]
-    long long *const start = start_of_team[team], *const turn = start + VIEWS;
+    long long *const start = start_of_team[team], *const turn = start + arg::VIEWS;
     storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
-    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
+    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[arg::S]);
 
     // What lies between the places of rows and columns is read, and is no number's.
     for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
     for (int i = at.rank; i < 4 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
     if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gS, at, turn)) {
+    while (next_piece(s.of, at, turn)) {
         bool first_of_gS = true;
+        auto gS_of_piece = [&] { return gS == nullptr ? nullptr : gS + turn[GRADIENT]; };
 
         while (next_sequence(s.lead, s.views, at, turn, start)) {
             auto entry_of = [&](int array, long long t, int i) {
@@ -71,9 +69,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
                     int e = p * TEAM + at.rank;
-                    next[p] = e < D       ? widen(q[entry_of(QUERY, t, e)])
-                              : e < 2 * D ? widen(k[entry_of(KEY, t, e - D)])
-                              : e < STAGED ? widen(beta[entry_of(RATE, t, 0)])
+                    next[p] = e < D       ? widen(q[entry_of(arg::q, t, e)])
+                              : e < 2 * D ? widen(k[entry_of(arg::k, t, e - D)])
+                              : e < STAGED ? widen(beta[entry_of(arg::beta, t, 0)])
                                            : real(0);
                 }
             };
@@ -81,8 +79,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
                     int c = at.owns(i) ? at.own_column(i) : 0;
-                    next_Delta[i] = kept[start[KEPT] + t * M + c];
-                    next_g_y[i] = widen(grad_y[entry_of(GRAD_Y, t, c)]);
+                    next_Delta[i] = saved[start[arg::saved] + t * M + c];
+                    next_g_y[i] = grad_y == nullptr ? real(0) : widen(grad_y[entry_of(arg::grad_y, t, c)]);
                 }
             };
             auto stage = [&](real *staged) {
@@ -93,26 +91,21 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 }
             };
             auto initial = [&] {
-                const View &view = s.views[S0];
                 if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{S + start[S0], view.row, view.entry};
+                return source_of(S, start[arg::S], s.views[arg::S]);
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto restore_before = [&](long long t) {
                 restore(
-                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
-                    [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; },
-                    [&](long long step, int d) { return real(widen(k[entry_of(KEY, step, d)])); },
+                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    [&](long long segment) { return saved + start[arg::saved] + (s.steps + segment * D) * M; },
+                    [&](long long step, int d) { return real(widen(k[entry_of(arg::k, step, d)])); },
                     [&](long long step, int c) {
-                        return real(widen(beta[entry_of(RATE, step, 0)])) * kept[start[KEPT] + step * M + c];
+                        return real(widen(beta[entry_of(arg::beta, step, 0)])) * saved[start[arg::saved] + step * M + c];
                     });
             };
 
-            if (grad_S_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_S_next + start[GRAD_S], s.views[GRAD_S].row, s.views[GRAD_S].entry});
-            }
+            set(G, at, source_of(grad_S_next, start[arg::grad_S_next], s.views[arg::grad_S_next]));
             if (s.steps > 0) {
                 fetch_vectors(s.steps - 1);
                 fetch_columns(s.steps - 1);
@@ -123,11 +116,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 
             for (long long t = s.steps - 1; t >= 0; t--) {
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S does not come from undoing
-                if (reset != nullptr && t + 1 < s.steps && reset[entry_of(RESET, t + 1, 0)]) {
+                if (t + 1 < s.steps && resets().before(t + 1)) {
                     anew = true;
-                    add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-                    first_of_gS = false;
-                    set_zero(G);
+                    take_G(G, at, gS_of_piece(), first_of_gS);
                 }
                 if (anew) restore_before(t + 1);
                 const real *const staged = staged_of_team[team][which];
@@ -153,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                         g_Delta[at.own_place(i)] = beta_t * g;
                         g_y[at.own_place(i)] = next_g_y[i];
                         g_beta += g * next_Delta[i];
-                        narrow(beta_t * g, gv[start[GV] + t * M + at.own_column(i)]);
+                        narrow(beta_t * g, gv[start[arg::gv] + t * M + at.own_column(i)]);
                     }
                 }
                 g_beta = sum_over<32>(g_beta);
@@ -190,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                             shares_t[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
                     } else {
                         if (!rows.again && d < D)
-                            narrow(g_qk[0][i], of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
+                            narrow(g_qk[0][i], of_k ? gk[start[arg::gk] + t * D + d] : gq[start[arg::gq] + t * D + d]);
                     }
                 }
                 if (lane == 0) g_beta_t[at.warp()] = g_beta;
@@ -204,18 +195,19 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
                         for (int warp = 0; warp < WARPS; warp++)
                             sum += shares_t[(of_k * WARPS + warp) * D_ + place_of_row(d)];
-                        narrow(sum, of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
+                        narrow(sum, of_k ? gk[start[arg::gk] + t * D + d] : gq[start[arg::gq] + t * D + d]);
                     }
                 }
                 if (at.rank == TEAM - 1) {
                     real sum = 0;
 #pragma unroll
                     for (int warp = 0; warp < WARPS; warp++) sum += g_beta_t[warp];
-                    narrow(sum, gbeta[start[GRATE] + t]);
+                    narrow(sum, gbeta[start[arg::gbeta] + t]);
                 }
             }
-            add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-            first_of_gS = false;
+            end_sequence(G, at, starts_with_state(state, resets(), s.steps), gS_of_piece(), first_of_gS,
+                         gstate == nullptr ? nullptr : gstate + start[arg::gstate]);
         }
+        end_piece(G, at, gS_of_piece(), first_of_gS);
     }
 }

@@ -1,6 +1,6 @@
 // Backward pass of the self-referential weight matrix: one launch, the loop over time inside.
 //
-// W before a step comes back by undoing step 5 from what forward kept; G is the gradient of W after the
+// W before a step comes back by undoing step 5 from what forward saved; G is the gradient of W after the
 // step at hand. A step has two barriers: behind the warps' shares of g_q and g_k, and behind g_o. Who owns
 // what: tile.cuh.
 #include "gates.cuh"
@@ -14,15 +14,9 @@ constexpr int SUMS = 3 * M_ + SHARES;                  // and over columns u, g_
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
 
-enum { X, W0, RESET, KEPT, GRAD_Y, GRAD_W, GX, VIEWS };
-
-struct BackwardSizes {
-    Pieces gW;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
+namespace arg {
+enum { x, W, state, reset, saved, grad_y, grad_W_next, gx, gW, gstate, VIEWS };
+}
 
 // Entry e of what a step stages: where it comes from and where it goes.
 struct Staged {
@@ -37,19 +31,21 @@ struct Staged {
     static __device__ __forceinline__ bool is_x(int e) { return 2 * D <= e && e < 3 * D; }
 };
 
-// gx (..., L, D): every entry is written. gW (pieces, D, M): the gradient of one weight summed over one
-// chunk of the sequences that share it, in their order. reset and grad_W_next may be null.
+// gx (..., L, D) and gstate (..., D, M): every entry is written. gW (pieces, D, M): the gradient of one weight summed
+// over one chunk of the sequences that share it, in their order. Null may be state, reset, grad_y, grad_W_next,
+// gW and gstate.
 // rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team, and W if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
-                  const real *__restrict__ kept, const storage *__restrict__ grad_y,
-                  const storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW, real *rest,
-                  const BackwardSizes s) {
+    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W,
+                  const state_storage *__restrict__ state, const bool *__restrict__ reset,
+                  const real *__restrict__ saved, const storage *__restrict__ grad_y,
+                  const state_storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW,
+                  SRWM_GSTATE *__restrict__ gstate, real *rest, const BackwardSizes<arg::VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_team[];
     // Two of what is written before a barrier and read after the last one of the step before.
     __shared__ __align__(16) real staged_of_team[TEAMS][2][3 * D_ + 4]; // q | k | x | beta
     __shared__ real sums_of_warp[TEAMS][6][WARPS];                      // of g_beta 4, <g_q, q>, <g_k, k>
-    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
+    __shared__ long long start_of_team[TEAMS][arg::VIEWS + TURN];
 
     const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
     const int team = thread / TEAM, lane = thread % 32;
@@ -60,10 +56,10 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
     real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
     real *const g_o = g_Delta + M_, *const shares = g_o + M_; // [3][WARPS][D_]
-    long long *const start = start_of_team[team], *const turn = start + VIEWS;
+    long long *const start = start_of_team[team], *const turn = start + arg::VIEWS;
     storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
     int which = 0; // of what there are two
-    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
+    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[arg::W]);
 
     // What a thread fetches of each step, and where it belongs.
     Staged entries[STAGED_BY_EACH];
@@ -71,13 +67,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     long long own_of_y[OWN];
 #pragma unroll
     for (int p = 0; p < STAGED_BY_EACH; p++) {
-        entries[p] = Staged(p * TEAM + at.rank, s.views[X].entry);
+        entries[p] = Staged(p * TEAM + at.rank, s.views[arg::x].entry);
         entries[p].of_trace = pinned(entries[p].of_trace), entries[p].place = pinned(entries[p].place);
         entries[p].of_x = pinned(entries[p].of_x);
     }
-    auto entry = [&](int p) { return AHEAD ? entries[p] : Staged(p * TEAM + opaque(at.rank), s.views[X].entry); };
+    auto entry = [&](int p) { return AHEAD ? entries[p] : Staged(p * TEAM + opaque(at.rank), s.views[arg::x].entry); };
     auto own_column = [&](Place place, int i) { return place.owns(i) ? place.own_column(i) : 0; };
-    auto own_entry = [&](int c) { return (c < DO ? c : 0) * s.views[GRAD_Y].entry; };
+    auto own_entry = [&](int c) { return (c < DO ? c : 0) * s.views[arg::grad_y].entry; };
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         own_of_trace[i] = pinned(2 * D + 4 + own_column(at, i));
@@ -89,8 +85,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     for (int i = at.rank; i < 6 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
 
     if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gW, at, turn)) {
+    while (next_piece(s.of, at, turn)) {
         bool first_of_gW = true;
+        auto gW_of_piece = [&] { return gW == nullptr ? nullptr : gW + turn[GRADIENT]; };
 
         while (next_sequence(s.lead, s.views, at, turn, start)) {
             // In a large head no register keeps from one sequence to the next what comes of the thread's number.
@@ -100,12 +97,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             // threads; what all threads want of it two steps before, and staged in shared memory.
             real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
             // Each walks back through memory a step at a time, so that nothing is multiplied on the way.
-            const real *trace = kept + start[KEPT] + s.steps * TRACE; // of the step after the one at hand
-            const storage *x_t = x + start[X] + s.steps * s.views[X].row;
-            const storage *g_y_t = grad_y + start[GRAD_Y] + s.steps * s.views[GRAD_Y].row;
-            SRWM_GX *gx_t = gx + start[GX] + s.steps * D;
+            const real *trace = saved + start[arg::saved] + s.steps * TRACE; // of the step after the one at hand
+            const storage *x_t = x + start[arg::x] + s.steps * s.views[arg::x].row;
+            const storage *g_y_t = source_of(grad_y, start[arg::grad_y], s.views[arg::grad_y]).first +
+                                   s.steps * s.views[arg::grad_y].row;
+            SRWM_GX *gx_t = gx + start[arg::gx] + s.steps * D;
             auto fetch_vectors = [&] {
-                x_t -= s.views[X].row;
+                x_t -= s.views[arg::x].row;
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
                     // Loads that depend on nothing, not even on whether they are wanted: none is waited for.
@@ -117,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             };
             auto fetch_columns = [&] {
                 trace -= TRACE;
-                g_y_t -= s.views[GRAD_Y].row;
+                g_y_t -= s.views[arg::grad_y].row;
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
                     const int c = AHEAD ? 0 : own_column(Place{opaque(at.rank)}, i);
@@ -131,18 +129,17 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     if (p * TEAM + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
             auto initial = [&] {
-                const View &view = s.views[W0];
                 if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{W + start[W0], view.row, view.entry};
+                return source_of(W, start[arg::W], s.views[arg::W]);
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto restore_before = [&](long long t) {
                 restore(
-                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
-                    [&](long long segment) { return kept + start[KEPT] + s.steps * TRACE + segment * (D * M); },
-                    [&](long long step, int d) { return (kept + start[KEPT] + step * TRACE)[D + d]; },
+                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    [&](long long segment) { return saved + start[arg::saved] + s.steps * TRACE + segment * (D * M); },
+                    [&](long long step, int d) { return (saved + start[arg::saved] + step * TRACE)[D + d]; },
                     [&](long long step, int c) {
-                        const real *of_step = kept + start[KEPT] + step * TRACE + 2 * D;
+                        const real *of_step = saved + start[arg::saved] + step * TRACE + 2 * D;
                         return of_step[rate_of(c)] * of_step[4 + c];
                     });
             };
@@ -154,11 +151,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 narrow(g_x, to[row]);
             };
 
-            if (grad_W_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_W_next + start[GRAD_W], s.views[GRAD_W].row, s.views[GRAD_W].entry});
-            }
+            set(G, at, source_of(grad_W_next, start[arg::grad_W_next], s.views[arg::grad_W_next]));
             if (s.steps > 0) {
                 fetch_vectors();
                 if (AHEAD) fetch_columns();
@@ -171,11 +164,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 // Nor from step to step.
                 const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
                 bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
-                if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
+                if (t + 1 < s.steps && resets().before(t + 1)) {
                     anew = true;
-                    add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-                    first_of_gW = false;
-                    set_zero(G);
+                    take_G(G, at, gW_of_piece(), first_of_gW);
                 }
                 if (anew) restore_before(t + 1);
                 const real *const staged = staged_of_team[team][which], *const beta = staged + 3 * D_;
@@ -315,8 +306,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 TEAM_SYNC();
                 for (int d = opaque(at.rank); d < D; d += TEAM) add_g_x(d, gx_t); // opaque: no address made early
             }
-            add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-            first_of_gW = false;
+            end_sequence(G, at, starts_with_state(state, resets(), s.steps), gW_of_piece(), first_of_gW,
+                         gstate == nullptr ? nullptr : gstate + start[arg::gstate]);
         }
+        end_piece(G, at, gW_of_piece(), first_of_gW);
     }
 }

@@ -5,15 +5,9 @@
 // for step 3, and for step 5 together with step 1 of the step to come.
 // In small teams each warp does step 2 for itself, so that a step has one barrier: the one behind which
 // the gates are read. In large ones two warps do it for all, which takes a second.
-//
-//   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers
-//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
+#include "columns.cuh"
 #include "gates.cuh"
-#include "team.cuh"
 
-constexpr int COLUMNS = SRWM_COLUMNS;
-constexpr int D_ = up_to(D, 4);  // entries of a vector over rows, padded with zeros
 constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^, the first two padded with what no maximum is
 constexpr bool EACH_WARP = D <= 64 && WARPS <= 16;
 constexpr int SHARERS = EACH_WARP ? 32 : TEAM;       // threads with one copy of x, q and k
@@ -23,59 +17,21 @@ constexpr int INPUTS = (D + SHARERS - 1) / SHARERS;
 static_assert(COLUMNS * TEAM >= M, "columns without a thread");
 static_assert(EACH_WARP || WARPS >= 2, "one warp for q, one for k");
 
-typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
-static_assert(Columns::REST == SRWM_REST, "working memory of another size");
-
-enum { X, W0, RESET, VIEWS };
-
-struct ForwardSizes {
-    long long sequences, steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
+namespace arg {
+enum { x, W, state, reset, VIEWS };
+}
 
 // Where the gate of column c >= Q is among them.
 __device__ __forceinline__ int gate_of(int c) { return c - Q + (c >= K) * (D_ - D) + (c >= BETA) * (D_ - D); }
 
-// Column j of the thread.
-__device__ __forceinline__ int column(int rank, int j) { return j * TEAM + rank; }
-
-__device__ __forceinline__ void read_W(Columns &w, Source<storage> from, int rank) {
-    w.change([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            // One address goes down the column: each on its own they would take the registers that W is in.
-            const storage *at = from.first + opaque(g * 4 * from.row + column(rank, j) * from.entry);
-#pragma unroll
-            for (int i = 0; i < 4; i++, at += from.row)
-                e[j][i] = g * 4 + i < D && column(rank, j) < M ? widen(*at) : real(0);
-            one_at_a_time();
-        }
-    });
-}
-
-template <class T>
-__device__ __forceinline__ void write_W(Columns &w, T *out, int rank) {
-    w.read([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            T *at = out + opaque(g * 4 * M + column(rank, j));
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (g * 4 + i < D && column(rank, j) < M) narrow(e[j][i], at[i * M]);
-            one_at_a_time();
-        }
-    });
-}
-
-// y (N, L, DO), W_next (N, D, M) or null, kept (N, L * TRACE + segments * D * M) or null: contiguous.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team, and W if
-// cached.
+// y (N, L, DO), W_next (N, D, M) or null, saved (N, L * TRACE + segments * D * M) or null: contiguous.
+// state and reset may be null. rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED
+// for each team, and W if cached.
 extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
-                 storage *__restrict__ y, storage *__restrict__ W_next, real *__restrict__ kept,
-                 real *__restrict__ rest, const ForwardSizes s) {
+    srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W,
+                 const state_storage *__restrict__ state, const bool *__restrict__ reset, storage *__restrict__ y,
+                 state_storage *__restrict__ W_next, real *__restrict__ saved, real *__restrict__ rest,
+                 const ForwardSizes<arg::VIEWS> s) {
     constexpr int COPIES = TEAM * TEAMS / SHARERS;
     extern __shared__ __align__(16) real shared_rest[];
     // Two of the gates: a warp may be a step ahead of one that still reads.
@@ -83,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
     // exp(q^ - max), exp(k^ - max), and x of the step to come.
     __shared__ __align__(16) real vectors[COPIES][3][D_];
     __shared__ real per_sum[2]; // one over the sums of the first two, where two warps do step 2 for all
-    __shared__ long long start_of_team[TEAMS][VIEWS];
+    __shared__ long long start_of_team[TEAMS][arg::VIEWS];
 
     const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
     const int team = thread / TEAM, rank = thread % TEAM, lane = thread % 32;
@@ -98,27 +54,27 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
     for (int j = 0; j < COLUMNS; j++) rate[j] = opaque(2 * D_ + rate_of(column(rank, j)));
 
-    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
+    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[arg::W]);
     if (sharer < D_ - D) exp_q[D + sharer] = exp_k[D + sharer] = x_shared[D + sharer] = 0;
     for (int i = rank; i < 4 * (D_ - D); i += TEAM) gates_of_team[team][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
 
     for (long long n = first; n < s.sequences; n += together) {
         TEAM_SYNC(); // all is read of the sequence before
-        if (rank < VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
+        if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
         TEAM_SYNC();
 
         real next_x[INPUTS]; // fetched a step before it is published, so that memory is never waited for
         // What walks through memory a step at a time, so that nothing is multiplied on the way.
-        const storage *x_t = x + start[X];
+        const storage *x_t = x + start[arg::x];
         storage *y_t = y + n * s.steps * DO;
-        real *trace = kept + n * (s.steps * TRACE + s.segments * (D * M));
+        real *trace = saved + n * (s.steps * TRACE + s.segments * (D * M));
         auto fetch_x = [&](bool advances) {
             // Past the last step the last one again: a load that depends on nothing is not waited for here.
-            if (advances) x_t += s.views[X].row;
+            if (advances) x_t += s.views[arg::x].row;
 #pragma unroll
             for (int p = 0; p < INPUTS; p++) {
                 int d = p * SHARERS + sharer;
-                next_x[p] = widen(x_t[(d < D ? d : 0) * s.views[X].entry]);
+                next_x[p] = widen(x_t[(d < D ? d : 0) * s.views[arg::x].entry]);
             }
         };
         auto publish_x = [&] {
@@ -141,11 +97,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         };
 
         auto initial = [&] {
-            const View &view = s.views[W0];
             if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-            return Source<storage>{W + start[W0], view.row, view.entry};
+            return source_of(W, start[arg::W], s.views[arg::W]);
         };
-        read_W(w, initial(), rank);
+        auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
+        if (starts_with_state(state, resets(), s.steps))
+            read_columns(w, source_of(state, start[arg::state], s.views[arg::state]), rank);
+        else read_columns(w, initial(), rank);
         if (s.steps > 0) {
             fetch_x(false);
             publish_x();
@@ -239,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             } else {
                 per_q = per_sum[0], per_k = per_sum[1];
             }
-            if (kept != nullptr) {
+            if (saved != nullptr) {
                 if (half < 2 && (!EACH_WARP || rank < 32)) {
 #pragma unroll
                     for (int p = 0; p < LOGITS; p++) {
@@ -260,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             for (int j = 0; j < COLUMNS; j++) {
                 int c = column(rank, j);
                 real Delta = along_q[j] * per_q - along_k[j] * per_k;
-                if (kept != nullptr && c < M) trace[2 * D + 4 + c] = Delta;
+                if (saved != nullptr && c < M) trace[2 * D + 4 + c] = Delta;
                 u[j] = c < M ? beta[j] * Delta * per_k : real(0);
                 o[j] = 0;
             }
@@ -282,13 +240,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             y_t += DO;
             trace += TRACE;
             const bool ends_segment = (t + 1) % SEGMENT == 0 || t + 1 == s.steps;
-            if (kept != nullptr && ends_segment && t / SEGMENT < s.segments)
-                write_W(w, trace + (s.steps - 1 - t) * TRACE + t / SEGMENT * (D * M), rank);
-            if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
-                read_W(w, initial(), rank);
+            if (saved != nullptr && ends_segment && t / SEGMENT < s.segments)
+                write_columns(w, trace + (s.steps - 1 - t) * TRACE + t / SEGMENT * (D * M), rank);
+            if (t + 1 < s.steps && resets().before(t + 1)) {
+                read_columns(w, initial(), rank);
                 multiply_x();
             }
         }
-        if (W_next != nullptr) write_W(w, W_next + n * D * M, rank);
+        if (W_next != nullptr) write_columns(w, W_next + n * D * M, rank);
     }
 }

@@ -49,6 +49,16 @@ struct Pieces {
     long long sharing; // sequences of a weight
 };
 
+// The last argument of a backward kernel whose arrays have so many views.
+template <int n>
+struct BackwardSizes {
+    Pieces of;
+    long long steps, segments;
+    long long cached; // whether all sequences begin with one matrix, of which a block has a copy
+    Axes lead;
+    View views[n];
+};
+
 // Where the thread's entries are.
 struct Place {
     int rank;
@@ -186,10 +196,11 @@ __device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&vie
     return true;
 }
 
-// A matrix = the entries of a state, 0 beyond. One address goes from entry to entry: each on its own they would
+// A matrix = the entries of a source, 0 beyond. One address goes from entry to entry: each on its own they would
 // take the registers that the matrices are in.
 template <class P, class T>
 __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
+    at.rank = opaque(at.rank); // no address is made before and kept in registers
     matrix.change([&](int g, real (&e)[ROWS][4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -212,8 +223,10 @@ __device__ __forceinline__ void set_zero(P &matrix) {
     });
 }
 
-// gW (D, M) = or += G; every entry has one thread, at every call the same.
-__device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool first) {
+// f(row, column, entry of G) for each of the thread's entries.
+template <class F>
+__device__ __forceinline__ void each_of(G_Part &G, Place at, F f) {
+    at.rank = opaque(at.rank); // no address is made before and kept in registers
     G.read([&](int g, real (&e)[ROWS][4]) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
@@ -221,12 +234,43 @@ __device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool first)
             for (int i = 0; i < 4; i++) {
                 int d = at.row(r), c = at.column(g, i);
                 if (has_column(g, i) && is_entry(d, c)) {
-                    real *to = gW + d * M + c;
-                    *to = e[r][i] + (first ? real(0) : *to);
+                    f(d, c, e[r][i]);
                     one_at_a_time();
                 }
             }
     });
+}
+
+// gW (D, M) = or += G; every entry has one thread, at every call the same. gW may be null.
+__device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool &first) {
+    if (gW == nullptr) return;
+    each_of(G, at, [&](int d, int c, real e) {
+        real *to = gW + d * M + c;
+        *to = e + (first ? real(0) : *to);
+    });
+    first = false;
+}
+
+// What a reset does going backward: what G is after it goes to the initial matrix, and nothing to the steps before.
+__device__ __forceinline__ void take_G(G_Part &G, Place at, real *gW, bool &first) {
+    add_G(G, at, gW, first);
+    set_zero(G);
+}
+
+// The end of a sequence: G goes to the matrix with which it began. gW and gstate (D, M) may be null.
+__device__ __forceinline__ void end_sequence(G_Part &G, Place at, bool began_with_state, real *gW, bool &first,
+                                             SRWM_GSTATE *gstate) {
+    if (!began_with_state) add_G(G, at, gW, first);
+    if (gstate == nullptr) return;
+    if (!began_with_state) set_zero(G);
+    each_of(G, at, [&](int d, int c, real e) { narrow(e, gstate[d * M + c]); });
+}
+
+// The end of a piece to whose gradient no sequence has added anything: it is zero.
+__device__ __forceinline__ void end_piece(G_Part &G, Place at, real *gW, bool &first) {
+    if (!first) return;
+    set_zero(G);
+    add_G(G, at, gW, first);
 }
 
 // Sums over rows: out = sum over d of a[d] G[d, c] for the columns whose owner the lane is.
@@ -270,20 +314,33 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
     }
 }
 
-// The state before step `end`, where it cannot come from undoing: a state kept there, or the last one kept
-// before and the updates since done again. kept(i) is the state after segment i, of which there are so many;
-// what a step adds at (d, c) is key(t, d) * value(t, c).
-template <class S, class A, class B>
-__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, long long steps, long long segments,
-                                        const bool *reset, long long reset_row, Source<storage> initial, S kept, A key, B value) {
+// The matrix before step `end`, where it cannot come from undoing: one saved there, or the last one saved before and
+// the updates since done again. saved(i) is the matrix after segment i, of which there are so many; what a step adds
+// at (d, c) is key(t, d) * value(t, c). The sequence began with `of_state`, or with `initial` where `state` is null or
+// step 0 is a reset; resets lead to `initial`.
+template <class Sizes, class I, class T, class S, class A, class B>
+__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, const Sizes &s, const Resets &resets,
+                                        Source<I> initial, const T *state, Source<T> of_state, S saved, A key,
+                                        B value) {
+    at.rank = opaque(at.rank); // no address is made before and kept in registers
     long long after = (end - 1) / SEGMENT, begin = end;
-    if (after >= segments || (end < steps && end % SEGMENT != 0)) {
+    bool from_state = state != nullptr;
+    if (after >= s.segments || (end < s.steps && end % SEGMENT != 0)) {
         begin = after * SEGMENT, after--;
-        for (long long t = begin; reset != nullptr && t < end; t++)
-            if (reset[t * reset_row]) begin = t, after = -1;
+        for (long long t = begin; t < end; t++)
+            if (resets.before(t)) begin = t, after = -1, from_state = false;
     }
-    if (after < 0) set(W, at, initial);
-    else set(W, at, Source<real>{kept(after), M, 1});
+    // As few texts of `set` as there are types: each of them would take registers.
+    const Source<real> wide = {saved(after), M, 1};
+    if constexpr (sizeof(I) == sizeof(real)) {
+        set(W, at, after >= 0 ? wide : from_state ? of_state : initial);
+    } else if constexpr (sizeof(T) == sizeof(real)) {
+        if (after >= 0 || from_state) set(W, at, after >= 0 ? wide : of_state);
+        else set(W, at, initial);
+    } else {
+        if (after >= 0) set(W, at, wide);
+        else set(W, at, from_state ? of_state : initial);
+    }
     for (long long t = begin; t < end; t++) {
         real a[ROWS];
 #pragma unroll

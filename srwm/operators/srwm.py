@@ -72,8 +72,8 @@ def forward(
     backend : {"cython", "cuda", "reference"}, optional
         Forces a backend; by default the device of x decides.
     num_threads : int, optional
-        Threads on the CPU; by default SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors
-        (torch tensors: ``torch.get_num_threads()``). The last bits of results may depend on it.
+        The most threads to use on the CPU; by default `srwm.set_num_threads` and the variables decide, see
+        `srwm.get_num_threads`. The last bits of results may depend on it.
 
     Returns
     -------

@@ -19,21 +19,9 @@ from tests.cases import (
     run,
     run_delta,
 )
+from tests.cy.calls import SRWM, as_dtype, call_of, forget, poisoned_scratch, random_operands
 
 USABLE = [name for name in backend.INSTRUCTION_SETS if processor.has(name)]
-
-
-def forget():
-    """Let the backend look at the environment again."""
-    for cached in (
-        backend.instruction_set,
-        backend.kernels,
-        backend._default_threads,
-        backend._layouts,
-        backend._plan,
-        backend._gathering,
-    ):
-        cached.cache_clear()
 
 
 def use_instruction_set(monkeypatch, name):
@@ -78,7 +66,7 @@ def poisoned_outputs(monkeypatch):
 
     monkeypatch.setattr(backend, "np", Poisoned())
     monkeypatch.setattr(backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size])
-    monkeypatch.setattr(backend._per_thread, "scratch", None, raising=False)
+    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
 
 
 @each_reset
@@ -142,24 +130,19 @@ def test_one_sequence_with_nan_leaves_the_others_beside_it_alone(layout):
     assert np.isnan(got["y"][13, 21:]).all()
 
 
-def test_layouts_are_chosen_by_size_number_and_length(monkeypatch):
-    monkeypatch.setenv("SRWM_NUM_THREADS", "1")
-    forget()
+def test_layouts_are_chosen_by_size_number_length_and_threads():
     lanes = backend.kernels(np.dtype("float32"), "many").sequences()
 
-    def side_by_side(N, L, D, keep=True):
-        shapes = ((N,), (D, 3 * D + 4), L, D, D)
-        return backend._plan("srwm", keep, np.dtype("float32"), *shapes).side_by_side
+    def side_by_side(N, L, D, threads=1):
+        sizes = {"L": L, "D": D, "Do": D, "M": 3 * D + 4}
+        call = call_of(SRWM, as_dtype(random_operands(SRWM, (N,), sizes), np.float32))
+        return backend._Binding(call, keep=True).side_by_side(threads)
 
     assert side_by_side(5 * lanes + 3, 100, 16) == 5 * lanes
     assert side_by_side(lanes - 1, 100, 16) == 0
     assert side_by_side(5 * lanes, 3, 16) == 0
     assert side_by_side(5 * lanes, 100, 128) == 0
-    monkeypatch.setenv("SRWM_NUM_THREADS", "6")
-    forget()
-    assert side_by_side(5 * lanes, 100, 16) == 0  # five groups would leave a processor idle
-    monkeypatch.undo()
-    forget()
+    assert side_by_side(5 * lanes, 100, 16, threads=6) == 0  # five groups would leave a processor idle
 
 
 @pytest.mark.parametrize("L", [1, 2, 4, 5, 31, 32, 33, 36, 37, 64, 65, 600])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
 from srwm._cy import launch
+from srwm._raw_kernels import loader
+from srwm._raw_kernels.passes import arrays_of_backward, arrays_of_forward
+from srwm.operators.table import OPERATORS
 
 PLANS = {
-    "srwm_forward": launch.forward,
-    "srwm_backward": launch.backward,
-    "delta_forward": launch.delta_forward,
-    "delta_backward": launch.delta_backward,
+    f"{operator}_{direction.__name__}": partial(direction, operator)
+    for operator in launch.OPERATORS
+    for direction in (launch.forward, launch.backward)
 }
 each_plan = pytest.mark.parametrize("kernel", PLANS)
+each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 each_architecture = pytest.mark.parametrize("architecture", launch.ARCHITECTURES)
 WIDTHS = (
     1,
@@ -136,7 +140,7 @@ def test_small_heads_are_a_warp_each():
     """So that a step of theirs waits for no barrier of a block."""
     for D in range(1, 17):
         for pass_ in (launch.forward, launch.backward):
-            assert pass_(D, D, "float32", launch.ARCHITECTURES[90]).team == 32
+            assert pass_("srwm", D, D, "float32", launch.ARCHITECTURES[90]).team == 32
 
 
 @each_plan
@@ -156,20 +160,20 @@ def test_what_cannot_run_says_which_limit(kernel, sizes, message):
 
 def test_devices_that_are_too_small_say_so():
     small = launch.ARCHITECTURES[90]._replace(threads_per_block=64)
-    with pytest.raises(ValueError, match=r"srwm.delta_forward: 128 threads .* allows 64"):
-        launch.delta_forward(16, 16, "float32", small)
+    with pytest.raises(ValueError, match=r"srwm.delta.forward: 128 threads .* allows 64"):
+        launch.forward("delta", 16, 16, "float32", small)
     few = launch.ARCHITECTURES[90]._replace(registers_per_block=4096)
     with pytest.raises(
         ValueError, match=r"srwm.backward: \d+ registers for each of 128 threads .* has 4096"
     ):
-        launch.backward(16, 16, "float32", few)
+        launch.backward("srwm", 16, 16, "float32", few)
     little = launch.ARCHITECTURES[90]._replace(shared_bytes_per_block=1024)
     with pytest.raises(ValueError, match=r"srwm.forward: \d+ bytes of shared memory .* has 1024"):
-        launch.forward(32, 32, "float32", little)
+        launch.forward("srwm", 32, 32, "float32", little)
 
 
 def test_a_grid_is_no_larger_than_what_runs_at_a_time():
-    plan = launch.forward(16, 16, "float32", launch.ARCHITECTURES[90])
+    plan = launch.forward("srwm", 16, 16, "float32", launch.ARCHITECTURES[90])
     assert launch.grid(plan, 1, 132) == 1
     assert launch.grid(plan, plan.teams * 10 + 1, 132) == 11
     assert launch.grid(plan, 1 << 40, 132) == 132 * plan.blocks
@@ -177,4 +181,31 @@ def test_a_grid_is_no_larger_than_what_runs_at_a_time():
 
 def test_plans_are_remembered():
     of = launch.ARCHITECTURES[90]
-    assert launch.backward(16, 16, "float32", of) is launch.backward(16, 16, "float32", of)
+    assert launch.backward("srwm", 16, 16, "float32", of) is launch.backward("srwm", 16, 16, "float32", of)
+
+
+@each_operator
+def test_kernels_name_their_arrays_as_the_operator_does(operator):
+    """In the order in which the passes give them: as parameters, and as places of views."""
+    directions = {"forward": arrays_of_forward(operator), "backward": arrays_of_backward(operator)}
+    for direction, names in directions.items():
+        kernel = f"{operator.name}_{direction}"
+        text = (loader.FOLDER / f"{kernel}.cu").read_text(encoding="utf-8")
+        places = re.search(r"namespace arg \{\s*enum \{ ([\w, ]+), VIEWS \};", text)
+        assert places is not None
+        assert tuple(places[1].split(", ")) == names
+        parameters = re.search(kernel + r"\(([^)]+)\) \{", text)
+        assert parameters is not None
+        given = [re.search(r"(\w+)$", p)[1] for p in parameters[1].split(",")]
+        if direction == "forward":
+            names = (*names, *(result.name for result in operator.results), "saved")
+        assert tuple(given[:-2]) == names
+        assert given[-2:] == ["rest", "s"]
+
+
+@each_operator
+def test_a_team_remembers_a_place_in_each_array(operator):
+    """Plans count the shared memory for them."""
+    kernels = launch.OPERATORS[operator.name]
+    assert kernels.forward_views == len(arrays_of_forward(operator))
+    assert kernels.backward_views == len(arrays_of_backward(operator))

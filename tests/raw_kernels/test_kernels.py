@@ -126,7 +126,7 @@ def barriers_passed(pass_, D, steps):
     platform = CountingPlatform(counted)
     with backend.on(platform):
         run(CUDA_ON_HOST, random_case(((1,), (1,), steps, D, D)).astype(np.float32))
-    kernel = pass_(D, D, "float32", platform.limits()).kernel
+    kernel = pass_("srwm", D, D, "float32", platform.limits()).kernel
     return counted[kernel]["syncthreads"]
 
 
@@ -135,11 +135,14 @@ class CountingPlatform:
 
     def __init__(self, counted):
         self.counted, self.of = counted, backend.Platform()
-        self.limits, self.empty = self.of.limits, self.of.empty
+        self.limits = self.of.limits
 
-    def launch(self, plan, blocks, args, dynamic):
-        kernel = self.of.kernel(plan)
-        kernel((blocks,), (plan.threads,), args, shared_mem=dynamic)
+    def kernel(self, plan):
+        return plan, self.of.kernel(plan)
+
+    def launch(self, bound, addresses, stream):
+        plan, kernel = bound.kernel
+        self.of._replace(most_blocks=bound.blocks).launch(bound._replace(kernel=kernel), addresses, stream)
         self.counted[plan.kernel] = kernel.counts
 
 
@@ -150,9 +153,10 @@ def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
     bytes_asked = {}
 
     class Asking(CountingPlatform):
-        def launch(self, plan, blocks, args, dynamic):
-            bytes_asked[plan.kernel] = (dynamic - plan.dynamic_bytes, plan.cached_bytes)
-            super().launch(plan, blocks, args, dynamic)
+        def launch(self, bound, addresses, stream):
+            plan, _ = bound.kernel
+            bytes_asked[plan.kernel] = (bound.dynamic - plan.dynamic_bytes, plan.cached_bytes)
+            super().launch(bound, addresses, stream)
 
     with backend.on(Asking({})):
         run(CUDA_ON_HOST, random_case(((5,), own, 3, 16, 16)).astype(np.float32))

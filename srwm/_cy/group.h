@@ -1,4 +1,4 @@
-/* Teams: threads that compute one sequence together, each some of the columns of W.
+/* Thread groups: threads that compute one sequence together, each some of the columns of W.
 
    Members run the same text side by side, on scratch of their own but for two things: rows that each fills
    at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Either
@@ -6,10 +6,10 @@
    nobody reads any more, since all have come to the meeting in between. How often they meet depends on
    sizes only, never on what is in the arrays.
 
-   Teams have one member each without OpenMP, where threads would run one after the other, and in the layout
+   Thread groups have one member each without OpenMP, where threads would run one after the other, and in the layout
    of sequences side by side, of which there are enough for all threads. */
-#ifndef SRWM_TEAM_H
-#define SRWM_TEAM_H
+#ifndef SRWM_GROUP_H
+#define SRWM_GROUP_H
 
 #include "lanes.h"
 
@@ -17,7 +17,7 @@
 #include <omp.h>
 #endif
 #if defined(_OPENMP) && defined(__GNUC__) && !defined(_WIN32) && !defined(SRWM_MANY)
-#define WITH_TEAMS
+#define WITH_GROUPS
 #ifdef __linux__
 #include <limits.h>
 #include <linux/futex.h>
@@ -36,12 +36,12 @@
 
 typedef struct {
     ptrdiff_t size, member;  /* of this thread: 0, 1, ... size - 1 */
-    ptrdiff_t first, last;   /* pieces of work that are this team's */
+    ptrdiff_t first, last;   /* pieces of work that are this group's */
     real *scratch;           /* of member 0; the others' follow, each `apart` entries from the one before */
     ptrdiff_t apart;
     ptrdiff_t turn;          /* which of the two places is next: 0 or 1 */
     uint32_t awaited;        /* arrivals until this meeting is over */
-} Team;
+} Group;
 
 typedef struct {
     uint32_t arrivals, sleepers;
@@ -56,42 +56,62 @@ INLINE int threads_here(void) {
 #endif
 }
 
+/* How this thread rounds, and whether it takes subnormal numbers for zero: threads of a parallel region must do
+   as the one that called, or results would depend on how many there are. */
+#if defined(__SSE__) || defined(_M_X64)
+#include <xmmintrin.h>
+INLINE unsigned long long floating_control(void) { return _mm_getcsr(); }
+INLINE void set_floating_control(unsigned long long control) { _mm_setcsr((unsigned)control); }
+#elif defined(__aarch64__) && defined(__GNUC__)
+INLINE unsigned long long floating_control(void) {
+    unsigned long long control;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(control));
+    return control;
+}
+INLINE void set_floating_control(unsigned long long control) {
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(control));
+}
+#else
+INLINE unsigned long long floating_control(void) { return 0; }
+INLINE void set_floating_control(unsigned long long control) { (void)control; }
+#endif
+
 #define ENTRIES_OF_LINE ((ptrdiff_t)(CACHE_LINE / sizeof(real)))
 INLINE ptrdiff_t lines_of(ptrdiff_t entries) { return (entries + ENTRIES_OF_LINE - 1) / ENTRIES_OF_LINE; }
 
-/* What each scratch starts with, a cache line: the meetings of the team whose member 0 it belongs to. */
+/* What each scratch starts with, a cache line: the meetings of the group whose member 0 it belongs to. */
 INLINE Meeting *meeting_of(real *scratch) { return (Meeting *)(void *)scratch; }
 
 /* Before the parallel region: nobody has arrived yet. */
-static void prepare_teams(real *scratch, ptrdiff_t apart, ptrdiff_t threads) {
+static void prepare_groups(real *scratch, ptrdiff_t apart, ptrdiff_t threads) {
     for (ptrdiff_t i = 0; i < threads; i++) *meeting_of(scratch + i * apart) = (Meeting){0, 0};
 }
 
-/* Thread `thread` of the `threads` that there are takes its place in one of the teams, each of at most
+/* Thread `thread` of the `threads` that there are takes its place in one of the groups, each of at most
    `most` members, among which `pieces` of work are dealt out. 0 if there is no place left. */
-static int join_team(Team *team, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t pieces, ptrdiff_t most,
+static int join_group(Group *group, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t pieces, ptrdiff_t most,
                      real *scratch, ptrdiff_t apart) {
-    ptrdiff_t teams = threads < pieces ? threads : pieces, size = 1, number;
-    if (teams == 0) return 0;
-#ifdef WITH_TEAMS
-    size = threads / teams < most ? threads / teams : most;
+    ptrdiff_t groups = threads < pieces ? threads : pieces, size = 1, number;
+    if (groups == 0) return 0;
+#ifdef WITH_GROUPS
+    size = threads / groups < most ? threads / groups : most;
 #else
     (void)most;
 #endif
     number = thread / size;
-    if (number >= teams) return 0;
-    team->size = size;
-    team->member = thread % size;
-    team->first = pieces * number / teams;
-    team->last = pieces * (number + 1) / teams;
-    team->scratch = scratch + number * size * apart;
-    team->apart = apart;
-    team->turn = 0;
-    team->awaited = 0;
+    if (number >= groups) return 0;
+    group->size = size;
+    group->member = thread % size;
+    group->first = pieces * number / groups;
+    group->last = pieces * (number + 1) / groups;
+    group->scratch = scratch + number * size * apart;
+    group->apart = apart;
+    group->turn = 0;
+    group->awaited = 0;
     return 1;
 }
 
-#ifdef WITH_TEAMS
+#ifdef WITH_GROUPS
 #if defined(__x86_64__) || defined(__i386__)
 #define PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -121,9 +141,9 @@ INLINE int is_over(uint32_t arrivals, uint32_t awaited) { return (int32_t)(arriv
 /* Arrivals are only ever added to: the last one releases what all before it released, and who sees it has
    acquired that. Who sleeps is counted before it looks for the last time, and the last to arrive looks for
    sleepers after it is counted: one of the two sees the other. */
-static void meet_others(Team *team) {
-    Meeting *meeting = meeting_of(team->scratch);
-    uint32_t arrivals, awaited = team->awaited += (uint32_t)team->size;
+static void meet_others(Group *group) {
+    Meeting *meeting = meeting_of(group->scratch);
+    uint32_t arrivals, awaited = group->awaited += (uint32_t)group->size;
     if (__atomic_add_fetch(&meeting->arrivals, 1, __ATOMIC_SEQ_CST) == awaited) {
         if (__atomic_load_n(&meeting->sleepers, __ATOMIC_SEQ_CST) > 0) wake_all(&meeting->arrivals);
         return;
@@ -140,41 +160,41 @@ static void meet_others(Team *team) {
 #endif
 
 /* Waits for all members, who then see what each wrote before. */
-INLINE void meet(Team *team) {
-#ifdef WITH_TEAMS
-    if (team->size > 1) meet_others(team);
+INLINE void meet(Group *group) {
+#ifdef WITH_GROUPS
+    if (group->size > 1) meet_others(group);
 #else
-    (void)team;
+    (void)group;
 #endif
 }
 
 /* Where a member's columns start in a row of `entries`, and those of the one before end: on a cache line,
    so that no two write to the same one. Of more members than lines, some would have none. */
-INLINE ptrdiff_t member_start(const Team *team, ptrdiff_t member, ptrdiff_t entries) {
-    ptrdiff_t start = lines_of(entries) * member / team->size * ENTRIES_OF_LINE;
+INLINE ptrdiff_t member_start(const Group *group, ptrdiff_t member, ptrdiff_t entries) {
+    ptrdiff_t start = lines_of(entries) * member / group->size * ENTRIES_OF_LINE;
     return start < entries ? start : entries;
 }
 
 /* The row of `n` entries that all members fill and read: the next, or the one after. */
-INLINE real *shared_row(const Team *team, ptrdiff_t after, ptrdiff_t n) {
-    return team->scratch + ENTRIES_OF_LINE + (team->turn ^ after) * n;
+INLINE real *shared_row(const Group *group, ptrdiff_t after, ptrdiff_t n) {
+    return group->scratch + ENTRIES_OF_LINE + (group->turn ^ after) * n;
 }
 
 /* Where this member leaves its partial sums, `n` entries, next. */
-INLINE real *partial_sums(const Team *team, ptrdiff_t n) {
-    return team->scratch + team->member * team->apart + ENTRIES_OF_LINE + team->turn * n;
+INLINE real *partial_sums(const Group *group, ptrdiff_t n) {
+    return group->scratch + group->member * group->apart + ENTRIES_OF_LINE + group->turn * n;
 }
 
 /* Meets, and adds up what all have left, always in the same order -> the sums, in `sums` unless the member
    is alone: its own are all there are. */
-static const real *meet_and_add(Team *team, real *sums, ptrdiff_t n) {
-    const real *first = team->scratch + ENTRIES_OF_LINE + team->turn * n;
-    meet(team);
-    team->turn ^= 1;
-    if (team->size == 1) return first;
+static const real *meet_and_add(Group *group, real *sums, ptrdiff_t n) {
+    const real *first = group->scratch + ENTRIES_OF_LINE + group->turn * n;
+    meet(group);
+    group->turn ^= 1;
+    if (group->size == 1) return first;
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         vector sum = load(first + i);
-        for (ptrdiff_t j = 1; j < team->size; j++) sum += load(first + j * team->apart + i);
+        for (ptrdiff_t j = 1; j < group->size; j++) sum += load(first + j * group->apart + i);
         store(sums + i, sum);
     }
     return sums;

@@ -20,31 +20,28 @@ from tests.cases import (
     run,
     run_delta,
 )
+from tests.cy.calls import forget, poisoned_scratch
 
 REAL_TYPES = ["float32", "float64"]
 
 
 @pytest.fixture(autouse=True)
-def always_teams(monkeypatch):
+def always_groups(monkeypatch):
     """Every thread that is asked for is used, however little there is for it to do."""
     monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(backend, "WORK_PER_MEMBER", 1)
-    backend._plan.cache_clear()
+    forget()
     yield
-    backend._plan.cache_clear()
+    forget()
 
 
 @pytest.fixture(autouse=True)
-def poisoned_scratch(monkeypatch):
+def poisoned(monkeypatch):
     """Working memory that is full of NaN wherever it was not written."""
-
-    def poisoned(size):
-        return np.full(size, 0xFF, np.uint8)
-
-    monkeypatch.setattr(backend, "_scratch", poisoned)
+    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
 
 
-def team_case(lead: tuple[int, ...], L: int, D: int, Do: int, resets: list[int] | None = None) -> Case:
+def group_case(lead: tuple[int, ...], L: int, D: int, Do: int, resets: list[int] | None = None) -> Case:
     """A case with a W for each sequence, and resets before those steps of the first."""
     case = random_case((lead, lead, L, D, Do), seed=L + D)
     if resets is None:
@@ -54,7 +51,7 @@ def team_case(lead: tuple[int, ...], L: int, D: int, Do: int, resets: list[int] 
     return case._replace(reset=reset)
 
 
-def assert_team_equals_reference(case: Case, threads: int, dtype: str) -> None:
+def assert_group_equals_reference(case: Case, threads: int, dtype: str) -> None:
     case = case.astype(dtype)
     truth = run(srwm, case.astype("float64"), backend="reference")
     assert_close(run(srwm, case, backend="cython", num_threads=threads), truth, TOLERANCE[dtype], dtype)
@@ -65,7 +62,7 @@ def assert_team_equals_reference(case: Case, threads: int, dtype: str) -> None:
 @pytest.mark.parametrize("D", [5, 16, 27, 64, 100])
 @pytest.mark.parametrize("resets", [None, [0, 31, 32, 33, 64, 69]], ids=["", "reset"])
 def test_equals_the_reference(D, threads, dtype, resets):
-    assert_team_equals_reference(team_case((), 70, D, D, resets), threads, dtype)
+    assert_group_equals_reference(group_case((), 70, D, D, resets), threads, dtype)
 
 
 @pytest.mark.parametrize("dtype", REAL_TYPES)
@@ -73,53 +70,53 @@ def test_equals_the_reference(D, threads, dtype, resets):
 @pytest.mark.parametrize("with_reset", [False, True], ids=["", "reset"])
 def test_any_length(L, dtype, with_reset):
     resets = [t for t in (0, 1, 2, 30, 31, 32, 33, 64) if t < L] if with_reset else None
-    assert_team_equals_reference(team_case((), L, 27, 20, resets), 3, dtype)
+    assert_group_equals_reference(group_case((), L, 27, 20, resets), 3, dtype)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("L", [1, 2, 40])
 def test_nothing_but_y(L, threads):
-    case = team_case((), L, 64, 50)
+    case = group_case((), L, 64, 50)
     y = srwm.forward(case.x, case.W, num_threads=threads)
     assert_close({"y": y}, {"y": srwm.forward(case.x, case.W, backend="reference")}, TOLERANCE["float64"])
 
 
 def test_more_threads_than_columns():
-    assert_team_equals_reference(team_case((), 40, 2, 1, [7]), 9, "float64")
+    assert_group_equals_reference(group_case((), 40, 2, 1, [7]), 9, "float64")
 
 
 @pytest.mark.parametrize("Do", [1, 3, 130])
 def test_members_begin_and_end_inside_blocks(Do):
     for threads in (2, 3, 4, 5, 6, 7):
-        assert_team_equals_reference(team_case((), 9, 28, Do, [4]), threads, "float32")
+        assert_group_equals_reference(group_case((), 9, 28, Do, [4]), threads, "float32")
 
 
 @pytest.mark.parametrize("threads", [4, 5, 7])
-def test_several_teams(threads):
-    assert_team_equals_reference(team_case((2,), 40, 27, 27, [3, 32]), threads, "float64")
+def test_several_groups(threads):
+    assert_group_equals_reference(group_case((2,), 40, 27, 27, [3, 32]), threads, "float64")
 
 
-def test_one_team_for_several_sequences_in_turn(monkeypatch):
+def test_one_group_for_several_sequences_in_turn(monkeypatch):
     # One W for all of them in one chunk, and a NaN in one that must stay in it.
     monkeypatch.setattr(backend, "CHUNKS", 1)
-    backend._gathering.cache_clear()
+    forget()
     case = random_case(((3,), (3,), 33, 20, 20), with_reset=True)
     case.x[0, 20] = np.nan
     got = run(srwm, case, backend="cython", num_threads=3)
     truth = run(srwm, case, backend="reference")
-    backend._gathering.cache_clear()
+    forget()
     for name in truth:
         assert_close({name: got[name][1:]}, {name: truth[name][1:]}, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("D", [16, 64])
 def test_halves(D):
-    case = team_case((), 40, D, D, [9]).astype("float16")
-    assert_team_equals_reference(case, 3, "float16")
+    case = group_case((), 40, D, D, [9]).astype("float16")
+    assert_group_equals_reference(case, 3, "float16")
 
 
 def test_any_strides():
-    case = team_case((), 37, 27, 18, [5, 32])
+    case = group_case((), 37, 27, 18, [5, 32])
     strided = case._replace(
         x=case.x[::-1].copy()[::-1],
         W=np.asfortranarray(case.W),
@@ -134,7 +131,7 @@ def test_any_strides():
 @pytest.mark.parametrize("dtype", REAL_TYPES)
 @pytest.mark.parametrize("threads", [2, 5])
 def test_results_are_the_same_to_the_bit_from_run_to_run(threads, dtype):
-    case = team_case((), 70, 64, 64, [31, 50]).astype(dtype)
+    case = group_case((), 70, 64, 64, [31, 50]).astype(dtype)
     first = run(srwm, case, num_threads=threads)
     for _ in range(20):
         again = run(srwm, case, num_threads=threads)
@@ -143,7 +140,7 @@ def test_results_are_the_same_to_the_bit_from_run_to_run(threads, dtype):
 
 
 def test_another_number_of_threads_forward_than_backward():
-    case = team_case((), 70, 40, 30, [20])
+    case = group_case((), 70, 40, 30, [20])
     truth = run(srwm, case, backend="reference")
     got = {}
     y, W_next, kept = backend.forward(*case[:3], (), keep=True, num_threads=3)
@@ -167,12 +164,12 @@ def test_delta_rule(L, D, Do, threads, dtype, with_reset):
 
 def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
     monkeypatch.setattr(backend, "CHUNKS", 1)
-    backend._gathering.cache_clear()
+    forget()
     case = random_delta_case(((3,), (3,), 33, 20, 40), with_reset=True)
     case.k[0, 20] = np.nan
     got = run_delta(srwm, case, num_threads=3)
     truth = run_delta(srwm, case, backend="reference")
-    backend._gathering.cache_clear()
+    forget()
     for name in truth:
         assert_close({name: got[name][1:]}, {name: truth[name][1:]}, TOLERANCE["float64"])
 

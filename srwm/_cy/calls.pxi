@@ -1,0 +1,318 @@
+"""Calls of any operator: from addresses of arrays to its kernels, on all threads.
+
+All that follows from shapes, strides and dtypes is in a Call, made once; what is left for each call are
+addresses. Sequences have positions, and threads or thread groups take SEQUENCES of them after one another.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+
+cdef enum:
+    MOST_AXES = 64
+
+
+# An array, but for its address: bytes from one entry to the next along its own axes and the leading ones.
+cdef struct Array:
+    Py_ssize_t outer, inner
+    Py_ssize_t *lead
+    int kind
+
+
+# What one call adds: addresses, 0 where there is none.
+cdef struct Addresses:
+    char *operands[MOST_OPERANDS]
+    char *gradients[MOST_OPERANDS]
+    char *results[MOST_RESULTS]
+    char *incoming[MOST_RESULTS]
+    real *saved
+    real *scratch
+    unsigned long long control  # of the calling thread (group.h)
+
+
+# For the gradient of an operand that is summed: for each position the slot to which it is added.
+cdef struct Sums:
+    const int64_t *slots[MOST_OPERANDS]
+
+
+cdef dict operators = {}
+
+
+cdef class Registered:
+    cdef const Kernels *of
+
+
+cdef register(str name, const Kernels *of):
+    cdef Registered entry = Registered()
+    entry.of = of
+    operators[name] = entry
+
+
+def is_registered(str name):
+    """Whether an operator of this name has kernels."""
+    return name in operators
+
+
+def vector_bytes():
+    """Bytes of the vectors this module computes with."""
+    return VECTOR_BYTES
+
+
+def sequences():
+    """Sequences that are computed side by side."""
+    return SEQUENCES
+
+
+def layout(str name, Py_ssize_t D, Py_ssize_t Do):
+    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step, for
+    the matrix of a segment, and for whether it grew; entries of a thread's scratch, forward and backward.
+    """
+    cdef Sizes s
+    s.D, s.Do, s.L, s.C, s.segments = D, Do, 0, 1, 0
+    (<Registered> operators[name]).of.lay_out(&s)
+    return (s.row // SEQUENCES, s.matrix // SEQUENCES, s.growths // SEQUENCES,
+            s.forward_scratch + ENTRIES_OF_LINE, s.backward_scratch + ENTRIES_OF_LINE)
+
+
+def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes):
+    """How many of N sequences, from the first on, forward computed `lanes` side by side, by what it saved of
+    each, `entries`; -1 where that is not what forward saves.
+    """
+    cdef const real *end
+    cdef Py_ssize_t p, many = N // lanes * lanes
+    cdef const real *first = <const real *> saved
+    if lanes == 1 or many == 0 or first[lanes * entries - 1] == 1:
+        many = 0
+    for p in range(N):
+        if p < many:  # the last entries of all that are together
+            end = first + (p // lanes + 1) * lanes * entries - p % lanes - 1
+        else:
+            end = first + (p + 1) * entries - 1
+        if end[0] != (lanes if p < many else 1):
+            return -1
+    return many
+
+
+def round_to(object sums, uintptr_t address, int kind):
+    """Write sums, a contiguous array of this module's real type, to an array of a dtype."""
+    cdef const real[::1] entries = sums.reshape(-1)
+    cdef Py_ssize_t i, size = sizeof(real) if kind == REAL else 2
+    for i in range(entries.shape[0]):
+        write_entry(<char *> address + i * size, kind, entries[i])
+
+
+cdef class Call:
+    """An operator on arrays of certain shapes, strides and dtypes.
+
+    `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists of
+    (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or None
+    for an array that there is not: kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16. Leading
+    axes are `lead`, and bytes along those that an array lacks or repeats are 0. A gradient that is a sum
+    over positions has slots instead of leading axes. `saved` is the entries saved of each sequence.
+    """
+
+    cdef const Kernels *of
+    cdef Sizes s
+    cdef Py_ssize_t[MOST_AXES] lead
+    cdef int axes
+    cdef Py_ssize_t saved
+    cdef int n_operands, n_results
+    cdef Array[MOST_OPERANDS] operands, gradients
+    cdef Array[MOST_RESULTS] results, incoming
+    cdef int64_t *order
+    cdef int members
+    cdef Py_ssize_t *strides
+    cdef object held
+
+    def __cinit__(self, str name, tuple sizes, tuple lead, list operands, list results, list incoming,
+                  list gradients, Py_ssize_t saved, object order, int members):
+        cdef Py_ssize_t *next
+        cdef int i
+        self.of = (<Registered> operators[name]).of
+        self.s.D, self.s.Do, self.s.L, self.s.C, self.s.segments = sizes
+        self.of.lay_out(&self.s)
+        self.axes, self.saved, self.members = len(lead), saved, members
+        self.n_operands, self.n_results = len(operands), max(len(results), len(incoming))
+        if self.axes > MOST_AXES or self.n_operands > MOST_OPERANDS or self.n_results > MOST_RESULTS:
+            raise ValueError(f"srwm.{name}: expected at most {MOST_AXES} leading axes, got {self.axes}")
+        for i in range(self.axes):
+            self.lead[i] = lead[i]
+        number = 2 * (self.n_operands + self.n_results) * (self.axes + 1)
+        self.strides = next = <Py_ssize_t *> PyMem_Malloc(number * sizeof(Py_ssize_t))
+        if self.strides == NULL:
+            raise MemoryError
+        for records, to in ((operands, 0), (gradients, 1), (results, 2), (incoming, 3)):
+            for i in range(len(records)):
+                next = set_record(self.record(to, i), records[i], next)
+        self.held = order
+        self.order = NULL if order is None else <int64_t *> <uintptr_t> order.ctypes.data
+
+    def __dealloc__(self):
+        PyMem_Free(self.strides)
+
+    cdef Array *record(self, int of, int i) noexcept:
+        if of == 0:
+            return &self.operands[i]
+        if of == 1:
+            return &self.gradients[i]
+        return &self.results[i] if of == 2 else &self.incoming[i]
+
+    def forward(self, tuple operands, tuple results, uintptr_t saved, uintptr_t scratch, Py_ssize_t first,
+                Py_ssize_t count, int threads):
+        """Fill the results, and what backward wants, of `count` positions from `first` on.
+
+        Addresses, 0 for what is not given or not wanted. `count` is a multiple of `sequences()`.
+        """
+        cdef Addresses at
+        set_addresses(at.operands, operands)
+        set_addresses(at.results, results)
+        at.saved, at.scratch, at.control = <real *> saved, <real *> scratch, floating_control()
+        prepare_groups(at.scratch, self.s.forward_scratch, threads)
+        with nogil, parallel(num_threads=threads):
+            self.forward_member(&at, first, count // SEQUENCES, threadid(), threads_here())
+
+    # What thread `thread` of `threads` does of `number` times SEQUENCES positions from `first` on.
+    cdef void forward_member(self, const Addresses *at, Py_ssize_t first, Py_ssize_t number, int thread,
+                             int threads) noexcept nogil:
+        cdef unsigned long long control = floating_control()
+        cdef Py_ssize_t i, most = min(self.members, lines_of(self.s.all_))
+        cdef Py_ssize_t each = self.s.forward_scratch
+        cdef Group group
+        cdef Sizes s
+        cdef Views views
+        set_floating_control(at.control)
+        if join_group(&group, thread, threads, number, most, at.scratch, each):
+            s = self.sizes_of_member(&group)
+            for i in range(group.first, group.last):
+                self.view_results(&views, at, first + i * SEQUENCES)
+                self.of.forward(&views, self.place_of(at.saved, first + i * SEQUENCES, True),
+                                at.scratch + thread * each, &group, &s)
+        set_floating_control(control)
+
+    def backward(self, tuple operands, uintptr_t saved, tuple incoming, tuple gradients, tuple slots,
+                 uintptr_t starts, Py_ssize_t chunks, uintptr_t scratch, int threads):
+        """Fill the gradients of the data operands, and add to those of the others.
+
+        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to the
+        next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of int64 that
+        say for each position to which entry of the first axis of its gradient it adds. No two chunks
+        have one in common.
+        """
+        cdef Addresses at
+        cdef Sums sums
+        cdef int i
+        set_addresses(at.operands, operands)
+        set_addresses(at.gradients, gradients)
+        set_addresses(at.incoming, incoming)
+        for i in range(self.n_operands):
+            sums.slots[i] = <const int64_t *> <uintptr_t> slots[i]
+        at.saved, at.scratch, at.control = <real *> saved, <real *> scratch, floating_control()
+        prepare_groups(at.scratch, self.s.backward_scratch, threads)
+        with nogil, parallel(num_threads=threads):
+            self.backward_member(&at, &sums, <const int64_t *> starts, chunks, threadid(), threads_here())
+
+    # What thread `thread` of `threads` does of all chunks.
+    cdef void backward_member(self, const Addresses *at, const Sums *sums, const int64_t *starts,
+                              Py_ssize_t chunks, int thread, int threads) noexcept nogil:
+        cdef unsigned long long control = floating_control()
+        cdef Py_ssize_t chunk, p, most = min(self.members, lines_of(self.s.all_))
+        cdef Py_ssize_t each = self.s.backward_scratch
+        cdef Group group
+        cdef Sizes s
+        cdef Views views
+        set_floating_control(at.control)
+        if join_group(&group, thread, threads, chunks, most, at.scratch, each):
+            s = self.sizes_of_member(&group)
+            for chunk in range(group.first, group.last):
+                p = starts[chunk]
+                while p < starts[chunk + 1]:
+                    self.view_gradients(&views, at, sums, p)
+                    self.of.backward(&views, self.place_of(at.saved, p, False),
+                                     at.scratch + thread * each, &group, &s)
+                    p += SEQUENCES
+        set_floating_control(control)
+
+    cdef inline Sizes sizes_of_member(self, const Group *group) noexcept nogil:
+        cdef Sizes s = self.s
+        set_columns(&s, member_start(group, group.member, s.all_),
+                    member_start(group, group.member + 1, s.all_))
+        return s
+
+    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is zeroed, so
+    # that equal calls save equal arrays. Last, for each sequence, how many are side by side here. NULL for none.
+    cdef inline real *place_of(self, real *saved, Py_ssize_t p, bint is_new) noexcept nogil:
+        cdef real *place = saved + p * self.saved
+        cdef Py_ssize_t i, used = saved_growth(all_segments(&self.s), &self.s), end = SEQUENCES * self.saved
+        if saved == NULL:
+            return NULL
+        if is_new:
+            memset(place + used, 0, (end - used) * sizeof(real))
+            for i in range(end - SEQUENCES, end):
+                place[i] = SEQUENCES
+        return place
+
+    cdef inline void view_operands(self, Views *views, const Addresses *at, Py_ssize_t p) noexcept nogil:
+        cdef int i
+        for i in range(self.n_operands):
+            self.view(&views.operands[i], &self.operands[i], at.operands[i], p)
+        if self.s.L == 0:  # nobody may ask for the first of no flags
+            views.operands[self.of.reset].data[0] = NULL
+
+    cdef inline void view_results(self, Views *views, const Addresses *at, Py_ssize_t p) noexcept nogil:
+        cdef int i
+        self.view_operands(views, at, p)
+        for i in range(self.n_results):
+            self.view(&views.results[i], &self.results[i], at.results[i], p)
+
+    cdef inline void view_gradients(self, Views *views, const Addresses *at, const Sums *sums,
+                                    Py_ssize_t p) noexcept nogil:
+        cdef int i
+        self.view_operands(views, at, p)
+        for i in range(self.n_results):
+            self.view(&views.incoming[i], &self.incoming[i], at.incoming[i], p)
+        for i in range(self.n_operands):
+            if sums.slots[i] == NULL:
+                self.view(&views.gradients[i], &self.gradients[i], at.gradients[i], p)
+            else:
+                view_slots(&views.gradients[i], &self.gradients[i], at.gradients[i], sums.slots[i] + p)
+
+    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves without one.
+    cdef inline void view(self, View *view, const Array *a, char *address, Py_ssize_t p) noexcept nogil:
+        cdef Py_ssize_t i, n
+        cdef int axis
+        cdef char *data
+        view.data[0] = address
+        if address == NULL:
+            return
+        view.outer, view.inner, view.kind = a.outer, a.inner, a.kind
+        for i in range(SEQUENCES):
+            n = p + i if self.order == NULL else self.order[p + i]
+            data = address
+            for axis in range(self.axes - 1, 0, -1):
+                data += n % self.lead[axis] * a.lead[axis]
+                n //= self.lead[axis]
+            view.data[i] = data if self.axes == 0 else data + n * a.lead[0]
+
+
+cdef inline void view_slots(View *view, const Array *a, char *address, const int64_t *slots) noexcept nogil:
+    cdef Py_ssize_t i
+    view.data[0] = address
+    if address == NULL:
+        return
+    view.outer, view.inner, view.kind = a.outer, a.inner, a.kind
+    for i in range(SEQUENCES):
+        view.data[i] = address + slots[i] * a.lead[0]
+
+
+cdef Py_ssize_t *set_record(Array *a, tuple record, Py_ssize_t *strides) except NULL:
+    a.lead = strides
+    if record is None:
+        return strides
+    a.outer, a.inner, lead, a.kind = record
+    for i in range(len(lead)):
+        strides[i] = lead[i]
+    return strides + len(lead)
+
+
+cdef inline void set_addresses(char **at, tuple addresses):
+    cdef int i
+    for i in range(len(addresses)):
+        at[i] = <char *> <uintptr_t> addresses[i]

@@ -1,0 +1,86 @@
+/* How far a state may have grown within a segment. Going backward its updates are undone, which leaves an
+   error in proportion to the largest state passed: where a state grew much, its early values are lost in
+   that error, and backward computes them again from the copy at the segment's start instead.
+
+   Forward measures, a few sums a step. All are vectors: what they hold in lanes is added up at the end. */
+#ifndef SRWM_GROWTH_H
+#define SRWM_GROWTH_H
+
+#include <float.h>
+
+#include "gates.h"
+
+#ifdef SRWM_DOUBLE
+#define LARGEST DBL_MAX
+#else
+#define LARGEST FLT_MAX
+#endif
+
+/* Growth up to which updates are undone. */
+#define GROWTH 16
+
+/* As GROWTH, by additions: one update so many times as large as what the state answered before. Undone as
+   exactly as by multiplication, since a state that begins at zero grows by its first updates anyway. */
+#define ADDED_GROWTH 256
+
+INLINE int is_any(vector_bits mask) {
+    real_bits lanes[VECTOR_BYTES / sizeof(real)];
+    real_bits any = 0;
+    memcpy(lanes, &mask, sizeof lanes);
+    for (ptrdiff_t i = 0; i < LANES; i++) any |= lanes[i];
+    return any != 0;
+}
+
+/* sum (one vector) += a^2. */
+static void add_squares(real *sum, const real *a, ptrdiff_t width) {
+    vector total = load(sum);
+    for (ptrdiff_t j = 0; j < width; j++) {
+        vector a_j = load(a + j * LANES);
+        total += a_j * a_j;
+    }
+    store(sum, total);
+}
+
+/* Whether the updates of any of n blocks may have made it so many times as large as it was: the sum of
+   their norms, at most sqrt(steps) times the root of the sum of their squares, is what they can add. */
+static int has_grown(const real *updates, const real *start, ptrdiff_t n, ptrdiff_t steps) {
+    const real limit = (real)((GROWTH - 1) * (GROWTH - 1)) / (real)steps;
+    int grown = 0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        grown |= is_any(is_less(splat(limit) * sum_of(load(start + i * LANES)), sum_of(load(updates + i * LANES))));
+    return grown;
+}
+
+/* Of the delta rule, whose step multiplies S by I - beta k^T k, by |1 - beta k^2| along k, and adds
+   beta k^T v: the product of the factors above 1, the sum of squares of all updates, and the square of what S
+   held when the first update came, (v_bar^2 + Delta^2) / k^2; infinite as long as there was none. */
+enum { PRODUCT, UPDATES, START, DELTA_GROWTHS };
+
+static void measure_step(real *growth, const real *beta, const real *k, ptrdiff_t d, const real *v_bar,
+                         const real *Delta, ptrdiff_t o) {
+    vector rate = factor(beta, 0), k_2 = dot_of(k, k, d);
+    vector along = splat(1) - rate * k_2, of_update = rate * rate * k_2;
+    vector product = load(growth + PRODUCT * LANES), updates = load(growth + UPDATES * LANES);
+    along = select_bits(is_less(along, splat(0)), -along, along);
+    store(growth + PRODUCT * LANES, product * select_bits(is_less(splat(1), along), along, splat(1)));
+    for (ptrdiff_t j = 0; j < o; j++) {
+        vector Delta_j = load(Delta + j * LANES);
+        updates += of_update * (Delta_j * Delta_j);
+    }
+    store(growth + UPDATES * LANES, updates);
+    vector start = load(growth + START * LANES);
+    vector_bits is_open = is_less(splat(LARGEST), start);
+    if (is_any(is_open)) {
+        vector Delta_2 = dot_of(Delta, Delta, o), v_bar_2 = dot_of(v_bar, v_bar, o);
+        vector_bits begins = is_open & is_less(splat(0), of_update * Delta_2);
+        store(growth + START * LANES, select_bits(begins, (Delta_2 + v_bar_2) / k_2, start));
+    }
+}
+
+static int has_delta_grown(const real *growth) {
+    vector limit = splat((real)ADDED_GROWTH * ADDED_GROWTH) * load(growth + START * LANES);
+    return is_any(is_less(splat(GROWTH), load(growth + PRODUCT * LANES)) |
+                  is_less(limit, sum_of(load(growth + UPDATES * LANES))));
+}
+
+#endif
