@@ -9,9 +9,10 @@ derivatives and forward mode run through the reference in torch operations.
 What does not do instead: the Function of torch.library.register_autograd has no setup_context, which
 torch.func needs. A Function in front of operators without autograd runs its forward alone under compiled
 torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
-zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two places: before the dispatcher, where the reference can run under
-nested transforms, and in the autograd kernel, where compiled calls arrive, for which there is an error.
-Default values in a schema are dropped by the dispatcher where arguments equal them, so there are none.
+zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two
+places: before the dispatcher, where the reference can run under nested transforms, and in the autograd
+kernel, where compiled calls arrive, for which there is an error. Default values in a schema are dropped
+by the dispatcher where arguments equal them, so there are none.
 """
 
 from __future__ import annotations
@@ -50,8 +51,7 @@ class TorchOperator:
 
     def __init__(self, op: Operator) -> None:
         self.op, self.n = op, len(op.flat)
-        prefix = "" if op.name == "srwm" else f"{op.name}_"
-        names = f"{prefix}forward", f"{prefix}backward"
+        names = f"{op.prefix}forward", f"{op.prefix}backward"
         operands = ", ".join(
             f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
         )

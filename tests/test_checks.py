@@ -45,7 +45,9 @@ def bad_operands(row: Row) -> list[Bad]:
     first = row.op.flat[0].name
 
     def add(what: str, name: str, a: Any, error: type[Exception], message: str, at: str = "") -> None:
-        found.append(Bad(f"{name} {what}", case.with_(**{name: a}).flat, error, f"{at or name}: {message}", {}))
+        found.append(
+            Bad(f"{name} {what}", case.with_(**{name: a}).flat, error, f"{at or name}: {message}", {})
+        )
 
     for operand in row.op.flat:
         name, a, own = operand.name, case[operand.name], ", ".join(operand.letters)
@@ -64,15 +66,17 @@ def bad_operands(row: Row) -> list[Bad]:
                 shorter = np.take(a, range(a.shape[axis] - 1), axis)
                 # what does not fit the first operand that has this letter is to blame
                 owner = next(o for o in row.op.flat if letter in o.letters)
-                to = "" if owner is not operand else next(
-                    o.name for o in row.op.flat if o is not operand and letter in o.letters
+                to = (
+                    ""
+                    if owner is not operand
+                    else next(o.name for o in row.op.flat if o is not operand and letter in o.letters)
                 )
                 add(
                     f"other {letter}",
                     name,
                     shorter,
                     ValueError,
-                    rf"expected shape \(\.\.\., .*{letter}=\d+.*\) to go with {owner.name} \(.*\), got \(.*\); "
+                    rf"expected shape \(\.\.\., .*{letter}=\d+.*\) to go with {owner.name} \(.*\), got .*; "
                     rf"{letter} is .* of {owner.name}",
                     to,
                 )
@@ -89,34 +93,62 @@ def bad_operands(row: Row) -> list[Bad]:
             name,
             lead,
             ValueError,
-            r"expected leading axes that broadcast with those of the arguments before it, \(\d,\), got \(\d,\)",
+            r"expected leading axes that broadcast with those of the arguments before it, .*\d.*, got .*",
             blamed,
         )
         if operand.role == "flag":
-            add("ints", name, a.astype(int), TypeError, r"expected dtype bool, got int64; compare, e\.g\. done != 0")
+            add(
+                "ints",
+                name,
+                a.astype(int),
+                TypeError,
+                r"expected dtype bool, got int64; compare, e\.g\. done != 0",
+            )
         elif name == first:
             for dtype in (int, complex, object, "g"):
-                message = r"expected dtype float16, bfloat16, float32, float64 \(native.*, got .*; cast it yourself"
+                message = r"expected dtype float16, bfloat16, float32, float64 .*, got .*; cast it"
                 add(f"{np.dtype(dtype)}", name, a.astype(dtype), TypeError, message)
-            add("byte order", name, a.astype(">f4"), TypeError, r"expected dtype .*\(native byte order\), got >f4")
+            add(
+                "byte order",
+                name,
+                a.astype(">f4"),
+                TypeError,
+                r"expected dtype .*\(native byte order\), got >f4",
+            )
         else:
             message = rf"expected the dtype of {first}, float32, got float64; cast one of the two"
             add("float64", name, a.astype(np.float64), TypeError, message)
-            add("ints", name, a.astype(int), TypeError, rf"expected the dtype of {first}, float32, got int64")
+            add(
+                "ints",
+                name,
+                a.astype(int),
+                TypeError,
+                rf"expected the dtype of {first}, float32, got int64",
+            )
             half = rf"expected the dtype of {first}, float32, got float16"
             add("half", name, a.astype(np.float16), TypeError, half)
-        add("masked", name, np.ma.array(a), TypeError, r"expected a plain array, got numpy\.ma\.\S*MaskedArray.*fill it")
+        add(
+            "masked",
+            name,
+            np.ma.array(a),
+            TypeError,
+            r"expected a plain array, got numpy\.ma\.\S*MaskedArray.*fill it",
+        )
         strict = array_api_strict.asarray(a)
         if name == first:
-            message = rf"expected the array type of {first}, array_api_strict\S*Array, got numpy\.ndarray; convert one"
+            message = rf"expected the array type of {first}, array_api\S*Array, got numpy\.ndarray; convert"
             add("other array type", name, strict, TypeError, message, row.op.flat[1].name)
         else:
-            message = rf"expected the array type of {first}, numpy\.ndarray, got array_api_strict\S*Array; convert one"
+            message = rf"expected the array type of {first}, numpy\.ndarray, got array_api\S*Array; convert"
             add("other array type", name, strict, TypeError, message)
             message = rf"expected the array type of {first}, numpy\.ndarray, got torch\.Tensor; convert one"
             add("tensor", name, torch.from_numpy(a.copy()), TypeError, message)
     for options, error, message in (
-        ({"backend": "cupy"}, ValueError, r"backend: expected one of cython, cuda, reference.*, got 'cupy'"),
+        (
+            {"backend": "cupy"},
+            ValueError,
+            r"backend: expected one of cython, cuda, reference.*, got 'cupy'",
+        ),
         (
             {"backend": "cuda"},
             RuntimeError,
@@ -139,7 +171,15 @@ def bad_operands(row: Row) -> list[Bad]:
         name = row.op.flat[row.op.places(role)[-1]].name
         if name != first:
             message = rf"{name}: expected the dtype of {first}, float16, got float32"
-            found.append(Bad(f"float32 {name} beside halves", halves.with_(**{name: case[name]}).flat, TypeError, message, {}))
+            found.append(
+                Bad(
+                    f"float32 {name} beside halves",
+                    halves.with_(**{name: case[name]}).flat,
+                    TypeError,
+                    message,
+                    {},
+                )
+            )
     return found
 
 
@@ -231,15 +271,27 @@ def bad_gradients(row):
     case = case_of(row)
     (y, m), (name_y, name_m) = case.incoming, row.result_names
     first = row.op.flat[0].name
+    of_y, of_m = f"grad_{name_y}: expected", f"grad_{name_m}: expected"
+    float64 = r".*float32, got .*float64"
     return [
-        ("shape of y's", (y[:, :6], None), ValueError, rf"grad_{name_y}: expected the shape of {name_y}, \(5, 7, 2\), got \(5, 6, 2\)"),
-        ("rank of y's", (y[0], None), ValueError, rf"grad_{name_y}: expected the shape of {name_y}, .* got \(7, 2\)"),
-        ("dtype of y's", (y.astype("d"), None), TypeError, rf"grad_{name_y}: expected the dtype of {first}, .*float32, got .*float64"),
-        ("no y's", (None, m), TypeError, rf"grad_{name_y}: expected an array"),
-        ("shape of the state's", (y, m[0]), ValueError, rf"grad_{name_m}: expected the shape of {name_m}, .* got \(3, \d+\)"),
-        ("type of the state's", (y, 1.0), TypeError, rf"grad_{name_m}: expected an array .* got builtins\.float"),
-        ("dtype of the state's", (y, m.astype("d")), TypeError, rf"grad_{name_m}: expected the dtype of state, .*float32, got .*float64"),
-    ]  # fmt: skip
+        (
+            "shape of y's",
+            (y[:, :6], None),
+            ValueError,
+            rf"{of_y} the shape of {name_y}, .*7, 2\), got \(5, 6, 2\)",
+        ),
+        ("rank of y's", (y[0], None), ValueError, rf"{of_y} the shape of {name_y}, .*, got \(7, 2\)"),
+        ("dtype of y's", (y.astype("d"), None), TypeError, rf"{of_y} the dtype of {first}, {float64}"),
+        ("no y's", (None, m), TypeError, rf"{of_y} an array"),
+        (
+            "shape of the state's",
+            (y, m[0]),
+            ValueError,
+            rf"{of_m} the shape of {name_m}, .* got \(3, \d+\)",
+        ),
+        ("type of the state's", (y, 1.0), TypeError, rf"{of_m} an array .* got builtins\.float"),
+        ("dtype of the state's", (y, m.astype("d")), TypeError, rf"{of_m} the dtype of state, {float64}"),
+    ]
 
 
 BAD_GRADIENTS = [(row, *bad) for row in ROWS for bad in bad_gradients(row)]
@@ -247,7 +299,9 @@ BAD_GRADIENTS = [(row, *bad) for row in ROWS for bad in bad_gradients(row)]
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize(
-    ("row", "what", "gradients", "error", "message"), BAD_GRADIENTS, ids=[f"{b[0]}-{b[1]}" for b in BAD_GRADIENTS]
+    ("row", "what", "gradients", "error", "message"),
+    BAD_GRADIENTS,
+    ids=[f"{b[0]}-{b[1]}" for b in BAD_GRADIENTS],
 )
 def test_bad_gradients(row, what, gradients, error, message, library, monkeypatch):
     flat = case_of(row).flat
@@ -289,7 +343,7 @@ def test_too_few_columns_for_any_output(columns):
     if columns == 0:
         expected = "with M >= 1"
     else:
-        expected = rf"M = Do \+ 2 D \+ 4 columns .* with Do >= 1, got D = 3, M = {columns} in shape .*; build W with"
+        expected = rf"M = Do \+ 2 D \+ 4 columns .* Do >= 1, got D = 3, M = {columns} in shape .*; build W"
     with pytest.raises(ValueError, match=rf"^srwm\.forward: W: expected .*{expected}"):
         srwm.forward(x, W)
     with pytest.raises(ValueError, match=r"^srwm\.unpack: W: expected .* >= 1"):
@@ -304,15 +358,30 @@ BAD_BLOCKS = {
     "list": (0, [1.0], TypeError, r"W_y: expected an array .* got builtins\.list"),
     "None": (3, None, TypeError, r"w_beta: expected an array .* got builtins\.NoneType"),
     "integers": (0, np.zeros((3, 2), int), TypeError, r"W_y: expected dtype float16.* got int64"),
-    "columns": (1, np.zeros((3, 2)), ValueError, r"W_q: expected shape \(\.\.\., 3, 3\) to go with W_y \(3, 2\), got \(3, 2\)"),
+    "columns": (
+        1,
+        np.zeros((3, 2)),
+        ValueError,
+        r"W_q: expected shape \(\.\.\., 3, 3\) .* W_y \(3, 2\), got \(3, 2\)",
+    ),
     "rows": (2, np.zeros((4, 3)), ValueError, r"W_k: expected shape \(\.\.\., 3, 3\) .* got \(4, 3\)"),
     "rates": (3, np.zeros((3, 3)), ValueError, r"w_beta: expected shape \(\.\.\., 3, 4\) .* got \(3, 3\)"),
     "dtype": (2, np.zeros((3, 3), "f"), TypeError, r"W_k: expected the dtype of W_y, float64, got float32"),
-    "rank": (3, np.zeros(4), ValueError, r"w_beta: expected shape \(\.\.\., D, columns\), got \(4,\) with 1 axes"),
-    "type": (1, torch.zeros(3, 3), TypeError, r"W_q: expected the array type of W_y, numpy\.ndarray, got torch"),
+    "rank": (
+        3,
+        np.zeros(4),
+        ValueError,
+        r"w_beta: expected shape \(\.\.\., D, columns\), got \(4,\) with 1",
+    ),
+    "type": (1, torch.zeros(3, 3), TypeError, r"W_q: expected the array type of W_y, numpy.*, got torch"),
     "masked": (1, np.ma.zeros((3, 3)), TypeError, r"W_q: expected a plain array"),
-    "no output": (0, np.zeros((3, 0)), ValueError, r"W_y: expected shape \(\.\.\., D, Do\) with .*>= 1, got \(3, 0\)"),
-}  # fmt: skip
+    "no output": (
+        0,
+        np.zeros((3, 0)),
+        ValueError,
+        r"W_y: expected shape \(\.\.\., D, Do\) with Do >= 1, got",
+    ),
+}
 
 
 @pytest.mark.parametrize("bad", BAD_BLOCKS)
@@ -323,7 +392,9 @@ def test_pack_names_the_block_that_does_not_fit(bad):
 
 
 def test_pack_of_leading_axes():
-    with pytest.raises(ValueError, match=r"^srwm\.pack: W_q: expected leading axes that broadcast .* \(4, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"^srwm\.pack: W_q: expected leading axes that broadcast .* \(4, 3, 3\)"
+    ):
         srwm.pack(np.zeros((2, 3, 2)), np.zeros((4, 3, 3)), *GOOD[2:])
     for lead in ((0,), (2, 0), (0, 3)):
         blocks = [np.zeros((*lead, *b.shape)) for b in GOOD]
@@ -335,7 +406,9 @@ def test_pack_of_leading_axes():
 def test_unpack_names_what_is_missing():
     with pytest.raises(TypeError, match=r"^srwm\.unpack: W: expected dtype .* got int64"):
         srwm.unpack(np.zeros((3, 12), int))
-    with pytest.raises(ValueError, match=r"^srwm\.unpack: W: expected shape \(\.\.\., D, M\), got \(12,\) with 1 axes"):
+    with pytest.raises(
+        ValueError, match=r"^srwm\.unpack: W: expected shape \(\.\.\., D, M\), got \(12,\) with 1 axes"
+    ):
         srwm.unpack(np.zeros(12))
     with pytest.raises(ValueError, match=r"^srwm\.unpack: W: expected .*D >= 1"):
         srwm.unpack(np.zeros((0, 12)))
@@ -343,7 +416,9 @@ def test_unpack_names_what_is_missing():
         srwm.unpack([[1.0]])
 
 
-@pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32"), torch.float32, torch.bfloat16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", ["float32", np.float32, np.dtype("float32"), torch.float32, torch.bfloat16, ml_dtypes.bfloat16]
+)
 def test_warmup_takes_every_librarys_dtypes(dtype):
     if _dispatch.states()["cuda"] == "usable":
         return  # it would compile: tests/test_gpu.py
@@ -383,7 +458,9 @@ def test_devices_are_named_and_never_mixed():
             srwm.forward(*gpu)
     with pytest.raises((RuntimeError, TypeError), match=r"^srwm\.forward: .*DLPack"):
         srwm.forward(OnDevice(x, (8, 0)), OnDevice(W, (8, 0)))
-    with pytest.raises(TypeError, match=r"x: expected an array that DLPack can share .* refuses: not exported"):
+    with pytest.raises(
+        TypeError, match=r"x: expected an array that DLPack can share .* refuses: not exported"
+    ):
         srwm.forward(OnDevice(x, (1, 0)), OnDevice(W, (1, 0)))
     with pytest.raises(TypeError, match=r"W: expected the array type of x, .*OnDevice, got numpy.ndarray"):
         srwm.forward(gpu[0], W)

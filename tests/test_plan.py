@@ -1,4 +1,4 @@
-"""Plans: what is looked at once, what is looked at every time, how many are kept, and threads that share them."""
+"""Plans: what is looked at once, what every time, how many are kept, and threads that share them."""
 
 from __future__ import annotations
 
@@ -169,8 +169,8 @@ def test_threads_that_share_and_empty_the_store(row, to, monkeypatch):
     monkeypatch.setattr(_plan, "_MOST_PLANS", 2)
     monkeypatch.setattr(_plan, "_MOST_BACKWARD", 1)
     numpy_cases = [random_case(row, ((2,), (), L, 2, 2), **STARTS["state-reset"]) for L in range(1, 7)]
-    expected = [run(case) for case in numpy_cases]
     cases = [case.map(to) for case in numpy_cases]
+    expected = [run(case) for case in cases]
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda i: run(cases[i % 6]), range(300)))
     for i, results in enumerate(got):

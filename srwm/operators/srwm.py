@@ -254,7 +254,7 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
             )
     assert lead is not None
     xp = namespace(W_y)
-    return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], -1)
+    return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], axis=-1)
 
 
 def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
