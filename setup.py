@@ -27,11 +27,13 @@ X86_FLAGS = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
 MSVC_X86_FLAGS = {"avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
-# Windows aligns stacks to 16 bytes only, which GCC does not heed when it stores wider registers there.
-MINGW_X86_FLAGS = {name: [*flags, "-Wa,-muse-unaligned-vector-move"] for name, flags in X86_FLAGS.items()}
+# Windows aligns stacks to 16 bytes only, which GCC does not heed when it stores wider registers there: its
+# assembler, from binutils 2.38 on, can make such stores unaligned ones.
+MINGW_FLAGS = ["-Wa,-muse-unaligned-vector-move"]
 REAL_TYPES = {"f32": [], "f64": [("SRWM_DOUBLE", "1")]}
 LAYOUTS = {"one": [], "many": [("SRWM_MANY", "1")]}
 
+EMPTY = "int main(void) { return 0; }\n"
 USES_OPENMP = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 DIRECTIVES = {
@@ -87,9 +89,11 @@ class BuildKernels(build_ext):
         self.require_compiler()
         self.cythonize()
         kind = self.compiler.compiler_type
-        flags = {"msvc": MSVC_X86_FLAGS, "mingw32": MINGW_X86_FLAGS}.get(kind, X86_FLAGS)
+        flags = MSVC_X86_FLAGS if kind == "msvc" else X86_FLAGS
         # Without debug information, which would be five sixths of what is installed.
         optimised = ["/O2"] if kind == "msvc" else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+        if kind == "mingw32" and self.builds(EMPTY, MINGW_FLAGS, []):
+            optimised += MINGW_FLAGS
         openmp = next((f for f in self.openmp_flags(kind) if self.builds(USES_OPENMP, *f)), ([], []))
         for extension in self.extensions:
             instruction_set = extension.name.rsplit(".", 1)[1].split("_")[0]
@@ -100,7 +104,7 @@ class BuildKernels(build_ext):
     def require_compiler(self):
         """Stop before all else unless C compiles, and what includes Python.h."""
         for program, missing, debian, fedora in (
-            ("int main(void) { return 0; }\n", "a C compiler, and none works", "gcc", "gcc"),
+            (EMPTY, "a C compiler, and none works", "gcc", "gcc"),
             ("#include <Python.h>\n", "Python.h, and none is found", "python3-dev", "python3-devel"),
         ):
             try:

@@ -138,7 +138,7 @@ def table(results: Iterable[Compiled]) -> str:
         rows.setdefault((case.kernel, case.D, dtype), []).append(result)
     lines = [
         "| kernel | D = Do | dtype | threads | blocks | registers | spilled bytes | stack bytes "
-        "| shared bytes | working memory of a team, KB |",
+        "| shared bytes | working memory of a group, KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -154,7 +154,7 @@ def table(results: Iterable[Compiled]) -> str:
             f"| {span(p.threads for p in plans)} | {span(p.blocks for p in plans)} "
             f"| {span(r.registers for r in results)} | {span(r.spilled_bytes for r in results)} "
             f"| {span(r.stack_bytes for r in results)} | {span(r.shared_bytes for r in results)} "
-            f"| {plans[0].rest * size / 1024:.3g} |"
+            f"| {plans[0].working * size / 1024:.3g} |"
         )
     return "\n".join(lines)
 

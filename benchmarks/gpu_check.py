@@ -78,13 +78,13 @@ def passes_of(operator: str, D: int, L: int) -> dict[str, Callable[[], Any]]:
     from srwm._raw_kernels import loader
 
     def tensor(*shape: int) -> Any:
-        return torch.randn(teams, *shape, device="cuda")
+        return torch.randn(groups, *shape, device="cuda")
 
     forward: Callable[..., Any]
     vjp: Callable[..., Any]
     torch.manual_seed(0)
     limits = loader.limits(torch.cuda.current_device())
-    teams = launch.forward(operator, D, D, "float32", limits).teams
+    groups = launch.forward(operator, D, D, "float32", limits).groups
     if operator == "srwm":
         given = [tensor(L, D), tensor(D, 3 * D + 4) / D**0.5]
         forward, vjp = srwm.forward, srwm.vjp

@@ -6,7 +6,7 @@ the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `sr
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srwm import delta
 from srwm._config import show_config, warmup
@@ -29,9 +29,12 @@ __all__ = [
     "warmup",
 ]
 
+if TYPE_CHECKING:  # a function __getattr__ would let type checkers pass any name
+    from srwm import nn as nn
+else:
 
-def __getattr__(name: str) -> Any:
-    """`srwm.nn`, loaded when it is first asked for: it needs torch."""
-    if name == "nn":
-        return importlib.import_module("srwm.nn")
-    raise AttributeError(f"module 'srwm' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """`srwm.nn`, loaded when it is first asked for: it needs torch."""
+        if name == "nn":
+            return importlib.import_module("srwm.nn")
+        raise AttributeError(f"module 'srwm' has no attribute {name!r}")

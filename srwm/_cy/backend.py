@@ -1,7 +1,7 @@
 """The CPU backend: picks the kernels for this processor, and binds calls of any operator to them.
 
-A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the operator's
-description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
+A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the
+operator's description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
@@ -15,7 +15,6 @@ state that grows.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import threading
@@ -46,8 +45,8 @@ SEGMENT = 32
 REPLAYED = 4
 
 # Sequences are computed side by side, one in each lane of a vector, where the matrices of so many have at
-# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients as
-# well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
+# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients
+# as well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
 SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
 SIDE_BY_SIDE_STEPS = 4  # and where there are steps enough to pay for bringing matrices into that layout
 
@@ -131,26 +130,28 @@ def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> i
     return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
 
 
-def _scratch(size: int) -> tuple[int, Any]:
-    """Working memory of the calling thread, on a cache line: its address, and what keeps it.
+def _scratch(size: int) -> tuple[int, Any, int]:
+    """Working memory of the calling thread, on a cache line: its address, what keeps it, and its size.
 
     What single steps ask for is kept, since page faults take time; more is recycled, where all threads
     together are bounded.
     """
     if size > SCRATCH_HELD:
         memory = _new((size,), np.dtype(np.uint8))  # on a cache line
-        return memory.ctypes.data, memory
+        return memory.ctypes.data, memory, size
     held: tuple[int, Any, int] | None = getattr(_per_thread, "scratch", None)
     if held is None or held[2] < size:
         memory = np.empty(size + _LINE, np.uint8)
         held = _per_thread.scratch = (-(-memory.ctypes.data // _LINE) * _LINE, memory, size)
-    return held[:2]
+    return held
 
 
 _LINE = 64
 _KINDS = {"float16": 1, "bfloat16": 2}
+_MATRICES = ("initial", "state")  # roles of operands whose gradients are added to
 
-# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of entries.
+# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of
+# entries.
 Record = tuple[int, int, tuple[int, ...], int]
 
 
@@ -188,7 +189,7 @@ def _record(a: Layout | None, core: int, lead: tuple[int, ...]) -> Record | None
 
 
 class Gathering(NamedTuple):
-    """How the gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
+    """How gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
 
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     n_slots: int
@@ -265,8 +266,9 @@ def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class _Binding:
-    """What a call's shapes, strides and dtypes decide, forward and backward. Sequences have positions: those
-    that share an initial matrix are side by side.
+    """What a call's shapes, strides and dtypes decide, forward and backward.
+
+    Sequences have positions: those that share an initial matrix are side by side.
     """
 
     def __init__(self, call: Call, keep: bool) -> None:
@@ -299,6 +301,19 @@ class _Binding:
         """The leading axes of an operand, none where it is not given."""
         a = self.call.operands[place]
         return () if a is None else a.shape[: len(a.shape) - self.call.operator.flat[place].core]
+
+    def is_summed(self, place: int) -> bool:
+        """Whether the gradient of an operand of steps is a sum over sequences."""
+        a, of = self.call.operands[place], self.call.operator.flat[place]
+        return a is not None and prod(a.shape) != prod(of.shape(self.call.lead, self.call.sizes))
+
+    def not_saved(self) -> ValueError:
+        """What to raise for an array that forward of this call did not save."""
+        shape, dtype = saved_of(self.call)
+        return ValueError(
+            f"{self.call.operator.verb('backward')}: expected what forward saved for backward, {dtype} "
+            f"{shape}, got other content; pass what forward of the same operands returned"
+        )
 
     def side_by_side(self, threads: int) -> int:
         """How many of the positions, from the first on, that many threads compute side by side."""
@@ -373,31 +388,31 @@ class _Forward:
         bound = self._bound
         threads = _threads(num_threads, bound.N, bound.members, 3 * bound.work)
         many = bound.side_by_side(threads)
-        scratch, _held = _scratch(threads * bound.bytes[0])
+        held = _scratch(threads * bound.bytes[0])
         if many > 0:
-            self._many.forward(operands, outputs, saved, scratch, 0, many, threads)
+            self._many.forward(operands, outputs, saved, held[0], 0, many, threads)
         if many < bound.N:
-            self._one.forward(operands, outputs, saved, scratch, many, bound.N - many, threads)
+            self._one.forward(operands, outputs, saved, held[0], many, bound.N - many, threads)
 
 
 class _Gradient(NamedTuple):
-    """Where the gradient of one operand is computed."""
+    """Where the gradient of an operand is computed, for one layout of a call."""
 
-    operand: Operand
-    layout: Layout
-    whole: (
-        tuple[int, ...] | None
-    )  # of all sequences, in the real type, to be summed; None: in its own place
-    is_matrix: bool  # it is added to, in slots
+    place: int  # of the operand
+    kind: int  # of its entries
+    bytes: int  # to be zeroed, where it is added to in its own place
+    buffer: tuple[int, ...] | None  # shape of what is computed instead, in the real type, and summed then
+    gathering: Gathering | None  # of a matrix: how
+    shape: tuple[int, ...]
 
 
 class _Walk(NamedTuple):
-    """Chunks of sequences, and the slots of the gradients of matrices, for one layout of the call."""
+    """What follows from how many sequences are computed side by side."""
 
-    starts: tuple[tuple[Any, int, int], ...]  # (kernels, address of the starts of chunks, chunks)
-    gatherings: tuple[Gathering | None, ...]
-    slots: tuple[int, ...]  # addresses
-    held: Any
+    runs: tuple[tuple[Any, int, int], ...]  # (kernels, address of the starts of chunks, chunks)
+    gradients: tuple[_Gradient | None, ...]  # None where the operand is not given
+    slots: tuple[int, ...]  # for each operand, addresses
+    held: Gathering
 
 
 class _Backward:
@@ -405,57 +420,53 @@ class _Backward:
 
     def __init__(self, call: Call, incoming: tuple[Layout | None, ...]) -> None:
         self._bound = bound = _Binding(call, True)
-        op = call.operator
-        self._gradients = [
-            self._gradient(i, operand, call) for i, operand in enumerate(op.flat) if operand.role != "flag"
-        ]
-        self._places = op.differentiable
-        records: list[Record | None] = [None] * len(op.flat)
-        for i, g in zip(self._places, self._gradients, strict=True):
-            if g is not None:
-                own = bound.real.name if g.whole is not None or g.is_matrix else g.layout.dtype
-                if g.is_matrix:
-                    # slots instead of leading axes
-                    shape = (1, *g.operand.shape((), call.sizes))
-                    records[i] = _record(_contiguous(shape, own), g.operand.core, (1,))
-                    records[i] = (*records[i][:2], _contiguous(shape, own).strides[:1], 0)
-                else:
-                    shape = g.operand.shape(call.lead, call.sizes)
-                    records[i] = _record(_contiguous(shape, own), g.operand.core, call.lead)
+        self._places = call.operator.differentiable
+        self._library = kernels(bound.real, "one")
+        records: list[Record | None] = [None] * len(call.operator.flat)
+        for i in self._places:
+            a, operand = call.operands[i], call.operator.flat[i]
+            if a is not None and operand.role in _MATRICES:  # slots are its only leading axis
+                slots = (1, *operand.shape((), call.sizes))
+                record = _record(_contiguous(slots, bound.real.name), operand.core, (1,))
+                assert record is not None
+                records[i] = (*record[:2], (prod(slots) * bound.real.itemsize,), 0)
+            elif a is not None:
+                dtype = bound.real.name if bound.is_summed(i) else a.dtype
+                whole = _contiguous(operand.shape(call.lead, call.sizes), dtype)
+                records[i] = _record(whole, operand.core, call.lead)
         self._one, self._many = bound.kernels([], bound.of_results(incoming), records)
         self._walks: dict[int, _Walk] = {}
 
-    def _gradient(self, place: int, operand: Operand, call: Call) -> _Gradient | None:
-        a = call.operands[place]
-        if a is None:
-            return None
-        is_matrix = operand.role in ("initial", "state")
-        shape = operand.shape(call.lead, call.sizes)
-        in_place = is_matrix or prod(a.shape) == prod(shape)
-        return _Gradient(operand, _contiguous(a.shape, a.dtype), None if in_place else shape, is_matrix)
-
     def _walk(self, many: int) -> _Walk:
-        """The chunks where so many positions are computed side by side."""
-        known = self._walks.get(many)
-        if known is None:
-            bound, lead = self._bound, self._bound.call.lead
-            base = _gathering(lead, bound.initial_lead, bound.initial_lead, many, bound.lanes)
-            gatherings = [
-                _gathering(lead, bound.initial_lead, bound.lead_of(i), many, bound.lanes)
-                if g is not None and g.is_matrix
-                else None
-                for i, g in zip(self._places, self._gradients, strict=True)
-            ]
-            slots = [0] * len(bound.call.operator.flat)
-            for i, gathering in zip(self._places, gatherings, strict=True):
-                slots[i] = 0 if gathering is None else gathering.slots.ctypes.data
-            starts = [
-                (run, starts.ctypes.data, len(starts) - 1)
-                for run, starts in ((self._many, base.many), (self._one, base.one))
-                if len(starts) > 1
-            ]
-            known = self._walks[many] = _Walk(tuple(starts), tuple(gatherings), tuple(slots), base)
-        return known
+        """The chunks and gradients where so many positions are computed side by side."""
+        bound = self._bound
+        lead, initial_lead, operands = bound.call.lead, bound.initial_lead, bound.call.operands
+        base = _gathering(lead, initial_lead, initial_lead, many, bound.lanes)
+        slots = [0] * len(operands)
+        gradients: list[_Gradient | None] = []
+        for i in self._places:
+            a, operand = operands[i], bound.call.operator.flat[i]
+            if a is None:
+                gradients.append(None)
+                continue
+            gathering, nbytes, buffer = None, 0, None
+            if operand.role in _MATRICES:
+                gathering = _gathering(lead, initial_lead, bound.lead_of(i), many, bound.lanes)
+                slots[i] = gathering.slots.ctypes.data
+                if gathering.firsts is None and a.dtype == bound.real.name:
+                    nbytes = prod(a.shape) * bound.real.itemsize
+                else:
+                    buffer = (gathering.n_slots, *operand.shape((), bound.call.sizes))
+            elif bound.is_summed(i):
+                buffer = operand.shape(lead, bound.call.sizes)
+            kind = _KINDS.get(a.dtype, 0)
+            gradients.append(_Gradient(i, kind, nbytes, buffer, gathering, a.shape))
+        runs = [
+            (run, starts.ctypes.data, len(starts) - 1)
+            for run, starts in ((self._many, base.many), (self._one, base.one))
+            if len(starts) > 1
+        ]
+        return _Walk(tuple(runs), tuple(gradients), tuple(slots), base)
 
     def __call__(
         self,
@@ -469,48 +480,37 @@ class _Backward:
         empty: Any = None,
     ) -> None:
         """Fill the gradients, unless their addresses are 0, from what forward saved."""
-        bound = self._bound
-        lib = kernels(bound.real, "one")
-        many = lib.side_by_side(saved, bound.N, bound.saved, bound.lanes)
-        if many < 0:
-            op, (shape, dtype) = bound.call.operator, saved_of(bound.call)
-            raise ValueError(
-                f"{op.verb('backward')}: expected what forward saved for backward, {dtype} {shape}, got other "
-                "content; pass what forward of the same operands returned"
-            )
-        threads = _threads(num_threads, bound.N, bound.members, 7 * bound.work)
-        walk = self._walk(many)
+        bound, library = self._bound, self._library
+        many = library.side_by_side(saved, bound.N, bound.saved, bound.lanes)
+        walk = self._walks.get(many)
+        if walk is None:
+            if many < 0:
+                raise bound.not_saved()
+            walk = self._walks[many] = self._walk(many)
         at = [0] * len(operands)
         sums = []
-        for i, g, gathering, address in zip(
-            self._places, self._gradients, walk.gatherings, gradients, strict=True
-        ):
+        for g, address in zip(walk.gradients, gradients, strict=True):
             if g is None or address == 0:
                 continue
-            at[i] = address
-            if gathering is not None:
-                own = g.operand.shape((), bound.call.sizes)
-                if gathering.firsts is None and g.layout.dtype == bound.real.name:
-                    ctypes.memset(address, 0, prod(g.layout.shape) * bound.real.itemsize)
-                    continue
-                buffer = np.zeros((gathering.n_slots, *own), bound.real)
-            elif g.whole is not None:
-                buffer = _new(g.whole, bound.real)
+            at[g.place] = address
+            if g.buffer is not None:
+                buffer = _new(g.buffer, bound.real)
+                if g.gathering is not None:
+                    buffer[...] = 0
+                at[g.place] = buffer.ctypes.data
+                sums.append((g, buffer, address))
+            elif g.bytes > 0:
+                library.clear(address, g.bytes)
+        threads = _threads(num_threads, bound.N, bound.members, 7 * bound.work)
+        held, into = _scratch(threads * bound.bytes[1]), tuple(at)
+        for run, starts, chunks in walk.runs:
+            run.backward(operands, saved, incoming, into, walk.slots, starts, chunks, held[0], threads)
+        for g, buffer, address in sums:
+            if g.gathering is None:
+                total = sum_to_shape(np, buffer, g.shape)
             else:
-                continue
-            at[i] = buffer.ctypes.data
-            sums.append((g, gathering, buffer, address))
-        scratch, _held = _scratch(threads * bound.bytes[1])
-        for run, starts, chunks in walk.starts:
-            run.backward(
-                *(operands, saved, incoming, tuple(at), walk.slots, starts, chunks, scratch, threads)
-            )
-        for g, gathering, buffer, address in sums:
-            if gathering is not None:
-                buffer = _summed(buffer, gathering) if bound.N else np.zeros(g.layout.shape, bound.real)
-            else:
-                buffer = sum_to_shape(np, buffer, g.layout.shape)
-            lib.round_to(np.ascontiguousarray(buffer), address, _KINDS.get(g.layout.dtype, 0))
+                total = _summed(buffer, g.gathering) if bound.N > 0 else np.zeros(g.shape, bound.real)
+            library.round_to(np.ascontiguousarray(total), address, g.kind)
 
 
 def forward_of(call: Call, keep: bool) -> _Forward:
@@ -521,4 +521,3 @@ def forward_of(call: Call, keep: bool) -> _Forward:
 def backward_of(call: Call, incoming: tuple[Layout | None, ...]) -> _Backward:
     """The backward pass of a call, for gradients of its results with these layouts, None for zero."""
     return _Backward(call, incoming)
-

@@ -91,6 +91,12 @@ def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t l
     return many
 
 
+def clear(uintptr_t address, Py_ssize_t nbytes):
+    """Zero memory."""
+    if nbytes > 0:
+        memset(<void *> address, 0, nbytes)
+
+
 def round_to(object sums, uintptr_t address, int kind):
     """Write sums, a contiguous array of this module's real type, to an array of a dtype."""
     cdef const real[::1] entries = sums.reshape(-1)
@@ -232,8 +238,9 @@ cdef class Call:
 
     cdef inline Sizes sizes_of_member(self, const Group *group) noexcept nogil:
         cdef Sizes s = self.s
-        set_columns(&s, member_start(group, group.member, s.all_),
-                    member_start(group, group.member + 1, s.all_))
+        if group.size > 1:
+            set_columns(&s, member_start(group, group.member, s.all_),
+                        member_start(group, group.member + 1, s.all_))
         return s
 
     # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is zeroed, so

@@ -58,7 +58,7 @@ cdef extern from "growth.h" nogil:
     void add_squares(real *sum, const real *a, Py_ssize_t width)
     bint has_grown(const real *updates, const real *start, Py_ssize_t n, Py_ssize_t steps)
     void measure_step(real *growth, const real *beta, const real *k, Py_ssize_t d, const real *v_bar,
-                      const real *Delta, Py_ssize_t o)
+                      const real *Delta, const real *u, Py_ssize_t o)
     bint has_delta_grown(const real *growth)
 
 

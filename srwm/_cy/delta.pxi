@@ -96,7 +96,8 @@ cdef void delta_forward(
         # 3
         delta_rate(deferred_u + deferred * s.M_, beta_t, beta, t, Delta, s)
         if saved != NULL:
-            measure_step(measured, beta_t, deferred_k + deferred * s.D_, s.d, v_bar, Delta, s.m)
+            measure_step(measured, beta_t, deferred_k + deferred * s.D_, s.d, v_bar, Delta,
+                         deferred_u + deferred * s.M_, s.m)
             memcpy(saved + t * s.row + s.first_, Delta, s.M_ * sizeof(real))
         deferred += 1
         # 4, deferred, 5, and 1 of step t + 1

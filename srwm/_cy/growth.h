@@ -57,22 +57,23 @@ static int has_grown(const real *updates, const real *start, ptrdiff_t n, ptrdif
 enum { PRODUCT, UPDATES, START, DELTA_GROWTHS };
 
 static void measure_step(real *growth, const real *beta, const real *k, ptrdiff_t d, const real *v_bar,
-                         const real *Delta, ptrdiff_t o) {
-    vector rate = factor(beta, 0), k_2 = dot_of(k, k, d);
-    vector along = splat(1) - rate * k_2, of_update = rate * rate * k_2;
-    vector product = load(growth + PRODUCT * LANES), updates = load(growth + UPDATES * LANES);
+                         const real *Delta, const real *u, ptrdiff_t o) {
+    vector k_2 = dot_of(k, k, d), along = splat(1) - factor(beta, 0) * k_2, u_2 = splat(0);
     along = select_bits(is_less(along, splat(0)), -along, along);
-    store(growth + PRODUCT * LANES, product * select_bits(is_less(splat(1), along), along, splat(1)));
+    along = select_bits(is_less(splat(1), along), along, splat(1));
+    store(growth + PRODUCT * LANES, load(growth + PRODUCT * LANES) * along);
     for (ptrdiff_t j = 0; j < o; j++) {
-        vector Delta_j = load(Delta + j * LANES);
-        updates += of_update * (Delta_j * Delta_j);
+        vector u_j = load(u + j * LANES);
+        u_2 += u_j * u_j;
     }
-    store(growth + UPDATES * LANES, updates);
-    vector start = load(growth + START * LANES);
-    vector_bits is_open = is_less(splat(LARGEST), start);
-    if (is_any(is_open)) {
+    store(growth + UPDATES * LANES, load(growth + UPDATES * LANES) + k_2 * u_2);
+    int is_any_open = 0;
+    for (ptrdiff_t i = 0; i < SEQUENCES; i++) is_any_open |= growth[START * LANES + i] > LARGEST;
+    if (is_any_open) {
+        vector start = load(growth + START * LANES);
+        vector_bits is_open = is_less(splat(LARGEST), start);
         vector Delta_2 = dot_of(Delta, Delta, o), v_bar_2 = dot_of(v_bar, v_bar, o);
-        vector_bits begins = is_open & is_less(splat(0), of_update * Delta_2);
+        vector_bits begins = is_open & is_less(splat(0), k_2 * sum_of(u_2));
         store(growth + START * LANES, select_bits(begins, (Delta_2 + v_bar_2) / k_2, start));
     }
 }

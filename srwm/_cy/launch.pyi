@@ -24,10 +24,10 @@ STORAGES: dict[str, Storage]
 class Plan(NamedTuple):
     kernel: str
     options: tuple[str, ...]
-    team: int
-    teams: int
+    group: int
+    groups: int
     tiles: int
-    rest: int
+    working: int
     blocks: int
     registers: int
     shared_bytes: int
@@ -62,4 +62,4 @@ def backward(
     sums: bool = False,
     state: str | None = None,
 ) -> Plan: ...
-def sum_pieces(storage: str) -> Plan: ...
+def add_partial_sums(storage: str) -> Plan: ...

@@ -1,30 +1,30 @@
-// The columns of the matrix that a thread owns in a forward pass: every TEAM-th, from `first` on.
+// The columns of the matrix that a thread owns in a forward pass: `first`, `first` + GROUP and so on.
 //
 //   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers
-//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
+//   SRWM_HELD      quads of rows in registers
+//   SRWM_NEAR      quads before these, in shared memory; the ones before those are in working memory
 #ifndef SRWM_COLUMNS_CUH
 #define SRWM_COLUMNS_CUH
 
-#include "team.cuh"
+#include "group.cuh"
 
 constexpr int COLUMNS = SRWM_COLUMNS;
-constexpr int D_ = up_to(D, 4); // entries of a vector over rows, padded with zeros
+constexpr int D_ = up_to(D, 4); // padded size of a vector over rows; the padding is zero
 
 typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
-static_assert(Columns::REST == SRWM_REST, "working memory of another size");
+static_assert(Columns::WORKING == SRWM_WORKING, "working memory of another size");
 
-// The last argument of a forward kernel whose arrays have so many views.
+// The last argument of a forward kernel with n views.
 template <int n>
 struct ForwardSizes {
     long long sequences, steps, segments;
-    long long cached; // whether all sequences begin with one matrix, of which a block has a copy
+    long long cached; // whether blocks copy the initial matrix, because all sequences have the same
     Axes lead;
     View views[n];
 };
 
-// Column j of the thread.
-__device__ __forceinline__ int column(int first, int j) { return j * TEAM + first; }
+// The number of the thread's column j.
+__device__ __forceinline__ int column(int first, int j) { return j * GROUP + first; }
 
 template <class T>
 __device__ __forceinline__ void read_columns(Columns &matrix, Source<T> from, int first) {
@@ -32,7 +32,7 @@ __device__ __forceinline__ void read_columns(Columns &matrix, Source<T> from, in
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
             const int c = column(first, j);
-            // One address goes down the column: each on its own they would take the registers of the matrix.
+            // One pointer walks down the column: a pointer for each entry would take registers from the matrix.
             const T *at = from.first + opaque(g * 4 * from.row + c * from.entry);
 #pragma unroll
             for (int i = 0; i < 4; i++, at += from.row)

@@ -1,50 +1,52 @@
-// Forward pass of the delta rule: one launch, the loop over time inside.
+// Forward pass of the delta rule: one launch, with the loop over time inside.
 //
-// A thread owns whole columns of S, and no column knows of another: a team is a warp with 32 COLUMNS
-// columns of one sequence, which shares q and k alone. No barrier of the block. Steps: srwm/_delta_reference.py.
+// A thread owns whole columns of S, and columns are independent of each other. A thread group is therefore a warp with
+// 32 COLUMNS columns of one sequence; several of them have a sequence, and share only q and k. No block barrier is
+// needed. Steps: srwm/reference/delta.py.
 #include "columns.cuh"
 
 constexpr int INPUTS = (D + 31) / 32;
-constexpr int TILE = 32 * COLUMNS, TILES = (M + TILE - 1) / TILE; // of columns
-static_assert(WARPS == 1, "a team is a warp");
+constexpr int TILE = 32 * COLUMNS;             // columns of a thread group
+constexpr int TILES = (M + TILE - 1) / TILE;   // thread groups of a sequence
+static_assert(WARPS == 1, "a group is a warp");
 
 namespace arg {
 enum { q, k, v, beta, S, state, reset, VIEWS };
 }
 
-// y (N, L, DO), S_next (N, D, DO) or null, saved (N, L * DO + segments * D * DO) or null: contiguous.
-// S, state and reset may be null. rest (SRWM_REST for each team of the grid). Dynamic shared memory:
-// Columns::SHARED for each team, and S if cached.
-extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
+// y (N, L, DO), S_next (N, D, DO) and saved (N, L * DO + segments * D * DO) are contiguous; S_next and saved may be
+// null, and S, state and reset. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory:
+// Columns::SHARED entries for each thread group, then the copy of S.
+extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     delta_forward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
                   const storage *__restrict__ beta, const storage *__restrict__ S,
                   const state_storage *__restrict__ state, const bool *__restrict__ reset, storage *__restrict__ y,
-                  state_storage *__restrict__ S_next, real *__restrict__ saved, real *__restrict__ rest,
+                  state_storage *__restrict__ S_next, real *__restrict__ saved, real *__restrict__ working,
                   const ForwardSizes<arg::VIEWS> s) {
-    extern __shared__ __align__(16) real shared_rest[];
-    __shared__ __align__(16) real vectors[TEAMS][2][2][D_]; // q, k; two of each: one is written while one is read
-    __shared__ long long start_of_team[TEAMS][arg::VIEWS];
+    extern __shared__ __align__(16) real shared_of_block[];
+    __shared__ __align__(16) real vectors[GROUPS][2][2][D_]; // double buffer of q and k
+    __shared__ long long start_of_group[GROUPS][arg::VIEWS];
 
-    const int team = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
-    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
-    Columns matrix(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
-    long long *const start = start_of_team[team];
-    storage *const common = reinterpret_cast<storage *>(shared_rest + TEAMS * Columns::SHARED);
-    int which = 0;
+    const int group = threadIdx.x / GROUP, rank = threadIdx.x % GROUP;
+    const long long first = (long long)blockIdx.x * GROUPS + group, together = (long long)gridDim.x * GROUPS;
+    Columns matrix(working + first * Columns::WORKING, shared_of_block + group * Columns::SHARED, rank);
+    long long *const start = start_of_group[group];
+    storage *const block_copy = reinterpret_cast<storage *>(shared_of_block + GROUPS * Columns::SHARED);
+    int buffer = 0;
 
-    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[arg::S]);
+    if (CACHEABLE && s.cached) copy_for_block(block_copy, S, s.views[arg::S]);
     if (rank < D_ - D)
-        for (int i = 0; i < 4; i++) vectors[team][i / 2][i % 2][D + rank] = 0;
+        for (int i = 0; i < 4; i++) vectors[group][i / 2][i % 2][D + rank] = 0;
 
     for (long long item = first; item < s.sequences * TILES; item += together) {
         const long long n = item / TILES;
         const int c_0 = item % TILES * TILE + rank;
-        TEAM_SYNC(); // all is read of the sequence before
+        GROUP_SYNC(); // all threads have read what they want of the sequence before
         if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
-        TEAM_SYNC();
+        GROUP_SYNC();
 
-        // Of the step to come, so that memory is never waited for: loads that depend on nothing, not even
-        // on whether they are wanted.
+        // Of the next step, so that no thread waits for memory. Loads have no condition, whether they are wanted or
+        // not.
         real next_q[INPUTS], next_k[INPUTS], next_v[COLUMNS], next_beta;
         auto entry_of = [&](int array, long long t, int i) {
             return start[array] + t * s.views[array].row + i * s.views[array].entry;
@@ -65,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         };
 
         auto initial = [&] {
-            if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
+            if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
             return source_of(S, start[arg::S], s.views[arg::S]);
         };
         auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
@@ -74,15 +76,15 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         else read_columns(matrix, initial(), c_0);
         if (s.steps > 0) fetch(0);
         for (long long t = 0; t < s.steps; t++) {
-            real *const q_t = vectors[team][which][0], *const k_t = vectors[team][which][1];
-            which ^= 1;
+            real *const q_t = vectors[group][buffer][0], *const k_t = vectors[group][buffer][1];
+            buffer ^= 1;
 #pragma unroll
             for (int p = 0; p < INPUTS; p++)
                 if (p * 32 + rank < D) q_t[p * 32 + rank] = next_q[p], k_t[p * 32 + rank] = next_k[p];
             real v_t[COLUMNS], beta_t = next_beta;
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) v_t[j] = next_v[j];
-            TEAM_SYNC();
+            GROUP_SYNC();
             fetch(t + 1 < s.steps ? t + 1 : t);
             if (t > 0 && resets().before(t)) read_columns(matrix, initial(), c_0);
 

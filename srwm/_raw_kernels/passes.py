@@ -1,15 +1,18 @@
-"""The passes of every operator on a GPU: all but addresses is settled once, so that a call is a launch.
+"""The passes of every operator on a GPU. All but the addresses is settled once, so that a call is a launch.
 
-What the kernels take follows from the operator's description (`srwm.operators.spec`): their arrays are
-the operands in the order of the signature, then what the pass reads and writes beside them, and their
-last argument says how each of them lies in memory. What a call is, and what its backends give: the
-module's caller says it with `srwm._plan`.
+What a kernel takes follows from the operator's description (`srwm.operators.spec`): first the addresses of
+its operands, then of what the pass reads and writes beside them; its last argument says how each array lies
+in memory.
 
-A platform is what the kernels run on, CuPy's devices or the tests' stand-in for one:
+A `call` has the attributes operator; operands, layouts in the operator's flat order, or None; lead; sizes,
+a mapping from letters; dtype; state_dtype; device. A layout has a shape, strides in bytes and the name of a
+dtype. A platform is what the kernels run on, a device of CuPy's or the tests' stand-in for one:
 
-    limits() -> launch.Limits                of the device at hand
+    limits() -> launch.Limits                what the device allows
     kernel(plan) -> kernel                   compiled and loaded there
-    launch(bound, addresses, stream)         in that stream, waiting for nothing
+    launch(bound, addresses, stream)         in that stream, without waiting for it
+
+An `empty(nbytes)` gives the address of fresh memory on the device, and what owns it.
 """
 
 from __future__ import annotations
@@ -35,12 +38,15 @@ from srwm.operators.spec import Operand, Operator
 
 # The numbers that begin a kernel's last argument, of a forward kernel and of a backward one.
 FORWARD_COUNTS = ("sequences", "steps", "segments", "cached")
-BACKWARD_COUNTS = ("pieces", "chunks", "run", "sharing", "steps", "segments", "cached")
+BACKWARD_COUNTS = (
+    *("chunks", "chunks_of_a_matrix", "sequences_of_a_chunk", "sharing"),
+    *("steps", "segments", "cached"),
+)
 
-# Pieces in which the gradient of a shared matrix is summed: as many as keep a large device busy, but no
-# more than fit into these bytes. Fixed, so that the sums are the same on every device.
-MOST_PIECES = 1024
-PIECES_BYTES = 1 << 26
+# Chunks of sequences in which the gradient of a shared matrix is summed: enough to keep a large device
+# busy, but no more than these bytes hold. They are fixed, so that sums are the same on every device.
+MOST_CHUNKS = 1024
+CHUNKS_BYTES = 1 << 26
 
 Empty = Callable[[int], tuple[int, Any]]
 
@@ -120,7 +126,7 @@ class _Pass:
                 )
 
     def _bound(self, plan: launch.Plan, items: int, cached: int, numbers: np.ndarray) -> Bound | None:
-        """One launch over `items` pieces of work; None where there are none."""
+        """One launch over so many items of work; None where there are none."""
         if items == 0:
             return None
         blocks = launch.grid(plan, items, self.platform.limits().multiprocessors)
@@ -128,9 +134,9 @@ class _Pass:
         return Bound(self.platform.kernel(plan), blocks, plan.threads, dynamic, (numbers,))
 
 
-def _rest_bytes(bound: Bound | None, plan: launch.Plan, dtype: str) -> int:
+def _working_bytes(bound: Bound | None, plan: launch.Plan, dtype: str) -> int:
     """Working memory of all thread groups of a launch."""
-    return 0 if bound is None else bound.blocks * plan.teams * plan.rest * ITEM_BYTES[real_of(dtype)]
+    return 0 if bound is None else bound.blocks * plan.groups * plan.working * ITEM_BYTES[real_of(dtype)]
 
 
 class Forward(_Pass):
@@ -152,7 +158,7 @@ class Forward(_Pass):
             self._views,
         )
         self._launch = self._bound(plan, sequences * plan.tiles, cached, numbers)
-        self._rest = _rest_bytes(self._launch, plan, call.dtype)
+        self._working_bytes = _working_bytes(self._launch, plan, call.dtype)
 
     def __call__(
         self,
@@ -169,8 +175,8 @@ class Forward(_Pass):
         self._check(operands)
         if self._launch is None:
             return
-        rest, owner = empty(self._rest) if self._rest else (0, None)
-        self.platform.launch(self._launch, (*operands, *outputs, saved, rest), stream)
+        working, owner = empty(self._working_bytes) if self._working_bytes else (0, None)
+        self.platform.launch(self._launch, (*operands, *outputs, saved, working), stream)
         del owner  # whose memory may go to what comes later in the same stream
 
 
@@ -221,22 +227,22 @@ class Backward(_Pass):
             ),
             *(Strides(gradient.along) for gradient in self._gradients),
         ]
-        pieces = prod(own) * chunks
+        of_all = prod(own) * chunks
         numbers = sizes(
             self._op,
             sizes_dtype(BACKWARD_COUNTS, arrays_of_backward(operator)),
             lead,
             order,
-            (pieces, chunks, run, sharing, of["L"], launch.segments(of["L"]), cached > 0),
+            (of_all, chunks, run, sharing, of["L"], launch.segments(of["L"]), cached > 0),
             views,
         )
-        self._launch = self._bound(plan, pieces, cached, numbers)
-        self._rest = _rest_bytes(self._launch, plan, call.dtype)
+        self._launch = self._bound(plan, of_all, cached, numbers)
+        self._working_bytes = _working_bytes(self._launch, plan, call.dtype)
 
     def _sequences_of_a_chunk(self, call: Any, matrices: int, sharing: int) -> int:
         """Sequences whose gradients of the initial matrix one thread group adds up, in their order."""
         size = prod(self._flat[self._initial].shape((), dict(call.sizes)))
-        most = max(1, min(MOST_PIECES, PIECES_BYTES // (size * ITEM_BYTES[real_of(call.dtype)])))
+        most = max(1, min(MOST_CHUNKS, CHUNKS_BYTES // (size * ITEM_BYTES[real_of(call.dtype)])))
         return max(1, -(-sharing // max(1, most // max(1, matrices))))
 
     def _gradient(self, call: Any, operand: Operand, layout: Any, chunks: int) -> _Gradient:
@@ -253,7 +259,7 @@ class Backward(_Pass):
         real = real_of(call.dtype)
         written = real if of_initial or self._wide else layout.dtype
         direct = written == layout.dtype and (parts == 1 or own * size == 0)
-        plan = launch.sum_pieces(layout.dtype)
+        plan = launch.add_partial_sums(layout.dtype)
         blocks = launch.grid(plan, -(-own * size // plan.threads), self.platform.limits().multiprocessors)
         add_up = None
         if not direct:
@@ -274,14 +280,14 @@ class Backward(_Pass):
         """Write the gradients; 0 is the address of what is not given or not wanted."""
         del num_threads  # the CPU's
         self._check((*operands, saved, *incoming))
-        rest, owner = empty(self._rest) if self._rest else (0, None)
+        working, owner = empty(self._working_bytes) if self._working_bytes else (0, None)
         owners, written = [owner], list(gradients)
         for i, (gradient, address) in enumerate(zip(self._gradients, gradients, strict=True)):
             if gradient.sum is not None if address else not gradient.may_be_null:
                 written[i], owner = empty(gradient.nbytes)
                 owners.append(owner)
         if self._launch is not None:
-            addresses = (*operands, saved, *incoming, *written, rest)
+            addresses = (*operands, saved, *incoming, *written, working)
             self.platform.launch(self._launch, addresses, stream)
         for gradient, parts, address in zip(self._gradients, written, gradients, strict=True):
             if address and gradient.sum is not None:
@@ -296,4 +302,4 @@ def plans_of(
     for state in sorted({dtype, real_of(dtype)}):
         yield launch.forward(operator.name, D, Do, dtype, limits, state)
         yield launch.backward(operator.name, D, Do, dtype, limits, state=state)
-    yield launch.sum_pieces(dtype)
+    yield launch.add_partial_sums(dtype)

@@ -48,7 +48,7 @@ def inputs(
             else f"the layer was made for inputs of {d_model} entries"
         )
         raise ValueError(f"{call}: h: expected shape {form}, got {tuple(h.shape)}; {remedy}")
-    if h.dtype != dtype and not (h.dtype in _AUTOCAST and _autocasts(h.device.type)):
+    if h.dtype != dtype and not ({h.dtype, dtype} <= _AUTOCAST and _autocasts(h.device.type)):
         raise TypeError(
             f"{call}: h: expected the dtype of the layer's parameters, {dtype}, got {h.dtype}; cast one of "
             "the two, or call the layer under torch.autocast"
@@ -144,7 +144,7 @@ def states(call: str, argument: str, a: Any, count: int) -> None:
 
 
 # What autocast takes: it leaves float64 as it is.
-_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _autocasts(device: str) -> bool:

@@ -132,10 +132,11 @@ def backward(
         else _new(contiguous(a.shape, name_of(a.dtype)), a)
         for i, a in enumerate(given)
     ]
+    whole, whole_incoming = _whole(operands, run.copies), _whole(incoming, run.incoming_copies)
     run(
-        tuple(map(address_of, _whole(operands, run.copies))),
+        tuple(map(address_of, whole)),
         address_of(saved),
-        tuple(map(address_of, _whole(incoming, run.incoming_copies))),
+        tuple(map(address_of, whole_incoming)),
         tuple(map(address_of, gradients)),
         empty=empty,
     )

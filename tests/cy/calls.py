@@ -30,10 +30,10 @@ def forget() -> None:
         cached.cache_clear()
 
 
-def poisoned_scratch(size: int) -> tuple[int, Any]:
+def poisoned_scratch(size: int) -> tuple[int, Any, int]:
     """Working memory that is full of NaN wherever it was not written."""
     memory = np.full(size + 64, 0xFF, np.uint8)
-    return -(-memory.ctypes.data // 64) * 64, memory
+    return -(-memory.ctypes.data // 64) * 64, memory, size
 
 
 def sizes_of(op: Operator, flat: Sequence[Any]) -> tuple[tuple[int, ...], dict[str, int]]:

@@ -64,10 +64,10 @@ def parts_of(kernel, of):
 
 
 def exchanged_of(kernel, of):
-    """Entries through which the threads of a backward team exchange sums, as the CUDA text has them."""
+    """Entries through which the threads of a backward group exchange sums, as the CUDA text has them."""
     rows, groups = -(-of["D"] // of["ROW_LANES"]), -(-of["COLUMNS"] // 4)
-    warps = of["TEAM"] // 32
-    columns = of["TEAM"] // of["ROW_LANES"] * 4 * (groups if groups % 2 else groups + 1)
+    warps = of["GROUP"] // 32
+    columns = of["GROUP"] // of["ROW_LANES"] * 4 * (groups if groups % 2 else groups + 1)
     shares = {"srwm_backward": 3, "delta_backward": 4}[kernel]
     return 3 * columns + (shares * warps * of["ROW_LANES"] * -(-rows // 4) * 4 if warps > 1 else 0)
 
@@ -83,9 +83,9 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
             plan = PLANS[kernel](D, Do, storage, limits)
             of = definitions(plan)
             where = (kernel, D, Do, storage, architecture, plan)
-            assert plan.threads == plan.team * plan.teams <= limits.threads_per_block, where
-            assert plan.team % 32 == 0, where
-            assert plan.teams == 1 or plan.team == 32, where
+            assert plan.threads == plan.group * plan.groups <= limits.threads_per_block, where
+            assert plan.group % 32 == 0, where
+            assert plan.groups == 1 or plan.group == 32, where
             assert plan.shared_bytes <= 49152, where
             assert plan.shared_bytes + plan.dynamic_bytes <= limits.shared_bytes_per_block, where
             assert plan.blocks == 1 or plan.blocks * (plan.shared_bytes + plan.dynamic_bytes) <= (
@@ -106,13 +106,13 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
                 for _, lines, held, _ in parts
             )
             assert held < plan.registers - 24, where
-            near = sum(near * lines * 4 * plan.team for _, lines, _, near in parts)
-            rest = sum((n - held - near) * lines * 4 * plan.team for n, lines, held, near in parts)
+            near = sum(near * lines * 4 * plan.group for _, lines, _, near in parts)
+            working = sum((n - held - near) * lines * 4 * plan.group for n, lines, held, near in parts)
             if kernel.endswith("backward"):
                 near += exchanged_of(kernel, of) * of["SHARED_SUMS"]
-                rest += exchanged_of(kernel, of) * (1 - of["SHARED_SUMS"])
-            assert plan.dynamic_bytes == plan.teams * near * 4 * words, where
-            assert plan.rest == of["REST"] == rest, where
+                working += exchanged_of(kernel, of) * (1 - of["SHARED_SUMS"])
+            assert plan.dynamic_bytes == plan.groups * near * 4 * words, where
+            assert plan.working == of["WORKING"] == working, where
             assert of["M"] == (Do + 2 * D + 4 if kernel.startswith("srwm") else Do), where
 
 
@@ -123,16 +123,16 @@ def test_columns_and_rows_all_have_a_thread(kernel):
             plan = PLANS[kernel](D, Do, "float32", launch.ARCHITECTURES[80])
             of = definitions(plan)
             if kernel == "srwm_forward":
-                assert of["COLUMNS"] * plan.team >= of["M"]
+                assert of["COLUMNS"] * plan.group >= of["M"]
             elif kernel == "delta_forward":
                 assert (
-                    of["COLUMNS"] * plan.team * plan.tiles
+                    of["COLUMNS"] * plan.group * plan.tiles
                     >= Do
-                    > of["COLUMNS"] * plan.team * (plan.tiles - 1)
+                    > of["COLUMNS"] * plan.group * (plan.tiles - 1)
                 )
             else:
                 assert of["ROW_LANES"] in (4, 8, 16, 32)
-                assert plan.team // of["ROW_LANES"] * of["COLUMNS"] >= of["M"]
+                assert plan.group // of["ROW_LANES"] * of["COLUMNS"] >= of["M"]
                 assert of["HELD_W"] <= of["HELD_G"]
 
 
@@ -140,7 +140,7 @@ def test_small_heads_are_a_warp_each():
     """So that a step of theirs waits for no barrier of a block."""
     for D in range(1, 17):
         for pass_ in (launch.forward, launch.backward):
-            assert pass_("srwm", D, D, "float32", launch.ARCHITECTURES[90]).team == 32
+            assert pass_("srwm", D, D, "float32", launch.ARCHITECTURES[90]).group == 32
 
 
 @each_plan
@@ -175,7 +175,7 @@ def test_devices_that_are_too_small_say_so():
 def test_a_grid_is_no_larger_than_what_runs_at_a_time():
     plan = launch.forward("srwm", 16, 16, "float32", launch.ARCHITECTURES[90])
     assert launch.grid(plan, 1, 132) == 1
-    assert launch.grid(plan, plan.teams * 10 + 1, 132) == 11
+    assert launch.grid(plan, plan.groups * 10 + 1, 132) == 11
     assert launch.grid(plan, 1 << 40, 132) == 132 * plan.blocks
 
 
@@ -200,11 +200,11 @@ def test_kernels_name_their_arrays_as_the_operator_does(operator):
         if direction == "forward":
             names = (*names, *(result.name for result in operator.results), "saved")
         assert tuple(given[:-2]) == names
-        assert given[-2:] == ["rest", "s"]
+        assert given[-2:] == ["working", "s"]
 
 
 @each_operator
-def test_a_team_remembers_a_place_in_each_array(operator):
+def test_a_group_remembers_a_place_in_each_array(operator):
     """Plans count the shared memory for them."""
     kernels = launch.OPERATORS[operator.name]
     assert kernels.forward_views == len(arrays_of_forward(operator))

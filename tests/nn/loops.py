@@ -173,13 +173,13 @@ def randomised(layer):
     return layer
 
 
-def random_state(layer, *lead, scale=0.3):
-    """A state of any layer that is nobody's beginning, wanting gradients."""
+def random_state(layer, *lead, requires_grad=True):
+    """A state of any layer that is nobody's beginning."""
     state = layer.initial_state(*lead)
 
     def fill(own):
         if isinstance(own, tuple):
             return tuple(fill(part) for part in own)
-        return None if own is None else (scale * torch.randn_like(own)).requires_grad_()
+        return None if own is None else (0.3 * torch.randn_like(own)).requires_grad_(requires_grad)
 
     return fill(state)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from srwm import nn
 from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
 from tests.nn.loops import assert_same, by_loop, flat, random_state, randomised
+
+ROOT = Path(__file__).parents[2]
 
 B, L, H, D = 5, 6, 2, 3
 d_model = H * D
@@ -311,9 +317,22 @@ def test_all_public_names_are_there():
         "SRDelta",
         "Stack",
     }
-    assert srwm.nn is nn
     with pytest.raises(AttributeError, match="module 'srwm' has no attribute 'layers'"):
         srwm.layers  # noqa: B018
+
+
+def test_srwm_knows_its_layers_without_loading_torch_before():
+    program = """
+import sys
+import srwm
+assert "torch" not in sys.modules
+print(srwm.nn.SRWM(4, 2))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("SRWM(")
 
 
 def test_parameter_counts_of_the_paper():

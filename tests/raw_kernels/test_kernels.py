@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backe
 
 # For each way in which the kernels are laid out a size, a dtype, the architecture whose limits they have.
 VARIANTS = {
-    "teams of one warp": (((9,), (), 4, 16, 16), "float32", 90),
+    "groups of one warp": (((9,), (), 4, 16, 16), "float32", 90),
     "a head of odd size": (((2, 3), (3,), 4, 5, 3), "float32", 90),
     "several warps": (((5,), (2, 1), 4, 32, 32), "float32", 90),
     "two columns a thread": (((1,), (1,), 3, 64, 64), "float32", 90),
@@ -79,7 +79,7 @@ def barriers(kernel):
     And not those that are there for the compiler.
     """
     text = loader.source(kernel)
-    word = r"^(?!#define).*?((?:TEAM_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
+    word = r"^(?!#define).*?((?:GROUP_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
     for match in re.finditer(word, text, re.MULTILINE):
         yield text[: match.start(1)] + ";" + text[match.end(1) :]
 

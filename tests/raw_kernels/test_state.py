@@ -37,7 +37,7 @@ each_operator = pytest.mark.parametrize("operator", OPERATORS)
 
 # A size for each way in which the kernels are laid out, and the architecture whose limits they have.
 VARIANTS = {
-    "teams of one warp": (((9,), (), 7, 16, 16), 90),
+    "groups of one warp": (((9,), (), 7, 16, 16), 90),
     "a head of odd size": (((2, 3), (3,), 6, 5, 3), 90),
     "several warps": (((5,), (2, 1), 5, 32, 32), 90),
     "two warps for the softmax": (((2,), (1,), 5, 70, 3), 90),

@@ -1,22 +1,22 @@
-// A team: the threads that work on one sequence. One warp needs no barrier of the block.
-#ifndef SRWM_TEAM_CUH
-#define SRWM_TEAM_CUH
+// A thread group: how its threads wait for each other, exchange sums, and hold their parts of a matrix.
+#ifndef SRWM_GROUP_CUH
+#define SRWM_GROUP_CUH
 
 #include "arrays.cuh"
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// Waits for all threads of the warp, or of the block; what they wrote to shared memory before is then
-// seen by all. Macros, so that a barrier's line is its caller's.
+// Waits for all threads of the warp or of the block; after it, all see what the others wrote to shared memory before.
+// These are macros, so that tools report the line of the caller. A thread group of one warp needs no block barrier.
 #define SHARERS_SYNC(one_warp)                 \
     do {                                       \
         if constexpr (one_warp) __syncwarp();  \
         else __syncthreads();                  \
     } while (0)
 
-#define TEAM_SYNC() SHARERS_SYNC(WARPS == 1)
+#define GROUP_SYNC() SHARERS_SYNC(WARPS == 1)
 
-// The sum over groups of `lanes` neighbouring lanes, which all of them get.
+// The sum over each set of `lanes` neighbouring lanes. All of them get it.
 template <int lanes>
 __device__ __forceinline__ real sum_over(real a) {
 #pragma unroll
@@ -31,16 +31,16 @@ __device__ __forceinline__ real max_over(real a) {
     return a;
 }
 
-// Which of n sums a lane is left with.
+// Which of n sums a lane has in the end.
 struct Share {
     int first = 0;
-    bool again = false; // another lane has the same, and is the one to write them
+    bool again = false; // another lane has the same sums, and writes them
 };
 
-// Sums over groups of `lanes` lanes that are `apart` lanes from each other, of m times n addends. As long as
-// n can be halved, each half of the lanes gets half of the sums: a shuffle brings the other half's addend of
-// a sum and takes one of theirs along. The m, or the first of_m of them, go side by side: no shuffle waits for
-// another's.
+// Sums m times n addends over sets of `lanes` lanes, which are `apart` lanes from each other. While n is even, each
+// half of the lanes goes on with half of the sums: one shuffle sends an addend of a sum that the other half goes on
+// with, and receives one of its own. The m vectors, or only the first of_m of them, go side by side, so that no shuffle
+// waits for another.
 template <int lanes, int apart, int n, int m, int N>
 __device__ __forceinline__ void share_sums_of(real (&a)[m][N], int lane, int of_m, Share &share) {
     if constexpr (lanes > 1) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void share_sums_of(real (&a)[m][N], int lane, int of_
     }
 }
 
-// What is left to a lane is in the first SHARE of `a`: entries `first`, `first` + 1, ... of the sums.
+// A lane has its sums in the first SHARE entries of `a`: the sums `first`, `first` + 1 and so on.
 template <int n, int lanes>
 constexpr int SHARE = lanes > 1 ? SHARE<n % 2 == 0 ? n / 2 : n, lanes / 2> : n;
 template <int n>
@@ -78,7 +78,7 @@ __device__ __forceinline__ Share share_sums(real (&a)[m][n], int lane, int of_m 
     return share;
 }
 
-// Four entries in a row, by one 16-byte load for each 16 bytes; `a` is aligned to 16 bytes.
+// Four neighbouring entries, by loads of 16 bytes. `a` is aligned to 16 bytes.
 __device__ __forceinline__ void load4(const float *a, float (&out)[4]) {
     float4 v = *reinterpret_cast<const float4 *>(a);
     out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
@@ -95,31 +95,33 @@ __device__ __forceinline__ void store4(double *a, const double (&v)[4]) {
     *reinterpret_cast<double2 *>(a + 2) = make_double2(v[2], v[3]);
 }
 
-// Where a group of a part of a matrix is.
+// Where a quad is: in working memory, in shared memory or in registers.
 enum Tier { FAR, NEAR, HELD };
 
-// A thread's own part of a matrix: LINES lines of GROUPS * 4 entries. The last HELD_ groups of each line are
-// in registers, those before in shared memory, the first ones in the working memory; of both each thread of
-// the team reads and writes its own entries only: no barrier ever guards them.
-template <int LINES, int GROUPS, int HELD_, int NEAR_>
+// A thread's own part of a matrix: LINES lines of QUADS quads. A quad is four neighbouring entries. The last HELD_
+// quads of each line are in registers, the NEAR_ quads before them in shared memory, and the first ones in working
+// memory. A thread reads and writes only its own entries of both memories, so they need no barrier.
+template <int LINES, int QUADS, int HELD_, int NEAR_>
 struct Part {
-    static constexpr int FIRST_HELD = GROUPS - HELD_, FIRST_NEAR = FIRST_HELD - NEAR_;
-    static constexpr int REST = FIRST_NEAR * LINES * 4 * TEAM;  // entries of working memory for a team
-    static constexpr int SHARED = NEAR_ * LINES * 4 * TEAM; // and of shared memory
-    static_assert(0 <= HELD_ && 0 <= NEAR_ && 0 <= FIRST_NEAR, "more groups than there are");
+    static constexpr int FIRST_HELD = QUADS - HELD_, FIRST_NEAR = FIRST_HELD - NEAR_;
+    static constexpr int WORKING = FIRST_NEAR * LINES * 4 * GROUP; // entries of working memory of a group
+    static constexpr int SHARED = NEAR_ * LINES * 4 * GROUP; // entries of shared memory of a group
+    static_assert(0 <= HELD_ && 0 <= NEAR_ && 0 <= FIRST_NEAR, "more quads than there are");
 
     real held[HELD_ > 0 ? HELD_ : 1][LINES][4];
-    real *rest, *shared;
+    real *working, *shared;
 
-    __device__ __forceinline__ Part(real *rest_of_team, real *shared_of_team, int rank)
-        : rest(rest_of_team + rank * 4), shared(shared_of_team + rank * 4) {}
+    __device__ __forceinline__ Part(real *working_of_group, real *shared_of_group, int rank)
+        : working(working_of_group + rank * 4), shared(shared_of_group + rank * 4) {}
 
-    static __host__ __device__ constexpr Tier tier(int g) { return g < FIRST_NEAR ? FAR : g < FIRST_HELD ? NEAR : HELD; }
+    static __host__ __device__ constexpr Tier tier(int g) {
+        return g < FIRST_NEAR ? FAR : g < FIRST_HELD ? NEAR : HELD;
+    }
 
     template <Tier tier>
     __device__ __forceinline__ real *line(int g, int l) const {
-        return tier == FAR ? rest + (g * LINES + l) * (4 * TEAM)
-                           : shared + ((g - FIRST_NEAR) * LINES + l) * (4 * TEAM);
+        return tier == FAR ? working + (g * LINES + l) * (4 * GROUP)
+                           : shared + ((g - FIRST_NEAR) * LINES + l) * (4 * GROUP);
     }
 
     template <Tier tier>
@@ -128,7 +130,7 @@ struct Part {
     }
 
     template <Tier tier>
-    __device__ __forceinline__ void leave(int g, int l, const real (&entries)[4]) {
+    __device__ __forceinline__ void store(int g, int l, const real (&entries)[4]) {
         store4(line<tier>(g, l), entries);
     }
 
@@ -142,17 +144,17 @@ struct Part {
             f(g, entries);
 #pragma unroll
             for (int l = 0; l < LINES; l++)
-                if (changes) leave<tier>(g, l, entries[l]);
+                if (changes) store<tier>(g, l, entries[l]);
         }
     }
 
-    // f(group, entries [LINES][4]) for each group, which f may change where the caller says so.
+    // Calls f(quad, entries [LINES][4]) for each quad. f may change the entries where `changes` is true.
     template <bool changes, class F>
     __device__ __forceinline__ void each(F f) {
         in_memory<FAR, changes>(0, FIRST_NEAR, f);
         in_memory<NEAR, changes>(FIRST_NEAR, FIRST_HELD, f);
 #pragma unroll
-        for (int g = FIRST_HELD; g < GROUPS; g++) f(g, held[g - FIRST_HELD]);
+        for (int g = FIRST_HELD; g < QUADS; g++) f(g, held[g - FIRST_HELD]);
     }
     template <class F>
     __device__ __forceinline__ void read(F f) { each<false>(f); }
