@@ -23,7 +23,7 @@ PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen i
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     srwm/_version.py $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint procgen bench bench-quick compile compile-matrix gpu-check sanitize mingw clean
+.PHONY: help demo test test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check sanitize mingw clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,9 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
+
+test-bounds: $(INSTALLED) ## run the main tests with the lowest versions that are promised, and the newest: gigabytes
+	$(BIN)/python tests/bounds.py
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check
@@ -70,7 +73,7 @@ mingw: $(INSTALLED) ## build every module for Windows with mingw-w64, which root
 	$(BIN)/python tests/mingw.py
 
 clean: ## remove everything made here except runs/
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bounds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f srwm/_cy/*.c srwm/_cy/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
