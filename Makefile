@@ -23,7 +23,8 @@ PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen i
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     srwm/_version.py $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test test-all lint procgen bench bench-quick compile compile-matrix gpu-check sanitize mingw clean
+.PHONY: help demo test test-all test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check
+.PHONY: sanitize mingw clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -39,6 +40,9 @@ test: $(INSTALLED) ## run the tests, but for rows of a table of which another on
 test-all: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
+
+test-bounds: $(INSTALLED) ## run the main tests with the lowest versions that are promised, and the newest: gigabytes
+	$(BIN)/python tests/bounds.py
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check
@@ -73,7 +77,7 @@ mingw: $(INSTALLED) ## build every module for Windows with mingw-w64, which root
 	$(BIN)/python tests/mingw.py
 
 clean: ## remove everything made here except runs/
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bounds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f srwm/_cy/*.c srwm/_cy/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
