@@ -23,7 +23,8 @@ PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen i
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     srwm/_version.py $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check sanitize mingw clean
+.PHONY: help demo test test-all test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check
+.PHONY: sanitize mingw clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -33,7 +34,10 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 	$(BIN)/python -m examples.fewshot.train --preset glyphs-1shot-srwm --name demo --max-minutes 7.8 --overwrite \
 		--encoder-warmup-steps 1000
 
-test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
+test: $(INSTALLED) ## run the tests, but for rows of a table of which another one is run
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow"
+
+test-all: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
 

@@ -446,7 +446,7 @@ class Backend:
             _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else "it is not in the table"
         )
         if reason == "usable" and self.name in _dispatch.BACKENDS:
-            taken = _dispatch._module(_dispatch.BACKENDS[self.name]).takes(op)
+            taken = _dispatch.module(self.name).takes(op)
             reason = "usable" if taken else f"{self.name} has no kernels of {op.label}"
         elif self.name == "cuda":
             pytest.skip(reason)

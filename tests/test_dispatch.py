@@ -67,7 +67,11 @@ def test_the_reference_runs_only_when_asked_for(row, kernels):
 
 def test_an_operator_without_kernels_runs_by_its_reference(kernels):
     kernels.takes = lambda op: False
-    other = SimpleNamespace(label="srwm.other", name="other")
+
+    class Other:
+        label = "srwm.other"
+
+    other = Other()
     assert _dispatch.resolve("op", other, "cpu", None) is reference
     with pytest.raises(
         RuntimeError, match=r"^op: backend 'cython' cannot run: it has no kernels of srwm\.other$"

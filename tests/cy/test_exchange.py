@@ -32,7 +32,13 @@ def test_a_key_says_all_but_addresses(dtype, shape):
     key, addresses = of_numpy(a, None, a)
     assert addresses == (a.ctypes.data, 0, a.ctypes.data)
     described = (dtype, (1, 0), a.shape, a.strides, True)
-    assert exchange.unpack(key) == [described, None, described]
+    first, none, last = exchange.unpack(key)
+    assert first == last
+    assert none is None
+    if a.size:
+        assert first == described
+    else:  # its buffer has strides of its own, which nobody follows
+        assert first[:3] == described[:3]
     assert of_numpy(np.ones(shape, DTYPES[dtype]), None, a.copy())[0] == key
 
 
@@ -40,12 +46,15 @@ def test_a_key_says_all_but_addresses(dtype, shape):
 def test_strides_of_any_view(shape, data):
     a = np.zeros([2 * n + 1 for n in shape], np.float32)
     steps = [data.draw(st.sampled_from((1, 2, -1, -2))) for _ in shape]
-    view = a[tuple(slice(None, None, s) for s in steps)].transpose(
-        data.draw(st.permutations(range(len(shape))))
-    )
+    view = a[(..., *(slice(None, None, s) for s in steps))]
+    view = view.transpose(data.draw(st.permutations(range(len(shape)))))
     key, (address,) = of_numpy(view)
-    assert exchange.unpack(key) == [("float32", (1, 0), view.shape, view.strides, True)]
+    ((*rest, strides, is_aligned),) = exchange.unpack(key)
+    assert rest == ["float32", (1, 0), view.shape]
+    assert is_aligned
     assert address == view.__array_interface__["data"][0]
+    moved = [stride for stride, n in zip(strides, view.shape, strict=True) if n > 1]
+    assert view.size == 0 or moved == [s for s, n in zip(view.strides, view.shape, strict=True) if n > 1]
 
 
 def test_what_differs_has_another_key():
