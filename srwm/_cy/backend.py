@@ -1,7 +1,7 @@
 """The CPU backend: picks the kernels for this processor, and binds calls of any operator to them.
 
-A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the operator's
-description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
+A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the
+operator's description. The operators that have kernels are those of srwm/_cy/kernels.pxi.
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
@@ -16,11 +16,10 @@ state that grows.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import threading
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
 from srwm._plan import Call, Layout
-from srwm.operators.spec import Operand, Operator
+from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
 
 BFLOAT16_AS_INT16 = True
@@ -45,11 +44,9 @@ SEGMENT = 32
 # W, of which single steps of many sequences would need most.
 REPLAYED = 4
 
-# Sequences are computed side by side, one in each lane of a vector, where the matrices of so many have at
-# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients as
-# well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
-SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
-SIDE_BY_SIDE_STEPS = 4  # and where there are steps enough to pay for bringing matrices into that layout
+# Sequences are computed side by side, one in each lane of a vector, where their matrices are small, and
+# where there are steps enough to pay for bringing these into that layout.
+SIDE_BY_SIDE_STEPS = 4
 
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
@@ -167,7 +164,8 @@ _LINE = 64
 _KINDS = {"float16": 1, "bfloat16": 2}
 _MATRICES = ("initial", "state")  # roles of operands whose gradients are added to
 
-# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of entries.
+# Bytes between neighbours along the last axis but one and the last, along leading axes; the kind of
+# entries.
 Record = tuple[int, int, tuple[int, ...], int]
 
 
@@ -205,7 +203,7 @@ def _record(a: Layout | None, core: int, lead: tuple[int, ...]) -> Record | None
 
 
 class Gathering(NamedTuple):
-    """How the gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
+    """How gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
 
     slots: np.ndarray  # (N,) for each position the slot that its gradient is added to
     n_slots: int
@@ -281,9 +279,15 @@ def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
 
+def _most_bytes(layout: tuple[int, ...], keep: bool) -> int:
+    """Bytes of matrices up to which sequences are computed side by side, with backward or without."""
+    return layout[6 if keep else 5]
+
+
 class _Binding:
-    """What a call's shapes, strides and dtypes decide, forward and backward. Sequences have positions: those
-    that share an initial matrix are side by side.
+    """What a call's shapes, strides and dtypes decide, forward and backward.
+
+    Sequences have positions, such that those that share an initial matrix follow one another.
     """
 
     def __init__(self, call: Call, keep: bool) -> None:
@@ -303,11 +307,10 @@ class _Binding:
         self.lanes = kernels(self.real, "many").sequences()
         self.saved = _entries_saved(self._one, L, self.real)
         self.bytes = [max(layout[i] for layout in layouts) * self.real.itemsize for i in (3, 4)]
-        limits = SIDE_BY_SIDE_BYTES.get(op.name, SIDE_BY_SIDE_BYTES["srwm"])
         self.fits = (
             self.lanes > 1
             and L >= SIDE_BY_SIDE_STEPS
-            and self._many[1] * self.lanes * self.real.itemsize <= limits[keep]
+            and self._many[1] * self.lanes * self.real.itemsize <= _most_bytes(self._many, keep)
         )
         self.initial_lead = self.lead_of(self.place)
         self.order = _order(call.lead, self.initial_lead)
@@ -609,8 +612,9 @@ def _run_backward(
     call, addresses = _flat(name, arrays, state, lead)
     if (saved.shape, saved.dtype.name) != saved_of(call):
         raise ValueError(
-            f"{call.operator.verb('backward')}: expected what forward saved for backward, {saved_of(call)}, "
-            f"got {saved.dtype} {saved.shape}; pass what forward of the same operands returned"
+            f"{call.operator.verb('backward')}: expected what forward saved for backward, "
+            f"{saved_of(call)}, got {saved.dtype} {saved.shape}; pass what forward of the same operands "
+            "returned"
         )
     place = call.operator.places("state")[0]
     flat = (*arrays[:place], state, *arrays[place:])
@@ -622,27 +626,27 @@ def _run_backward(
     return tuple(gradients if state is not None else gradients[:-1])
 
 
-def forward(x, W, reset, lead, *, keep, state=None, return_state=True, num_threads=None):  # type: ignore
-    """`forward_of` on arrays."""
-    return _run_forward("srwm", (x, W, reset), lead, keep, state, return_state, num_threads)
+def forward(
+    *operands: Any,
+    keep: bool,
+    state: Any = None,
+    return_state: bool = True,
+    num_threads: int | None = None,
+    name: str = "srwm",
+) -> tuple[Any, ...]:
+    """`forward_of` on arrays, the operands but for state, then the leading axes."""
+    return _run_forward(name, operands[:-1], operands[-1], keep, state, return_state, num_threads)
 
 
-def backward(x, W, reset, lead, kept, grad_y, grad_W_next, *, state=None, num_threads=None):  # type: ignore
-    """`backward_of` on arrays."""
-    return _run_backward("srwm", (x, W, reset), lead, kept, (grad_y, grad_W_next), state, num_threads)
+def backward(
+    *operands: Any, state: Any = None, num_threads: int | None = None, name: str = "srwm"
+) -> tuple[Any, ...]:
+    """`backward_of` on arrays, as `forward`, then what was saved and the gradients of the results."""
+    *arrays, lead, saved, grad_y, grad_next = operands
+    return _run_backward(name, tuple(arrays), lead, saved, (grad_y, grad_next), state, num_threads)
 
 
-def delta_forward(q, k, v, beta, S, reset, lead, *, keep, state=None, return_state=True, num_threads=None):  # type: ignore
-    """`forward_of` on arrays."""
-    return _run_forward("delta", (q, k, v, beta, S, reset), lead, keep, state, return_state, num_threads)
-
-
-def delta_backward(
-    q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next, *, state=None, num_threads=None
-):  # type: ignore
-    """`backward_of` on arrays."""
-    arrays, incoming = (q, k, v, beta, S, reset), (grad_y, grad_S_next)
-    return _run_backward("delta", arrays, lead, kept, incoming, state, num_threads)
+delta_forward, delta_backward = partial(forward, name="delta"), partial(backward, name="delta")
 
 
 def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
