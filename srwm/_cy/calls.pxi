@@ -62,19 +62,21 @@ def sequences():
 
 
 def layout(str name, Py_ssize_t D, Py_ssize_t Do):
-    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step, for
-    the matrix of a segment, and for whether it grew; entries of a thread's scratch, forward and backward.
+    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step,
+    for the matrix of a segment and for whether it grew; entries of a thread's scratch forward and backward;
+    bytes of the matrices up to which sequences gain by being side by side, forward and with backward.
     """
+    cdef const Kernels *of = (<Registered> operators[name]).of
     cdef Sizes s
     s.D, s.Do, s.L, s.C, s.segments = D, Do, 0, 1, 0
-    (<Registered> operators[name]).of.lay_out(&s)
+    of.lay_out(&s)
     return (s.row // SEQUENCES, s.matrix // SEQUENCES, s.growths // SEQUENCES,
-            s.forward_scratch + ENTRIES_OF_LINE, s.backward_scratch + ENTRIES_OF_LINE)
+            s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
 def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes):
-    """How many of N sequences, from the first on, forward computed `lanes` side by side, by what it saved of
-    each, `entries`; -1 where that is not what forward saves.
+    """How many of N sequences, from the first on, forward computed `lanes` side by side. What it saved of
+    each, `entries`, says so; -1 where that is not what forward saves.
     """
     cdef const real *end
     cdef Py_ssize_t p, many = N // lanes * lanes
@@ -108,11 +110,11 @@ def round_to(object sums, uintptr_t address, int kind):
 cdef class Call:
     """An operator on arrays of certain shapes, strides and dtypes.
 
-    `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists of
-    (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or None
-    for an array that there is not: kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16. Leading
-    axes are `lead`, and bytes along those that an array lacks or repeats are 0. A gradient that is a sum
-    over positions has slots instead of leading axes. `saved` is the entries saved of each sequence.
+    `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists
+    of (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or
+    None for an array that is not given. Kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16.
+    Leading axes are `lead`; bytes along those that an array lacks or repeats are 0. The gradient of a
+    matrix has slots instead of leading axes. `saved` is the entries saved of each sequence.
     """
 
     cdef const Kernels *of
@@ -197,10 +199,9 @@ cdef class Call:
                  uintptr_t starts, Py_ssize_t chunks, uintptr_t scratch, int threads):
         """Fill the gradients of the data operands, and add to those of the others.
 
-        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to the
-        next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of int64 that
-        say for each position to which entry of the first axis of its gradient it adds. No two chunks
-        have one in common.
+        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to
+        the next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of
+        int64 that say for each position to which slot of its gradient it adds. No two chunks share one.
         """
         cdef Addresses at
         cdef Sums sums
@@ -243,8 +244,9 @@ cdef class Call:
                         member_start(group, group.member + 1, s.all_))
         return s
 
-    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is zeroed, so
-    # that equal calls save equal arrays. Last, for each sequence, how many are side by side here. NULL for none.
+    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is
+    # zeroed, so that equal calls save equal arrays. Last, for each sequence, how many are side by side
+    # here. NULL for none.
     cdef inline real *place_of(self, real *saved, Py_ssize_t p, bint is_new) noexcept nogil:
         cdef real *place = saved + p * self.saved
         cdef Py_ssize_t i, used = saved_growth(all_segments(&self.s), &self.s), end = SEQUENCES * self.saved
@@ -281,7 +283,8 @@ cdef class Call:
             else:
                 view_slots(&views.gradients[i], &self.gradients[i], at.gradients[i], sums.slots[i] + p)
 
-    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves without one.
+    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves
+    # without one.
     cdef inline void view(self, View *view, const Array *a, char *address, Py_ssize_t p) noexcept nogil:
         cdef Py_ssize_t i, n
         cdef int axis

@@ -43,7 +43,7 @@ def layout(request, monkeypatch):
     """Sequences one at a time, and side by side wherever there are enough of them."""
     monkeypatch.setenv("SRWM_NUM_THREADS", "1")  # with more, a few sequences are better shared out
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (most, most), "delta": (most, most)})
+    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
     forget()
     yield request.param
     monkeypatch.undo()
