@@ -58,9 +58,9 @@ def order_by_sharing(lead: tuple[int, ...], own: tuple[int, ...]) -> tuple[tuple
     And how many sequences share each of its entries: in this order they follow each other.
     """
     padded = (1,) * (len(lead) - len(own)) + tuple(own)
-    kept = [axis for axis, n in enumerate(padded) if n != 1]
+    separate = [axis for axis, n in enumerate(padded) if n != 1]
     shared = [axis for axis, n in enumerate(padded) if n == 1]
-    return (*kept, *shared), prod(lead[axis] for axis in shared)
+    return (*separate, *shared), prod(lead[axis] for axis in shared)
 
 
 def contiguous_along(lead: tuple[int, ...], order: Sequence[int], size: int) -> tuple[int, ...]:
