@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import zlib
 from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -298,6 +299,9 @@ class _Binding:
         )
         self.initial_lead = self.lead_of(self.place)
         self.order = _order(call.lead, self.initial_lead)
+        # What is saved lies in this order of the sequences: backward of another call must not read it.
+        of_call = op.name, self.sizes, call.lead, None if self.order is None else self.initial_lead
+        self.signature = zlib.crc32(repr(of_call).encode()) & 0xFFFF
 
     def lead_of(self, place: int) -> tuple[int, ...]:
         """The leading axes of an operand, none where it is not given."""
@@ -332,7 +336,7 @@ class _Binding:
         ]
         gradients = gradients or [None] * len(operands)
         arrays = operands, results, incoming, gradients
-        rest = (self.saved, self.order, self.members)
+        rest = (self.saved, self.order, self.members, self.signature)
         return [
             kernels(self.real, layout).Call(op.name, self.sizes, call.lead, *arrays, *rest)
             for layout in ("one", "many")
@@ -483,7 +487,7 @@ class _Backward:
     ) -> None:
         """Fill the gradients, unless their addresses are 0, from what forward saved."""
         bound, library = self._bound, self._library
-        many = library.side_by_side(saved, bound.N, bound.saved, bound.lanes)
+        many = library.side_by_side(saved, bound.N, bound.saved, bound.lanes, bound.signature)
         walk = self._walks.get(many)
         if walk is None:
             if many < 0:

@@ -74,21 +74,27 @@ def layout(str name, Py_ssize_t D, Py_ssize_t Do):
             s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
-def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes):
+# What forward writes behind all else that it saves of a sequence: how many are computed side by side, and the
+# signature of the call, a number below 2^16 that calls of other shapes or another order do not share.
+cdef inline real mark_of(Py_ssize_t lanes, Py_ssize_t signature) noexcept nogil:
+    return signature * 64 + lanes
+
+
+def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes, Py_ssize_t signature):
     """How many of N sequences, from the first on, forward computed `lanes` side by side. What it saved of
-    each, `entries`, says so; -1 where that is not what forward saves.
+    each, `entries`, says so; -1 where that is not what forward of a call with this signature saves.
     """
     cdef const real *end
     cdef Py_ssize_t p, many = N // lanes * lanes
     cdef const real *first = <const real *> saved
-    if lanes == 1 or many == 0 or first[lanes * entries - 1] == 1:
+    if lanes == 1 or many == 0 or first[lanes * entries - 1] == mark_of(1, signature):
         many = 0
     for p in range(N):
         if p < many:  # the last entries of all that are together
             end = first + (p // lanes + 1) * lanes * entries - p % lanes - 1
         else:
             end = first + (p + 1) * entries - 1
-        if end[0] != (lanes if p < many else 1):
+        if end[0] != mark_of(lanes if p < many else 1, signature):
             return -1
     return many
 
@@ -121,7 +127,7 @@ cdef class Call:
     cdef Sizes s
     cdef Py_ssize_t[MOST_AXES] lead
     cdef int axes
-    cdef Py_ssize_t saved
+    cdef Py_ssize_t saved, signature
     cdef int n_operands, n_results
     cdef Array[MOST_OPERANDS] operands, gradients
     cdef Array[MOST_RESULTS] results, incoming
@@ -131,13 +137,13 @@ cdef class Call:
     cdef object held
 
     def __cinit__(self, str name, tuple sizes, tuple lead, list operands, list results, list incoming,
-                  list gradients, Py_ssize_t saved, object order, int members):
+                  list gradients, Py_ssize_t saved, object order, int members, Py_ssize_t signature):
         cdef Py_ssize_t *next
         cdef int i
         self.of = (<Registered> operators[name]).of
         self.s.D, self.s.Do, self.s.L, self.s.C, self.s.segments = sizes
         self.of.lay_out(&self.s)
-        self.axes, self.saved, self.members = len(lead), saved, members
+        self.axes, self.saved, self.members, self.signature = len(lead), saved, members, signature
         self.n_operands, self.n_results = len(operands), max(len(results), len(incoming))
         if self.axes > MOST_AXES or self.n_operands > MOST_OPERANDS or self.n_results > MOST_RESULTS:
             raise ValueError(f"srwm.{name}: expected at most {MOST_AXES} leading axes, got {self.axes}")
@@ -255,7 +261,7 @@ cdef class Call:
         if is_new:
             memset(place + used, 0, (end - used) * sizeof(real))
             for i in range(end - SEQUENCES, end):
-                place[i] = SEQUENCES
+                place[i] = mark_of(SEQUENCES, self.signature)
         return place
 
     cdef inline void view_operands(self, Views *views, const Addresses *at, Py_ssize_t p) noexcept nogil:
