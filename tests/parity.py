@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ class Backend:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        # As the module of that name.
+        self.delta = SimpleNamespace(vjp=lambda *a, **options: self._on_arrays(srwm.delta.vjp, a, options))
 
     def __repr__(self) -> str:
         return self.name
@@ -27,10 +30,6 @@ class Backend:
     def vjp(self, *operands: Any, **options: Any) -> tuple[Any, Callable[..., Any]]:
         """As `srwm.vjp`."""
         return self._on_arrays(srwm.vjp, operands, options)
-
-    def delta_vjp(self, *operands: Any, **options: Any) -> tuple[Any, Callable[..., Any]]:
-        """As `srwm.delta_vjp`."""
-        return self._on_arrays(srwm.delta_vjp, operands, options)
 
     def _on_arrays(self, vjp: Callable[..., Any], operands: Any, options: Any) -> Any:
         reason = _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else ""

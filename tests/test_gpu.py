@@ -95,7 +95,7 @@ def test_the_delta_rule_on_tensors():
 
     case = random_delta_case(((8,), (), 40, 16, 16), with_reset=True)
     operands = [torch.tensor(a, device="cuda") for a in case[:5]]
-    y = srwm.delta_forward(*operands, reset=torch.tensor(case.reset, device="cuda"))
+    y = srwm.delta.forward(*operands, reset=torch.tensor(case.reset, device="cuda"))
     assert_close({"y": y.cpu().numpy()}, {"y": run_delta(REFERENCE, case)["y"]}, TOLERANCE["float64"])
 
 
@@ -110,9 +110,9 @@ def test_registration_is_what_torch_expects():
 
     case, delta_case = (make(((2, 1), (3,), 7, 4, 5)) for make in (random_case, random_delta_case))
     operands = on_device(case[:2], requires_grad=True)
-    torch.library.opcheck(torch.ops.srwm.forward.default, (*operands, None, True, True, None, None))
+    torch.library.opcheck(torch.ops.srwm.forward.default, (*operands, None, None, True, True, None, None))
     operands = on_device(delta_case[:5], requires_grad=True)
-    torch.library.opcheck(torch.ops.srwm.delta_forward.default, (*operands, None, True, True, None, None))
+    torch.library.opcheck(torch.ops.srwm.delta_forward.default, (*operands, None, None, True, True, None, None))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -208,7 +208,7 @@ def test_the_reference_on_cupy_arrays():
     y = srwm.forward(*operands, backend="reference")
     assert isinstance(y, cupy.ndarray)
     assert_close({"y": y.get()}, {"y": run(REFERENCE, case)["y"]}, TOLERANCE["float64"])
-    y = srwm.delta_forward(*map(cupy.asarray, delta_case[:5]), backend="reference")
+    y = srwm.delta.forward(*map(cupy.asarray, delta_case[:5]), backend="reference")
     assert_close({"y": y.get()}, {"y": run_delta(REFERENCE, delta_case)["y"]}, TOLERANCE["float64"])
 
 
