@@ -1,10 +1,10 @@
 """Count lines of code: what is neither blank, nor a comment, nor a docstring.
 
-    python -m benchmarks.lines_of_code                      # srwm/ but for what is written once per operator
+    python -m benchmarks.lines_of_code                      # srwm/ but for what each operator needs
     python -m benchmarks.lines_of_code --root ../before     # the same of another checkout
 
-Of the files in srwm/operators, srwm/reference and srwm/nn each operator or layer needs its own; of all others
-none. In older checkouts these were the modules _reference, _delta_reference and nn.
+Of the files in srwm/operators, srwm/reference and srwm/nn each operator or layer needs its own; of all
+others none. In older checkouts these were the modules _reference, _delta_reference and nn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from typing import Annotated
 import tyro
 
 OF_EACH = ("operators/", "reference/", "nn/", "nn.py", "_reference.py", "_delta_reference.py")
-NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ def docstring_lines(text: str) -> set[int]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                if isinstance(first.value.value, str):
-                    lines.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+            value = first.value if isinstance(first, ast.Expr) else None
+            if first is not None and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                lines.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return lines
 
 

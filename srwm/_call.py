@@ -62,7 +62,7 @@ def front_end_of(kind: type) -> Any:
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
-    return front_end_of(type(flat[0])).forward(op, flat, return_state, options)
+    return _loaded[_path_of(type(flat[0]))].forward(op, flat, return_state, options)
 
 
 def vjp(

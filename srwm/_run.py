@@ -3,6 +3,7 @@
 A library is what a front end says of its arrays; `like` is one of them, on the device at hand:
 
     read(arrays) -> their key and their addresses; for None there is a mark and 0
+    addresses(arrays) -> the addresses alone
     empty(shape, dtype, like) -> an array, not initialised; dtype by name
     stream(like) -> the handle of the device's current stream, 0 on the CPU
     room(like) -> a function from bytes to memory there: its address, and what keeps it alive
@@ -44,9 +45,13 @@ def forward(
     for shape in plan.results[1:]:
         results.append(library.empty(shape, call.state_dtype, like) if return_state else None)
     results.append(library.empty(*plan.saved, like) if save else None)
-    *places, saved_at = library.read(tuple(results))[1]
-    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
-    plan.forward(save)(addresses, tuple(places), saved_at, **options)
+    *places, saved_at = library.addresses(tuple(results))
+    plan.forward(save)(
+        *(addresses, tuple(places), saved_at),
+        num_threads=num_threads,
+        stream=library.stream(like),
+        empty=library.room(like),
+    )
     return results
 
 
@@ -67,7 +72,11 @@ def backward(
     key, places = library.read(incoming)
     layouts = (call.operands[i] for i in call.operator.differentiable)
     gradients = tuple(None if a is None else library.empty(a.shape, a.dtype, like) for a in layouts)
-    saved_at, *gradients_at = library.read((saved, *gradients))[1]
-    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
-    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), **options)
+    saved_at, *gradients_at = library.addresses((saved, *gradients))
+    plan.backward(key)(
+        *(addresses, saved_at, places, tuple(gradients_at)),
+        num_threads=num_threads,
+        stream=library.stream(like),
+        empty=library.room(like),
+    )
     return gradients

@@ -45,6 +45,10 @@ class _Tensors:
         return exchange.pack(None if t is None else _described(t) for t in tensors)
 
     @staticmethod
+    def addresses(tensors: Tensors) -> tuple[int, ...]:
+        return tuple(0 if t is None else t.data_ptr() for t in tensors)
+
+    @staticmethod
     def empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
         return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
 

@@ -123,7 +123,7 @@ def kernels(real: np.dtype, layout: str) -> Any:
 
 def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
     """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
-    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or not threads_allowed():
+    if work < 2 * WORK_PER_THREAD or pieces * members < 2 or not threads_allowed():
         return 1
     wanted = default_threads() if num_threads is None else num_threads
     return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))

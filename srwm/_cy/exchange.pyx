@@ -185,6 +185,20 @@ def of_numpy(tuple arrays, object ndarray):
     return result_of(&reading)
 
 
+def addresses_of_numpy(tuple arrays):
+    """The addresses of NumPy arrays; 0 for None."""
+    cdef Py_buffer buffer
+    cdef list addresses = []
+    for a in arrays:
+        if a is None:
+            addresses.append(0)
+            continue
+        PyObject_GetBuffer(a, &buffer, PyBUF_STRIDED_RO)
+        addresses.append(<uint64_t> buffer.buf)
+        PyBuffer_Release(&buffer)
+    return tuple(addresses)
+
+
 # The exchange API of each array type that has been seen: a capsule, or None.
 cdef dict _apis = {}
 
