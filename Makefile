@@ -21,9 +21,9 @@ PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen i
 
 # Whatever changes the extension modules or the dependencies.
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
-    $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
+    srwm/_version.py $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test lint procgen bench bench-quick compile compile-matrix gpu-check clean
+.PHONY: help demo test test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check sanitize mingw clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,9 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 test: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
+
+test-bounds: $(INSTALLED) ## run the main tests with the lowest versions that are promised, and the newest: gigabytes
+	$(BIN)/python tests/bounds.py
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check
@@ -62,8 +65,15 @@ compile-matrix: $(INSTALLED) ## compile all of them, and renew the table in docs
 gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, speed; leaves a report
 	$(BIN)/python -m benchmarks.gpu_check
 
+sanitize: $(INSTALLED) ## test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer; needs GCC
+	$(BIN)/python tests/sanitized.py
+
+mingw: $(INSTALLED) ## build every module for Windows with mingw-w64, which root's run installs from Debian
+	command -v x86_64-w64-mingw32-gcc || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq gcc-mingw-w64-x86-64; }
+	$(BIN)/python tests/mingw.py
+
 clean: ## remove everything made here except runs/
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bounds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f srwm/_cy/*.c srwm/_cy/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

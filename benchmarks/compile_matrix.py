@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +25,17 @@ from srwm._raw_kernels import loader
 
 ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
 
-# The plans that are shipped compiled and seen: heads of these sizes, Do = D, in every dtype.
+# The plans that are shipped compiled and seen: heads of these sizes, Do = D, in every dtype, and of the
+# halves with states in float32 too.
 SIZES = (8, 16, 32, 64, 128, 256)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+STATE_DTYPES = {dtype: (dtype,) for dtype in DTYPES} | {
+    half: (half, "float32") for half in ("float16", "bfloat16")
+}
 KERNELS: dict[str, Callable[..., launch.Plan]] = {
-    "srwm_forward": launch.forward,
-    "srwm_backward": launch.backward,
-    "delta_forward": launch.delta_forward,
-    "delta_backward": launch.delta_backward,
+    f"{operator}_{direction.__name__}": partial(direction, operator)
+    for operator in launch.OPERATORS
+    for direction in (launch.forward, launch.backward)
 }
 
 # What CI compiles: all architectures in float32, and one for the other dtypes.
@@ -50,10 +54,12 @@ class Case(NamedTuple):
     Do: int
     dtype: str
     architecture: int
+    state: str | None = None  # dtype of the states that come and go; None: that of the arrays
 
     def plan(self) -> launch.Plan:
         """How it is compiled and launched there."""
-        return KERNELS[self.kernel](self.D, self.Do, self.dtype, launch.ARCHITECTURES[self.architecture])
+        limits = launch.ARCHITECTURES[self.architecture]
+        return KERNELS[self.kernel](self.D, self.Do, self.dtype, limits, state=self.state)
 
 
 class Compiled(NamedTuple):
@@ -104,8 +110,9 @@ def shipped() -> Iterator[Case]:
     for kernel in KERNELS:
         for D in sorted((*SIZES, *ODD)):
             for dtype in DTYPES:
-                for architecture in ARCHITECTURES:
-                    yield Case(kernel, D, D, dtype, architecture)
+                for state in STATE_DTYPES[dtype]:
+                    for architecture in ARCHITECTURES:
+                        yield Case(kernel, D, D, dtype, architecture, state)
 
 
 def of_ci() -> Iterator[Case]:
@@ -127,10 +134,11 @@ def table(results: Iterable[Compiled]) -> str:
     rows: dict[tuple[str, int, str], list[Compiled]] = {}
     for result in results:
         case = result.case
-        rows.setdefault((case.kernel, case.D, case.dtype), []).append(result)
+        dtype = case.dtype if case.state in (case.dtype, None) else f"{case.dtype}, state {case.state}"
+        rows.setdefault((case.kernel, case.D, dtype), []).append(result)
     lines = [
         "| kernel | D = Do | dtype | threads | blocks | registers | spilled bytes | stack bytes "
-        "| shared bytes | working memory of a team, KB |",
+        "| shared bytes | working memory of a group, KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -140,13 +148,13 @@ def table(results: Iterable[Compiled]) -> str:
 
     for (kernel, D, dtype), results in rows.items():
         plans = [result.case.plan() for result in results]
-        size = 8 if dtype == "float64" else 4
+        size = 8 if results[0].case.dtype == "float64" else 4
         lines.append(
             f"| {kernel} | {D} | {dtype} "
             f"| {span(p.threads for p in plans)} | {span(p.blocks for p in plans)} "
             f"| {span(r.registers for r in results)} | {span(r.spilled_bytes for r in results)} "
             f"| {span(r.stack_bytes for r in results)} | {span(r.shared_bytes for r in results)} "
-            f"| {plans[0].rest * size / 1024:.3g} |"
+            f"| {plans[0].working * size / 1024:.3g} |"
         )
     return "\n".join(lines)
 

@@ -78,21 +78,20 @@ def passes_of(operator: str, D: int, L: int) -> dict[str, Callable[[], Any]]:
     from srwm._raw_kernels import loader
 
     def tensor(*shape: int) -> Any:
-        return torch.randn(teams, *shape, device="cuda")
+        return torch.randn(groups, *shape, device="cuda")
 
     forward: Callable[..., Any]
     vjp: Callable[..., Any]
     torch.manual_seed(0)
     limits = loader.limits(torch.cuda.current_device())
+    groups = launch.forward(operator, D, D, "float32", limits).groups
     if operator == "srwm":
-        teams = launch.forward(D, D, "float32", limits).teams
         given = [tensor(L, D), tensor(D, 3 * D + 4) / D**0.5]
         forward, vjp = srwm.forward, srwm.vjp
     else:
-        teams = launch.delta_forward(D, D, "float32", limits).teams
         q, k = (tensor(L, D).softmax(-1) for _ in range(2))
         given = [q, k, tensor(L, D), tensor(L).sigmoid(), tensor(D, D)]
-        forward, vjp = srwm.delta_forward, srwm.delta_vjp
+        forward, vjp = srwm.delta.forward, srwm.delta.vjp
     (y, _), pullback = vjp(*given)
     return {"forward": lambda: forward(*given), "backward": lambda: pullback(y)}
 

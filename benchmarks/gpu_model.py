@@ -63,7 +63,7 @@ PAPER = {
 }
 
 # A statement of the time loop that few steps come to.
-_RARE = re.compile(r"ends_segment &&|resets? (&&|!= nullptr)|(if|while) \(anew\)")
+_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \(restores\)")
 
 
 class Instruction(NamedTuple):
@@ -175,9 +175,9 @@ def _text(name: str) -> list[str]:
 
 @cache
 def _lines_of_working_memory() -> set[int]:
-    """Lines of team.cuh that read and write what a thread owns and has not in registers."""
-    lines = _text("team.cuh")
-    begin = [n for n, text in enumerate(lines, 1) if re.search(r"void (fetch|leave)\(", text)]
+    """Lines of group.cuh that read and write what a thread owns and has not in registers."""
+    lines = _text("group.cuh")
+    begin = [n for n, text in enumerate(lines, 1) if re.search(r"void (fetch|store)\(", text)]
     return set().union(*(block_of(lines, n) for n in begin))
 
 
@@ -225,25 +225,25 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
     return max(inner, key=lambda ends: sum(i.opcode.startswith("ST") for i in instructions[slice(*ends)]))
 
 
-def _tiers(groups: int, near: int, held: int) -> list[str]:
-    """Where each group of a matrix is, as team.cuh has them."""
-    return ["far"] * (groups - near - held) + ["near"] * near + ["held"] * held
+def _tiers(quads: int, near: int, held: int) -> list[str]:
+    """Where each quad of a matrix is, as group.cuh has them."""
+    return ["far"] * (quads - near - held) + ["near"] * near + ["held"] * held
 
 
 def trips(case: Case, body: list[Instruction]) -> int:
-    """Turns of a loop inside a step, by what one turn fetches of the groups that are not in registers."""
+    """Turns of a loop inside a step, by what one turn fetches of the quads that are not in registers."""
     options = dict(o[7:].split("=") for o in case.plan().options if "=" in o)
     of = {name: int(value) for name, value in options.items() if value.isdecimal()}
     if any(re.search(r"int item\b", _text(f"{case.kernel}.cu")[i.line - 1]) for i in body[-1:]):
-        return -(-3 * case.D // of["TEAM"])  # the entries that are summed over the warps
-    # Groups in a row that are in the same places, each a loop: (places, groups).
+        return -(-3 * case.D // of["GROUP"])  # the entries that are summed over the warps
+    # Quads in a row that are in the same places, each a loop: (places, quads).
     if "HELD" in of:
         tiers: list[tuple[str, ...]] = [(tier,) for tier in _tiers(-(-case.D // 4), of["NEAR"], of["HELD"])]
         lines = of["COLUMNS"]
     else:
-        groups, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
-        of_G = _tiers(groups, of["NEAR_G"], of["HELD_G"])
-        tiers = list(zip(_tiers(groups, of["NEAR_W"], of["HELD_W"]), of_G, strict=True))
+        quads, lines = -(-of["COLUMNS"] // 4), -(-case.D // of["ROW_LANES"])
+        of_G = _tiers(quads, of["NEAR_G"], of["HELD_G"])
+        tiers = list(zip(_tiers(quads, of["NEAR_W"], of["HELD_W"]), of_G, strict=True))
         tiers += [(tier,) for tier in of_G]  # and those that need G alone
     far = sum(i.opcode.startswith("LDG") and ".128" in i.opcode for i in body)
     fmas = sum(i.opcode.startswith(("FFMA", "DFMA")) for i in body)
@@ -311,7 +311,7 @@ def simulated(case: Case) -> Cost:
     plan = case.plan()
     path = of_one_step(case, parsed(listing(case), case.kernel))
     size = 8 if case.dtype == "float64" else 4
-    cached = plan.teams * plan.rest * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
+    cached = plan.groups * plan.working * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
     warps = plan.threads // 32
     partitions = min(4, warps)
     of_partition = [range(p, warps, 4) for p in range(partitions)]
@@ -356,7 +356,7 @@ def simulated(case: Case) -> Cost:
 def of_working_memory(instruction: Instruction) -> bool:
     """Whether it reads or writes a part of the state that is not in registers."""
     return instruction.opcode.split(".")[0] in ("LDS", "STS", "LD", "ST", "LDG", "STG") and any(
-        file == "team.cuh" and line in _lines_of_working_memory() for file, line in instruction.frames
+        file == "group.cuh" and line in _lines_of_working_memory() for file, line in instruction.frames
     )
 
 

@@ -22,7 +22,7 @@ def truth(case: Case) -> list[np.ndarray]:
 def delta_truth(case: Case) -> list[np.ndarray]:
     """As `truth`, for the delta rule: y and the gradients of q, k, v, beta and S."""
     case = case.astype(np.float64)
-    (y, _), pullback = srwm.delta_vjp(*case.operands, backend="reference")
+    (y, _), pullback = srwm.delta.vjp(*case.operands, backend="reference")
     return [y, *pullback(case.grad_y)]
 
 

@@ -1,26 +1,40 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`; those of its sibling, fast weights under the delta rule:
-`delta_forward`, `delta_backward`, `delta_vjp`; `warmup` and `show_config`; torch layers in `srwm.nn`.
+`forward`, `backward`, `vjp`, `pack`, `unpack`; the first three also of its sibling, fast weights under
+the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `srwm.nn`.
 """
 
-import importlib.metadata
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from srwm.delta_ops import delta_backward, delta_forward, delta_vjp
-from srwm.ops import backward, forward, pack, show_config, unpack, vjp, warmup
-
-__version__ = importlib.metadata.version("srwm")
+from srwm import delta
+from srwm._config import show_config, warmup
+from srwm._memory import free_memory
+from srwm._threads import get_num_threads, set_num_threads
+from srwm._version import __version__ as __version__
+from srwm.operators.srwm import backward, forward, pack, unpack, vjp
 
 __all__ = [
     "backward",
-    "delta_backward",
-    "delta_forward",
-    "delta_vjp",
+    "delta",
     "forward",
+    "free_memory",
+    "get_num_threads",
     "pack",
+    "set_num_threads",
     "show_config",
     "unpack",
     "vjp",
     "warmup",
 ]
+
+if TYPE_CHECKING:  # a function __getattr__ would let type checkers pass any name
+    from srwm import nn as nn
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`srwm.nn`, loaded when it is first asked for: it needs torch."""
+        if name == "nn":
+            return importlib.import_module("srwm.nn")
+        raise AttributeError(f"module 'srwm' has no attribute {name!r}")

@@ -7,41 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from srwm import _checks
 
-
-def leading_shape(op: str, x: Any, W: Any, reset: Any) -> tuple[int, ...]:
-    """The broadcast of the leading axes of x (..., L, D), W (..., D, M) and reset (..., L) or None."""
-    lead = tuple(x.shape[:-2])
-    for other in (W.shape[:-2], () if reset is None else reset.shape[:-1]):
-        if other and other != lead[-len(other) :]:
-            both = _broadcast_pair(lead, tuple(other))
-            if both is None:
-                raise _checks.no_broadcast(op, x, W, reset)
-            lead = both
-    return lead
-
-
-def delta_leading_shape(op: str, q: Any, k: Any, v: Any, beta: Any, S: Any, reset: Any) -> tuple[int, ...]:
-    """As `leading_shape`, of q, k, v (..., L, D or Do), beta (..., L), S (..., D, Do) or None and reset."""
-    lead = tuple(q.shape[:-2])
-    for argument, a, core in (
-        ("k", k, 2),
-        ("v", v, 2),
-        ("beta", beta, 1),
-        ("S", S, 2),
-        ("reset", reset, 1),
-    ):
-        other = () if a is None else tuple(a.shape[:-core])
-        if other and other != lead[-len(other) :]:
-            both = _broadcast_pair(lead, other)
-            if both is None:
-                raise _checks.delta_no_broadcast(op, argument, a, lead)
-            lead = both
-    return lead
-
-
-def _broadcast_pair(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+def broadcast_pair(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """numpy.broadcast_shapes of two, or None; also for torch's symbolic sizes, and in a microsecond."""
     length = max(len(a), len(b))
     a, b = (1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b

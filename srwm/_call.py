@@ -1,128 +1,117 @@
-"""One call of an operator: from arrays of any library to a backend's own, and back.
+"""A call of an operator: the three verbs, over the front end of the array type that came.
 
-What `srwm.ops` and `srwm.delta_ops` share. The first operand decides the array type, the dtype, the
-device and with it the backend.
+A front end is a module for the arrays of one library, imported when the first of them comes. It has
+`forward(op, flat, return_state, options)`, the fast road, and `prepare(op, verb, flat, options)`, which
+gives the operands checked, see `Prepared`. `flat` are the operands in the order of ``op.flat``, None
+where not given; options are (backend, num_threads).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import numpy as np
+from srwm import _checks
+from srwm._run import Options, together
+from srwm.operators.spec import Operator
 
-from srwm import _checks, _dispatch, _dlpack
+# By the name of the package of an array type.
+FRONT_ENDS = {"torch": "srwm._torch"}
+OTHERS = "srwm._numpy"
 
-
-class Plan(NamedTuple):
-    """How checked operands are computed with: what follows from all but their entries."""
-
-    backend: Any
-    lead: tuple[int, ...]  # the broadcast of the operands' leading axes
-    original: Any = None  # the first operand, where results must become its array type; else None
-
-
-# Plans of plain operands by all that the checks and the table of backends look at: an agent's step
-# takes microseconds, and so did looking at the same shapes again. What is stored is never changed, so
-# threads need no lock; the bound is for those who meet ever new shapes.
-_plans: dict[tuple[Any, ...], Plan] = {}
-_MOST_PLANS = 1024
-
-# The plan of operands that were met before, by their key: it begins with their check and the name of
-# the backend asked for, and says for each of them what the check looks at.
-known_plan = _plans.get
+_paths: dict[type, str] = {}
+_loaded: dict[str, Any] = {}
 
 
-def new_plan(key: tuple[Any, ...], backend: Any, lead: tuple[int, ...]) -> Plan:
-    """The plan of checked operands, stored under their key."""
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()
-    plan = _plans[key] = Plan(backend, lead)
-    return plan
+class Prepared(Protocol):
+    """Checked operands, ready to run."""
+
+    flat: tuple[Any, ...]
+    shapes: Sequence[tuple[int, ...]]  # of the results
+
+    def own(self) -> Prepared:
+        """The same on copies, which the caller cannot change."""
+
+    def forward(self, return_state: bool) -> tuple[Any, ...]:
+        """The results as callers get them, and what backward wants."""
+
+    def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The gradients of the operands that have one, None where not given, from those of the results."""
 
 
-def _key(
-    check: Callable[..., tuple[int, ...]], backend: str | None, operands: tuple[Any, ...]
-) -> tuple[Any, ...] | None:
-    """The key of NumPy arrays or None; None where there are other operands."""
-    key: tuple[Any, ...] = (check, backend)
-    for a in operands:
-        if a is None:
-            key += (None,)
-        elif type(a) is np.ndarray:
-            key += (a.shape, a.dtype)
-        else:
-            return None
-    return key
+def _path_of(kind: type) -> str:
+    """The name of an array type's front end, which is loaded now."""
+    path = _paths.get(kind)
+    if path is None:
+        packages = (base.__module__.partition(".")[0] for base in kind.__mro__)
+        path = next((FRONT_ENDS[package] for package in packages if package in FRONT_ENDS), OTHERS)
+        _loaded[path] = importlib.import_module(path)
+        _paths[kind] = path
+    return path
 
 
-def prepare(
-    check: Callable[..., tuple[int, ...]],
-    op: str,
-    names: tuple[str, ...],
-    operands: tuple[Any, ...],
-    backend: str | None,
-    num_threads: Any,
-) -> tuple[Plan, tuple[Any, ...]]:
-    """The plan of operands of these names, and they as arrays of its backend; raises as `check` does."""
-    key = _key(check, backend, operands)
-    plan = None if key is None else known_plan(key)
-    lead = check(op, *operands) if plan is None else plan.lead
-    if num_threads is not None:
-        _checks.thread_count(op, "num_threads", num_threads)
-    if plan is not None:
-        return plan, operands
-    device = _device(op, names, operands)
-    module = _dispatch.resolve(op, device, backend)
-    if key is not None:
-        return new_plan(key, module, lead), operands
-    arrays = _of_backends(op, device, names, operands)
-    return Plan(module, lead, None if arrays[0] is operands[0] else operands[0]), arrays
+# As torch.compiler.assume_constant_result, without torch: its compiler calls it, and does not trace it.
+_path_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _device(op: str, names: tuple[str, ...], arrays: tuple[Any, ...]) -> str:
-    """The name of the one device that the arrays, or None, are on."""
-    if isinstance(arrays[0], np.ndarray):
-        return "cpu"
-    device = _dlpack.device_of(arrays[0])
-    for name, a in zip(names, arrays, strict=True):
-        if a is not None:
-            _checks.same_device(op, name, _dlpack.device_of(a), device, of=names[0])
-    return device[0]
+def front_end_of(kind: type) -> Any:
+    """The front end of an array type."""
+    return _loaded[_path_of(kind)]
 
 
-def _of_backends(op: str, device: str, names: tuple[str, ...], arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arrays as the backends of their device compute with."""
-    if isinstance(arrays[0], np.ndarray) or device not in ("cpu", "cuda"):
-        return arrays
-    convert = _dlpack.to_numpy if device == "cpu" else _dlpack.to_cupy
-    return tuple(None if a is None else convert(op, name, a) for name, a in zip(names, arrays, strict=True))
+def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
+    """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
+    return front_end_of(type(flat[0])).forward(op, flat, return_state, options)
 
 
-def as_backend_arrays(op: str, names: tuple[str, ...], arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arrays (the first, and others or None) as the backends of their one device compute with."""
-    return _of_backends(op, _device(op, names, arrays), names, arrays)
+def vjp(
+    op: Operator, flat: tuple[Any, ...], options: Options
+) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
+    """The output and the matrices, and the function from their gradients to those of the operands."""
+    call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
+    y, *matrices, saved = call.forward(True)
+
+    def pullback(grad_y: Any, grad_state: Any = None) -> tuple[Any, ...]:
+        return _pull_back(op, "vjp", call, grad_y, grad_state, lambda: saved)
+
+    return (y, together(matrices)), pullback
 
 
-def own_copy(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The operands as arrays that the caller cannot change afterwards."""
-    return tuple(None if a is None else a.copy() for a in operands)
+def backward(
+    op: Operator, flat: tuple[Any, ...], grad_y: Any, grad_state: Any, options: Options
+) -> tuple[Any, ...]:
+    """The gradients of the operands, from those of the results; a state's only where one is given."""
+    call = front_end_of(type(flat[0])).prepare(op, "backward", flat, options)
+    return _pull_back(op, "backward", call, grad_y, grad_state, lambda: call.forward(False)[-1])
 
 
-def give_back(plan: Plan, *results: Any) -> tuple[Any, ...]:
-    """Results as the array type that came; None stays None."""
-    if plan.original is None:
-        return results
-    return tuple(None if a is None else _dlpack.from_numpy(a, plan.original) for a in results)
+def _pull_back(
+    op: Operator, verb: str, call: Prepared, grad_y: Any, grad_state: Any, saved: Callable[[], Any]
+) -> tuple[Any, ...]:
+    """The gradients of the operands as callers get them; `saved` is asked for after the checks."""
+    name = op.verb(verb)
+    incoming = (grad_y, *_several(op, name, grad_state))
+    _checks.gradients(op, name, call.flat, call.shapes, incoming)
+    gradients = call.backward(saved(), incoming)
+    return tuple(
+        g
+        for i, g in zip(op.differentiable, gradients, strict=True)
+        if op.flat[i].role != "state" or call.flat[i] is not None
+    )
 
 
-def check_gradients(op: str, like: Any, of: str, *wanted: tuple[str, Any, tuple[int, ...], str]) -> None:
-    """Raise unless each (argument, array, shape, whose shape it is) has that shape and like's dtype.
-
-    Those after the first may be None. `of` is the name of the operand `like`.
-    """
-    for i, (argument, a, shape, whose) in enumerate(wanted):
-        if i == 0 or a is not None:
-            _checks.array(op, argument, a)
-            _checks.same_kind(op, argument, a, like, of=of)
-            _checks.shape(op, argument, a, shape, whose)
+def _several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
+    """The gradients of the matrices, one each, from one, or a tuple, or None for all."""
+    n = len(op.states)
+    if grad_state is None:
+        return (None,) * n
+    if n == 1:
+        return (grad_state,)
+    if not isinstance(grad_state, tuple) or len(grad_state) != n:
+        names = ", ".join(result.name for result in op.next_states)
+        raise TypeError(
+            f"{name}: grad_state: expected a tuple of {n}, the gradients of {names}, got "
+            f"{_checks.type_name(grad_state)}; None stands for zero"
+        )
+    return grad_state

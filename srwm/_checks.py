@@ -1,17 +1,23 @@
-"""Every user-facing error of the operator: what was expected, what came, what to do.
+"""Every user-facing error of an operator: what was expected, what came, what to do.
 
-A check takes the name of the public operation first, so that its message can name it. All of them
-run before any work, on shapes and dtypes alone. Shapes use the letters of `srwm._reference`.
+A check takes the name of the public operation first, so that its message can name it. All of them run
+before any work, on shapes and dtypes alone, and follow from the operator's description: operators/spec.py.
 """
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from srwm._broadcast import broadcast_pair
+from srwm.operators.spec import Operand, Operator
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+HALVES = ("float16", "bfloat16")
 
 
 @lru_cache(maxsize=64, typed=True)  # other libraries' dtypes may not be comparable
@@ -20,155 +26,248 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-def is_array(a: Any) -> bool:
-    """Whether `a` is an array of any library: shape, dtype and DLPack."""
-    return hasattr(a, "__dlpack__") and hasattr(a, "shape") and hasattr(a, "dtype")
+def type_name(a: Any) -> str:
+    """The type of `a` with its module, for a message."""
+    return f"{type(a).__module__}.{type(a).__qualname__}"
 
 
-def array(op: str, argument: str, a: Any) -> None:
+def operands(op: Operator, name: str, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Check the operands of a call, in the order of ``op.flat``.
+
+    Parameters
+    ----------
+    op : Operator
+    name : str
+        The public operation, with which messages begin.
+    flat : sequence of arrays or None
+
+    Returns
+    -------
+    lead : tuple of int
+        The broadcast of their leading axes.
+    sizes : dict of str to int
+        The size of each letter.
+
+    Raises
+    ------
+    TypeError
+        What is no array, arrays of other types or dtypes.
+    ValueError
+        Shapes that do not fit each other.
+    """
+    first = flat[0]
+    for operand, a in zip(op.flat, flat, strict=True):
+        if a is not None or not operand.optional:
+            array(name, operand.name, a)
+            _kind(name, operand, a, op.flat[0].name, first)
+    for operand, a in zip(op.flat, flat, strict=True):
+        if a is not None:
+            rank(name, operand.name, a, operand.core, operand.form)
+    sizes = _sizes(op, name, flat)
+    return _lead(op, name, flat), sizes
+
+
+def gradients(
+    op: Operator,
+    name: str,
+    flat: Sequence[Any],
+    shapes: Sequence[tuple[Any, ...]],
+    incoming: Sequence[Any],
+    *,
+    optional: bool = False,
+) -> None:
+    """Raise unless `incoming` can be the gradients of the results, which have these `shapes`.
+
+    Those of the matrices, and where `optional` that of the output, may be None. `flat` are the operands.
+    """
+    first, of = flat[0], op.flat[0].name
+    states = (None, *(flat[i] for i in op.places("state")))
+    for i, (result, argument) in enumerate(zip(op.results, op.gradient_names, strict=True)):
+        g, state = incoming[i], states[i]
+        if g is None and (i > 0 or optional):
+            continue
+        array(name, argument, g)
+        same_kind(name, argument, g, first, of=of)
+        like, whose = (first, of) if state is None else (state, op.states[i - 1].name)
+        same_dtype(name, argument, g, like.dtype, of=whose)
+        if tuple(g.shape) != tuple(shapes[i]):
+            raise ValueError(
+                f"{name}: {argument}: expected the shape of {result.name}, {tuple(shapes[i])}, got "
+                f"{tuple(g.shape)}; a gradient has the shape of its result"
+            )
+
+
+def _kind(name: str, operand: Operand, a: Any, of: str, first: Any) -> None:
+    """Raise TypeError unless the array type and the dtype of `a` go with those of the first operand."""
+    if a is first:
+        floating(name, operand.name, a)
+        return
+    same_kind(name, operand.name, a, first, of=of)
+    if operand.role == "flag":
+        if dtype_name(a.dtype) != "bool":
+            raise TypeError(
+                f"{name}: {operand.name}: expected dtype bool, got {a.dtype}; compare, e.g. done != 0"
+            )
+        return
+    wide_state = operand.role == "state" and dtype_name(first.dtype) in HALVES
+    if not (wide_state and dtype_name(a.dtype) == "float32"):
+        same_dtype(name, operand.name, a, first.dtype, of=of, alternative="float32" if wide_state else "")
+
+
+def _sizes(op: Operator, name: str, flat: Sequence[Any]) -> dict[str, Any]:
+    """The size of each letter; ValueError where two operands disagree, or one has no entries."""
+    sizes: dict[str, Any] = {}
+    owners: dict[str, tuple[Operand, Any]] = {}
+    for operand, a in zip(op.flat, flat, strict=True):
+        if a is None:
+            continue
+        own = tuple(a.shape)[len(a.shape) - operand.core :]
+        for letter, n in zip(operand.letters, own, strict=True):
+            if letter not in sizes:
+                sizes[letter], owners[letter] = n, (operand, a)
+                if n < 1 and letter != "L":
+                    entries(name, operand.name, a, operand.letters)
+            elif n != sizes[letter]:
+                raise _misfit(name, operand, a, letter, sizes, *owners[letter])
+    by_name = {operand.name: a for operand, a in zip(op.flat, flat, strict=True)}
+    return derived(op, name, sizes, by_name)
+
+
+def derived(
+    op: Operator, name: str, sizes: Mapping[str, Any], operands: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sizes, and those that follow from them; ValueError where one of these is below 1."""
+    every = dict(sizes)
+    for size in op.derived:
+        n = size.of(sizes)
+        if n < 1:
+            known = ", ".join(f"{letter} = {n}" for letter, n in sizes.items() if letter != "L")
+            raise ValueError(
+                f"{name}: {size.operand}: expected {size.expected} with {size.letter} >= 1, got {known} in "
+                f"shape {tuple(operands[size.operand].shape)}; {size.remedy}"
+            )
+        every[size.letter] = n
+    return every
+
+
+def _misfit(
+    name: str, operand: Operand, a: Any, letter: str, sizes: Mapping[str, Any], owner: Operand, of: Any
+) -> ValueError:
+    """The error for an axis of another size than the operand `owner`, the array `of`, gave its letter."""
+    form = ", ".join(f"{known}={sizes[known]}" if known in sizes else known for known in operand.letters)
+    place = owner.core - owner.letters.index(letter)
+    where = {1: "the last axis", 2: "the last axis but one"}.get(place, f"axis -{place}")
+    return ValueError(
+        f"{name}: {operand.name}: expected shape (..., {form}) to go with {owner.name} {tuple(of.shape)}, "
+        f"got {tuple(a.shape)}; {letter} is {where} of {owner.name}"
+    )
+
+
+def _lead(op: Operator, name: str, flat: Sequence[Any]) -> tuple[Any, ...]:
+    """The broadcast of the leading axes of all operands."""
+    lead: tuple[Any, ...] = ()
+    for operand, a in zip(op.flat, flat, strict=True):
+        own = () if a is None else tuple(a.shape)[: len(a.shape) - operand.core]
+        if own and own != lead[-len(own) :]:
+            both = broadcast_pair(lead, own)
+            if both is None:
+                raise ValueError(
+                    f"{name}: {operand.name}: expected leading axes that broadcast with those of the "
+                    f"arguments before it, {lead}, got {own} in shape {tuple(a.shape)}; all axes but its "
+                    f"own, {', '.join(operand.letters)}, must be equal or 1"
+                )
+            lead = both
+    return lead
+
+
+def array(name: str, argument: str, a: Any) -> None:
     """Raise TypeError unless `a` is an array, and not one with a mask or rules of its own."""
     if type(a) is np.ndarray:
         return
     if isinstance(a, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(
-            f"{op}: {argument}: expected a plain array, got {type(a).__module__}."
-            f"{type(a).__qualname__}, whose mask or rules would be lost; fill it, or pass numpy.asarray"
+            f"{name}: {argument}: expected a plain array, got {type_name(a)}, whose mask or rules would be "
+            "lost; fill it, or pass numpy.asarray"
         )
-    if not is_array(a):
+    if not (hasattr(a, "__dlpack__") and hasattr(a, "shape") and hasattr(a, "dtype")):
         raise TypeError(
-            f"{op}: {argument}: expected an array (NumPy, CuPy, torch, or anything with __dlpack__), "
-            f"got {type(a).__module__}.{type(a).__qualname__}; convert it, e.g. numpy.asarray(..., "
-            "dtype=numpy.float32)"
+            f"{name}: {argument}: expected an array (NumPy, CuPy, torch, or anything with __dlpack__), got "
+            f"{type_name(a)}; convert it, e.g. numpy.asarray(..., dtype=numpy.float32)"
         )
 
 
-def floating(op: str, argument: str, a: Any) -> None:
-    """Raise TypeError unless the dtype of array `a` is one the operator computes with."""
+def floating(name: str, argument: str, a: Any) -> None:
+    """Raise TypeError unless the dtype of array `a` is one the operators compute with."""
     if dtype_name(a.dtype) not in DTYPES:
         raise TypeError(
-            f"{op}: {argument}: expected dtype {', '.join(DTYPES)} (native byte order), got {a.dtype}; "
+            f"{name}: {argument}: expected dtype {', '.join(DTYPES)} (native byte order), got {a.dtype}; "
             "cast it yourself, nothing is cast silently"
         )
 
 
-def same_kind(op: str, argument: str, a: Any, x: Any, *, of: str = "x", dtype: bool = True) -> None:
-    """Raise TypeError unless `a` is of x's array type and (where `dtype`) x's dtype; `of`: x's name."""
-    if type(a) is not type(x) and not (isinstance(a, type(x)) or isinstance(x, type(a))):
+def same_kind(name: str, argument: str, a: Any, first: Any, *, of: str) -> None:
+    """Raise TypeError unless `a` is of the array type of `first`, whose name is `of`."""
+    if type(a) is not type(first) and not (isinstance(a, type(first)) or isinstance(first, type(a))):
         raise TypeError(
-            f"{op}: {argument}: expected the array type of {of}, {type(x).__module__}."
-            f"{type(x).__qualname__}, got {type(a).__module__}.{type(a).__qualname__}; convert one of "
-            "the two"
-        )
-    if dtype and a.dtype != x.dtype:
-        raise TypeError(
-            f"{op}: {argument}: expected the dtype of {of}, {x.dtype}, got {a.dtype}; cast one of the two, "
-            "nothing is cast silently"
+            f"{name}: {argument}: expected the array type of {of}, {type_name(first)}, got {type_name(a)}; "
+            "convert one of the two"
         )
 
 
-def same_device(op: str, argument: str, device: Any, x_device: Any, *, of: str = "x") -> None:
+def same_dtype(name: str, argument: str, a: Any, dtype: Any, *, of: str, alternative: str = "") -> None:
+    """Raise TypeError unless `a` has this dtype, that of the argument `of`."""
+    if a.dtype != dtype:
+        other = f" or {alternative}" if alternative else ""
+        raise TypeError(
+            f"{name}: {argument}: expected the dtype of {of}, {dtype}{other}, got {a.dtype}; cast one of "
+            "the two, nothing is cast silently"
+        )
+
+
+def same_device(name: str, argument: str, device: Any, first_device: Any, *, of: str) -> None:
     """Raise ValueError unless both arrays lie on one device; `of`: the name of the first."""
-    if device != x_device:
+    if device != first_device:
         raise ValueError(
-            f"{op}: {argument}: expected on the device of {of}, {x_device}, got {device}; move one of "
-            "the two, nothing is moved silently"
+            f"{name}: {argument}: expected on the device of {of}, {first_device}, got {device}; move one "
+            "of the two, nothing is moved silently"
         )
 
 
-def rank(op: str, argument: str, a: Any, least: int, form: str) -> None:
+def rank(name: str, argument: str, a: Any, least: int, form: str) -> None:
     """Raise ValueError unless `a` has at least `least` axes."""
     if len(a.shape) < least:
         raise ValueError(
-            f"{op}: {argument}: expected shape {form}, got {tuple(a.shape)} with {len(a.shape)} axes; "
+            f"{name}: {argument}: expected shape {form}, got {tuple(a.shape)} with {len(a.shape)} axes; "
             "add the missing axes"
         )
 
 
-def columns(op: str, x: Any, W: Any) -> int:
-    """Do of W (..., D, M) for x (..., L, D); ValueError where the two do not fit."""
-    D, M = x.shape[-1], W.shape[-1]
-    at_least_one(op, "x", x, "D", "(..., L, D)")
-    if W.shape[-2] != D:
+def entries(name: str, argument: str, a: Any, letters: Sequence[str]) -> None:
+    """Raise ValueError unless each of its own axes, but that of steps, has an entry."""
+    for letter, n in zip(letters, tuple(a.shape)[len(a.shape) - len(letters) :], strict=True):
+        if n < 1 and letter != "L":
+            raise ValueError(
+                f"{name}: {argument}: expected shape (..., {', '.join(letters)}) with {letter} >= 1, got "
+                f"{tuple(a.shape)}; an axis without entries leaves nothing to compute"
+            )
+
+
+def thread_count(name: str, argument: str, n: Any) -> int:
+    """`n` as an int; ValueError unless it is a positive one."""
+    try:
+        count = 0 if isinstance(n, (bool, np.bool_)) else operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ValueError(
-            f"{op}: W: expected shape (..., D={D}, M) to go with x {tuple(x.shape)}, got "
-            f"{tuple(W.shape)}; D is x's last axis and W's last but one"
+            f"{name}: {argument}: expected an int >= 1, got {n!r}; pass how many threads to use"
         )
-    return output_size(op, W, D, M)
+    return count
 
 
-def output_size(op: str, W: Any, D: int, M: int) -> int:
-    """Do of W (..., D, M); ValueError where M leaves no column for y."""
-    Do = M - 2 * D - 4
-    if Do < 1:
-        raise ValueError(
-            f"{op}: W: expected M = Do + 2 D + 4 >= {2 * D + 5} columns for D = {D} [y: Do | q: D | k: D | "
-            f"beta: 4], got M = {M} in shape {tuple(W.shape)}; build W with srwm.pack"
-        )
-    return int(Do)
-
-
-def last_axes(op: str, argument: str, a: Any, sizes: dict[str, Any], x: Any, *, of: str, why: str) -> None:
-    """Raise ValueError unless the last axes of `a` have these named sizes; `of`: x's name."""
-    if tuple(a.shape[-len(sizes) :]) != tuple(sizes.values()):
-        form = ", ".join(f"{name}={n}" for name, n in sizes.items())
-        raise ValueError(
-            f"{op}: {argument}: expected shape (..., {form}) to go with {of} {tuple(x.shape)}, got "
-            f"{tuple(a.shape)}; {why}"
-        )
-
-
-def at_least_one(op: str, argument: str, a: Any, name: str, form: str) -> None:
-    """Raise ValueError unless the last axis of `a`, of this name, has an entry."""
-    if a.shape[-1] < 1:
-        raise ValueError(f"{op}: {argument}: expected shape {form} with {name} >= 1, got {tuple(a.shape)}")
-
-
-def boolean(op: str, argument: str, a: Any, x: Any, L: int, *, of: str = "x") -> None:
-    """Raise unless `a` is a bool array (..., L) of x's array type; `of`: x's name."""
-    array(op, argument, a)
-    same_kind(op, argument, a, x, of=of, dtype=False)
-    if dtype_name(a.dtype) != "bool":
-        raise TypeError(f"{op}: {argument}: expected dtype bool, got {a.dtype}; compare, e.g. done != 0")
-    if len(a.shape) < 1 or a.shape[-1] != L:
-        raise ValueError(
-            f"{op}: {argument}: expected shape (..., L={L}), one flag for each step of {of} "
-            f"{tuple(x.shape)}, got {tuple(a.shape)}"
-        )
-
-
-def no_broadcast(op: str, x: Any, W: Any, reset: Any) -> ValueError:
-    """The error for leading axes that do not broadcast."""
-    with_reset = "" if reset is None else f" and of reset {tuple(reset.shape)} but its last"
-    return ValueError(
-        f"{op}: W: expected leading axes that broadcast with those of x {tuple(x.shape)}, got "
-        f"{tuple(W.shape)}; all axes of x and W but the last two{with_reset} must be equal or 1"
-    )
-
-
-def delta_no_broadcast(op: str, argument: str, a: Any, lead: tuple[Any, ...]) -> ValueError:
-    """The error for leading axes that do not broadcast with those of the arguments before, `lead`."""
-    return ValueError(
-        f"{op}: {argument}: expected leading axes that broadcast with those of the arguments before it, "
-        f"{tuple(lead)}, got {tuple(a.shape)}; all axes but the last two of q, k, v and S, and but the "
-        "last of beta and reset, must be equal or 1"
-    )
-
-
-def shape(op: str, argument: str, a: Any, expected: tuple[int, ...], of: str) -> None:
-    """Raise ValueError unless `a` has exactly this shape."""
-    if tuple(a.shape) != tuple(expected):
-        raise ValueError(
-            f"{op}: {argument}: expected the shape of {of}, {tuple(expected)}, got {tuple(a.shape)}"
-        )
-
-
-def thread_count(op: str, argument: str, n: Any) -> None:
-    """Raise unless `n` is a positive int."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"{op}: {argument}: expected an int >= 1, got {n!r}")
-
-
-def one_of(op: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> None:
+def one_of(name: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Raise ValueError unless `value` is one of those."""
     if value not in allowed:
-        raise ValueError(f"{op}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+        raise ValueError(
+            f"{name}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}"
+        )

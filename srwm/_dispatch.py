@@ -1,22 +1,21 @@
 """The ordered table of backends, and who takes an array: the first row that does not decline.
 
-A backend is a module with this constant and these functions:
+A backend is a module with these constants and functions; `call` is a `srwm._plan.Call`:
 
-    BFLOAT16_AS_INT16 -> whether it takes int16 arrays as ones of bfloat16
+    RUNS_ON_ARRAYS    whether it is no backend of addresses, but the reference, which takes arrays
+    NEEDS_ALIGNMENT   whether entries must lie on whole entries: others are copied before
     unusable() -> why it cannot run on this machine, or None
     declines(device) -> why it does not take arrays of that device, or None
-    forward(x, W, reset, lead, *, keep, return_state, num_threads) -> y, W_next or None, kept or None
-    kept_shape(dtype, lead, L, D, Do) -> shape of kept, the one array that forward keeps for backward
-    backward(x, W, reset, lead, kept, grad_y, grad_W_next, *, num_threads) -> gx, gW
-    delta_forward(q, k, v, beta, S, reset, lead, *, keep, return_state, num_threads)
-        -> y, S_next or None, kept or None
-    delta_kept_shape(dtype, lead, L, D, Do) -> shape of kept
-    delta_backward(q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next, *, num_threads)
-        -> gq, gk, gv, gbeta, gS
+    takes(operator) -> whether it has kernels of that operator
+    saved_of(call) -> shape and dtype of the one array that forward saves for backward
+    forward_of(call, save) -> run(operands, results, saved, num_threads, stream, empty)
+    backward_of(call, incoming) -> run(operands, saved, incoming, gradients, num_threads, stream, empty)
 
-The first three of the six are the self-referential weight matrix (srwm/_reference.py), the others the
-delta rule (srwm/_delta_reference.py). `lead` is the broadcast of all leading axes; reset and grad_*_next
-may be None, S may not. A new backend is one more row. Modules are imported when first asked for.
+`forward_of` and `backward_of` bind once what follows from layouts; a run takes addresses, 0 for what is
+not given or not wanted, in the order of ``operator.flat``, of ``operator.results``, and of the operands
+that have a gradient. `incoming` are the layouts, then the addresses, of the gradients of the results.
+`stream` is a device's, and ``empty(bytes)`` gives room there: an address, and what keeps it alive. A new
+backend is one more row. Modules are imported when first asked for.
 """
 
 from __future__ import annotations
@@ -25,70 +24,69 @@ import importlib
 from functools import cache
 from typing import Any
 
+from srwm.operators.spec import Operator
+
 BACKENDS = {
     "cython": "srwm._cy.backend",
     "cuda": "srwm._raw_kernels.backend",
-    "reference": "srwm._reference",
+    "reference": "srwm.reference.backend",
 }
 
-# Array types with operators of their own around the backends, by the name of the type's package.
-ARRAY_FRONT_ENDS = {"torch": "srwm.autograd"}
+
+@cache
+def module(backend: str) -> Any:
+    """The module of a backend, by its name in the table."""
+    return importlib.import_module(BACKENDS[backend])
 
 
 @cache
-def _module(path: str) -> Any:
-    return importlib.import_module(path)
-
-
-# Their modules, once needed.
-front_ends: dict[str, Any] = {}
-
-
-def front_end_of(array_type: type) -> str | None:
-    """The key in `front_ends` of the operators for arrays of this type; None: NumPy and DLPack."""
-    for base in array_type.__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in ARRAY_FRONT_ENDS:
-            front_ends[package] = _module(ARRAY_FRONT_ENDS[package])
-            return package
-    return None
-
-
-# torch.compiler.assume_constant_result, without importing torch: torch.compile calls it, not traces.
-front_end_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-@cache
-def _resolve(device: str, backend: str | None) -> tuple[Any, str]:
+def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
     """(backend module, "") or (None, why there is none)."""
     if backend is not None:
-        module = _module(BACKENDS[backend])
-        reason = module.unusable() or (None if backend == "reference" else module.declines(device))
-        return (module, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
+        found = module(backend)
+        reason = found.unusable() or found.declines(device) or _lacks(found, op)
+        return (found, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
     reasons = []
-    for name, path in BACKENDS.items():
-        module = _module(path)
-        reason = module.declines(device) or module.unusable()
+    for name in BACKENDS:
+        found = module(name)
+        reason = found.declines(device) or _lacks(found, op) or found.unusable()
+        if reason is None and found.RUNS_ON_ARRAYS and any(_has_kernels(other, op) for other in BACKENDS):
+            reason = "it is the readable definition, and runs only when asked for by name"
         if reason is None:
-            return module, ""
+            return found, ""
         reasons.append(f"{name}: {reason}")
     return None, f"no backend takes arrays on the {device} here ({'; '.join(reasons)})"
 
 
-def resolve(op: str, device: str, backend: str | None) -> Any:
-    """The backend module for arrays on `device` ("cpu", "cuda"), or the one asked for by name.
+def _lacks(backend: Any, op: Operator) -> str | None:
+    return None if backend.takes(op) else f"it has no kernels of {op.label}"
 
-    Raises ValueError for a name that is not in the table, RuntimeError with the reason where the
-    named backend, or every one, cannot run. Nothing falls back silently.
+
+def _has_kernels(name: str, op: Operator) -> bool:
+    return not module(name).RUNS_ON_ARRAYS and module(name).takes(op)
+
+
+def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
+    """The backend module for an operator's arrays on `device` ("cpu", "cuda"), or the one asked for.
+
+    Raises ValueError for a name that is not in the table, RuntimeError with the reason where the named
+    backend, or every one, cannot run; messages begin with `name`. Nothing falls back silently: the
+    reference runs by itself only an operator of which no backend has kernels.
     """
     if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"{op}: backend: expected one of {', '.join(BACKENDS)} or None, got {backend!r}")
-    module, reason = _resolve(device, backend)
-    if module is None:
-        raise RuntimeError(f"{op}: {reason}")
-    return module
+        raise ValueError(f"{name}: backend: expected one of {', '.join(BACKENDS)} or None, got {backend!r}")
+    found, reason = _resolve(op, device, backend)
+    if found is None:
+        raise RuntimeError(f"{name}: {reason}")
+    return found
 
 
 def states() -> dict[str, str]:
     """Each backend's name and "usable", or why it is not."""
-    return {name: _module(path).unusable() or "usable" for name, path in BACKENDS.items()}
+    reasons = {}
+    for name in BACKENDS:
+        try:
+            reasons[name] = module(name).unusable() or "usable"
+        except ImportError as missing:  # its kernels are not built
+            reasons[name] = str(missing)
+    return reasons

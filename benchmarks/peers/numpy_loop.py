@@ -1,7 +1,7 @@
 """NumPy: a loop over the steps, all sequences at once; backward by hand.
 
 As srwm does, it keeps q, k, beta and Delta of every step, W of every 32nd, and undoes updates in between.
-Step numbers as in srwm/_reference.py.
+Step numbers as in srwm/reference/srwm.py.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class LayerStack(nn.Module):
         final: list[Tensor] = []
         for mixer, feed_forward, state in zip(self.mixers, self.feed_forwards, carried, strict=True):
             h, state = mixer(h, state, return_state=return_states)
-            h = feed_forward(h)
+            h, _ = feed_forward(h)
             if state is not None:
                 final.append(state)
         return self.out_layer(h), final

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from .data import load_splits
 from .data.classes import Splits
 from .settings import Settings
@@ -38,3 +43,43 @@ def domain_names(settings: Settings) -> list[str]:
     given = ((settings.data, settings.root), (settings.second_data, settings.second_root))
     names = [root.resolve().name if name == "folder" and root else name for name, root in given if name]
     return names if len(set(names)) == len(names) else [f"{name} {n}" for n, name in enumerate(names, 1)]
+
+
+def describe_data(domains: Sequence[Splits]) -> list[dict[str, Any]]:
+    """What tells data from others, wherever they lie: their classes, and how many images each has."""
+    described = []
+    for splits in domains:
+        parts = (splits.train, splits.validation, splits.test)
+        classes = [(part.alphabets, part.names, part.sizes.tolist()) for part in parts]
+        described.append(
+            {
+                "classes": sum(len(part.names) for part in parts),
+                "images": sum(int(part.sizes.sum()) for part in parts),
+                "checksum": zlib.crc32(repr(classes).encode()),
+            }
+        )
+    return described
+
+
+def check_same_data(
+    program: str, recorded: list[dict[str, Any]] | None, domains: Sequence[Splits], path: Path
+) -> None:
+    """Raise ValueError if these are not the data that a run was trained on.
+
+    Parameters
+    ----------
+    program : who asks.
+    recorded : `describe_data` of those, or None of a run that did not record it.
+    path : of the checkpoint.
+    """
+    now = describe_data(domains)
+    if recorded is None or recorded == now:
+        return
+    was, is_ = (
+        " and ".join(f"{of['classes']} classes with {of['images']} images" for of in data)
+        for data in (recorded, now)
+    )
+    raise ValueError(
+        f"{program}: {path} was trained on other data, {was}; found {is_}, or others of their names; give "
+        "--root the folder with the data of the run"
+    )

@@ -9,7 +9,9 @@ from accelerate import Accelerator
 
 from ..training.broadcasting import from_main
 from ..training.run_folder import RunFolder
+from ..training.weights import check_weights
 from .models import FewShotLearner
+from .settings import Settings
 
 _PREFIX = "encoder."
 
@@ -22,7 +24,7 @@ def take_encoder(learner: FewShotLearner, run: Path, accelerator: Accelerator) -
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if that encoder is another one.
+    ValueError : if that encoder is another one, or its file damaged.
     """
     theirs = from_main(accelerator, lambda: _read_encoder(run))
     ours = learner.encoder.state_dict()
@@ -36,11 +38,13 @@ def take_encoder(learner: FewShotLearner, run: Path, accelerator: Accelerator) -
             f"train: --encoder-from {run} holds another encoder, they differ in {', '.join(different)}; "
             "give this run the same --encoder, --encoder-channels, --channels and --image-size"
         )
+    saved = {name: value.float() if value.is_floating_point() else value for name, value in ours.items()}
+    check_weights(theirs, saved, RunFolder(run).best_or_last_path)
     learner.encoder.load_state_dict(theirs)
 
 
 def _read_encoder(run: Path) -> dict[str, Any]:
-    state = RunFolder(run).best_or_last()["learner"]
+    state = RunFolder(run).best_or_last(Settings).get("learner", {})
     return {
         name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)
     }

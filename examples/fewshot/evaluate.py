@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import tyro
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
+from ..training.outputs import reserve
 from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import (
     IntervalRule,
@@ -22,13 +24,14 @@ from ..training.statistics import (
     mean_and_published_interval,
     over_runs,
 )
+from ..training.weights import load_weights
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.copies import with_copies
 from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
 from .data.sequences import Order, SequenceSampler
-from .domains import domain_names, load_domains
+from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
@@ -50,7 +53,10 @@ class Evaluation:
     data: Literal["run", "folder"] = "run"
     """run: the test classes of the run's own data; folder: all classes below --root."""
     root: Path | None = None
-    """With --data folder: a folder in Omniglot's layout, alphabet/character/*.png."""
+    """With --data folder: a folder in Omniglot's layout, alphabet/character/*.png. With --data run: where
+    the run's own data are now, if they have moved."""
+    second_root: Path | None = None
+    """With --data run: where those of its --second-data are now, if they have moved."""
     on_validation: bool = False
     """Evaluate on the validation classes instead of the test's, as is right while settings are chosen."""
     k_shot: int | None = None
@@ -74,8 +80,9 @@ class Evaluation:
     seed: int = 1
     """Decides which episodes are drawn."""
     output: Path | None = None
-    """Where the numbers go. By default evaluation.json in the run's folder, and with another choice of
-    data or shots a file beside it whose name says so; of several runs, beside the first run's folder."""
+    """Where the numbers go, a .json file; a picture goes beside it. By default evaluation.json in the run's
+    folder, and with other data, shots, episodes or seeds a file beside it whose name says so; of several
+    runs, beside the first run's folder."""
     threads: int = 0
     """Threads for PyTorch; 0 leaves its own choice."""
 
@@ -83,10 +90,10 @@ class Evaluation:
         """Raise ValueError for options that do not fit together."""
         if not self.runs:
             raise ValueError("evaluate: give the folder of a run, such as runs/fewshot")
-        if (self.data == "folder") != (self.root is not None):
-            raise ValueError(
-                f"evaluate: --root belongs to --data folder, got --data {self.data} and --root {self.root}"
-            )
+        if self.data == "folder" and self.root is None:
+            raise ValueError("evaluate: --data folder needs --root, the folder of the images")
+        if self.data == "folder" and self.second_root is not None:
+            raise ValueError("evaluate: --second-root is of the run's own data, leave out --data folder")
         if self.on_validation and self.data == "folder":
             raise ValueError("evaluate: --on-validation takes the run's own data, leave out --data folder")
         if self.k_shots and self.k_shot is not None:
@@ -99,11 +106,22 @@ class Evaluation:
                 f"{self.episodes}"
             )
 
-    @property
-    def file(self) -> str:
-        """Name of the numbers' file."""
-        parts = [self.root.resolve().name] if self.root is not None else []
+    def file(self, settings: Settings) -> str:
+        """Name of the numbers' file: it says what was chosen otherwise than in a run of these settings."""
+        parts = [self.root.resolve().name] if self.data == "folder" and self.root is not None else []
         parts += ["validation"] * self.on_validation + ["shots"] * bool(self.k_shots)
+        for name, chosen, usual in (
+            ("shot", self.k_shot, settings.k_shot),
+            ("episodes", self.episodes, settings.test_episodes),
+            ("queries", self.queries, settings.test_queries),
+            ("seed", self.seed, 1),
+        ):
+            if chosen not in (None, usual):
+                parts.append(f"{name}{chosen}")
+        if self.augment not in (None, settings.augment_evaluation):
+            parts.append("augmented" if self.augment else "plain")
+        if self.interval == "published":
+            parts.append(f"published{self.tests}")
         return "-".join(["evaluation", *parts]) + ".json"
 
 
@@ -115,6 +133,7 @@ class Run:
     learner: FewShotLearner
     settings: Settings
     step: int  # of the weights
+    data: list[dict[str, Any]] | None  # `describe_data` of what it was trained on
 
 
 def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
@@ -138,28 +157,40 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     if options.threads:
         torch.set_num_threads(options.threads)
     folders = [RunFolder(path) for path in options.runs]
-    runs = [Run(folder, *load_learner(folder)) for folder in folders]
+    runs = [load_run(folder, options) for folder in folders]
     for run in runs:
         run.learner.to(choose_device())
     settings = runs[0].settings
     _check_alike(options, runs)
-    if options.root is not None:
-        classes = [_read_folder(options, settings, options.root)]
-    else:
-        domains = load_domains(settings) if domains is None else domains
-        classes = [splits.validation if options.on_validation else splits.test for splits in domains]
-    results = [_evaluate_run(options, run, classes) for run in runs]
-    if len(runs) == 1:
-        return results[0]
-    summary = over_runs(results, options.interval)
-    joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
-    joint |= {"summary": summary}
-    names = "+".join(run.folder.path.name for run in runs)
-    output = _given(options.output, runs[0].folder.path.parent / f"{names}-{options.file}")
-    write_json(output, joint)
-    _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
+    output = _output(options, runs)
+    with contextlib.ExitStack() as reserved:
+        reserved.enter_context(reserve(output, folders, is_of_all=len(runs) > 1))
+        for run in runs:
+            reserved.enter_context(reserve(_own_output(options, run), [run.folder], is_of_all=False))
+        classes = _load_classes(options, runs, domains)
+        results = [_evaluate_run(options, run, classes) for run in runs]
+        if len(runs) == 1:
+            return results[0]
+        summary = over_runs(results, options.interval)
+        joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
+        joint |= {"summary": summary}
+        write_json(output, joint)
+        _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
     print(run_table(results, summary))
     return joint
+
+
+def _load_classes(
+    options: Evaluation, runs: Sequence[Run], domains: Sequence[Splits] | None
+) -> list[ImageClasses]:
+    """What the runs are evaluated on."""
+    settings = runs[0].settings
+    if options.data == "folder" and options.root is not None:
+        return [_read_folder(options, settings, options.root)]
+    domains = load_domains(settings) if domains is None else domains
+    for run in runs:
+        check_same_data("evaluate", run.data, domains, run.folder.best_or_last_path)
+    return [splits.validation if options.on_validation else splits.test for splits in domains]
 
 
 def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
@@ -168,17 +199,53 @@ def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
+    ValueError : if it is damaged, or one of another program.
     """
-    state = folder.best_or_last()
+    run = load_run(folder)
+    return run.learner, run.settings, run.step
+
+
+def load_run(folder: RunFolder, options: Evaluation | None = None) -> Run:
+    """As `load_learner`, with all that is known of the run.
+
+    Parameters
+    ----------
+    options : say where the run's data are now.
+    """
+    path = folder.best_or_last_path
+    state = folder.best_or_last(Settings)
     settings = load_settings(state["settings"])
     learner = build_learner(settings)
-    learner.load_state_dict(state["learner"])
-    return learner, settings, state["progress"]["step"]
+    load_weights(learner, state.get("learner"), path)
+    if options is not None and options.data == "run":
+        settings = dataclasses.replace(
+            settings,
+            root=_given(options.root, settings.root),
+            second_root=_given(options.second_root, settings.second_root),
+        )
+    return Run(folder, learner, settings, state["progress"].get("step", 0), state.get("data"))
+
+
+def _output(options: Evaluation, runs: Sequence[Run]) -> Path:
+    """The file of the numbers of all runs."""
+    if options.output is not None:
+        return options.output
+    if len(runs) == 1:
+        return _own_output(options, runs[0])
+    names = "+".join(run.folder.path.name for run in runs)
+    return runs[0].folder.path.parent / f"{names}-{options.file(runs[0].settings)}"
+
+
+def _own_output(options: Evaluation, run: Run) -> Path:
+    """The file of one run's numbers."""
+    if len(options.runs) == 1 and options.output is not None:
+        return options.output
+    return run.folder.path / options.file(run.settings)
 
 
 def _check_alike(options: Evaluation, runs: list[Run]) -> None:
     settings = runs[0].settings
-    if settings.protocol == "sequential" and (options.root is not None or options.k_shots):
+    if settings.protocol == "sequential" and (options.data == "folder" or options.k_shots):
         raise ValueError(
             "evaluate: --data folder and --k-shots are of runs that answer episodes, "
             f"but {runs[0].folder.path} answers sequences of two tasks; leave them out"
@@ -223,12 +290,10 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     else:
         result = _score_episodes(options, run, classes[0], _given(options.k_shot, settings.k_shot))
         print(episode_table(result))
-    output = run.folder.path / options.file
-    if len(options.runs) == 1 and options.output is not None:
-        output = options.output
+    output = _own_output(options, run)
     write_json(output, result)
     picture = output.with_suffix(".png")
-    if output == run.folder.evaluation:
+    if output.resolve() == run.folder.evaluation.resolve():
         picture = run.folder.positions if "orders" in result else run.folder.episodes
     if "orders" in result or "k_shots" in result:
         _draw(result, settings, picture, f"run {settings.name}")
@@ -243,7 +308,7 @@ def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot
     sampler = _sampler(options, settings, classes, k_shot)
     scores = score(run.learner, sampler, _given(options.episodes, settings.test_episodes))
     return {
-        "data": domain_names(settings)[0] if options.root is None else str(options.root),
+        "data": str(options.root) if options.data == "folder" else domain_names(settings)[0],
         "split": _split(options),
         "alphabets": sorted(set(classes.alphabets)),
         "classes": len(classes.names),
@@ -368,7 +433,7 @@ def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> No
 
 
 def _split(options: Evaluation) -> str:
-    return "all" if options.root is not None else "validation" if options.on_validation else "test"
+    return "all" if options.data == "folder" else "validation" if options.on_validation else "test"
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 import tyro
 
 from ..training.experiments import ExperimentOptions, compare, run_program
-from ..training.run_folder import RunFolder
+from ..training.run_folder import RunFolder, read_json
 from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
 from .evaluate import Evaluation
@@ -65,9 +64,10 @@ def programs(options: Experiments, study: Study, settings: Settings) -> list[str
     return [training, shlex.join(evaluation)]
 
 
-def evaluation_file(study: Study, folder: Path) -> Path:
-    """Where the last program of a run in this folder leaves its numbers."""
-    return folder / Evaluation(runs=(folder,), k_shots=study.k_shots).file
+def evaluation_file(study: Study, settings: Settings) -> Path:
+    """Where the last program of a run leaves its numbers."""
+    evaluation = Evaluation(runs=(settings.folder,), k_shots=study.k_shots)
+    return settings.folder / evaluation.file(settings)
 
 
 def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
     for preset, label in study.presets.items():
         runs = []
         for seed in options.seeds:
-            folder = RunFolder(options.runs / _name(preset, seed))
-            result = json.loads(evaluation_file(study, folder.path).read_text())
-            reports = folder.reports()
+            settings = replace(PRESETS[preset], name=_name(preset, seed), runs=options.runs)
+            result = read_json(evaluation_file(study, settings))
+            reports = RunFolder(settings.folder).reports()
             runs.append(
                 {
                     "seed": seed,
@@ -108,7 +108,7 @@ def main(options: Experiments) -> int:
         STUDIES,
         plan=lambda study: planned_runs(options, study),
         commands=lambda study, settings: programs(options, study, settings),
-        evaluation=lambda study, settings: evaluation_file(study, settings.folder),
+        evaluation=lambda study, settings: evaluation_file(study, settings),
         gather=lambda name, study: gather(options, name, study),
         draw=draw_comparison,
         after=lambda settings: None if settings.encoder_from is None else settings.encoder_from.name,

@@ -214,7 +214,7 @@ PRESETS: dict[str, Settings] = {
 }
 DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
 
-PROGRAM = "examples.fewshot.train"
+PROGRAM = Settings.program
 
 
 def command(settings: Settings) -> str:

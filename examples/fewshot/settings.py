@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..training.settings import FREE, RunSettings
 from . import models
@@ -45,6 +45,8 @@ _USUAL_IMAGES: dict[str, tuple[int, int]] = {
 class Settings(RunSettings):
     """Train a learner that is told the classes of its task only while it reads the examples."""
 
+    program: ClassVar[str] = "examples.fewshot.train"
+
     name: str = field(default="fewshot", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""
 
@@ -54,9 +56,10 @@ class Settings(RunSettings):
     --download, fetched."""
     second_data: DataSet | None = None
     """With --protocol sequential: where the other task's images come from."""
-    root: Path | None = None
-    """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png."""
-    second_root: Path | None = None
+    root: Path | None = field(default=None, metadata=FREE)
+    """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png. A run whose data
+    have moved is resumed with their new place."""
+    second_root: Path | None = field(default=None, metadata=FREE)
     """Folder of --second-data."""
     download: bool = field(default=False, metadata=FREE)
     """Fetch a data set that is not there."""
@@ -239,13 +242,15 @@ class Settings(RunSettings):
     seed: int = 0
     """Of the initial weights and of every random draw."""
     threads: int = field(default=0, metadata=FREE)
-    """Threads for PyTorch in each process; 0 leaves its own choice."""
+    """Threads for PyTorch in each process; 0 leaves its own choice, and with --resume takes as many as
+    before, since the last digits of sums depend on their number."""
     workers: int = field(default=0, metadata=FREE)
     """Processes that draw images ahead of the training, for each one that trains; 0: it draws them
     itself."""
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
+        self.check_name()
         self.check_ranges(
             may_be_zero=_MAY_BE_ZERO,
             may_be_negative=_MAY_BE_NEGATIVE,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
-
 from ..training.accelerator import make_accelerator
 from ..training.broadcasting import local_main_first
 from ..training.command_line import run_program
 from ..training.interrupt import INTERRUPTED, StopRequest
-from ..training.opening import open_run
+from ..training.opening import open_run, use_threads
 from ..training.run_folder import RunFolder
 from .class_counts import check_unseen
 from .curves import draw_curves
@@ -30,15 +28,16 @@ def main(settings: Settings) -> int:
     """
     settings.check()
     accelerator = make_accelerator(settings)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    folder = RunFolder(settings.folder)
+    state = open_run(folder, settings, accelerator) if settings.resume else None
+    use_threads(settings.threads, state)
     domains = local_main_first(accelerator, lambda: load_domains(settings))
     check_unseen(settings, domains)
-    folder = RunFolder(settings.folder)
     trainer = Trainer(settings, domains, folder, accelerator)
-    state = open_run(folder, settings, accelerator)
     if state is not None:
         trainer.resume(state)
+    else:
+        open_run(folder, settings, accelerator)
     try:
         with StopRequest() as stop:
             finished = trainer.train(stop)

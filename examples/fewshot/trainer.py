@@ -18,14 +18,17 @@ from tqdm import tqdm
 
 from ..training.accelerator import make_accelerator, start_trackers
 from ..training.agreement import agree
+from ..training.broadcasting import on_main
 from ..training.clock import Clock
 from ..training.interrupt import StopRequest
-from ..training.run_folder import RunFolder, save
+from ..training.run_folder import RunFolder, Written, describe, save
+from ..training.weights import load_optimizer, load_weights, read_progress
 from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
 from .class_counts import check_training, check_warmup
 from .data.classes import Splits
 from .data.rotations import with_rotations
+from .domains import check_same_data, describe_data
 from .encoder_from import take_encoder
 from .loader import micro_batches
 from .objectives import Batch, EncoderWarmup, EpisodeTraining, Objective, Share
@@ -51,6 +54,7 @@ class Progress:
     best_step: int = -1
     worse_validations: int = 0  # since the best
     metrics_bytes: int = 0  # of metrics.json
+    metrics_checksum: int = 0
     # Since the last report.
     sums: dict[str, float] = field(default_factory=dict)
     steps_summed: int = 0
@@ -97,15 +101,24 @@ class Trainer:
         for phase in phases[1:]:
             self._check(self._make_objective(phase))  # its errors too come before any work
         self.progress = Progress()
+        self._is_new = True  # nothing of it is on the disk
         self.enter_phase(phases[0])
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Stand where a checkpoint of the run stood."""
-        self.progress = Progress(**state["progress"])
+        """Stand where a checkpoint of the run stood.
+
+        Raises
+        ------
+        ValueError : if it is not one of this learner and these data.
+        """
+        path = self.folder.checkpoint
+        self.progress = read_progress(Progress, state["progress"], path)
+        check_same_data("train", state.get("data"), self.domains, path)
         self.enter_phase(self.progress.phase)
-        self.learner.load_state_dict(state["learner"])
-        self.objective.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_weights(self.learner, state.get("learner"), path)
+        load_weights(self.objective.head, state.get("head"), path)
+        load_optimizer(self.optimizer, state.get("optimizer"), path)
+        self._is_new = False
 
     def enter_phase(self, phase: str) -> None:
         """Make ready for the phase: its objective, and a new optimiser."""
@@ -157,10 +170,10 @@ class Trainer:
         A checkpoint is there from before the first step on, and is up to date on return.
         """
         p = self.progress
-        start_trackers(self.accelerator, self.settings, "fewshot", p.steps_before + p.step)
         if p.best_step == p.step:
             self.save_best()  # perhaps the run was killed between this checkpoint and that file
         self.save()
+        start_trackers(self.accelerator, self.settings, "fewshot", p.steps_before + p.step)
         while True:
             over = self._train_phase(stop)
             stopped = self._agree(stop)
@@ -370,9 +383,14 @@ class Trainer:
     def _write(self, line: dict[str, Any]) -> None:
         """Append to metrics.json and tell the trackers."""
         p = self.progress
+
+        def write() -> None:
+            before = Written(p.metrics_bytes, p.metrics_checksum)
+            p.metrics_bytes, p.metrics_checksum = self.folder.report(line, before)
+
+        on_main(self.accelerator, write)
         if not self.accelerator.is_main_process:
             return
-        p.metrics_bytes = self.folder.report(line)
         values = {
             f"{line['split']}/{line['phase']}/{name}": value
             for name, value in line.items()
@@ -381,7 +399,12 @@ class Trainer:
         self.accelerator.log(values, step=p.steps_before + p.step)
 
     def save(self) -> None:
-        """Write checkpoint.pt, from which the run continues."""
+        """Write checkpoint.pt, from which the run continues.
+
+        Raises
+        ------
+        OSError : if it cannot be written, on every process.
+        """
         self._collect()
         self._save(
             {"head": self.objective.head.state_dict(), "optimizer": self.optimizer.state_dict()},
@@ -393,11 +416,18 @@ class Trainer:
         self._save({}, self.folder.best)
 
     def _save(self, more: dict[str, Any], path: Path) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "settings": self.settings.record(),
-            "progress": asdict(self.progress),
-            "learner": self.learner.state_dict(),
-        }
-        save({**state, **more}, path)
+        def write() -> None:
+            state = {
+                **describe(self.settings),
+                "data": describe_data(self.domains),
+                "progress": asdict(self.progress),
+                "learner": self.learner.state_dict(),
+                **more,
+            }
+            if self._is_new:
+                self.folder.begin(self.settings, state)
+            else:
+                save(state, path)
+
+        on_main(self.accelerator, write)
+        self._is_new = False

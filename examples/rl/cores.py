@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -101,15 +101,16 @@ class LayerStack(nn.Module):
                 h, state = self.mixers[layer](h, carried[layer], dones, return_state=return_states)
                 if state is not None:
                     final.append(state)
-            h = feed_forward(h)
+            h, _ = feed_forward(h)
         return h, final
 
-    @torch.no_grad()
     def initial_state(self, count: int) -> State:
         """Zeros: what is carried after no steps at all."""
-        nothing = self.input_proj.weight.new_zeros(count, 0, self.n_inputs)
-        _, states = self(nothing, nothing.new_zeros(count, 0, dtype=torch.bool))
-        return states
+        states: list[Tensor | None] = [
+            cast("SRWM | DeltaNet | SRDelta | FakeSR | NoCarry", mixer).initial_state(count)
+            for mixer in self.mixers
+        ]
+        return [state for state in states if state is not None]
 
 
 class NoCarry(nn.Module):
@@ -139,8 +140,12 @@ class NoCarry(nn.Module):
     ) -> tuple[Tensor, None]:
         """As `srwm.nn.SRWM`: h (..., L, D) -> (..., L, D), and None in a state's place."""
         del state, reset, return_state
-        out, _ = self.layer(h.unsqueeze(-2), return_state=False)  # each step a sequence
-        return out.squeeze(-2), None
+        out, _ = self.layer.step(h, return_state=False)  # each step a sequence
+        return out, None
+
+    def initial_state(self, count: int) -> None:
+        """None."""
+        del count
 
 
 class Lstm(nn.Module):

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
+from ..training.outputs import reserve
 from ..training.run_folder import RunFolder, write_json
 from ..training.settings import flag
 from ..training.statistics import mean_and_interval, over_runs
+from ..training.weights import load_weights
 from .acting import Policy
 from .agent import Agent
 from .environments import make_environment
@@ -56,8 +58,9 @@ class Evaluation:
     seed: int = 1
     """Of the levels' order and of the actions that are drawn."""
     output: Path | None = None
-    """Where the numbers go; the table and the picture go beside it. By default evaluation.json in the run's
-    folder; of several runs, beside the first run's folder."""
+    """Where the numbers go, a .json file; the table and the picture go beside it. By default
+    evaluation.json in the run's folder, and with other policies, splits, episodes or seeds a file beside it
+    whose name says so; of several runs, beside the first run's folder."""
     threads: int = 0
     """Threads for PyTorch; 0 leaves its own choice."""
     environment_threads: int = 0
@@ -78,8 +81,20 @@ class Evaluation:
         ):
             if value < least:
                 raise ValueError(f"evaluate: {flag(name)} must be at least {least}, got {value}")
-        if self.output is not None and self.output.suffix != ".json":
-            raise ValueError(f"evaluate: --output must end in .json, got {self.output}")
+
+    @property
+    def file(self) -> str:
+        """Name of the numbers' file: it says what was chosen otherwise than by default."""
+        usual = Evaluation(runs=())
+        parts: list[str] = []
+        for chosen in ("policies", "splits"):
+            if getattr(self, chosen) != getattr(usual, chosen):
+                parts += getattr(self, chosen) or ("no_" + chosen,)
+        parts += ["random"] * self.random
+        for number in ("episodes", "environments", "seed"):
+            if getattr(self, number) != getattr(usual, number):
+                parts.append(f"{number}{getattr(self, number)}")
+        return "-".join(["evaluation", *parts]) + ".json"
 
 
 @dataclass(frozen=True)
@@ -117,13 +132,31 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     _check_alike(runs)
     settings = runs[0].settings
     splits = splits_of(settings, options.splits)
-    names = [run.folder.path.name for run in runs]
-    output = options.output
-    if output is None:
-        folder = runs[0].folder
-        several = folder.path.parent / f"{'+'.join(names)}-evaluation.json"
-        output = folder.evaluation if len(runs) == 1 else several
-    output.parent.mkdir(parents=True, exist_ok=True)
+    output = _output(options, runs)
+    with reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1):
+        result = _measure_all(options, runs, splits)
+        write_json(output, result)
+        tables = return_tables(result, splits)
+        output.with_suffix(".md").write_text(tables + "\n")
+        draw_returns(result, splits, output.with_suffix(".png"))
+        print(tables)
+    return result
+
+
+def _output(options: Evaluation, runs: Sequence[Run]) -> Path:
+    """The file of the numbers."""
+    if options.output is not None:
+        return options.output
+    first = runs[0].folder.path
+    if len(runs) == 1:
+        return first / options.file
+    names = "+".join(run.folder.path.name for run in runs)
+    return first.parent / f"{names}-{options.file}"
+
+
+def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Split]) -> dict[str, Any]:
+    """What `evaluate` returns."""
+    settings = runs[0].settings
     result: dict[str, Any] = {
         "games": list(settings.games),
         "mode": settings.mode,
@@ -134,7 +167,8 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
         "runs": [],
     }
     if options.policies:
-        for run, name in zip(runs, names, strict=True):
+        for run in runs:
+            name = run.folder.path.name
             measured = _measure(options, settings, splits, run.agent, options.policies, name)
             result["runs"].append(
                 {
@@ -155,11 +189,6 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
         ]
     if options.random:
         result["random"] = _measure(options, settings, splits, None, ("sampled",), _RANDOM)
-    write_json(output, result)
-    tables = return_tables(result, splits)
-    output.with_suffix(".md").write_text(tables + "\n")
-    draw_returns(result, splits, output.with_suffix(".png"))
-    print(tables)
     return result
 
 
@@ -169,19 +198,17 @@ def load_run(folder: RunFolder) -> Run:
     Raises
     ------
     FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if it holds one of another program.
+    ValueError : if it is damaged, or one of another program.
     """
-    state = folder.best_or_last()
-    try:
-        settings = load_settings(state["settings"])
-    except ValueError as error:
-        raise ValueError(f"evaluate: {folder.path} is no run to evaluate: {error}") from error
+    path = folder.best_or_last_path
+    state = folder.best_or_last(Settings)
+    settings = load_settings(state["settings"])
     environment = make_environment(settings.games, 1, 0, mode=settings.mode)
     agent = make_agent(settings, environment)
     environment.close()
-    agent.load_state_dict(state["agent"])
+    load_weights(agent, state.get("agent"), path)
     agent.to(choose_device())
-    return Run(folder, agent, settings, state["progress"]["update"] * settings.frames_per_update)
+    return Run(folder, agent, settings, state["progress"].get("update", 0) * settings.frames_per_update)
 
 
 def _measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 import tyro
 
 from ..training.experiments import ExperimentOptions, compare, run_program
-from ..training.run_folder import RunFolder
+from ..training.run_folder import RunFolder, read_json
 from ..training.statistics import over_runs
 from .comparison_plots import draw_comparison
 from .presets import command
@@ -55,6 +54,7 @@ def evaluation_command(options: Experiments, study: Study, settings: Settings) -
             *("--seed", str(1 + settings.seed)),
             *("--episodes", str(study.episodes), "--splits", *study.splits),
             *("--threads", str(options.threads), "--environment-threads", str(options.threads)),
+            *("--output", str(RunFolder(settings.folder).evaluation)),
         ]
     )
 
@@ -67,7 +67,7 @@ def gather(options: Experiments, name: str, study: Study) -> dict[str, Any]:
         runs = []
         for seed in options.seeds:
             folder = RunFolder(options.runs / f"{settings.name}-seed{seed}")
-            evaluation = json.loads(folder.evaluation.read_text())
+            evaluation = read_json(folder.evaluation)
             [measured] = evaluation["runs"]
             reports = folder.reports()
             seconds = reports[-1]["seconds"]

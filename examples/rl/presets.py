@@ -86,7 +86,7 @@ PRESETS: dict[str, Settings] = {
 }
 DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
 
-PROGRAM = "examples.rl.train"
+PROGRAM = Settings.program
 
 
 def command(settings: Settings) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..training.settings import FREE, RunSettings
 from .cores import CoreName
@@ -29,6 +29,8 @@ _AT_MOST_ONE = ("discount", "vtrace_lambda")
 @dataclass(frozen=True)
 class Settings(RunSettings):
     """Train an agent that may rewrite its own weights while it plays."""
+
+    program: ClassVar[str] = "examples.rl.train"
 
     name: str = field(default="rl", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""
@@ -135,7 +137,8 @@ class Settings(RunSettings):
     seed: int = 0
     """Of the initial weights, the actions and the games."""
     threads: int = field(default=0, metadata=FREE)
-    """Threads for PyTorch in each process, the learner's as the actor's; 0 leaves its own choice."""
+    """Threads for PyTorch in each process, the learner's as the actor's; 0 leaves its own choice, and with
+    --resume takes as many as before, since the last digits of sums depend on their number."""
     environment_threads: int = field(default=0, metadata=FREE)
     """Threads that Procgen's games of a process are played in; 0 leaves EnvPool's own choice."""
 
@@ -170,6 +173,7 @@ class Settings(RunSettings):
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
+        self.check_name()
         self.check_ranges(
             may_be_zero=_MAY_BE_ZERO,
             may_be_negative=_MAY_BE_NEGATIVE,
@@ -196,17 +200,6 @@ class Settings(RunSettings):
 
 
 def load_settings(recorded: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.record`.
-
-    Raises
-    ------
-    ValueError : if they are of another program's run.
-    """
-    unknown = recorded.keys() - {f.name for f in fields(Settings)}
-    if unknown:
-        raise ValueError(
-            "load_settings: recorded must be the settings of a run of examples.rl.train, which has no "
-            f"{', '.join(sorted(unknown))}"
-        )
+    """The inverse of `Settings.record`."""
     tuples = {name: tuple(recorded[name]) for name in ("games", "channels", "trackers")}
     return Settings(**{**recorded, **tuples, "runs": Path(recorded["runs"])})

@@ -9,7 +9,7 @@ import torch
 from ..training.accelerator import make_accelerator
 from ..training.command_line import run_program
 from ..training.interrupt import INTERRUPTED, StopRequest
-from ..training.opening import open_run
+from ..training.opening import open_run, use_threads
 from ..training.run_folder import RunFolder
 from .agent import Agent, build_agent
 from .curves import draw_curves
@@ -31,12 +31,11 @@ def main(settings: Settings) -> int:
     """
     settings.check()
     accelerator = make_accelerator(settings)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     division = divide(settings, accelerator.process_index, accelerator.num_processes)
     folder = RunFolder(settings.folder)
     state = open_run(folder, settings, accelerator) if settings.resume else None
-    began = 0 if state is None else state["progress"]["update"]
+    use_threads(settings.threads, state)
+    began = 0 if state is None else state["progress"].get("update", 0)
     environments = [
         make_games(settings, block, session_seed(settings.seed, began)) for block in division.blocks
     ]
@@ -44,7 +43,7 @@ def main(settings: Settings) -> int:
     trainer = Trainer(settings, make_agent(settings, environments[0]), environments, folder, accelerator)
     if state is not None:
         trainer.resume(state)
-    else:  # and only now an earlier run is deleted
+    else:
         open_run(folder, settings, accelerator)
     try:
         with StopRequest() as stop:

@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from ..training.accelerator import make_accelerator, start_trackers
 from ..training.agreement import agree
+from ..training.broadcasting import on_main
 from ..training.clock import Clock
 from ..training.interrupt import StopRequest
-from ..training.run_folder import RunFolder, save
+from ..training.run_folder import RunFolder, Written, describe, save
+from ..training.weights import check_weights, load_optimizer, load_weights, read_progress
 from .actors import Actor, ThreadedActor
 from .agent import Agent
 from .division import divide
@@ -50,6 +52,7 @@ class Progress:
     update: int = 0
     seconds: float = 0.0  # of training, all sessions
     metrics_bytes: int = 0  # of metrics.json
+    metrics_checksum: int = 0
     updates_summed: int = 0  # since the last report, as is
     tally: dict[str, Any] = field(default_factory=lambda: asdict(Tally()))  # of all processes
 
@@ -98,18 +101,27 @@ class Trainer:
         self.actor: Actor = (ThreadedActor if s.overlap else Actor)(self.agent, collector)
         self.optimizer = make_optimizer(self.agent, s, s.learning_rate)
         self.progress, self.tally = Progress(), Tally()
+        self._is_new = True  # nothing of it is on the disk
         self.shown_return: float | None = None
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Stand where a checkpoint of the run stood."""
-        self.progress = Progress(**state["progress"])
+        """Stand where a checkpoint of the run stood.
+
+        Raises
+        ------
+        ValueError : if it is not one of this agent.
+        """
+        path = self.folder.checkpoint
+        self.progress = read_progress(Progress, state["progress"], path)
         if self.accelerator.is_main_process:
             self.tally = Tally(**self.progress.tally)
-        self.agent.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        actor = state["actor"]
+        load_weights(self.agent, state.get("agent"), path)
+        load_optimizer(self.optimizer, state.get("optimizer"), path)
+        self._is_new = False
+        actor = state.get("actor")
         if actor is None:
             return  # the run is over
+        check_weights(actor["weights"], self.agent.state_dict(), path)
         of_processes = actor["environments"]
         shared_alike = len(of_processes) == self.accelerator.num_processes
         self.actor.resume(actor, of_processes[self.accelerator.process_index] if shared_alike else None)
@@ -127,11 +139,11 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> bool:
         s, p = self.settings, self.progress
-        start_trackers(self.accelerator, s, "rl", self.frames)
         self.clock = Clock()
         if self.actor.snapshot() is None and p.update < s.updates:
             self.actor.start(p.update)
         self.save()
+        start_trackers(self.accelerator, s, "rl", self.frames)
         with tqdm(
             total=s.updates * s.frames_per_update,
             initial=self.frames,
@@ -287,9 +299,7 @@ class Trainer:
         """A line of metrics.json, if there is anything new, and a checkpoint."""
         p = self.progress
         if p.updates_summed:
-            tally = self._joined_tally()
-            if self.accelerator.is_main_process:
-                self._write(self._line(tally))
+            self._write(self._line(self._joined_tally()))
             self.tally, p.updates_summed = Tally(), 0
         self.save()
 
@@ -316,27 +326,46 @@ class Trainer:
 
     def _write(self, line: dict[str, Any]) -> None:
         """Append to metrics.json and tell the trackers."""
-        self.progress.metrics_bytes = self.folder.report(line)
+        p = self.progress
+
+        def write() -> None:
+            before = Written(p.metrics_bytes, p.metrics_checksum)
+            p.metrics_bytes, p.metrics_checksum = self.folder.report(line, before)
+
+        on_main(self.accelerator, write)
+        if not self.accelerator.is_main_process:
+            return
         values = {
             f"{line['split']}/{name}": value for name, value in line.items() if isinstance(value, float)
         }
         self.accelerator.log(values, step=self.frames)
 
     def save(self) -> None:
-        """Write checkpoint.pt, from which the run continues."""
+        """Write checkpoint.pt, from which the run continues.
+
+        Raises
+        ------
+        OSError : if it cannot be written, on every process.
+        """
         snapshot = self.actor.snapshot()
         if snapshot is not None and snapshot["number"] < self.progress.update:
             snapshot = None  # the last unroll was learnt from
         if snapshot is not None:
             snapshot = {**snapshot, "environments": gather_object([snapshot["environments"]])}
         self.progress.tally = asdict(self._joined_tally())
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "settings": self.settings.record(),
-            "progress": asdict(self.progress),
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "actor": snapshot,
-        }
-        save(state, self.folder.checkpoint)
+
+        def write() -> None:
+            state = {
+                **describe(self.settings),
+                "progress": asdict(self.progress),
+                "agent": self.agent.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "actor": snapshot,
+            }
+            if self._is_new:
+                self.folder.begin(self.settings, state)
+            else:
+                save(state, self.folder.checkpoint)
+
+        on_main(self.accelerator, write)
+        self._is_new = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,7 +13,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
-from .run_folder import RunFolder, write_json
+from .run_folder import RunFolder, read_json, write_json
 
 # The main process validates alone while the others wait.
 _PATIENCE = timedelta(hours=4)
@@ -97,5 +96,7 @@ def _wandb_id(folder: RunFolder) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"id": uuid.uuid4().hex})
-    recorded: dict[str, str] = json.loads(path.read_text())
-    return recorded["id"]
+    found = read_json(path).get("id")
+    if not isinstance(found, str):
+        raise ValueError(f"{path} has no id of a run in Weights & Biases; remove it to begin another there")
+    return found

@@ -28,6 +28,23 @@ def from_main(accelerator: Accelerator, read: Callable[[], T]) -> T:
     return result
 
 
+def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Let the main process do something, and the others wait until it has.
+
+    Raises
+    ------
+    ValueError, OSError : as ``work``, on every process.
+    """
+    if accelerator.num_processes == 1:
+        work()
+        return
+    outcome = _attempt(work) if accelerator.is_main_process else None
+    # All hear from all, so none leaves the group while another is still sending to it.
+    for error in gather_object([outcome if isinstance(outcome, Exception) else None]):
+        if error is not None:
+            raise error
+
+
 def local_main_first(accelerator: Accelerator, load: Callable[[], T]) -> T:
     """What ``load`` returns on each process; one of each machine goes first, and the others find its files.
 

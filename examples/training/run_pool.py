@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .interrupt import INTERRUPTED
-from .run_folder import RunFolder
+from .run_folder import RunFolder, read_json
 from .settings import RunSettings
 
 
@@ -110,7 +109,7 @@ def is_finished(settings: RunSettings, evaluation: Path) -> bool:
     folder = RunFolder(settings.folder)
     if not folder.config.exists():
         return False
-    changes = settings.changes(json.loads(folder.config.read_text()))
+    changes = settings.changes(read_json(folder.config))
     if changes:
         raise ValueError(
             f"experiments: {folder.path} was run with other settings ({'; '.join(changes)}); "

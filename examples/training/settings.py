@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
 
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
@@ -14,10 +14,17 @@ FREE = {"free": True}
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Which run it is; a program's own settings follow in its subclass."""
+    """Which run it is; a program's own settings follow in its subclass.
+
+    Attributes
+    ----------
+    program : the program's name, as ``python -m`` takes it.
+    """
+
+    program: ClassVar[str]
 
     name: str = field(default="run", metadata=FREE)
-    """Name of the run; everything it writes goes to <runs>/<name>/."""
+    """Name of the run; everything it writes goes to <runs>/<name>/, which is below <runs>."""
     runs: Path = field(default=Path("runs"), metadata=FREE)
     """Folder of all runs."""
     resume: bool = field(default=False, metadata=FREE)
@@ -47,11 +54,28 @@ class RunSettings:
         """What differs from recorded settings, apart from the fields that are free to differ."""
         fixed = {f.name for f in fields(self) if "free" not in f.metadata}
         now = self.record()
+        unknown, _ = self.differences(recorded)
         return [
             f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
             for name in sorted(fixed)
             if recorded.get(name) != now.get(name)
-        ]
+        ] + [f"{flag(name)}: was {recorded[name]}, now unknown" for name in unknown]
+
+    @classmethod
+    def differences(cls, recorded: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """The names among recorded settings that are no setting here, and those that are missing."""
+        known = {f.name for f in fields(cls)}
+        return sorted(recorded.keys() - known), sorted(known - recorded.keys())
+
+    def check_name(self) -> None:
+        """Raise ValueError for a name that leads out of the folder of all runs, on any system."""
+        for kind in (PurePosixPath, PureWindowsPath):
+            path = kind(self.name)
+            if not path.parts or path.anchor or ".." in path.parts or "\0" in self.name:
+                raise ValueError(
+                    f"train: --name must be that of a folder below --runs, got {self.name!r}; give --runs "
+                    "for another place"
+                )
 
     def check_ranges(
         self,

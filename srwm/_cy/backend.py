@@ -4,8 +4,7 @@ A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it 
 operator's description. The operators that have kernels are those of srwm/_cy/kernels.pxi.
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
-used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads: the argument
-`num_threads`, else SRWM_NUM_THREADS, else OMP_NUM_THREADS, else all processors of this process. They
+used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
 share out the sequences; where there are fewer of those and their heads are large, several threads share the
 columns of one, and the last bits of results depend on how many do, though never on timing.
 
@@ -19,7 +18,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -28,20 +27,21 @@ import numpy as np
 from srwm._broadcast import sequences_by_weight, sum_to_shape
 from srwm._cy import processor
 from srwm._cy.recycled import Recycled
-from srwm._plan import Call, Layout
+from srwm._layouts import Call, Layout
+from srwm._threads import default_threads, threads_allowed, threads_described
 from srwm.operators.spec import Operator
-from srwm.operators.table import OPERATORS
 
-BFLOAT16_AS_INT16 = True
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = False
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # best first
 
-# Steps from one kept W to the next. Between them W comes back by undoing updates: 32 costs D M / 32
-# entries a step beside the 3 D + M + 8 of the trace, and keeps a W that grows as exact as stored ones.
+# Steps from one saved matrix to the next. Between them the matrix comes back by undoing updates: 32 costs
+# D M / 32 entries a step beside the 3 D + M + 8 that are saved of it, and is as exact as storing all.
 SEGMENT = 32
 
-# A last segment of this many steps or fewer is replayed: that costs less than the memory of one more
-# W, of which single steps of many sequences would need most.
+# Of a last segment of this many steps or fewer no matrix is saved. Doing the updates again takes less time
+# than the memory of one more matrix, of which single steps of many sequences would need most.
 REPLAYED = 4
 
 # Sequences are computed side by side, one in each lane of a vector, where their matrices are small, and
@@ -50,6 +50,9 @@ SIDE_BY_SIDE_STEPS = 4
 
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
+
+# Up to this size a thread's scratch is its own as long as it lives; larger scratch is recycled.
+SCRATCH_HELD = 1 << 20
 
 # Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
 # milliseconds where the threads have been idle for long.
@@ -71,24 +74,7 @@ CHUNKS = 64
 _per_thread = threading.local()
 
 
-class _OpenMP:
-    """Whether it has threads in this process, or has lost them.
-
-    A forked child has none of its parent's, and GNU's OpenMP would wait for them forever.
-    """
-
-    has_threads = False
-    has_lost_them = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        cls.has_lost_them = cls.has_lost_them or cls.has_threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_OpenMP.after_fork)
-
-_FLOAT32, _FLOAT64, _INT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int16)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def unusable() -> str | None:
@@ -105,11 +91,21 @@ def declines(device: str) -> str | None:
     return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
 
 
+def configuration() -> dict[str, str]:
+    """What this backend computes with, for `show_config`."""
+    asked = " (asked for by SRWM_INSTRUCTION_SET)" if os.environ.get("SRWM_INSTRUCTION_SET") else ""
+    return {
+        "instruction set": instruction_set() + asked,
+        "OpenMP": "yes" if processor.has_openmp() else "no, the kernels were built without",
+        "threads": threads_described() if processor.has_openmp() else "1, for want of OpenMP",
+    }
+
+
 @cache
 def instruction_set() -> str:
     """The instruction set whose kernels are used."""
     asked = os.environ.get("SRWM_INSTRUCTION_SET")
-    if asked is None:
+    if not asked:
         return next(name for name in INSTRUCTION_SETS if processor.has(name))
     if asked not in INSTRUCTION_SETS or not processor.has(asked):
         usable = ", ".join(name for name in INSTRUCTION_SETS if processor.has(name))
@@ -124,35 +120,23 @@ def kernels(real: np.dtype, layout: str) -> Any:
     return importlib.import_module(f"srwm._cy.{instruction_set()}_{real_type}_{layout}")
 
 
-@cache
-def _default_threads() -> int:
-    for name in ("SRWM_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name)
-        if value is not None:
-            if not value.isdecimal() or int(value) < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
-            return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _threads(num_threads: int | None, pieces: int, members: int, work: int) -> int:
     """Threads for pieces of `work` multiply-adds altogether, each piece for at most `members` of them."""
-    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or _OpenMP.has_lost_them:
+    if pieces * members < 2 or work < 2 * WORK_PER_THREAD or not threads_allowed():
         return 1
-    wanted = _default_threads() if num_threads is None else num_threads
-    threads = max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
-    if threads > 1:
-        _OpenMP.has_threads = True
-    return threads
+    wanted = default_threads() if num_threads is None else num_threads
+    return max(1, min(wanted, pieces * members, work // WORK_PER_THREAD))
 
 
 def _scratch(size: int) -> tuple[int, Any, int]:
     """Working memory of the calling thread, on a cache line: its address, what keeps it, and its size.
 
-    It is kept, since page faults take time.
+    What single steps ask for is kept, since page faults take time; more is recycled, where all threads
+    together are bounded.
     """
+    if size > SCRATCH_HELD:
+        memory = _new((size,), np.dtype(np.uint8))  # on a cache line
+        return memory.ctypes.data, memory, size
     held: tuple[int, Any, int] | None = getattr(_per_thread, "scratch", None)
     if held is None or held[2] < size:
         memory = np.empty(size + _LINE, np.uint8)
@@ -287,7 +271,7 @@ def _most_bytes(layout: tuple[int, ...], keep: bool) -> int:
 class _Binding:
     """What a call's shapes, strides and dtypes decide, forward and backward.
 
-    Sequences have positions, such that those that share an initial matrix follow one another.
+    Sequences have positions: those that share an initial matrix are side by side.
     """
 
     def __init__(self, call: Call, keep: bool) -> None:
@@ -539,123 +523,3 @@ def forward_of(call: Call, keep: bool) -> _Forward:
 def backward_of(call: Call, incoming: tuple[Layout | None, ...]) -> _Backward:
     """The backward pass of a call, for gradients of its results with these layouts, None for zero."""
     return _Backward(call, incoming)
-
-
-# Until the front ends run calls on addresses: the same on arrays.
-
-_NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64", "bool")}
-_NAMES[_INT16] = "bfloat16"
-
-
-def _layout_of(a: np.ndarray | None) -> Layout | None:
-    return None if a is None else Layout(a.shape, a.strides, _NAMES.get(a.dtype, "bfloat16"))
-
-
-@lru_cache(maxsize=256)
-def _call_of(name: str, operands: tuple[Layout | None, ...], lead: tuple[int, ...]) -> Call:
-    op = OPERATORS[name]
-    sizes: dict[str, int] = {}
-    for operand, a in zip(op.flat, operands, strict=True):
-        if a is not None:
-            sizes |= dict(zip(operand.letters, a.shape[len(a.shape) - operand.core :], strict=True))
-    sizes |= {derived.letter: derived.of(sizes) for derived in op.derived}
-    first, state = operands[0], operands[op.places("state")[0]]
-    assert first is not None
-    return Call(op, operands, lead, _Sizes(sizes), first.dtype, (state or first).dtype, 0)
-
-
-class _Sizes(dict[str, int]):
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
-
-
-_bound_forward, _bound_backward = lru_cache(maxsize=256)(forward_of), lru_cache(maxsize=256)(backward_of)
-
-
-def _address(a: np.ndarray | None) -> int:
-    return 0 if a is None else a.ctypes.data
-
-
-def _flat(
-    op: str, arrays: tuple[Any, ...], state: Any, lead: tuple[int, ...]
-) -> tuple[Call, tuple[int, ...]]:
-    place = OPERATORS[op].places("state")[0]
-    flat = (*arrays[:place], state, *arrays[place:])
-    return _call_of(op, tuple(map(_layout_of, flat)), lead), tuple(map(_address, flat))
-
-
-def _run_forward(
-    name: str,
-    arrays: tuple[Any, ...],
-    lead: tuple[int, ...],
-    keep: bool,
-    state: Any,
-    returned: bool,
-    n: Any,
-) -> tuple[Any, ...]:
-    call, addresses = _flat(name, arrays, state, lead)
-    y_shape, next_shape = (of.shape(lead, call.sizes) for of in call.operator.results)
-    y = _new(y_shape, arrays[0].dtype)
-    after = _new(next_shape, arrays[0].dtype if state is None else state.dtype) if returned else None
-    saved = None
-    if keep:
-        shape, dtype = saved_of(call)
-        saved = _new(shape, np.dtype(dtype))
-    run = _bound_forward(call, keep)
-    run(addresses, (_address(y), _address(after)), _address(saved), num_threads=n)
-    return y, after, saved
-
-
-def _run_backward(
-    name: str, arrays: tuple[Any, ...], lead: tuple[int, ...], saved: Any, incoming: Any, state: Any, n: Any
-) -> tuple[Any, ...]:
-    call, addresses = _flat(name, arrays, state, lead)
-    if (saved.shape, saved.dtype.name) != saved_of(call):
-        raise ValueError(
-            f"{call.operator.verb('backward')}: expected what forward saved for backward, "
-            f"{saved_of(call)}, got {saved.dtype} {saved.shape}; pass what forward of the same operands "
-            "returned"
-        )
-    place = call.operator.places("state")[0]
-    flat = (*arrays[:place], state, *arrays[place:])
-    of = [flat[i] for i in call.operator.differentiable]
-    gradients = [None if a is None else _new(a.shape, a.dtype) for a in of]
-    run = _bound_backward(call, tuple(map(_layout_of, incoming)))
-    at = tuple(map(_address, gradients))
-    run(addresses, _address(saved), tuple(map(_address, incoming)), at, num_threads=n)
-    return tuple(gradients if state is not None else gradients[:-1])
-
-
-def forward(
-    *operands: Any,
-    keep: bool,
-    state: Any = None,
-    return_state: bool = True,
-    num_threads: int | None = None,
-    name: str = "srwm",
-) -> tuple[Any, ...]:
-    """`forward_of` on arrays, the operands but for state, then the leading axes."""
-    return _run_forward(name, operands[:-1], operands[-1], keep, state, return_state, num_threads)
-
-
-def backward(
-    *operands: Any, state: Any = None, num_threads: int | None = None, name: str = "srwm"
-) -> tuple[Any, ...]:
-    """`backward_of` on arrays, as `forward`, then what was saved and the gradients of the results."""
-    *arrays, lead, saved, grad_y, grad_next = operands
-    return _run_backward(name, tuple(arrays), lead, saved, (grad_y, grad_next), state, num_threads)
-
-
-delta_forward, delta_backward = partial(forward, name="delta"), partial(backward, name="delta")
-
-
-def kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
-    """Shape of what is saved."""
-    real = _real_of(dtype.name)
-    return (*lead, _entries_saved(kernels(real, "one").layout("srwm", D, Do), L, real))
-
-
-def delta_kept_shape(dtype: np.dtype, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
-    """Shape of what is saved."""
-    real = _real_of(dtype.name)
-    return (*lead, _entries_saved(kernels(real, "one").layout("delta", D, Do), L, real))

@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
+SEGMENT: int
 SHARED_BYTES: int
 
 class Limits(NamedTuple):
@@ -22,10 +24,10 @@ STORAGES: dict[str, Storage]
 class Plan(NamedTuple):
     kernel: str
     options: tuple[str, ...]
-    team: int
-    teams: int
+    group: int
+    groups: int
     tiles: int
-    rest: int
+    working: int
     blocks: int
     registers: int
     shared_bytes: int
@@ -34,9 +36,30 @@ class Plan(NamedTuple):
     @property
     def threads(self) -> int: ...
 
+class Kernels(NamedTuple):
+    columns: Callable[[int, int], int]
+    saved: Callable[[int, int], int]
+    forward: Callable[..., Plan]
+    forward_views: int
+    backward_views: int
+    shares: int
+    staged: int
+
+OPERATORS: dict[str, Kernels]
+
+def segments(L: int) -> int: ...
 def grid(plan: Plan, items: int, multiprocessors: int) -> int: ...
-def forward(D: int, Do: int, storage: str, limits: Limits) -> Plan: ...
-def backward(D: int, Do: int, storage: str, limits: Limits, sums: bool = False) -> Plan: ...
-def delta_forward(D: int, Do: int, storage: str, limits: Limits) -> Plan: ...
-def delta_backward(D: int, Do: int, storage: str, limits: Limits, sums: bool = False) -> Plan: ...
-def sum_pieces(storage: str) -> Plan: ...
+def saved_entries(operator: str, L: int, D: int, Do: int) -> int: ...
+def forward(
+    operator: str, D: int, Do: int, storage: str, limits: Limits, state: str | None = None
+) -> Plan: ...
+def backward(
+    operator: str,
+    D: int,
+    Do: int,
+    storage: str,
+    limits: Limits,
+    sums: bool = False,
+    state: str | None = None,
+) -> Plan: ...
+def add_partial_sums(storage: str) -> Plan: ...

@@ -1,43 +1,45 @@
 """Launch configuration of the CUDA kernels: pure integers, no device needed.
 
-For sizes, dtype and a device's limits it says how many threads work on a sequence, what of the state
-each holds in registers, what the kernel is compiled with, and how many blocks are launched. The names
-of the definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh, tile.cuh and the
-heads of the kernels.
+For sizes, dtype and a device's limits it says how many threads work on a sequence, how much of the
+matrix each of them holds in registers, what the kernel is compiled with, and how many blocks are launched.
+A thread group is the threads that work on one sequence; a quad is four neighbouring entries, which are
+loaded together. The definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh,
+columns.cuh, tile.cuh.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
-from srwm._cy.backend import SEGMENT
-
 cdef enum:
     WARP = 32
-    TEAMS_OF_A_WARP = 4  # teams of one warp to a block: a block slot is as scarce as a register
-    VIEW_BYTES = 8  # in which a block remembers where a sequence begins in one array
-    PARTITIONS = 4  # of a multiprocessor: each has its warps and a share of the registers
-    REGISTER_STEP = 8  # registers are given to a thread in eights
+    GROUPS_OF_A_WARP = 4  # thread groups in a block where each is one warp: blocks are scarce too
+    VIEW_BYTES = 8  # shared memory of a thread group for the start of its sequence in one array
+    PROGRESS = 4  # entries of that size in which a backward group counts its sequences: tile.cuh
+    PARTITIONS = 4  # of a multiprocessor: each has its own warps and a quarter of the registers
+    REGISTER_STEP = 8  # a thread's registers are allocated in multiples of 8
     LARGEST_D = 256
     LARGEST_DO = 1024
-    WORDS_OF_A_THREAD = 28  # of the state that a backward thread should own, about, and of its gradient
-    LARGEST_CACHED = 204800  # bytes of a state that a block may keep: arrays.cuh
-    MOST_BACKWARD_WARPS = 16  # more would leave each thread too few registers
+    WORDS_OF_A_THREAD = 28  # entries of the matrix that a backward thread should own, about
+    LARGEST_CACHED = 204800  # bytes of an initial matrix that a block may copy: arrays.cuh
+    MOST_BACKWARD_WARPS = 16  # with more, each thread would have too few registers
+    REPLAYED = 4  # steps after the last saved matrix that backward does again, at the most
 
-SHARED_BYTES = 49152  # of a block without asking for more: every architecture has them
+SEGMENT = 32  # steps from one saved matrix to the next
+SHARED_BYTES = 49152  # shared memory that every architecture gives a block unasked
 
 
 class Limits(NamedTuple):
     """What a device allows."""
 
     threads_per_block: int
-    shared_bytes_per_block: int  # of those that ask for more than all have
+    shared_bytes_per_block: int  # for a kernel that asks for more than the usual 48 KB
     registers_per_block: int
     threads_per_multiprocessor: int
     multiprocessors: int
 
 
-# Compute capability -> limits, for tests and for compiling ahead; the multiprocessors are those of a
-# large card of that kind.
+# Compute capability -> limits, for tests and for compiling ahead. The number of multiprocessors is that of
+# a large card.
 ARCHITECTURES = {
     60: Limits(1024, 49152, 65536, 2048, 56),
     61: Limits(1024, 49152, 65536, 2048, 30),
@@ -56,8 +58,8 @@ class Storage(NamedTuple):
     """A dtype of the caller's arrays, as the kernels know it."""
 
     type: str  # C++ type of the arrays
-    real: str  # of the state and of every sum
-    macro: str  # defined for the halves, whose type has a header
+    real: str  # C++ type of the matrix in registers and of every sum
+    macro: str  # for the halves: makes arrays.cuh include the header of their type
     bytes: int  # of an entry of the arrays
 
 
@@ -74,38 +76,43 @@ class Plan(NamedTuple):
 
     kernel: str  # function, and stem of its .cu file
     options: tuple[str, ...]  # -D definitions
-    team: int  # threads of a team
-    teams: int  # of a block
-    tiles: int  # teams that share one sequence, each with columns of its own
-    rest: int  # entries of working memory for each team
-    blocks: int  # resident on a multiprocessor at a time, at the least
+    group: int  # threads of a thread group
+    groups: int  # thread groups of a block
+    tiles: int  # thread groups that share one sequence, each with columns of its own
+    working: int  # entries of working memory for each thread group
+    blocks: int  # that a multiprocessor runs at a time, at least
     registers: int  # that the compiler may use for a thread
     shared_bytes: int  # of a block, declared in the kernel
-    dynamic_bytes: int  # and those that a launch adds
-    cached_bytes: int  # and those for a state with which all sequences begin, if there is room
+    dynamic_bytes: int  # shared memory that a launch adds to them
+    cached_bytes: int  # more of it, for a copy of the one initial matrix of all sequences; 0: no room
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.team * self.teams
+        return self.group * self.groups
+
+
+def segments(L) -> int:
+    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps."""
+    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
 
 
 def grid(plan, items, multiprocessors) -> int:
-    """Blocks for `items` pieces of work: all that are at hand, but no more than run at a time."""
-    wanted = -(-items // plan.teams)
+    """Blocks for so many items of work: enough for all, but no more than run at a time."""
+    wanted = -(-items // plan.groups)
     return max(1, min(wanted, multiprocessors * plan.blocks))
 
 
 class _Needs(NamedTuple):
-    """What the compiler needs of a kernel's registers before any can hold the state.
+    """How many registers a kernel needs beside those that hold the matrix.
 
-    Found by the compile matrix, which fails where the compiler disagrees: it would spill.
+    The numbers were found with the compile matrix, which fails where a kernel spills.
     """
 
-    fewest: int  # registers of a thread
-    share: int  # hundredths of its registers that can hold the state; others hold what is on its way
-    always: int  # and besides, in hundredths of a register, not these
-    memory: int  # nor so many more for each entry of a group where a part of the state is in memory
+    fewest: int  # registers of a thread, at least
+    share: int  # percent of the registers that are available for the matrix
+    always: int  # hundredths of a register that are not, beside these
+    memory: int  # more of them for each entry of a quad, where a part of the matrix is in memory
 
 
 # By kernel and bytes of the type of the sums.
@@ -121,16 +128,16 @@ _NEEDS = {
 }
 
 
-cdef int _words_held(int registers, needs, int of_group):
-    """Registers of a thread, of so many, that can hold its part of the state; below 0: more are needed.
+cdef int _words_held(int registers, needs, int of_quad):
+    """How many of a thread's registers can hold its part of the matrix; below 0: more are needed.
 
-    `of_group`: those of a group that is in memory, 0 where none is.
+    `of_quad`: registers that a quad takes while it is out of memory, 0 where no quad is in memory.
     """
-    return (<int>needs.share * registers - <int>needs.always - <int>needs.memory * of_group) // 100
+    return (<int>needs.share * registers - <int>needs.always - <int>needs.memory * of_quad) // 100
 
 
 cdef int _parts(int n, int size):
-    """Parts of `size` that n has, the last one smaller perhaps."""
+    """How many parts of `size` make up n; the last one may be smaller."""
     return (n + size - 1) // size
 
 
@@ -147,24 +154,25 @@ cdef int _power_of_two(int n):
 
 
 class _Fit(NamedTuple):
-    held: tuple  # groups of each part in registers
+    held: tuple  # quads in registers, of each part
     blocks: int
     registers: int
-    free: int  # registers left, below 0 where the compiler will want more
+    free: int  # registers left over; below 0: the kernel would spill
 
 
 cdef int _registers(int threads, limits):
-    """Registers that each of so many threads of a multiprocessor can have, each warp in one partition."""
+    """How many registers each of so many threads of a multiprocessor can have."""
     cdef int warps = _parts(_parts(threads, WARP), PARTITIONS)
     cdef int file = limits.registers_per_block
     return min(255, file // PARTITIONS // (warps * WARP) // REGISTER_STEP * REGISTER_STEP)
 
 
 def _fit(str op, kernel, int threads, list parts, int size, limits):
-    """How many groups of each part (groups, lines, absent) a thread holds, and how many blocks then fit.
+    """How many quads of each part a thread holds in registers, and how many blocks then fit.
 
-    A group is four entries of `size` bytes in each of a part's lines; in the last one so many are absent,
-    and it is the first to be held. Earlier parts go first.
+    A part (quads, lines, absent) has so many quads in each of its lines, of entries of `size` bytes; in the
+    last quad so many entries are absent. Quads are put into registers from the last one on, and those of
+    earlier parts before those of later ones.
     """
     if threads > limits.threads_per_block:
         raise ValueError(
@@ -177,23 +185,23 @@ def _fit(str op, kernel, int threads, list parts, int size, limits):
             f"{op}: {fewest} registers for each of {threads} threads are needed; this device has "
             f"{limits.registers_per_block} registers a block"
         )
-    cdef int whole = 0, held_words = 0, of_group = 0, groups, lines, absent, n, blocks = 1
+    cdef int whole = 0, held_words = 0, of_quad = 0, quads, lines, absent, n, blocks = 1
     cdef int of_line = size // 4
-    for groups, lines, absent in parts:
-        whole += (4 * groups - absent) * lines * of_line
-        of_group = max(of_group, 4 * lines * of_line)
+    for quads, lines, absent in parts:
+        whole += (4 * quads - absent) * lines * of_line
+        of_quad = max(of_quad, 4 * lines * of_line)
     if _words_held(registers, needs, 0) >= whole:
-        of_group = 0
-    cdef int free = _words_held(registers, needs, of_group)
+        of_quad = 0
+    cdef int free = _words_held(registers, needs, of_quad)
     held = []
-    for groups, lines, absent in parts:
-        n = min(groups, (max(0, free - held_words) // (lines * of_line) + absent) // 4)
+    for quads, lines, absent in parts:
+        n = min(quads, (max(0, free - held_words) // (lines * of_line) + absent) // 4)
         if n > 0:
             held_words += (4 * n - absent) * lines * of_line
         held.append(n)
     while (blocks + 1) * threads <= limits.threads_per_multiprocessor:
         registers = _registers((blocks + 1) * threads, limits)
-        if registers < fewest or _words_held(registers, needs, of_group) < held_words:
+        if registers < fewest or _words_held(registers, needs, of_quad) < held_words:
             break
         blocks += 1
     return _Fit(tuple(held), blocks, _registers(blocks * threads, limits), free - held_words)
@@ -214,13 +222,14 @@ def _check_shared(str op, int needed, limits):
         )
 
 
-def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles, int rest, fit, int shared,
-          int dynamic, limits, defines):
+def _plan(kernel, storage, state, int D, int Do, int M, int group, int groups, int tiles, int working, fit,
+          int shared, int dynamic, limits, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
-        "STORAGE": kind.type, "REAL": kind.real, "D": D, "DO": Do, "M": M, "TEAM": team, "TEAMS": teams,
-        "BLOCKS": fit.blocks, "REST": rest, "SEGMENT": SEGMENT, **defines,
+        "STORAGE": kind.type, "STATE": STORAGES[state].type, "REAL": kind.real, "D": D, "DO": Do, "M": M,
+        "GROUP": group, "GROUPS": groups, "BLOCKS": fit.blocks, "WORKING": working, "SEGMENT": SEGMENT,
+        **defines,
     }
     options = (*macros, *(f"-DSRWM_{name}={value}" for name, value in values.items()))
     cdef int cached = _up_to(D * M * kind.bytes, 16)
@@ -231,171 +240,214 @@ def _plan(kernel, storage, int D, int Do, int M, int team, int teams, int tiles,
     ):
         cached = 0
     return Plan(
-        kernel, options, team, teams, tiles, rest, fit.blocks, fit.registers, shared, dynamic, cached
+        kernel, options, group, groups, tiles, working, fit.blocks, fit.registers, shared, dynamic, cached
     )
 
 
-cdef int _near(int groups, int held, long group_bytes, long room):
-    """Groups not in registers for which there is room in shared memory; few are not worth a loop."""
-    cdef int near = min(groups - held, max(0, room) // group_bytes)
-    return near if near == groups - held or 8 * near >= groups else 0
+cdef int _near(int quads, int held, long quad_bytes, long room):
+    """How many of the quads that are not in registers go into shared memory.
+
+    None where there is room for less than an eighth of them all: the loop over them would not pay.
+    """
+    cdef int near = min(quads - held, max(0, room) // quad_bytes)
+    return near if near == quads - held or 8 * near >= quads else 0
 
 
 def _resident(fit, int threads, int shared, limits):
-    """The same fit with no more blocks than shared memory is enough for."""
+    """The same fit, with no more blocks than shared memory has room for."""
     cdef int blocks = max(1, min(<int>fit.blocks, <int>limits.shared_bytes_per_block // shared))
     return fit._replace(blocks=blocks, registers=_registers(blocks * threads, limits))
 
 
-@lru_cache(maxsize=1024)
-def forward(int D, int Do, str storage, limits) -> Plan:
+def _columns_of_a_group(str op, int D, int Do, int M, str storage, limits, int views, state):
     """The plan of srwm_forward: every thread owns whole columns of W."""
-    op = "srwm.forward"
-    _check_sizes(op, D, Do)
     cdef int size = 8 if storage == "float64" else 4
-    cdef int M = Do + 2 * D + 4, groups = _parts(D, 4), teams = 1
-    cdef int columns, team, held, other_team
+    cdef int quads = _parts(D, 4), groups = 1
+    cdef int columns, group, held, other_group
     if D <= 16 and M <= 4 * WARP:
-        team, teams, columns = WARP, TEAMS_OF_A_WARP, _parts(M, WARP)
-        fit = _fit(op, "srwm_forward", team * teams, [(groups, columns, 0)], size, limits)
+        group, groups, columns = WARP, GROUPS_OF_A_WARP, _parts(M, WARP)
+        fit = _fit(op, "srwm_forward", group * groups, [(quads, columns, 0)], size, limits)
     else:
-        # The number of columns that leaves the least of W in memory and then gives a partition the least to
-        # do: a warp's work for its columns, and about that of one more for what every warp does.
+        # Take the number of columns with which the least of W is in memory, and then a partition has the
+        # least work. A warp's work is that for its columns, and about that for one more column.
         best = None
         for other in range(1, 9):
-            other_team = _up_to(_parts(M, other), WARP)
-            if other_team > limits.threads_per_block:
+            other_group = _up_to(_parts(M, other), WARP)
+            if other_group > limits.threads_per_block:
                 continue
-            if _registers(other_team, limits) < _NEEDS["srwm_forward", size].fewest:
+            if _registers(other_group, limits) < _NEEDS["srwm_forward", size].fewest:
                 continue
-            other_fit = _fit(op, "srwm_forward", other_team, [(groups, other, 0)], size, limits)
+            other_fit = _fit(op, "srwm_forward", other_group, [(quads, other, 0)], size, limits)
             cost = (
                 other_fit.free < 0,
-                (groups - <int>other_fit.held[0]) * 4 * other * other_team,
-                _parts(other_team // WARP, PARTITIONS) * (other + 1),
+                (quads - <int>other_fit.held[0]) * 4 * other * other_group,
+                _parts(other_group // WARP, PARTITIONS) * (other + 1),
             )
             if best is None or cost < best:
-                best, fit, columns, team = cost, other_fit, other, other_team
+                best, fit, columns, group = cost, other_fit, other, other_group
     held = fit.held[0]
-    cdef bint each_warp = D <= 64 and team <= 16 * WARP
-    cdef int copies = team * teams // (WARP if each_warp else team)
-    cdef int shared = size * (teams * 2 * (8 * groups + 4) + copies * 3 * 4 * groups + 4)
-    shared += teams * 3 * VIEW_BYTES
+    cdef bint each_warp = D <= 64 and group <= 16 * WARP
+    cdef int copies = group * groups // (WARP if each_warp else group)
+    cdef int shared = size * (groups * 2 * (8 * quads + 4) + copies * 3 * 4 * quads + 4)
+    shared += groups * views * VIEW_BYTES
     _check_shared(op, shared, limits)
-    cdef int group = 4 * columns * team, near
-    near = _near(groups, held, teams * size * group, limits.shared_bytes_per_block - shared)
-    cdef int dynamic = teams * size * near * group
+    cdef int quad = 4 * columns * group, near
+    near = _near(quads, held, groups * size * quad, limits.shared_bytes_per_block - shared)
+    cdef int dynamic = groups * size * near * quad
     return _plan(
-        "srwm_forward", storage, D, Do, M, team, teams, 1, (groups - held - near) * group,
-        _resident(fit, team * teams, shared + dynamic, limits), shared, dynamic,
+        "srwm_forward", storage, state, D, Do, M, group, groups, 1, (quads - held - near) * quad,
+        _resident(fit, group * groups, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
 class _Tile(NamedTuple):
-    """How the threads of a team share a state of D rows and M columns in a backward pass."""
+    """How the threads of a group share a matrix of D rows and M columns in a backward pass."""
 
-    row_lanes: int
-    rows: int  # of a thread, and likewise
-    columns: int
-    groups: int  # of four columns
-    warps: int  # of a team
+    row_lanes: int  # neighbouring lanes that share columns
+    rows: int  # of a thread
+    columns: int  # of a thread
+    quads: int  # of four columns, of a thread
+    warps: int  # of a thread group
 
 
 def _tile(int D, int M, int warps):
-    """The tile of each thread of so many warps, of which those that would have no columns are left out."""
+    """The tile of each thread of so many warps; warps that would have no columns are left out."""
     cdef int row_lanes = min(max(_power_of_two(_parts(D, 4)), 4), WARP)
     cdef int lanes = WARP // row_lanes, columns = _parts(M, warps * lanes)
     return _Tile(row_lanes, _parts(D, row_lanes), columns, _parts(columns, 4), _parts(M, columns * lanes))
 
 
-def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums):
-    """The plan of a backward kernel, whose threads own tiles of the state and of its gradient: tile.cuh.
+def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums,
+           state):
+    """The plan of a backward kernel, whose threads own tiles of the matrix and of its gradient: tile.cuh.
 
-    For each team the kernel has `shares` vectors over rows from each warp, `staged` from memory, and
-    `views` places that it remembers.
+    In shared memory each thread group has `shares` vectors over rows for each warp, `staged` vectors over
+    rows that come from memory, and `views` places.
     """
     cdef int size = 8 if storage == "float64" else 4
-    cdef int natural = max(1, _parts(D * M, WORDS_OF_A_THREAD * WARP)), least = -1, words, teams
+    cdef int natural = max(1, _parts(D * M, WORDS_OF_A_THREAD * WARP)), least = -1, words, groups
     natural = min(natural, MOST_BACKWARD_WARPS, limits.threads_per_block // WARP)
-    # Of the numbers of warps that leave about the least in memory the largest.
+    # Take the largest number of warps among those with which about the least is in memory.
     for warps in (natural, 8, 4):
         other = _tile(D, M, min(warps, natural))
-        teams = TEAMS_OF_A_WARP if other.warps == 1 else 1
-        part = other.groups, other.rows, 4 * other.groups - other.columns
-        other_fit = _fit(op, kernel, other.warps * WARP * teams, [part, part], size, limits)
-        words = (2 * other.groups - sum(other_fit.held)) * 4 * other.rows * other.warps * WARP
+        groups = GROUPS_OF_A_WARP if other.warps == 1 else 1
+        part = other.quads, other.rows, 4 * other.quads - other.columns
+        other_fit = _fit(op, kernel, other.warps * WARP * groups, [part, part], size, limits)
+        words = (2 * other.quads - sum(other_fit.held)) * 4 * other.rows * other.warps * WARP
         if least < 0 or 10 * words < 9 * least or fit.free < 0 <= other_fit.free:
             least, tile, fit = words, other, other_fit
-    teams = TEAMS_OF_A_WARP if tile.warps == 1 else 1
-    cdef int team = tile.warps * WARP
+    groups = GROUPS_OF_A_WARP if tile.warps == 1 else 1
+    cdef int group = tile.warps * WARP
     cdef int rows = tile.row_lanes * _up_to(tile.rows, 4)
-    cdef int columns = team // tile.row_lanes * 4 * (tile.groups + 1 - tile.groups % 2)
+    cdef int columns = group // tile.row_lanes * 4 * (tile.quads + 1 - tile.quads % 2)
     cdef int exchanged = 3 * columns + (shares * tile.warps * rows if tile.warps > 1 else 0)
-    cdef int shared = teams * (size * (staged * rows + 8 + 6 * tile.warps) + views * VIEW_BYTES)
+    cdef int shared = groups * (size * (staged * rows + 8 + 6 * tile.warps) + views * VIEW_BYTES)
     _check_shared(op, shared, limits)
-    # What is exchanged, and what is not in registers, is in shared memory where there is room; G before W,
-    # since it is read more often.
+    # Shared memory has first what threads exchange, then what is not in registers: G before W, since G is
+    # read more often.
     cdef int held_G = fit.held[0], held_W = fit.held[1], near_G, near_W
-    cdef int of_group = teams * size * 4 * tile.rows * team
-    cdef int room = limits.shared_bytes_per_block - shared, dynamic = 0, rest
-    cdef bint shared_sums = teams * size * exchanged <= room
+    cdef int of_quad = groups * size * 4 * tile.rows * group
+    cdef int room = limits.shared_bytes_per_block - shared, dynamic = 0, working
+    cdef bint shared_sums = groups * size * exchanged <= room
     if shared_sums:
-        dynamic = teams * size * exchanged
-    near_G = _near(tile.groups, held_G, of_group, room - dynamic)
-    dynamic += of_group * near_G
-    near_W = _near(tile.groups, held_W, of_group, room - dynamic)
-    dynamic += of_group * near_W
-    rest = 4 * tile.rows * team * (2 * tile.groups - held_G - held_W - near_G - near_W)
-    rest += exchanged * (not shared_sums)
-    fit = _resident(fit, team * teams, shared + dynamic, limits)
+        dynamic = groups * size * exchanged
+    near_G = _near(tile.quads, held_G, of_quad, room - dynamic)
+    dynamic += of_quad * near_G
+    near_W = _near(tile.quads, held_W, of_quad, room - dynamic)
+    dynamic += of_quad * near_W
+    working = 4 * tile.rows * group * (2 * tile.quads - held_G - held_W - near_G - near_W)
+    working += exchanged * (not shared_sums)
+    fit = _resident(fit, group * groups, shared + dynamic, limits)
     return _plan(
-        kernel, storage, D, Do, M, team, teams, 1, rest, fit, shared, dynamic,
+        kernel, storage, state, D, Do, M, group, groups, 1, working, fit, shared, dynamic,
         limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
             "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
-            "GX": STORAGES[storage].real if sums else STORAGES[storage].type,
+            "GRADIENT": STORAGES[storage].real if sums else STORAGES[storage].type,
+            "STATE_GRADIENT": STORAGES[storage].real if sums else STORAGES[state].type,
         },
     )
 
 
-@lru_cache(maxsize=1024)
-def backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of srwm_backward; `sums`: gx is summed afterwards, so it is wanted in the type of sums."""
-    _check_sizes("srwm.backward", D, Do)
-    cdef int M = Do + 2 * D + 4
-    return _tiles("srwm.backward", "srwm_backward", D, Do, M, storage, limits, 3, 6, 11, sums)
-
-
-@lru_cache(maxsize=1024)
-def delta_forward(int D, int Do, str storage, limits) -> Plan:
-    """The plan of delta_forward: a warp for each tile of columns of S."""
-    op = "srwm.delta_forward"
-    _check_sizes(op, D, Do)
+def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int views, state):
+    """The plan of delta_forward: each warp has a tile of columns of S."""
     cdef int size = 8 if storage == "float64" else 4
-    cdef int columns = 2 if D <= 32 and Do > WARP else 1, groups = _parts(D, 4)
-    cdef int threads = WARP * TEAMS_OF_A_WARP
-    fit = _fit(op, "delta_forward", threads, [(groups, columns, 0)], size, limits)
-    cdef int shared = TEAMS_OF_A_WARP * (size * 4 * 4 * groups + 6 * VIEW_BYTES)
+    cdef int columns = 2 if D <= 32 and Do > WARP else 1, quads = _parts(D, 4)
+    cdef int threads = WARP * GROUPS_OF_A_WARP
+    fit = _fit(op, "delta_forward", threads, [(quads, columns, 0)], size, limits)
+    cdef int shared = GROUPS_OF_A_WARP * (size * 4 * 4 * quads + views * VIEW_BYTES)
     _check_shared(op, shared, limits)
-    cdef int group = 4 * columns * WARP, held = fit.held[0], near, dynamic
-    near = _near(groups, held, TEAMS_OF_A_WARP * size * group, limits.shared_bytes_per_block - shared)
-    dynamic = TEAMS_OF_A_WARP * size * near * group
+    cdef int quad = 4 * columns * WARP, held = fit.held[0], near, dynamic
+    near = _near(quads, held, GROUPS_OF_A_WARP * size * quad, limits.shared_bytes_per_block - shared)
+    dynamic = GROUPS_OF_A_WARP * size * near * quad
     return _plan(
-        "delta_forward", storage, D, Do, Do, WARP, TEAMS_OF_A_WARP, _parts(Do, WARP * columns),
-        (groups - held - near) * group, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
+        "delta_forward", storage, state, D, Do, M, WARP, GROUPS_OF_A_WARP, _parts(Do, WARP * columns),
+        (quads - held - near) * quad, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
     )
 
 
-@lru_cache(maxsize=1024)
-def delta_backward(int D, int Do, str storage, limits, sums=False) -> Plan:
-    """The plan of delta_backward; `sums` as for `backward`."""
-    _check_sizes("srwm.delta_backward", D, Do)
-    return _tiles("srwm.delta_backward", "delta_backward", D, Do, Do, storage, limits, 4, 4, 16, sums)
+class Kernels(NamedTuple):
+    """What launches of an operator's kernels depend on."""
+
+    columns: object  # of its matrix: a function of D and Do
+    saved: object  # entries that forward saves of a step for backward: a function of D and Do
+    forward: object  # makes the plan of its forward kernel: threads share the columns in one of two ways
+    forward_views: int  # arrays of its forward kernel: a thread group has the start of its sequence in each
+    backward_views: int  # arrays of its backward kernel
+    shares: int  # vectors over rows of which each warp of a backward group has a partial sum
+    staged: int  # vectors over rows that a backward group reads from memory; double-buffered
+
+
+# By the name of the operator.
+OPERATORS = {
+    "srwm": Kernels(
+        lambda D, Do: Do + 2 * D + 4, lambda D, Do: 2 * (2 * D + 4) + Do, _columns_of_a_group, 4, 10, 3, 6
+    ),
+    "delta": Kernels(lambda D, Do: Do, lambda D, Do: Do, _columns_of_warps, 7, 16, 4, 4),
+}
+
+
+cdef _label(operator):
+    """The operator as messages name it."""
+    return "srwm" if operator == "srwm" else f"srwm.{operator}"
+
+
+def saved_entries(str operator, L, D, Do) -> int:
+    """How many entries forward saves of a sequence for backward: those of its steps, then its matrices."""
+    kind = OPERATORS[operator]
+    return L * kind.saved(D, Do) + segments(L) * D * kind.columns(D, Do)
 
 
 @lru_cache(maxsize=1024)
-def sum_pieces(str storage) -> Plan:
-    """The plan of sum_pieces: a thread for each entry of the sum."""
-    return _plan("sum_pieces", storage, 1, 1, 1, WARP, 8, 1, 0, _Fit((), 8, 0, 0), 0, 0, None, {})
+def forward(str operator, int D, int Do, str storage, limits, state=None) -> Plan:
+    """The plan of an operator's forward kernel.
+
+    `state`: the dtype of the state that is given and returned; None: that of the other arrays.
+    """
+    op, kind = f"{_label(operator)}.forward", OPERATORS[operator]
+    _check_sizes(op, D, Do)
+    M, views = kind.columns(D, Do), kind.forward_views
+    return kind.forward(op, D, Do, M, storage, limits, views, state or storage)
+
+
+@lru_cache(maxsize=1024)
+def backward(str operator, int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
+    """The plan of an operator's backward kernel; `state` as for `forward`.
+
+    `sums`: gradients of sequences will be added up, so the kernel writes all of them in the type of sums.
+    """
+    op, kind = f"{_label(operator)}.backward", OPERATORS[operator]
+    _check_sizes(op, D, Do)
+    return _tiles(
+        op, f"{operator}_backward", D, Do, kind.columns(D, Do), storage, limits, kind.shares, kind.staged,
+        kind.backward_views + PROGRESS, sums, state or storage,
+    )
+
+
+@lru_cache(maxsize=1024)
+def add_partial_sums(str storage) -> Plan:
+    """The plan of add_partial_sums: each thread has an entry of the sum."""
+    fit = _Fit((), 8, 0, 0)
+    return _plan("add_partial_sums", storage, storage, 1, 1, 1, WARP, 8, 1, 0, fit, 0, 0, None, {})

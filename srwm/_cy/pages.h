@@ -7,7 +7,11 @@
 
 #define CACHE_LINE 64
 
-#if defined(__linux__)
+#if defined(_WIN32) /* Microsoft's C library, which MinGW uses as well */
+#include <malloc.h>
+static void *allocate(size_t size) { return _aligned_malloc(size ? size : 1, CACHE_LINE); }
+static void release(void *memory) { _aligned_free(memory); }
+#elif defined(__linux__)
 #include <sys/mman.h>
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -21,16 +25,20 @@ static void *allocate(size_t size) {
     return memory;
 }
 static void release(void *memory) { free(memory); }
-#elif defined(_MSC_VER)
-#include <malloc.h>
-static void *allocate(size_t size) { return _aligned_malloc(size ? size : 1, CACHE_LINE); }
-static void release(void *memory) { _aligned_free(memory); }
 #else
 static void *allocate(size_t size) {
     void *memory = NULL;
     return posix_memalign(&memory, CACHE_LINE, size ? size : 1) == 0 ? memory : NULL;
 }
 static void release(void *memory) { free(memory); }
+#endif
+
+/* Gives the system what `release` left with the C library: GNU's keeps what lies between blocks in use. */
+#if defined(__GLIBC__)
+#include <malloc.h>
+static void trim(void) { malloc_trim(0); }
+#else
+static void trim(void) {}
 #endif
 
 #endif

@@ -1,8 +1,9 @@
-"""Which instruction sets this processor has, for the choice of kernels at run time."""
+"""What this processor and this build have, for the choice of kernels at run time."""
 
 cdef extern from "processor.h" nogil:
     bint has_avx2_and_fma()
     bint has_avx512()
+    bint with_openmp "WITH_OPENMP"
 
 
 def has(str name):
@@ -12,3 +13,8 @@ def has(str name):
     if name == "avx512":
         return has_avx512()
     return name == "baseline"
+
+
+def has_openmp():
+    """Whether the kernels were compiled with OpenMP: this module has their flags."""
+    return with_openmp

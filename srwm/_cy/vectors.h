@@ -1,8 +1,9 @@
 /* Vectors of one real type, in the width of the instruction set the translation unit is compiled for.
 
    `real` is float, or double where SRWM_DOUBLE is defined; the same text serves every instruction
-   set and both types. GCC and Clang give portable vector types; any other compiler gets vectors of
-   one element and vectorises what it can. No -ffast-math anywhere: NaN and inf must propagate. */
+   set and both types. GCC and Clang give portable vector types; any other compiler, Microsoft's too, gets
+   vectors of one element and vectorises what it can, and so do they where SRWM_ONE_LANE is defined, for
+   tests. No -ffast-math anywhere: NaN and inf must propagate. */
 #ifndef SRWM_VECTORS_H
 #define SRWM_VECTORS_H
 
@@ -38,12 +39,13 @@ typedef int32_t real_bits;
 #define __has_builtin(x) 0
 #endif
 
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(SRWM_ONE_LANE)
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define VECTOR_BYTES 64
+#define WITH_AVX512
 #elif defined(__AVX__)
 #include <immintrin.h>
 #define VECTOR_BYTES 32
@@ -52,7 +54,6 @@ typedef int32_t real_bits;
 #define VECTOR_BYTES 16
 #endif
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
-typedef real vector_in_memory __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(1)));
 typedef real_bits vector_bits __attribute__((vector_size(VECTOR_BYTES)));
 INLINE vector splat(real a) { return a - (vector){0}; }
 INLINE vector_bits bits_of(vector a) { return (vector_bits)a; }
@@ -63,17 +64,30 @@ INLINE vector_bits is_less(vector a, vector b) { return (vector_bits)(a < b); }
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vector_bits){__VA_ARGS__})
 #endif
+INLINE vector load(const void *p) {
+    typedef vector anywhere __attribute__((may_alias, aligned(1)));
+    return *(const anywhere *)p;
+}
+INLINE void store(void *p, vector a) {
+    typedef vector anywhere __attribute__((may_alias, aligned(1)));
+    *(anywhere *)p = a;
+}
 #else
+#ifdef _MSC_VER
 #define INLINE static __forceinline
+#else
+#define INLINE static inline
+#endif
 #define UNROLL
 #define VECTOR_BYTES sizeof(real)
 typedef real vector;
-typedef real vector_in_memory;
 typedef real_bits vector_bits;
 INLINE vector splat(real a) { return a; }
 INLINE vector_bits bits_of(vector a) { vector_bits b; memcpy(&b, &a, sizeof b); return b; }
 INLINE vector from_bits(vector_bits b) { vector a; memcpy(&a, &b, sizeof a); return a; }
 INLINE vector_bits is_less(vector a, vector b) { return a < b ? -1 : 0; }
+INLINE vector load(const void *p) { vector a; memcpy(&a, p, sizeof a); return a; }
+INLINE void store(void *p, vector a) { memcpy(p, &a, sizeof a); }
 #endif
 
 #define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(real)))
@@ -83,9 +97,6 @@ INLINE vector_bits is_less(vector a, vector b) { return a < b ? -1 : 0; }
 #else
 #define REGISTERS 16
 #endif
-
-INLINE vector load(const real *p) { return *(const vector_in_memory *)p; }
-INLINE void store(real *p, vector a) { *(vector_in_memory *)p = a; }
 
 /* Holds a value in its register: the compiler would rather read it again from memory with every use,
    and the loads are then what the sweeps wait for. */
@@ -99,64 +110,67 @@ INLINE void store(real *p, vector a) { *(vector_in_memory *)p = a; }
 #define KEEP(a) (void)(a)
 #endif
 
-/* `n` entries, fewer than a vector's: the rest is zero, and neither read nor written. */
-#if defined(__AVX512F__) && !defined(SRWM_DOUBLE)
-INLINE vector load_some(const real *p, ptrdiff_t n) {
+/* `n` entries, fewer than a vector's: the rest is zero, and neither read nor written. Users' arrays may begin
+   at any address, so that these and `load` and `store` take pointers that promise no alignment. */
+#if defined(WITH_AVX512) && !defined(SRWM_DOUBLE)
+INLINE vector load_some(const void *p, ptrdiff_t n) {
     return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 }
-INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+INLINE void store_some(void *p, vector a, ptrdiff_t n) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a);
 }
-#elif defined(__AVX512F__)
-INLINE vector load_some(const real *p, ptrdiff_t n) {
+#elif defined(WITH_AVX512)
+INLINE vector load_some(const void *p, ptrdiff_t n) {
     return (vector)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
 }
-INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+INLINE void store_some(void *p, vector a, ptrdiff_t n) {
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)a);
 }
 #elif defined(WITH_AVX) && !defined(SRWM_DOUBLE)
 INLINE __m256i first_lanes(ptrdiff_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-INLINE vector load_some(const real *p, ptrdiff_t n) { return (vector)_mm256_maskload_ps(p, first_lanes(n)); }
-INLINE void store_some(real *p, vector a, ptrdiff_t n) { /* in halves: a masked store takes longer */
+INLINE vector load_some(const void *p, ptrdiff_t n) { return (vector)_mm256_maskload_ps((const float *)p, first_lanes(n)); }
+INLINE void store_some(void *p, vector a, ptrdiff_t n) { /* in halves: a masked store takes longer */
     __m128 v = _mm256_castps256_ps128((__m256)a);
+    char *next = (char *)p;
     if (n & 4) {
-        _mm_storeu_ps(p, v);
+        memcpy(next, &v, 16);
         v = _mm256_extractf128_ps((__m256)a, 1);
-        p += 4;
+        next += 16;
     }
     if (n & 2) {
-        _mm_storel_pi((__m64 *)p, v);
+        memcpy(next, &v, 8);
         v = _mm_movehl_ps(v, v);
-        p += 2;
+        next += 8;
     }
-    if (n & 1) _mm_store_ss(p, v);
+    if (n & 1) memcpy(next, &v, 4);
 }
 #elif defined(WITH_AVX)
 INLINE __m256i first_lanes(ptrdiff_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-INLINE vector load_some(const real *p, ptrdiff_t n) { return (vector)_mm256_maskload_pd(p, first_lanes(n)); }
-INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+INLINE vector load_some(const void *p, ptrdiff_t n) { return (vector)_mm256_maskload_pd((const double *)p, first_lanes(n)); }
+INLINE void store_some(void *p, vector a, ptrdiff_t n) {
     __m128d v = _mm256_castpd256_pd128((__m256d)a);
+    char *next = (char *)p;
     if (n & 2) {
-        _mm_storeu_pd(p, v);
+        memcpy(next, &v, 16);
         v = _mm256_extractf128_pd((__m256d)a, 1);
-        p += 2;
+        next += 16;
     }
-    if (n & 1) _mm_store_sd(p, v);
+    if (n & 1) memcpy(next, &v, 8);
 }
 #else
-INLINE vector load_some(const real *p, ptrdiff_t n) {
+INLINE vector load_some(const void *p, ptrdiff_t n) {
     real entries[VECTOR_BYTES / sizeof(real)] = {0};
-    for (ptrdiff_t i = 0; i < n; i++) entries[i] = p[i];
+    for (ptrdiff_t i = 0; i < n; i++) memcpy(entries + i, (const char *)p + i * sizeof(real), sizeof(real));
     return load(entries);
 }
-INLINE void store_some(real *p, vector a, ptrdiff_t n) {
+INLINE void store_some(void *p, vector a, ptrdiff_t n) {
     real entries[VECTOR_BYTES / sizeof(real)];
     store(entries, a);
-    for (ptrdiff_t i = 0; i < n; i++) p[i] = entries[i];
+    for (ptrdiff_t i = 0; i < n; i++) memcpy((char *)p + i * sizeof(real), entries + i, sizeof(real));
 }
 #endif
 
@@ -242,7 +256,7 @@ INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
         }
 #define LIST(...) __VA_ARGS__
 INLINE void transpose_lanes(vector *rows) {
-#if !defined(__GNUC__) && !defined(__clang__)
+#ifndef SHUFFLE
     (void)rows; /* one lane */
 #elif defined(SRWM_DOUBLE) && VECTOR_BYTES == 16
     TRADE(1, LIST(0, 2), LIST(1, 3))

@@ -38,10 +38,9 @@ static void scatter_some(char *p, ptrdiff_t inner, ptrdiff_t n, int kind, vector
 /* One vector of each sequence's row: n entries from byte `at` on. */
 INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) {
     if (is_dense(a) && n == LANES)
-        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load((const real *)(a->data[s] + at));
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load(a->data[s] + at);
     else if (is_dense(a))
-        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++)
-            block[s] = load_some((const real *)(a->data[s] + at), n);
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load_some(a->data[s] + at, n);
     else
         for (ptrdiff_t s = 0; s < SEQUENCES; s++)
             block[s] = gather_some(a->data[s] + at, a->inner, n, a->kind);
@@ -49,9 +48,9 @@ INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) 
 
 INLINE void write_block(const View *a, ptrdiff_t at, const vector *block, ptrdiff_t n) {
     if (is_dense(a) && n == LANES)
-        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store((real *)(a->data[s] + at), block[s]);
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store(a->data[s] + at, block[s]);
     else if (is_dense(a))
-        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store_some((real *)(a->data[s] + at), block[s], n);
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) store_some(a->data[s] + at, block[s], n);
     else
         for (ptrdiff_t s = 0; s < SEQUENCES; s++)
             scatter_some(a->data[s] + at, a->inner, n, a->kind, block[s]);
@@ -79,8 +78,8 @@ static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
     }
 #ifndef SRWM_MANY
     if (is_dense(a)) {
-        const real *row = (const real *)(a->data[0] + at);
-        for (; n >= LANES; n -= LANES, row += LANES, columns += LANES) store(columns, load(row));
+        const char *row = a->data[0] + at;
+        for (; n >= LANES; n -= LANES, row += VECTOR_BYTES, columns += LANES) store(columns, load(row));
         if (n > 0) store(columns, load_some(row, n));
         return;
     }
@@ -133,8 +132,8 @@ static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_
     if (a->data[0] == NULL) return;
 #ifndef SRWM_MANY
     if (is_dense(a)) {
-        real *row = (real *)(a->data[0] + at);
-        for (; n >= LANES; n -= LANES, row += LANES, columns += LANES) store(row, load(columns));
+        char *row = a->data[0] + at;
+        for (; n >= LANES; n -= LANES, row += VECTOR_BYTES, columns += LANES) store(row, load(columns));
         if (n > 0) store_some(row, load(columns), n);
         return;
     }
@@ -158,7 +157,7 @@ static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t 
             UNROLL for (ptrdiff_t half = SEQUENCES / 2; half > 0; half /= 2)
                 UNROLL for (ptrdiff_t s = 0; s < half; s++) block[s] += block[s + half];
         for (ptrdiff_t s = 0; s < (together ? 1 : SEQUENCES); s++) {
-            real *entries = (real *)(a->data[s] + here);
+            char *entries = a->data[s] + here;
             if (some == LANES)
                 store(entries, load(entries) + block[s]);
             else

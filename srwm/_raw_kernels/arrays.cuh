@@ -1,19 +1,23 @@
 // Types, sizes and views that every kernel shares.
 //
-// A kernel is compiled for one D, Do and dtype. Its launch configuration (srwm/_cy/launch.pyx) defines
+// A kernel is compiled for one D, Do and dtype. A thread group is the threads that work on one sequence at a time: one
+// warp, or all warps of a block. The launch configuration (srwm/_cy/launch.pyx) defines
 //
 //   SRWM_STORAGE   type of the caller's arrays: float, double, __half or __nv_bfloat16
-//   SRWM_REAL      type of the state and of every sum: float or double
-//   SRWM_D         rows of the state matrix
+//   SRWM_STATE     type of the state that the caller gives and gets: as the arrays, or float beside halves
+//   SRWM_REAL      type of the matrix in registers, and of every sum: float or double
+//   SRWM_D         rows of the matrix
 //   SRWM_DO        entries of y
-//   SRWM_M         columns of the state matrix
-//   SRWM_TEAM      threads that work on one sequence: whole warps
-//   SRWM_TEAMS     sequences at a time in a block; more than one only where a team is one warp
-//   SRWM_BLOCKS    blocks that shall fit a multiprocessor, so that the compiler knows its registers
-//   SRWM_REST      entries of a team's working memory, for what is not in registers
-//   SRWM_SEGMENT   steps from one kept state to the next
+//   SRWM_M         columns of the matrix
+//   SRWM_GROUP     threads of a thread group
+//   SRWM_GROUPS    thread groups of a block; more than one only where each is one warp
+//   SRWM_BLOCKS    blocks that a multiprocessor has to run at a time; the compiler limits its registers for them
+//   SRWM_WORKING   entries of a thread group's working memory, for what is neither in registers nor in shared memory
+//   SRWM_SEGMENT   steps from one saved matrix to the next
 //
-// Letters and the numbered steps: srwm/_reference.py. Vectors are rows.
+// The parameters of a kernel have the names of the operator's operands, and `namespace arg` numbers those that have a
+// view, in the order in which srwm/_raw_kernels/passes.py gives them. Letters and the numbered steps: srwm/reference.
+// Vectors are rows.
 #ifndef SRWM_ARRAYS_CUH
 #define SRWM_ARRAYS_CUH
 
@@ -25,6 +29,7 @@
 #endif
 
 typedef SRWM_STORAGE storage;
+typedef SRWM_STATE state_storage;
 typedef SRWM_REAL real;
 
 constexpr real LOWEST = sizeof(real) == 4 ? -3.4028234663852886e38 : -1.7976931348623157e308;
@@ -32,32 +37,32 @@ constexpr real LOWEST = sizeof(real) == 4 ? -3.4028234663852886e38 : -1.79769313
 constexpr int D = SRWM_D;
 constexpr int DO = SRWM_DO;
 constexpr int M = SRWM_M;
-constexpr int TEAM = SRWM_TEAM;
-constexpr int TEAMS = SRWM_TEAMS;
-constexpr int WARPS = TEAM / 32;
+constexpr int GROUP = SRWM_GROUP;
+constexpr int GROUPS = SRWM_GROUPS;
+constexpr int WARPS = GROUP / 32;
 constexpr int SEGMENT = SRWM_SEGMENT;
-static_assert(TEAM % 32 == 0 && (TEAMS == 1 || WARPS == 1), "a team is whole warps, and more teams one warp each");
+static_assert(GROUP % 32 == 0 && (GROUPS == 1 || WARPS == 1), "a group is whole warps, and more groups one warp each");
 
 __host__ __device__ constexpr int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Leading axes at the most, after those that follow each other in memory are merged.
+// The most leading axes of a call, after those that follow each other in memory are merged.
 constexpr int LEADING = 8;
 
-// Strides of one array, in entries; 0 along an axis over which it is broadcast.
+// Strides of one array, in entries. They are 0 along the axes over which it is broadcast.
 struct View {
     long long lead[LEADING];
     long long row;
     long long entry;
 };
 
-// The leading axes of all arrays of a call, the last one running fastest.
+// The leading axes of a call. The last one runs fastest.
 struct Axes {
     long long count;
     long long sizes[LEADING];
 };
 
-// Where sequence n begins in an array. Left in shared memory, one thread for each array: the divisions
-// take long, and a pointer for each array takes registers that the state wants.
+// Where sequence n begins in an array. One thread computes it for each array and leaves it in shared memory: the
+// divisions are slow, and a pointer for each array would take registers from the matrix.
 __device__ __forceinline__ long long start_of(long long n, const Axes &axes, const View &view) {
     long long at = 0;
 #pragma unroll 1
@@ -68,25 +73,51 @@ __device__ __forceinline__ long long start_of(long long n, const Axes &axes, con
     return at;
 }
 
-// A state: the caller's or a kept one, with its strides.
+// A matrix in memory with its strides: the caller's, or one that was saved for backward.
 template <class T>
 struct Source {
     const T *first;
     long long row, entry;
 };
 
-// Whether any device's block could have room for a state beside its own work.
+// A zero of any type: what stands for every entry of an array that the caller did not give.
+__device__ long long zero_bytes;
+
+// The matrix of the sequence that begins at `start` of an array. Where the array is null, it is all zeros.
+template <class T>
+__device__ __forceinline__ Source<T> source_of(const T *array, long long start, const View &view) {
+    if (array == nullptr) return {reinterpret_cast<const T *>(&zero_bytes), 0, 0};
+    return {array + start, view.row, view.entry};
+}
+
+// The flags of one sequence: whether its matrix returns to the initial one before a step. `first` may be null.
+struct Resets {
+    const bool *first;
+    long long row;
+    __device__ __forceinline__ bool before(long long t) const { return first != nullptr && first[t * row]; }
+};
+
+__device__ __forceinline__ Resets resets_of(const bool *reset, long long start, const View &view) {
+    return {reset == nullptr ? nullptr : reset + start, view.row};
+}
+
+// Whether a sequence starts with the caller's state: if there is one, and step 0 is no reset.
+__device__ __forceinline__ bool starts_with_state(const void *state, const Resets &resets, long long steps) {
+    return state != nullptr && !(steps > 0 && resets.before(0));
+}
+
+// Whether a block of some device could have room for a copy of the initial matrix.
 constexpr bool CACHEABLE = D * M * sizeof(storage) <= 200 * 1024;
 
-// The state from which all sequences begin, read once by a block, into its shared memory. All threads come here.
+// Copies the one initial matrix of all sequences into the block's shared memory. All threads of the block call it.
 __device__ __forceinline__ void copy_for_block(storage *copy, const storage *state, const View &view) {
-    for (int i = threadIdx.x; i < D * M; i += TEAM * TEAMS)
+    for (int i = threadIdx.x; i < D * M; i += GROUP * GROUPS)
         copy[i] = state[i / M * view.row + i % M * view.entry];
     __syncthreads();
 }
 
-// `a`, of which the compiler knows nothing: its multiples are computed where they are used. Left to
-// itself it computes those of a stride for all of an unrolled loop long before, and spills them.
+// `a`, hidden from the compiler: what depends on it is computed where it is used. Otherwise the compiler computes the
+// addresses of a whole unrolled loop in advance, and spills them.
 __device__ __forceinline__ long long opaque(long long a) {
 #ifdef __CUDA_ARCH__
     asm volatile("" : "+l"(a));
@@ -101,16 +132,16 @@ __device__ __forceinline__ int opaque(int a) {
     return a;
 }
 
-// What stands below reads memory after what stands above. Left to itself the compiler begins all the loads of
-// an unrolled loop at once, into registers that it spills; for work that few steps have, waiting is better.
+// Keeps loads below it from moving up. Otherwise the compiler starts all loads of an unrolled loop at once, and spills
+// their results. Used where few steps come by, so that waiting costs little.
 __device__ __forceinline__ void one_at_a_time() {
 #ifdef __CUDA_ARCH__
     asm volatile("" ::: "memory");
 #endif
 }
 
-// 1 / a for a neither tiny nor huge. A division looks for these cases, and what stands around its branch is
-// not interleaved with it.
+// 1 / a, for an a that is neither tiny nor huge. A division has a branch for these, and the compiler does not mix the
+// instructions around a branch.
 __device__ __forceinline__ float inverse(float a) { return __fdividef(1.0f, a); }
 __device__ __forceinline__ double inverse(double a) { return 1 / a; }
 

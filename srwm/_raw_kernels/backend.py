@@ -1,33 +1,35 @@
-"""The CUDA backend: CuPy arrays on their own device, in the caller's current stream.
+"""The CUDA backend: kernels that CuPy compiles, launched on addresses in the caller's stream.
 
 Nothing waits for the device and nothing goes through the host: a pass is one launch, and one more for
-each gradient that is a sum. Memory is that of CuPy's current allocator.
+each gradient that is a sum. Memory is the caller's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from srwm._cy import launch
-from srwm._raw_kernels import delta_passes, loader, passes
-from srwm._raw_kernels.delta_passes import delta_kept_shape
-from srwm._raw_kernels.passes import kept_shape
+from srwm._raw_kernels import loader
+from srwm._raw_kernels.passes import Backward, Bound, Forward, plans_of, saved_of
+from srwm.operators.spec import Operator, described
 
 __all__ = [
-    "BFLOAT16_AS_INT16",
-    "backward",
+    "NEEDS_ALIGNMENT",
+    "RUNS_ON_ARRAYS",
+    "backward_of",
     "declines",
-    "delta_backward",
-    "delta_forward",
-    "delta_kept_shape",
-    "forward",
-    "kept_shape",
+    "forward_of",
+    "saved_of",
+    "takes",
     "unusable",
     "warmup",
 ]
 
-BFLOAT16_AS_INT16 = True  # CuPy has no such type
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = True  # a kernel walks whole entries
 
 
 @cache
@@ -40,8 +42,8 @@ def unusable() -> str | None:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CUDA finds no device ({error}); move the arrays to the CPU"
-    return None if count else "there is no CUDA device; move the arrays to the CPU"
+        return f"CUDA finds no device ({error})"
+    return None if count else "there is no CUDA device"
 
 
 def declines(device: str) -> str | None:
@@ -49,114 +51,66 @@ def declines(device: str) -> str | None:
     return None if device == "cuda" else f"it takes CUDA arrays, these are on the {device}"
 
 
+def takes(operator: Operator) -> bool:
+    """Whether there are kernels for it."""
+    return operator.name in launch.OPERATORS
+
+
+class _Stream(NamedTuple):
+    """A stream as CuPy's launch wants it: whatever has such an attribute. Nothing becomes current."""
+
+    ptr: int
+
+
 class _Device:
-    """A platform of `launching`: the current device, which is the one of this index."""
+    """A platform of `passes`: the device of this index."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
+    def _current(self) -> AbstractContextManager[Any]:
+        """Makes the device current where another one is."""
+        import cupy
+
+        if cupy.cuda.runtime.getDevice() == self.index:
+            return nullcontext()
+        device: AbstractContextManager[Any] = cupy.cuda.Device(self.index)
+        return device
+
     def limits(self) -> launch.Limits:
         return loader.limits(self.index)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        import cupy
+    def kernel(self, plan: launch.Plan) -> Any:
+        with self._current():
+            return loader.function(plan, self.index)
 
-        return cupy.empty(shape, dtype)
-
-    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...], dynamic: int) -> None:
-        kernel = loader.function(plan, self.index)
-        kernel((blocks,), (plan.threads,), args, shared_mem=dynamic)
-
-
-def forward(
-    x: Any,
-    W: Any,
-    reset: Any,
-    lead: tuple[int, ...],
-    *,
-    keep: bool,
-    return_state: bool = True,
-    num_threads: int | None = None,
-) -> tuple[Any, Any, Any]:
-    """y (*lead, L, Do); W_next (*lead, D, M) and what backward wants, where asked for, or None."""
-    del num_threads  # the CPU's
-    with x.device as device:
-        platform = _Device(device.id)
-        return passes.forward(platform, x, W, reset, lead, keep=keep, return_state=return_state)
+    def launch(self, bound: Bound, addresses: tuple[int, ...], stream: int) -> None:
+        with self._current():
+            bound.kernel(
+                (bound.blocks,),
+                (bound.threads,),
+                (*addresses, *bound.values),
+                shared_mem=bound.dynamic,
+                stream=_Stream(stream),
+            )
 
 
-def backward(
-    x: Any,
-    W: Any,
-    reset: Any,
-    lead: tuple[int, ...],
-    kept: Any,
-    grad_y: Any,
-    grad_W_next: Any,
-    *,
-    num_threads: int | None = None,
-) -> tuple[Any, Any]:
-    """gx and gW, of exactly the shapes of x and W."""
-    del num_threads
-    with x.device as device:
-        return passes.backward(_Device(device.id), x, W, reset, lead, kept, grad_y, grad_W_next)
+def forward_of(call: Any, keep: bool) -> Forward:
+    """The forward pass of a kind of call; ValueError for sizes that the kernels do not run."""
+    del keep  # the kernel looks whether it is given an address
+    return Forward(_Device(call.device), call)
 
 
-def delta_forward(
-    q: Any,
-    k: Any,
-    v: Any,
-    beta: Any,
-    S: Any,
-    reset: Any,
-    lead: tuple[int, ...],
-    *,
-    keep: bool,
-    return_state: bool = True,
-    num_threads: int | None = None,
-) -> tuple[Any, Any, Any]:
-    """y (*lead, L, Do); S_next (*lead, D, Do) and what backward wants, where asked for, or None."""
-    del num_threads
-    with q.device as device:
-        operands = (q, k, v, beta, S, reset, lead)
-        return delta_passes.delta_forward(
-            _Device(device.id), *operands, keep=keep, return_state=return_state
-        )
+def backward_of(call: Any, incoming: Sequence[Any]) -> Backward:
+    """The backward pass of a kind of call whose results have gradients of these layouts, None for zero."""
+    return Backward(_Device(call.device), call, incoming)
 
 
-def delta_backward(
-    q: Any,
-    k: Any,
-    v: Any,
-    beta: Any,
-    S: Any,
-    reset: Any,
-    lead: tuple[int, ...],
-    kept: Any,
-    grad_y: Any,
-    grad_S_next: Any,
-    *,
-    num_threads: int | None = None,
-) -> tuple[Any, ...]:
-    """gq, gk, gv, gbeta and gS, of exactly the shapes of q, k, v, beta and S."""
-    del num_threads
-    with q.device as device:
-        operands = (q, k, v, beta, S, reset, lead, kept, grad_y, grad_S_next)
-        return delta_passes.delta_backward(_Device(device.id), *operands)
-
-
-def warmup(D: int, Do: int, storage: str) -> None:
-    """Compile the kernels of these sizes and this dtype for the current device."""
+def warmup(D: int, Do: int, dtype: str) -> None:
+    """Compile the kernels of every operator for these sizes and this dtype, for CuPy's current device."""
     import cupy
 
-    index = cupy.cuda.Device().id
-    limits = loader.limits(index)
-    plans = [
-        launch.forward(D, Do, storage, limits),
-        launch.backward(D, Do, storage, limits),
-        launch.delta_forward(D, Do, storage, limits),
-        launch.delta_backward(D, Do, storage, limits),
-        launch.sum_pieces(storage),
-    ]
-    for plan in plans:
-        loader.function(plan, index)
+    device = _Device(cupy.cuda.Device().id)
+    for operator in filter(takes, described.values()):
+        for plan in plans_of(operator, D, Do, dtype, device.limits()):
+            device.kernel(plan)

@@ -1,79 +1,77 @@
-// Backward pass of the delta rule: one launch, the loop over time inside.
+// Backward pass of the delta rule: one launch, with the loop over time inside.
 //
-// S before a step comes back by undoing step 4 from what forward kept; G is the gradient of S after the
-// step at hand, without step 5' of that step. A step has one barrier, behind the warps' shares of g_q and
-// g_k. Who owns what: tile.cuh, where W is S.
+// S before a step is recovered by undoing step 4 with what forward saved. G is the gradient of S after the step,
+// without step 5' of that step. A step has one barrier, after the warps' partial sums of g_q and g_k. Which thread owns
+// what: tile.cuh, where W is S.
 #include "tile.cuh"
 
-constexpr int STAGED = 2 * D + 1; // [ q | k | beta ] of a step
-constexpr int STAGED_BY_EACH = (STAGED + TEAM - 1) / TEAM;
-constexpr int SHARES = WARPS > 1 ? 2 * WARPS * 2 * D_ : 0; // two of the warps' of g_q and g_k
-constexpr int SUMS = 3 * M_ + SHARES;                      // and over columns u, g_Delta, g_y: in this order
+constexpr int STAGED = 2 * D + 1; // [ q | k | beta ]: what a step needs in shared memory
+constexpr int STAGED_BY_EACH = (STAGED + GROUP - 1) / GROUP;
+constexpr int SHARES = WARPS > 1 ? 2 * WARPS * 2 * D_ : 0; // partial sums of each warp, of g_q and g_k; double-buffered
+constexpr int SUMS = 3 * M_ + SHARES; // before them three vectors over columns: u, g_Delta, g_y
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
-static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
+static_assert(TILES_WORKING + (SHARED_SUMS ? 0 : SUMS) == SRWM_WORKING, "working memory of another size");
 
-enum { QUERY, KEY, RATE, S0, RESET, KEPT, GRAD_Y, GRAD_S, GQ, GK, GV, GRATE, VIEWS };
+namespace arg {
+enum { q, k, v, beta, S, state, reset, saved, grad_y, grad_S_next, gq, gk, gv, gbeta, gS, gstate, VIEWS };
+}
 
-struct DeltaBackwardSizes {
-    Pieces gS;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
+// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L) and gstate (..., D, DO): every entry is written. gS (chunks, D,
+// DO): for each chunk of sequences that share a matrix, the sum of their gradients in their order. v is not read. S,
+// state, reset, grad_y, grad_S_next, gS and gstate may be null. working: SRWM_WORKING entries for each thread group of
+// the grid. Dynamic shared memory: SHARED entries for each thread group, then the copy of S.
+extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
+    delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
+                   const storage *__restrict__ beta, const storage *__restrict__ S,
+                   const state_storage *__restrict__ state,
+                   const bool *__restrict__ reset, const real *__restrict__ saved,
+                   const storage *__restrict__ grad_y, const state_storage *__restrict__ grad_S_next,
+                   SRWM_GRADIENT *__restrict__ gq, SRWM_GRADIENT *__restrict__ gk, SRWM_GRADIENT *__restrict__ gv,
+                   SRWM_GRADIENT *__restrict__ gbeta, real *gS, SRWM_STATE_GRADIENT *__restrict__ gstate, real *working,
+                   const BackwardSizes<arg::VIEWS> s) {
+    extern __shared__ __align__(16) real shared_of_group[];
+    // Double buffer: written before a barrier, read until the next one.
+    __shared__ __align__(16) real staged_of_group[GROUPS][2][2 * D_ + 4]; // q | k | beta
+    __shared__ real g_beta_of_warp[GROUPS][2][WARPS];
+    __shared__ long long start_of_group[GROUPS][arg::VIEWS + PROGRESS];
 
-// gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L): every entry is written. gS (pieces, D, DO): the
-// gradient of one initial state summed over one chunk of the sequences that share it, in their order.
-// reset and grad_S_next may be null. rest (SRWM_REST for each team of the grid).
-// Dynamic shared memory: SHARED for each team, and S if cached.
-extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ beta,
-                   const storage *__restrict__ S, const bool *__restrict__ reset, const real *__restrict__ kept,
-                   const storage *__restrict__ grad_y, const storage *__restrict__ grad_S_next,
-                   SRWM_GX *__restrict__ gq, SRWM_GX *__restrict__ gk, SRWM_GX *__restrict__ gv,
-                   SRWM_GX *__restrict__ gbeta, real *gS, real *rest, const DeltaBackwardSizes s) {
-    extern __shared__ __align__(16) real shared_of_team[];
-    // Two of what is written before a barrier and read until the next one.
-    __shared__ __align__(16) real staged_of_team[TEAMS][2][2 * D_ + 4]; // q | k | beta
-    __shared__ real g_beta_of_warp[TEAMS][2][WARPS];
-    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
-
-    const int team = threadIdx.x / TEAM, lane = threadIdx.x % 32;
-    const Place at = {(int)threadIdx.x % TEAM};
-    const long long first = (long long)blockIdx.x * TEAMS + team;
-    real *const working = rest + first * SRWM_REST, *const shared = shared_of_team + team * SHARED;
-    W_Part w(working, shared, at.rank);
-    G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
-    real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
+    const int group = threadIdx.x / GROUP, lane = threadIdx.x % 32;
+    const Place at = {(int)threadIdx.x % GROUP};
+    const long long first = (long long)blockIdx.x * GROUPS + group;
+    real *const own_working = working + first * SRWM_WORKING, *const shared = shared_of_group + group * SHARED;
+    W_Part w(own_working, shared, at.rank);
+    G_Part G(own_working + W_Part::WORKING, shared + W_Part::SHARED, at.rank);
+    real *const u = SHARED_SUMS ? shared + TILES_SHARED : own_working + TILES_WORKING, *const g_Delta = u + M_;
     real *const g_y = g_Delta + M_, *const shares = g_y + M_; // [2][2][WARPS][D_]
-    long long *const start = start_of_team[team], *const turn = start + VIEWS;
-    storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
-    int which = 0; // of what there are two
-    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
+    long long *const start = start_of_group[group], *const progress = start + arg::VIEWS;
+    storage *const block_copy = reinterpret_cast<storage *>(shared_of_group + GROUPS * SHARED);
+    int buffer = 0; // of the staged vectors and of the partial sums
+    if (CACHEABLE && s.cached) copy_for_block(block_copy, S, s.views[arg::S]);
 
-    // What lies between the places of rows and columns is read, and is no number's.
-    for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
-    for (int i = at.rank; i < 4 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
+    // Zero the padding: the sweeps read it.
+    for (int i = at.rank; i < 3 * M_; i += GROUP) u[i] = 0;
+    for (int i = at.rank; i < 4 * D_; i += GROUP) staged_of_group[group][i % 2][i / 2] = 0;
 
-    if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gS, at, turn)) {
+    if (at.rank == 0) progress[CHUNK] = first;
+    while (next_chunk(s.chunks, at, progress)) {
         bool first_of_gS = true;
+        auto gS_of_chunk = [&] { return gS == nullptr ? nullptr : gS + progress[GRADIENT]; };
 
-        while (next_sequence(s.lead, s.views, at, turn, start)) {
+        while (next_sequence(s.lead, s.views, at, progress, start)) {
             auto entry_of = [&](int array, long long t, int i) {
                 return start[array] + t * s.views[array].row + i * s.views[array].entry;
             };
 
-            // What a step reads from memory is fetched a step before, a column's own share by its owner;
-            // what all threads want of it two steps before, and staged in shared memory.
+            // What a step needs of memory is loaded in the step before by the owner of the column. What all threads
+            // need is loaded two steps before, and staged in shared memory.
             real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
             auto fetch_vectors = [&](long long t) {
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    int e = p * TEAM + at.rank;
-                    next[p] = e < D       ? widen(q[entry_of(QUERY, t, e)])
-                              : e < 2 * D ? widen(k[entry_of(KEY, t, e - D)])
-                              : e < STAGED ? widen(beta[entry_of(RATE, t, 0)])
+                    int e = p * GROUP + at.rank;
+                    next[p] = e < D       ? widen(q[entry_of(arg::q, t, e)])
+                              : e < 2 * D ? widen(k[entry_of(arg::k, t, e - D)])
+                              : e < STAGED ? widen(beta[entry_of(arg::beta, t, 0)])
                                            : real(0);
                 }
             };
@@ -81,62 +79,56 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
                     int c = at.owns(i) ? at.own_column(i) : 0;
-                    next_Delta[i] = kept[start[KEPT] + t * M + c];
-                    next_g_y[i] = widen(grad_y[entry_of(GRAD_Y, t, c)]);
+                    next_Delta[i] = saved[start[arg::saved] + t * M + c];
+                    next_g_y[i] = grad_y == nullptr ? real(0) : widen(grad_y[entry_of(arg::grad_y, t, c)]);
                 }
             };
             auto stage = [&](real *staged) {
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    int e = p * TEAM + at.rank;
+                    int e = p * GROUP + at.rank;
                     if (e < STAGED) staged[e < 2 * D ? e / D * D_ + place_of_row(e % D) : 2 * D_] = next[p];
                 }
             };
             auto initial = [&] {
-                const View &view = s.views[S0];
-                if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{S + start[S0], view.row, view.entry};
+                if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
+                return source_of(S, start[arg::S], s.views[arg::S]);
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto restore_before = [&](long long t) {
                 restore(
-                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
-                    [&](long long segment) { return kept + start[KEPT] + (s.steps + segment * D) * M; },
-                    [&](long long step, int d) { return real(widen(k[entry_of(KEY, step, d)])); },
+                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    [&](long long segment) { return saved + start[arg::saved] + (s.steps + segment * D) * M; },
+                    [&](long long step, int d) { return real(widen(k[entry_of(arg::k, step, d)])); },
                     [&](long long step, int c) {
-                        return real(widen(beta[entry_of(RATE, step, 0)])) * kept[start[KEPT] + step * M + c];
+                        const real beta_t = widen(beta[entry_of(arg::beta, step, 0)]);
+                        return beta_t * saved[start[arg::saved] + step * M + c];
                     });
             };
 
-            if (grad_S_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_S_next + start[GRAD_S], s.views[GRAD_S].row, s.views[GRAD_S].entry});
-            }
+            set(G, at, source_of(grad_S_next, start[arg::grad_S_next], s.views[arg::grad_S_next]));
             if (s.steps > 0) {
                 fetch_vectors(s.steps - 1);
                 fetch_columns(s.steps - 1);
-                stage(staged_of_team[team][which]);
+                stage(staged_of_group[group][buffer]);
                 if (s.steps > 1) fetch_vectors(s.steps - 2);
             }
-            TEAM_SYNC();
+            GROUP_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S does not come from undoing
-                if (reset != nullptr && t + 1 < s.steps && reset[entry_of(RESET, t + 1, 0)]) {
-                    anew = true;
-                    add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-                    first_of_gS = false;
-                    set_zero(G);
+                bool restores = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S cannot be recovered by undoing
+                if (t + 1 < s.steps && resets().before(t + 1)) {
+                    restores = true;
+                    take_G(G, at, gS_of_chunk(), first_of_gS);
                 }
-                if (anew) restore_before(t + 1);
-                const real *const staged = staged_of_team[team][which];
+                if (restores) restore_before(t + 1);
+                const real *const staged = staged_of_group[group][buffer];
                 const real beta_t = staged[2 * D_];
-                real *const shares_t = shares + which * (2 * WARPS * D_);
-                real *const g_beta_t = g_beta_of_warp[team][which];
-                which ^= 1;
+                real *const shares_t = shares + buffer * (2 * WARPS * D_);
+                real *const g_beta_t = g_beta_of_warp[group][buffer];
+                buffer ^= 1;
 
-                // 4'  g_u = k G, where 5'  G + q^T g_y is meant: k (G before) + <k, q> g_y
+                // 4'  g_u = k G with the G of 5', which is G + q^T g_y: so it is k G + <k, q> g_y
                 real q_t[ROWS], k_t[ROWS], g_u[OWN], along = 0, g_beta = 0;
                 load_rows(staged, at, q_t);
                 load_rows(staged + D_, at, k_t);
@@ -153,23 +145,23 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                         g_Delta[at.own_place(i)] = beta_t * g;
                         g_y[at.own_place(i)] = next_g_y[i];
                         g_beta += g * next_Delta[i];
-                        narrow(beta_t * g, gv[start[GV] + t * M + at.own_column(i)]);
+                        narrow(beta_t * g, gv[start[arg::gv] + t * M + at.own_column(i)]);
                     }
                 }
                 g_beta = sum_over<32>(g_beta);
                 if (t > 0) {
-                    stage(staged_of_team[team][which]);
+                    stage(staged_of_group[group][buffer]);
                     fetch_columns(t - 1);
                 }
                 if (t > 1) fetch_vectors(t - 2);
                 __syncwarp();
 
-                // 5'  g_q = g_y S'^T, G += q^T g_y   4 undone: S before the step
+                // 5'  g_q = g_y S'^T, G += q^T g_y   Undo 4: S before the step
                 // 4'  g_k = u G^T   1'  g_k -= g_Delta S^T, G -= k^T g_Delta
                 real g_qk[1][2 * ROWS] = {};
                 sweep<true, true>(
-                    w, G, [&](int g) { return OfGroup<3>(u, at, g); },
-                    [&](int g, int r, const OfGroup<3> &vectors, real (&w_)[4], real (&e)[4]) {
+                    w, G, [&](int g) { return OfQuad<3>(u, at, g); },
+                    [&](int g, int r, const OfQuad<3> &vectors, real (&w_)[4], real (&e)[4]) {
 #pragma unroll
                         for (int i = 0; i < 4; i++)
                             if (has_column(g, i)) {
@@ -190,32 +182,33 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                             shares_t[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
                     } else {
                         if (!rows.again && d < D)
-                            narrow(g_qk[0][i], of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
+                            narrow(g_qk[0][i], of_k ? gk[start[arg::gk] + t * D + d] : gq[start[arg::gq] + t * D + d]);
                     }
                 }
                 if (lane == 0) g_beta_t[at.warp()] = g_beta;
-                TEAM_SYNC();
+                GROUP_SYNC();
 
                 if constexpr (WARPS > 1) {
 #pragma unroll 1
-                    for (int item = at.rank; item < 2 * D; item += TEAM) {
+                    for (int item = at.rank; item < 2 * D; item += GROUP) {
                         const int of_k = item / D, d = item % D;
                         real sum = 0;
 #pragma unroll
                         for (int warp = 0; warp < WARPS; warp++)
                             sum += shares_t[(of_k * WARPS + warp) * D_ + place_of_row(d)];
-                        narrow(sum, of_k ? gk[start[GK] + t * D + d] : gq[start[GQ] + t * D + d]);
+                        narrow(sum, of_k ? gk[start[arg::gk] + t * D + d] : gq[start[arg::gq] + t * D + d]);
                     }
                 }
-                if (at.rank == TEAM - 1) {
+                if (at.rank == GROUP - 1) {
                     real sum = 0;
 #pragma unroll
                     for (int warp = 0; warp < WARPS; warp++) sum += g_beta_t[warp];
-                    narrow(sum, gbeta[start[GRATE] + t]);
+                    narrow(sum, gbeta[start[arg::gbeta] + t]);
                 }
             }
-            add_G(G, at, gS + turn[GRADIENT], first_of_gS);
-            first_of_gS = false;
+            end_sequence(G, at, starts_with_state(state, resets(), s.steps), gS_of_chunk(), first_of_gS,
+                         gstate == nullptr ? nullptr : gstate + start[arg::gstate]);
         }
+        end_chunk(G, at, gS_of_chunk(), first_of_gS);
     }
 }

@@ -1,91 +1,52 @@
-// Forward pass of the delta rule: one launch, the loop over time inside.
+// Forward pass of the delta rule: one launch, with the loop over time inside.
 //
-// A thread owns whole columns of S, and no column knows of another: a team is a warp with 32 COLUMNS
-// columns of one sequence, which shares q and k alone. No barrier of the block. Steps: srwm/_delta_reference.py.
-//
-//   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers
-//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
-#include "team.cuh"
+// A thread owns whole columns of S, and columns are independent of each other. A thread group is therefore a warp with
+// 32 COLUMNS columns of one sequence; several of them have a sequence, and share only q and k. No block barrier is
+// needed. Steps: srwm/reference/delta.py.
+#include "columns.cuh"
 
-constexpr int COLUMNS = SRWM_COLUMNS;
-constexpr int D_ = up_to(D, 4); // entries of a vector over rows, padded with zeros
 constexpr int INPUTS = (D + 31) / 32;
-constexpr int TILE = 32 * COLUMNS, TILES = (M + TILE - 1) / TILE; // of columns
-static_assert(WARPS == 1, "a team is a warp");
+constexpr int TILE = 32 * COLUMNS;             // columns of a thread group
+constexpr int TILES = (M + TILE - 1) / TILE;   // thread groups of a sequence
+static_assert(WARPS == 1, "a group is a warp");
 
-typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
-static_assert(Columns::REST == SRWM_REST, "working memory of another size");
-
-enum { QUERY, KEY, VALUE, RATE, S0, RESET, VIEWS };
-
-struct DeltaForwardSizes {
-    long long sequences, steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
-
-// The columns c, c + 32, ... of S.
-__device__ __forceinline__ void read_S(Columns &state, Source<storage> from, int c) {
-    state.change([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            // One address goes down the column: each on its own they would take the registers that S is in.
-            const storage *at = from.first + opaque(g * 4 * from.row + (c + 32 * j) * from.entry);
-#pragma unroll
-            for (int i = 0; i < 4; i++, at += from.row)
-                e[j][i] = g * 4 + i < D && c + 32 * j < M ? widen(*at) : real(0);
-            one_at_a_time();
-        }
-    });
+namespace arg {
+enum { q, k, v, beta, S, state, reset, VIEWS };
 }
 
-template <class T>
-__device__ __forceinline__ void write_S(Columns &state, T *out, int c) {
-    state.read([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int d = g * 4 + i;
-                if (d < D && c + 32 * j < M) narrow(e[j][i], out[d * M + c + 32 * j]);
-            }
-    });
-}
-
-// y (N, L, DO), S_next (N, D, DO) or null, kept (N, L * DO + segments * D * DO) or null: contiguous.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team, and S if
-// cached.
-extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
+// y (N, L, DO), S_next (N, D, DO) and saved (N, L * DO + segments * D * DO) are contiguous; S_next and saved may be
+// null, and S, state and reset. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory:
+// Columns::SHARED entries for each thread group, then the copy of S.
+extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     delta_forward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
-                  const storage *__restrict__ beta, const storage *__restrict__ S, const bool *__restrict__ reset,
-                  storage *__restrict__ y, storage *__restrict__ S_next, real *__restrict__ kept,
-                  real *__restrict__ rest, const DeltaForwardSizes s) {
-    extern __shared__ __align__(16) real shared_rest[];
-    __shared__ __align__(16) real vectors[TEAMS][2][2][D_]; // q, k; two of each: one is written while one is read
-    __shared__ long long start_of_team[TEAMS][VIEWS];
+                  const storage *__restrict__ beta, const storage *__restrict__ S,
+                  const state_storage *__restrict__ state, const bool *__restrict__ reset, storage *__restrict__ y,
+                  state_storage *__restrict__ S_next, real *__restrict__ saved, real *__restrict__ working,
+                  const ForwardSizes<arg::VIEWS> s) {
+    extern __shared__ __align__(16) real shared_of_block[];
+    __shared__ __align__(16) real vectors[GROUPS][2][2][D_]; // double buffer of q and k
+    __shared__ long long start_of_group[GROUPS][arg::VIEWS];
 
-    const int team = threadIdx.x / TEAM, rank = threadIdx.x % TEAM;
-    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
-    Columns state(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
-    long long *const start = start_of_team[team];
-    storage *const common = reinterpret_cast<storage *>(shared_rest + TEAMS * Columns::SHARED);
-    int which = 0;
+    const int group = threadIdx.x / GROUP, rank = threadIdx.x % GROUP;
+    const long long first = (long long)blockIdx.x * GROUPS + group, together = (long long)gridDim.x * GROUPS;
+    Columns matrix(working + first * Columns::WORKING, shared_of_block + group * Columns::SHARED, rank);
+    long long *const start = start_of_group[group];
+    storage *const block_copy = reinterpret_cast<storage *>(shared_of_block + GROUPS * Columns::SHARED);
+    int buffer = 0;
 
-    if (CACHEABLE && s.cached) copy_for_block(common, S, s.views[S0]);
+    if (CACHEABLE && s.cached) copy_for_block(block_copy, S, s.views[arg::S]);
     if (rank < D_ - D)
-        for (int i = 0; i < 4; i++) vectors[team][i / 2][i % 2][D + rank] = 0;
+        for (int i = 0; i < 4; i++) vectors[group][i / 2][i % 2][D + rank] = 0;
 
     for (long long item = first; item < s.sequences * TILES; item += together) {
         const long long n = item / TILES;
         const int c_0 = item % TILES * TILE + rank;
-        TEAM_SYNC(); // all is read of the sequence before
-        if (rank < VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
-        TEAM_SYNC();
+        GROUP_SYNC(); // all threads have read what they want of the sequence before
+        if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
+        GROUP_SYNC();
 
-        // Of the step to come, so that memory is never waited for: loads that depend on nothing, not even
-        // on whether they are wanted.
+        // Of the next step, so that no thread waits for memory. Loads have no condition, whether they are wanted or
+        // not.
         real next_q[INPUTS], next_k[INPUTS], next_v[COLUMNS], next_beta;
         auto entry_of = [&](int array, long long t, int i) {
             return start[array] + t * s.views[array].row + i * s.views[array].entry;
@@ -94,43 +55,44 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
 #pragma unroll
             for (int p = 0; p < INPUTS; p++) {
                 int d = p * 32 + rank;
-                next_q[p] = widen(q[entry_of(QUERY, t, d < D ? d : 0)]);
-                next_k[p] = widen(k[entry_of(KEY, t, d < D ? d : 0)]);
+                next_q[p] = widen(q[entry_of(arg::q, t, d < D ? d : 0)]);
+                next_k[p] = widen(k[entry_of(arg::k, t, d < D ? d : 0)]);
             }
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {
                 int c = c_0 + 32 * j;
-                next_v[j] = widen(v[entry_of(VALUE, t, c < M ? c : 0)]);
+                next_v[j] = widen(v[entry_of(arg::v, t, c < M ? c : 0)]);
             }
-            next_beta = widen(beta[entry_of(RATE, t, 0)]);
+            next_beta = widen(beta[entry_of(arg::beta, t, 0)]);
         };
 
         auto initial = [&] {
-            const View &view = s.views[S0];
-            if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-            return Source<storage>{S + start[S0], view.row, view.entry};
+            if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
+            return source_of(S, start[arg::S], s.views[arg::S]);
         };
-        read_S(state, initial(), c_0);
+        auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
+        if (starts_with_state(state, resets(), s.steps))
+            read_columns(matrix, source_of(state, start[arg::state], s.views[arg::state]), c_0);
+        else read_columns(matrix, initial(), c_0);
         if (s.steps > 0) fetch(0);
         for (long long t = 0; t < s.steps; t++) {
-            real *const q_t = vectors[team][which][0], *const k_t = vectors[team][which][1];
-            which ^= 1;
+            real *const q_t = vectors[group][buffer][0], *const k_t = vectors[group][buffer][1];
+            buffer ^= 1;
 #pragma unroll
             for (int p = 0; p < INPUTS; p++)
                 if (p * 32 + rank < D) q_t[p * 32 + rank] = next_q[p], k_t[p * 32 + rank] = next_k[p];
             real v_t[COLUMNS], beta_t = next_beta;
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) v_t[j] = next_v[j];
-            TEAM_SYNC();
+            GROUP_SYNC();
             fetch(t + 1 < s.steps ? t + 1 : t);
-            if (reset != nullptr && t > 0 && reset[entry_of(RESET, t, 0)])
-                read_S(state, initial(), c_0);
+            if (t > 0 && resets().before(t)) read_columns(matrix, initial(), c_0);
 
-            real *const kept_n = kept + n * (s.steps + s.segments * D) * M;
+            real *const saved_n = saved + n * (s.steps + s.segments * D) * M;
 
             // 1  v_bar = k S
             real v_bar[COLUMNS] = {}, y_t[COLUMNS] = {}, u[COLUMNS];
-            state.read([&](int g, real (&e)[COLUMNS][4]) {
+            matrix.read([&](int g, real (&e)[COLUMNS][4]) {
                 real a[4];
                 load4(k_t + g * 4, a);
 #pragma unroll
@@ -143,10 +105,10 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             for (int j = 0; j < COLUMNS; j++) {
                 real Delta = v_t[j] - v_bar[j];
                 u[j] = beta_t * Delta;
-                if (kept != nullptr && c_0 + 32 * j < M) kept_n[t * M + c_0 + 32 * j] = Delta;
+                if (saved != nullptr && c_0 + 32 * j < M) saved_n[t * M + c_0 + 32 * j] = Delta;
             }
             // 4  S <- S + k^T u   5  y = q S
-            state.change([&](int g, real (&e)[COLUMNS][4]) {
+            matrix.change([&](int g, real (&e)[COLUMNS][4]) {
                 real a[4], b[4];
                 load4(k_t + g * 4, a);
                 load4(q_t + g * 4, b);
@@ -163,9 +125,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 if (c_0 + 32 * j < M) narrow(y_t[j], y[(n * s.steps + t) * M + c_0 + 32 * j]);
 
             const bool ends_segment = (t + 1) % SEGMENT == 0 || t + 1 == s.steps;
-            if (kept != nullptr && ends_segment && t / SEGMENT < s.segments)
-                write_S(state, kept_n + (s.steps + t / SEGMENT * D) * M, c_0);
+            if (saved != nullptr && ends_segment && t / SEGMENT < s.segments)
+                write_columns(matrix, saved_n + (s.steps + t / SEGMENT * D) * M, c_0);
         }
-        if (S_next != nullptr) write_S(state, S_next + n * D * M, c_0);
+        if (S_next != nullptr) write_columns(matrix, S_next + n * D * M, c_0);
     }
 }

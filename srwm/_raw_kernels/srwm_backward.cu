@@ -1,185 +1,177 @@
-// Backward pass of the self-referential weight matrix: one launch, the loop over time inside.
+// Backward pass of the self-referential weight matrix: one launch, with the loop over time inside.
 //
-// W before a step comes back by undoing step 5 from what forward kept; G is the gradient of W after the
-// step at hand. A step has two barriers: behind the warps' shares of g_q and g_k, and behind g_o. Who owns
-// what: tile.cuh.
+// W before a step is recovered by undoing step 5 with what forward saved. G is the gradient of W after the step. A step
+// has two barriers: after the warps' partial sums of g_q and g_k, and after g_o. Which thread owns what: tile.cuh.
 #include "gates.cuh"
 #include "tile.cuh"
 
-constexpr int STAGED = 3 * D + 4; // [ q | k | x | beta ] of a step
-constexpr int STAGED_BY_EACH = (STAGED + TEAM - 1) / TEAM;
-constexpr bool AHEAD = ROWS <= 4; // what a step reads from memory is fetched before; a large head has no registers
-constexpr int SHARES = WARPS > 1 ? WARPS * 3 * D_ : 0; // the warps' of g_q, g_k and g_x
-constexpr int SUMS = 3 * M_ + SHARES;                  // and over columns u, g_Delta, g_o: in this order
+constexpr int STAGED = 3 * D + 4; // [ q | k | x | beta ]: what a step needs in shared memory
+constexpr int STAGED_BY_EACH = (STAGED + GROUP - 1) / GROUP;
+constexpr bool AHEAD = ROWS <= 4; // whether a thread has registers to load what a step needs in the step before
+constexpr int SHARES = WARPS > 1 ? WARPS * 3 * D_ : 0; // partial sums of each warp, of g_q, g_k and g_x
+constexpr int SUMS = 3 * M_ + SHARES; // before them three vectors over columns: u, g_Delta, g_o
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
-static_assert(TILES_REST + (SHARED_SUMS ? 0 : SUMS) == SRWM_REST, "working memory of another size");
+static_assert(TILES_WORKING + (SHARED_SUMS ? 0 : SUMS) == SRWM_WORKING, "working memory of another size");
 
-enum { X, W0, RESET, KEPT, GRAD_Y, GRAD_W, GX, VIEWS };
+namespace arg {
+enum { x, W, state, reset, saved, grad_y, grad_W_next, gx, gW, gstate, VIEWS };
+}
 
-struct BackwardSizes {
-    Pieces gW;
-    long long steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
-
-// Entry e of what a step stages: where it comes from and where it goes.
+// Entry e of the staged vectors: where it comes from, and its place in shared memory.
 struct Staged {
-    int of_trace, place;
+    int of_saved, place;
     long long of_x;
 
     __device__ __forceinline__ Staged() {}
     __device__ __forceinline__ Staged(int e, long long entry_of_x)
-        : of_trace(is_x(e) || e >= STAGED ? 0 : e < 2 * D ? e : e - D),
+        : of_saved(is_x(e) || e >= STAGED ? 0 : e < 2 * D ? e : e - D),
           place(e < 3 * D ? e / D * D_ + place_of_row(e % D) : 3 * D_ + e - 3 * D),
           of_x((is_x(e) ? e - 2 * D : 0) * entry_of_x) {}
     static __device__ __forceinline__ bool is_x(int e) { return 2 * D <= e && e < 3 * D; }
 };
 
-// gx (..., L, D): every entry is written. gW (pieces, D, M): the gradient of one weight summed over one
-// chunk of the sequences that share it, in their order. reset and grad_W_next may be null.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: SHARED for each team, and W if cached.
-extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
-                  const real *__restrict__ kept, const storage *__restrict__ grad_y,
-                  const storage *__restrict__ grad_W_next, SRWM_GX *__restrict__ gx, real *gW, real *rest,
-                  const BackwardSizes s) {
-    extern __shared__ __align__(16) real shared_of_team[];
-    // Two of what is written before a barrier and read after the last one of the step before.
-    __shared__ __align__(16) real staged_of_team[TEAMS][2][3 * D_ + 4]; // q | k | x | beta
-    __shared__ real sums_of_warp[TEAMS][6][WARPS];                      // of g_beta 4, <g_q, q>, <g_k, k>
-    __shared__ long long start_of_team[TEAMS][VIEWS + TURN];
+// gx (..., L, D) and gstate (..., D, M): every entry is written. gW (chunks, D, M): for each chunk of sequences that
+// share a matrix, the sum of their gradients in their order. state, reset, grad_y, grad_W_next, gW and gstate may be
+// null. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory: SHARED entries for each
+// thread group, then the copy of W.
+extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
+    srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W,
+                  const state_storage *__restrict__ state, const bool *__restrict__ reset,
+                  const real *__restrict__ saved, const storage *__restrict__ grad_y,
+                  const state_storage *__restrict__ grad_W_next, SRWM_GRADIENT *__restrict__ gx, real *gW,
+                  SRWM_STATE_GRADIENT *__restrict__ gstate, real *working, const BackwardSizes<arg::VIEWS> s) {
+    extern __shared__ __align__(16) real shared_of_group[];
+    // Double buffer: written before a barrier, read until the last one of the step before.
+    __shared__ __align__(16) real staged_of_group[GROUPS][2][3 * D_ + 4]; // q | k | x | beta
+    __shared__ real sums_of_warp[GROUPS][6][WARPS]; // partial sums of g_beta (4), <g_q, q> and <g_k, k>
+    __shared__ long long start_of_group[GROUPS][arg::VIEWS + PROGRESS];
 
-    const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
-    const int team = thread / TEAM, lane = thread % 32;
-    const Place at = {thread % TEAM};
-    const long long first = (long long)blockIdx.x * TEAMS + team;
-    real *const working = rest + first * SRWM_REST, *const shared = shared_of_team + team * SHARED;
-    W_Part w(working, shared, at.rank);
-    G_Part G(working + W_Part::REST, shared + W_Part::SHARED, at.rank);
-    real *const u = SHARED_SUMS ? shared + TILES_SHARED : working + TILES_REST, *const g_Delta = u + M_;
+    const int thread = opaque((int)threadIdx.x); // reading threadIdx again is slow
+    const int group = thread / GROUP, lane = thread % 32;
+    const Place at = {thread % GROUP};
+    const long long first = (long long)blockIdx.x * GROUPS + group;
+    real *const own_working = working + first * SRWM_WORKING, *const shared = shared_of_group + group * SHARED;
+    W_Part w(own_working, shared, at.rank);
+    G_Part G(own_working + W_Part::WORKING, shared + W_Part::SHARED, at.rank);
+    real *const u = SHARED_SUMS ? shared + TILES_SHARED : own_working + TILES_WORKING, *const g_Delta = u + M_;
     real *const g_o = g_Delta + M_, *const shares = g_o + M_; // [3][WARPS][D_]
-    long long *const start = start_of_team[team], *const turn = start + VIEWS;
-    storage *const common = reinterpret_cast<storage *>(shared_of_team + TEAMS * SHARED);
-    int which = 0; // of what there are two
-    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
+    long long *const start = start_of_group[group], *const progress = start + arg::VIEWS;
+    storage *const block_copy = reinterpret_cast<storage *>(shared_of_group + GROUPS * SHARED);
+    int buffer = 0; // of the staged vectors
+    if (CACHEABLE && s.cached) copy_for_block(block_copy, W, s.views[arg::W]);
 
-    // What a thread fetches of each step, and where it belongs.
+    // What this thread loads for each step, and where it puts it.
     Staged entries[STAGED_BY_EACH];
-    int own_of_trace[OWN];
+    int own_of_saved[OWN];
     long long own_of_y[OWN];
 #pragma unroll
     for (int p = 0; p < STAGED_BY_EACH; p++) {
-        entries[p] = Staged(p * TEAM + at.rank, s.views[X].entry);
-        entries[p].of_trace = pinned(entries[p].of_trace), entries[p].place = pinned(entries[p].place);
+        entries[p] = Staged(p * GROUP + at.rank, s.views[arg::x].entry);
+        entries[p].of_saved = pinned(entries[p].of_saved), entries[p].place = pinned(entries[p].place);
         entries[p].of_x = pinned(entries[p].of_x);
     }
-    auto entry = [&](int p) { return AHEAD ? entries[p] : Staged(p * TEAM + opaque(at.rank), s.views[X].entry); };
+    auto entry = [&](int p) { return AHEAD ? entries[p] : Staged(p * GROUP + opaque(at.rank), s.views[arg::x].entry); };
     auto own_column = [&](Place place, int i) { return place.owns(i) ? place.own_column(i) : 0; };
-    auto own_entry = [&](int c) { return (c < DO ? c : 0) * s.views[GRAD_Y].entry; };
+    auto own_entry = [&](int c) { return (c < DO ? c : 0) * s.views[arg::grad_y].entry; };
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
-        own_of_trace[i] = pinned(2 * D + 4 + own_column(at, i));
+        own_of_saved[i] = pinned(2 * D + 4 + own_column(at, i));
         own_of_y[i] = pinned(own_entry(own_column(at, i)));
     }
 
-    // What lies between the places of rows and columns is read, and is no number's.
-    for (int i = at.rank; i < 3 * M_; i += TEAM) u[i] = 0;
-    for (int i = at.rank; i < 6 * D_; i += TEAM) staged_of_team[team][i % 2][i / 2] = 0;
+    // Zero the padding: the sweeps read it.
+    for (int i = at.rank; i < 3 * M_; i += GROUP) u[i] = 0;
+    for (int i = at.rank; i < 6 * D_; i += GROUP) staged_of_group[group][i % 2][i / 2] = 0;
 
-    if (at.rank == 0) turn[PIECE] = first;
-    while (next_piece(s.gW, at, turn)) {
+    if (at.rank == 0) progress[CHUNK] = first;
+    while (next_chunk(s.chunks, at, progress)) {
         bool first_of_gW = true;
+        auto gW_of_chunk = [&] { return gW == nullptr ? nullptr : gW + progress[GRADIENT]; };
 
-        while (next_sequence(s.lead, s.views, at, turn, start)) {
-            // In a large head no register keeps from one sequence to the next what comes of the thread's number.
-            const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
+        while (next_sequence(s.lead, s.views, at, progress, start)) {
+            // In a large head the thread's indices are computed again here, to save registers.
+            const Place at = {AHEAD ? thread % GROUP : opaque(thread % GROUP)};
 
-            // What a step reads from memory is fetched a step before, a column's own share by its
-            // threads; what all threads want of it two steps before, and staged in shared memory.
+            // What a step needs of memory is loaded in the step before by the owner of the column. What all threads
+            // need is loaded two steps before, and staged in shared memory.
             real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
-            // Each walks back through memory a step at a time, so that nothing is multiplied on the way.
-            const real *trace = kept + start[KEPT] + s.steps * TRACE; // of the step after the one at hand
-            const storage *x_t = x + start[X] + s.steps * s.views[X].row;
-            const storage *g_y_t = grad_y + start[GRAD_Y] + s.steps * s.views[GRAD_Y].row;
-            SRWM_GX *gx_t = gx + start[GX] + s.steps * D;
+            // These pointers walk back from step to step, so that no address is multiplied in the loop.
+            const real *saved_t = saved + start[arg::saved] + s.steps * SAVED_OF_STEP; // of the step after this one
+            const storage *x_t = x + start[arg::x] + s.steps * s.views[arg::x].row;
+            const storage *g_y_t = source_of(grad_y, start[arg::grad_y], s.views[arg::grad_y]).first +
+                                   s.steps * s.views[arg::grad_y].row;
+            SRWM_GRADIENT *gx_t = gx + start[arg::gx] + s.steps * D;
             auto fetch_vectors = [&] {
-                x_t -= s.views[X].row;
+                x_t -= s.views[arg::x].row;
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    // Loads that depend on nothing, not even on whether they are wanted: none is waited for.
+                    // Loads without a condition, whether they are wanted or not: no thread waits for them here.
                     const Staged from = entry(p);
-                    real a = (trace - TRACE)[from.of_trace];
+                    real a = (saved_t - SAVED_OF_STEP)[from.of_saved];
                     storage b = x_t[from.of_x];
-                    next[p] = Staged::is_x(p * TEAM + at.rank) ? widen(b) : a;
+                    next[p] = Staged::is_x(p * GROUP + at.rank) ? widen(b) : a;
                 }
             };
             auto fetch_columns = [&] {
-                trace -= TRACE;
-                g_y_t -= s.views[GRAD_Y].row;
+                saved_t -= SAVED_OF_STEP;
+                g_y_t -= s.views[arg::grad_y].row;
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
                     const int c = AHEAD ? 0 : own_column(Place{opaque(at.rank)}, i);
-                    next_Delta[i] = trace[AHEAD ? own_of_trace[i] : 2 * D + 4 + c];
+                    next_Delta[i] = saved_t[AHEAD ? own_of_saved[i] : 2 * D + 4 + c];
                     next_g_y[i] = widen(g_y_t[AHEAD ? own_of_y[i] : own_entry(c)]);
                 }
             };
             auto stage = [&](real *staged) {
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++)
-                    if (p * TEAM + at.rank < STAGED) staged[entry(p).place] = next[p];
+                    if (p * GROUP + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
             auto initial = [&] {
-                const View &view = s.views[W0];
-                if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-                return Source<storage>{W + start[W0], view.row, view.entry};
+                if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
+                return source_of(W, start[arg::W], s.views[arg::W]);
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto restore_before = [&](long long t) {
                 restore(
-                    w, at, t, s.steps, s.segments, reset == nullptr ? nullptr : reset + start[RESET],
-                    s.views[RESET].row, initial(),
-                    [&](long long segment) { return kept + start[KEPT] + s.steps * TRACE + segment * (D * M); },
-                    [&](long long step, int d) { return (kept + start[KEPT] + step * TRACE)[D + d]; },
+                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    [&](long long segment) {
+                        return saved + start[arg::saved] + s.steps * SAVED_OF_STEP + segment * (D * M);
+                    },
+                    [&](long long step, int d) { return (saved + start[arg::saved] + step * SAVED_OF_STEP)[D + d]; },
                     [&](long long step, int c) {
-                        const real *of_step = kept + start[KEPT] + step * TRACE + 2 * D;
+                        const real *of_step = saved + start[arg::saved] + step * SAVED_OF_STEP + 2 * D;
                         return of_step[rate_of(c)] * of_step[4 + c];
                     });
             };
-            // 1'  g_x of a step, from the warps' shares of it.
-            auto add_g_x = [&](int row, SRWM_GX *to) {
+            // 1'  g_x of a step, from the partial sums of the warps.
+            auto add_g_x = [&](int row, SRWM_GRADIENT *to) {
                 real g_x = 0;
 #pragma unroll
                 for (int warp = 0; warp < WARPS; warp++) g_x += shares[(2 * WARPS + warp) * D_ + place_of_row(row)];
                 narrow(g_x, to[row]);
             };
 
-            if (grad_W_next == nullptr) {
-                set_zero(G);
-            } else {
-                set(G, at, Source<storage>{grad_W_next + start[GRAD_W], s.views[GRAD_W].row, s.views[GRAD_W].entry});
-            }
+            set(G, at, source_of(grad_W_next, start[arg::grad_W_next], s.views[arg::grad_W_next]));
             if (s.steps > 0) {
                 fetch_vectors();
                 if (AHEAD) fetch_columns();
-                stage(staged_of_team[team][which]);
+                stage(staged_of_group[group][buffer]);
                 if (AHEAD && s.steps > 1) fetch_vectors();
             }
-            TEAM_SYNC();
+            GROUP_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                // Nor from step to step.
-                const Place at = {AHEAD ? thread % TEAM : opaque(thread % TEAM)};
-                bool anew = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W does not come from undoing
-                if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
-                    anew = true;
-                    add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-                    first_of_gW = false;
-                    set_zero(G);
+                // And here.
+                const Place at = {AHEAD ? thread % GROUP : opaque(thread % GROUP)};
+                bool restores = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W cannot be recovered by undoing
+                if (t + 1 < s.steps && resets().before(t + 1)) {
+                    restores = true;
+                    take_G(G, at, gW_of_chunk(), first_of_gW);
                 }
-                if (anew) restore_before(t + 1);
-                const real *const staged = staged_of_team[team][which], *const beta = staged + 3 * D_;
-                which ^= 1;
+                if (restores) restore_before(t + 1);
+                const real *const staged = staged_of_group[group][buffer], *const beta = staged + 3 * D_;
+                buffer ^= 1;
 
                 // 5'  g_u = k G
                 real k[ROWS], g_u[OWN], beta_of_own[OWN];
@@ -188,8 +180,8 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 for (int i = 0; i < OWN; i++) beta_of_own[i] = beta[rate_of(at.own_column(i))];
                 multiply_G(G, at, k, g_u);
                 if (!AHEAD) fetch_columns();
-                // 4'  g_Delta = beta * g_u, and the addends of g_beta
-                real sums[1][8] = {}; // of g_beta 4, <g_q, q>, <g_k, k>
+                // 4'  g_Delta = beta * g_u, and this thread's part of g_beta
+                real sums[1][8] = {}; // g_beta (4), <g_q, q>, <g_k, k>
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
                     if (at.owns(i)) {
@@ -204,11 +196,11 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                 if (AHEAD && t > 0) fetch_columns();
                 __syncwarp();
 
-                // 5 undone: W before the step.  3'  g_d = W g_Delta^T   5'  g_k = G u^T
+                // Undo 5: W before the step.  3'  g_d = W g_Delta^T   5'  g_k = G u^T
                 real g_qk[1][2 * ROWS] = {};
                 sweep<true, false>(
-                    w, G, [&](int g) { return OfGroup<2>(u, at, g); },
-                    [&](int g, int r, const OfGroup<2> &vectors, real (&w_)[4], real (&e)[4]) {
+                    w, G, [&](int g) { return OfQuad<2>(u, at, g); },
+                    [&](int g, int r, const OfQuad<2> &vectors, real (&w_)[4], real (&e)[4]) {
 #pragma unroll
                         for (int i = 0; i < 4; i++)
                             if (has_column(g, i)) {
@@ -225,16 +217,16 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     sums[0][4] += g_qk[0][r] * q[r];
                     sums[0][5] += g_qk[0][ROWS + r] * k[r];
                 }
-                const real rate_of_lane = beta[lane / 4 % 4]; // of which it will have the sum
+                const real rate_of_lane = beta[lane / 4 % 4]; // the rate whose gradient this lane gets
                 const Share rows = share_sums<COLUMN_LANES, ROW_LANES>(g_qk, lane);
-                const Share one = share_sums<32, 1>(sums, lane); // of 4 lanes each
+                const Share one = share_sums<32, 1>(sums, lane); // four lanes get the same sum
                 constexpr int ROWS_LEFT = SHARE<2 * ROWS, COLUMN_LANES>;
                 if (!AHEAD && t > 0) fetch_vectors();
-                if (t > 0) stage(staged_of_team[team][which]);
+                if (t > 0) stage(staged_of_group[group][buffer]);
                 if (AHEAD && t > 1) fetch_vectors();
                 if constexpr (WARPS == 1) {
-                    // 2'  g_q^ = q * (g_q - <g_q, q>), g_k^ likewise, of it g_b^
-                    const int of_k = rows.first / ROWS; // one of both, for all that is left to the lane
+                    // 2'  g_q^ = q * (g_q - <g_q, q>), g_k^ likewise, and g_b^
+                    const int of_k = rows.first / ROWS; // all sums that the lane has are of one of the two
                     real vector[ROWS_LEFT];
 #pragma unroll
                     for (int i = 0; i < ROWS_LEFT; i++)
@@ -249,46 +241,46 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     if (!one.again && one.first < 4)
                         g_o[place_of_column(BETA + one.first)] = sums[0][0] * rate_of_lane * (1 - rate_of_lane);
                 } else {
-                    if (!one.again && one.first < 6) sums_of_warp[team][one.first][at.warp()] = sums[0][0];
+                    if (!one.again && one.first < 6) sums_of_warp[group][one.first][at.warp()] = sums[0][0];
 #pragma unroll
                     for (int i = 0; i < ROWS_LEFT; i++) {
                         const int of_k = (rows.first + i) / ROWS, r = (rows.first + i) % ROWS;
                         if (!rows.again) shares[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
                     }
-                    TEAM_SYNC();
-                    // 2'  the same, by a thread for each entry, and g_x of the step before
+                    GROUP_SYNC();
+                    // 2'  the same, where each thread takes entries, and g_x of the step after this one
 #pragma unroll 1
-                    for (int item = at.rank; item < 3 * D; item += TEAM) {
+                    for (int item = at.rank; item < 3 * D; item += GROUP) {
                         const int of = item / D, d = item - of * D;
                         if (of < 2) {
                             real sum = 0, dot = 0;
 #pragma unroll
                             for (int warp = 0; warp < WARPS; warp++) {
                                 sum += shares[(of * WARPS + warp) * D_ + place_of_row(d)];
-                                dot += sums_of_warp[team][4 + of][warp];
+                                dot += sums_of_warp[group][4 + of][warp];
                             }
                             g_o[place_of_column(Q + item)] = staged[of * D_ + place_of_row(d)] * (sum - dot);
                         } else if (t + 1 < s.steps) {
                             add_g_x(d, gx_t);
                         }
                     }
-                    if (at.rank >= TEAM - 4) {
-                        const int j = at.rank - (TEAM - 4);
+                    if (at.rank >= GROUP - 4) {
+                        const int j = at.rank - (GROUP - 4);
                         real sum = 0;
 #pragma unroll
-                        for (int warp = 0; warp < WARPS; warp++) sum += sums_of_warp[team][j][warp];
+                        for (int warp = 0; warp < WARPS; warp++) sum += sums_of_warp[group][j][warp];
                         g_o[place_of_column(BETA + j)] = sum * beta[j] * (1 - beta[j]);
                     }
                 }
-                // Before the barrier: behind it another warp may stage the next step but one in this place.
+                // Load it before the barrier: after it another warp may overwrite it.
                 real x_now[ROWS], g_x[1][ROWS] = {};
                 load_rows(staged + 2 * D_, at, x_now);
-                TEAM_SYNC();
+                GROUP_SYNC();
 
                 // 1'  g_x = W g_o^T   3', 1'  G += (q - k)^T g_Delta + x_t^T g_o
                 sweep<false, true>(
-                    w, G, [&](int g) { return OfGroup<2>(g_Delta, at, g); },
-                    [&](int g, int r, const OfGroup<2> &vectors, real (&w_)[4], real (&e)[4]) {
+                    w, G, [&](int g) { return OfQuad<2>(g_Delta, at, g); },
+                    [&](int g, int r, const OfQuad<2> &vectors, real (&w_)[4], real (&e)[4]) {
 #pragma unroll
                         for (int i = 0; i < 4; i++)
                             if (has_column(g, i)) {
@@ -309,14 +301,15 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     }
                 }
 
-                __syncwarp(); // all is read of u, g_Delta and g_o
+                __syncwarp(); // all lanes have read u, g_Delta and g_o
             }
             if (WARPS > 1 && s.steps > 0) {
-                TEAM_SYNC();
-                for (int d = opaque(at.rank); d < D; d += TEAM) add_g_x(d, gx_t); // opaque: no address made early
+                GROUP_SYNC();
+                for (int d = opaque(at.rank); d < D; d += GROUP) add_g_x(d, gx_t); // opaque: no address in advance
             }
-            add_G(G, at, gW + turn[GRADIENT], first_of_gW);
-            first_of_gW = false;
+            end_sequence(G, at, starts_with_state(state, resets(), s.steps), gW_of_chunk(), first_of_gW,
+                         gstate == nullptr ? nullptr : gstate + start[arg::gstate]);
         }
+        end_chunk(G, at, gW_of_chunk(), first_of_gW);
     }
 }

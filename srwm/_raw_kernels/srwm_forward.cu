@@ -1,124 +1,79 @@
-// Forward pass of the self-referential weight matrix: one launch, the loop over time inside.
+// Forward pass of the self-referential weight matrix: one launch, with the loop over time inside.
 //
-// A thread owns whole columns of W, so steps 1, 3 and 5 need no sum across threads: the vectors over
-// rows (x, q, k) come to all threads from shared memory, 16 bytes at a time. W is swept twice a step:
-// for step 3, and for step 5 together with step 1 of the step to come.
-// In small teams each warp does step 2 for itself, so that a step has one barrier: the one behind which
-// the gates are read. In large ones two warps do it for all, which takes a second.
-//
-//   SRWM_COLUMNS   columns of a thread
-//   SRWM_HELD      groups of four rows of them in registers
-//   SRWM_NEAR      groups before these in shared memory; others are in the working memory
+// A thread owns whole columns of W, so steps 1, 3 and 5 need no sums across threads. All threads read the vectors over
+// rows (x, q, k) from shared memory, 16 bytes at a time. A step sweeps W twice: for step 3, and for step 5 together
+// with step 1 of the next step. In small thread groups each warp does step 2 for itself. A step then has one barrier,
+// between writing and reading the gates. In large groups two warps do step 2 for all, which takes a second barrier.
+#include "columns.cuh"
 #include "gates.cuh"
-#include "team.cuh"
 
-constexpr int COLUMNS = SRWM_COLUMNS;
-constexpr int D_ = up_to(D, 4);  // entries of a vector over rows, padded with zeros
-constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^, the first two padded with what no maximum is
+constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^; the padding of the first two is below every maximum
 constexpr bool EACH_WARP = D <= 64 && WARPS <= 16;
-constexpr int SHARERS = EACH_WARP ? 32 : TEAM;       // threads with one copy of x, q and k
-constexpr int LANES_OF_SOFTMAX = EACH_WARP ? 16 : 32; // of each of the two
+constexpr int SHARERS = EACH_WARP ? 32 : GROUP; // threads that share one copy of x, q and k
+constexpr int LANES_OF_SOFTMAX = EACH_WARP ? 16 : 32; // lanes that compute a softmax
 constexpr int LOGITS = (D + LANES_OF_SOFTMAX - 1) / LANES_OF_SOFTMAX;
 constexpr int INPUTS = (D + SHARERS - 1) / SHARERS;
-static_assert(COLUMNS * TEAM >= M, "columns without a thread");
+static_assert(COLUMNS * GROUP >= M, "columns without a thread");
 static_assert(EACH_WARP || WARPS >= 2, "one warp for q, one for k");
 
-typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
-static_assert(Columns::REST == SRWM_REST, "working memory of another size");
+namespace arg {
+enum { x, W, state, reset, VIEWS };
+}
 
-enum { X, W0, RESET, VIEWS };
-
-struct ForwardSizes {
-    long long sequences, steps, segments;
-    long long cached; // whether all sequences begin with one state, of which a block has a copy
-    Axes lead;
-    View views[VIEWS];
-};
-
-// Where the gate of column c >= Q is among them.
+// The place of column c >= Q among the gates.
 __device__ __forceinline__ int gate_of(int c) { return c - Q + (c >= K) * (D_ - D) + (c >= BETA) * (D_ - D); }
 
-// Column j of the thread.
-__device__ __forceinline__ int column(int rank, int j) { return j * TEAM + rank; }
-
-__device__ __forceinline__ void read_W(Columns &w, Source<storage> from, int rank) {
-    w.change([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            // One address goes down the column: each on its own they would take the registers that W is in.
-            const storage *at = from.first + opaque(g * 4 * from.row + column(rank, j) * from.entry);
-#pragma unroll
-            for (int i = 0; i < 4; i++, at += from.row)
-                e[j][i] = g * 4 + i < D && column(rank, j) < M ? widen(*at) : real(0);
-            one_at_a_time();
-        }
-    });
-}
-
-template <class T>
-__device__ __forceinline__ void write_W(Columns &w, T *out, int rank) {
-    w.read([&](int g, real (&e)[COLUMNS][4]) {
-#pragma unroll
-        for (int j = 0; j < COLUMNS; j++) {
-            T *at = out + opaque(g * 4 * M + column(rank, j));
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (g * 4 + i < D && column(rank, j) < M) narrow(e[j][i], at[i * M]);
-            one_at_a_time();
-        }
-    });
-}
-
-// y (N, L, DO), W_next (N, D, M) or null, kept (N, L * TRACE + segments * D * M) or null: contiguous.
-// rest (SRWM_REST for each team of the grid). Dynamic shared memory: Columns::SHARED for each team, and W if
-// cached.
-extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
-    srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W, const bool *__restrict__ reset,
-                 storage *__restrict__ y, storage *__restrict__ W_next, real *__restrict__ kept,
-                 real *__restrict__ rest, const ForwardSizes s) {
-    constexpr int COPIES = TEAM * TEAMS / SHARERS;
-    extern __shared__ __align__(16) real shared_rest[];
-    // Two of the gates: a warp may be a step ahead of one that still reads.
-    __shared__ __align__(16) real gates_of_team[TEAMS][2][GATES];
-    // exp(q^ - max), exp(k^ - max), and x of the step to come.
+// y (N, L, DO), W_next (N, D, M) and saved (N, L * SAVED_OF_STEP + segments * D * M) are contiguous; W_next and saved
+// may be null, and state and reset. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared
+// memory: Columns::SHARED entries for each thread group, then the copy of W.
+extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
+    srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W,
+                 const state_storage *__restrict__ state, const bool *__restrict__ reset, storage *__restrict__ y,
+                 state_storage *__restrict__ W_next, real *__restrict__ saved, real *__restrict__ working,
+                 const ForwardSizes<arg::VIEWS> s) {
+    constexpr int COPIES = GROUP * GROUPS / SHARERS;
+    extern __shared__ __align__(16) real shared_of_block[];
+    // Double buffer: a warp may write the gates of the next step while another one still reads these.
+    __shared__ __align__(16) real gates_of_group[GROUPS][2][GATES];
+    // exp(q^ - max), exp(k^ - max), and x of the next step.
     __shared__ __align__(16) real vectors[COPIES][3][D_];
-    __shared__ real per_sum[2]; // one over the sums of the first two, where two warps do step 2 for all
-    __shared__ long long start_of_team[TEAMS][VIEWS];
+    __shared__ real per_sum[2]; // 1 / the sums of the first two, where two warps do step 2 for all
+    __shared__ long long start_of_group[GROUPS][arg::VIEWS];
 
-    const int thread = opaque((int)threadIdx.x); // which is slow to ask for again
-    const int team = thread / TEAM, rank = thread % TEAM, lane = thread % 32;
+    const int thread = opaque((int)threadIdx.x); // reading threadIdx again is slow
+    const int group = thread / GROUP, rank = thread % GROUP, lane = thread % 32;
     const int sharer = thread % SHARERS, copy = thread / SHARERS;
-    const long long first = (long long)blockIdx.x * TEAMS + team, together = (long long)gridDim.x * TEAMS;
+    const long long first = (long long)blockIdx.x * GROUPS + group, together = (long long)gridDim.x * GROUPS;
     real *const exp_q = vectors[copy][0], *const exp_k = vectors[copy][1], *const x_shared = vectors[copy][2];
-    long long *const start = start_of_team[team];
-    Columns w(rest + first * Columns::REST, shared_rest + team * Columns::SHARED, rank);
-    storage *const common = reinterpret_cast<storage *>(shared_rest + TEAMS * Columns::SHARED);
-    int which = 0; // of the two gates
-    int rate[COLUMNS]; // of each column, among the gates
+    long long *const start = start_of_group[group];
+    Columns w(working + first * Columns::WORKING, shared_of_block + group * Columns::SHARED, rank);
+    storage *const block_copy = reinterpret_cast<storage *>(shared_of_block + GROUPS * Columns::SHARED);
+    int buffer = 0; // of the gates
+    int rate[COLUMNS]; // the place of each column's rate among the gates
 #pragma unroll
     for (int j = 0; j < COLUMNS; j++) rate[j] = opaque(2 * D_ + rate_of(column(rank, j)));
 
-    if (CACHEABLE && s.cached) copy_for_block(common, W, s.views[W0]);
+    if (CACHEABLE && s.cached) copy_for_block(block_copy, W, s.views[arg::W]);
     if (sharer < D_ - D) exp_q[D + sharer] = exp_k[D + sharer] = x_shared[D + sharer] = 0;
-    for (int i = rank; i < 4 * (D_ - D); i += TEAM) gates_of_team[team][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
+    for (int i = rank; i < 4 * (D_ - D); i += GROUP) gates_of_group[group][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
 
     for (long long n = first; n < s.sequences; n += together) {
-        TEAM_SYNC(); // all is read of the sequence before
-        if (rank < VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
-        TEAM_SYNC();
+        GROUP_SYNC(); // all threads have read what they want of the sequence before
+        if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
+        GROUP_SYNC();
 
-        real next_x[INPUTS]; // fetched a step before it is published, so that memory is never waited for
-        // What walks through memory a step at a time, so that nothing is multiplied on the way.
-        const storage *x_t = x + start[X];
+        real next_x[INPUTS]; // loaded a step before it is needed, so that no thread waits for memory
+        // These pointers walk from step to step, so that no address is multiplied in the loop.
+        const storage *x_t = x + start[arg::x];
         storage *y_t = y + n * s.steps * DO;
-        real *trace = kept + n * (s.steps * TRACE + s.segments * (D * M));
+        real *saved_t = saved + n * (s.steps * SAVED_OF_STEP + s.segments * (D * M));
         auto fetch_x = [&](bool advances) {
-            // Past the last step the last one again: a load that depends on nothing is not waited for here.
-            if (advances) x_t += s.views[X].row;
+            // After the last step it loads that step again: a load without a condition is not waited for here.
+            if (advances) x_t += s.views[arg::x].row;
 #pragma unroll
             for (int p = 0; p < INPUTS; p++) {
                 int d = p * SHARERS + sharer;
-                next_x[p] = widen(x_t[(d < D ? d : 0) * s.views[X].entry]);
+                next_x[p] = widen(x_t[(d < D ? d : 0) * s.views[arg::x].entry]);
             }
         };
         auto publish_x = [&] {
@@ -141,11 +96,13 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         };
 
         auto initial = [&] {
-            const View &view = s.views[W0];
-            if (CACHEABLE && s.cached) return Source<storage>{common, M, 1};
-            return Source<storage>{W + start[W0], view.row, view.entry};
+            if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
+            return source_of(W, start[arg::W], s.views[arg::W]);
         };
-        read_W(w, initial(), rank);
+        auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
+        if (starts_with_state(state, resets(), s.steps))
+            read_columns(w, source_of(state, start[arg::state], s.views[arg::state]), rank);
+        else read_columns(w, initial(), rank);
         if (s.steps > 0) {
             fetch_x(false);
             publish_x();
@@ -155,19 +112,19 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
         if (s.steps > 0) multiply_x();
 
         for (long long t = 0; t < s.steps; t++) {
-            real *const gates = gates_of_team[team][which];
-            which ^= 1;
+            real *const gates = gates_of_group[group][buffer];
+            buffer ^= 1;
 
-            // 1  o = x_t W, which the sweep before has left
+            // 1  o = x_t W, which the sweep of the step before has computed
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {
                 int c = column(rank, j);
                 if (c < Q) narrow(o[j], y_t[c]);
                 else if (c < M) gates[gate_of(c)] = o[j];
             }
-            TEAM_SYNC();
+            GROUP_SYNC();
 
-            // 2  q = softmax(q^), k = softmax(k^), each times its sum so far; beta = sigmoid(b^)
+            // 2  q = softmax(q^), k = softmax(k^), without the factor 1 / sum for now; beta = sigmoid(b^)
             const int half = (EACH_WARP ? lane : rank) / LANES_OF_SOFTMAX; // 0: q, 1: k
             real exps[LOGITS] = {}, sum = 0, beta[COLUMNS];
 #pragma unroll
@@ -181,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                     exps[p] = d < D ? gates[half * D_ + d] : LOWEST;
                     highest = fmax(highest, exps[p]);
                 }
-                if constexpr (D <= 16) { // each lane for itself: sooner done than by shuffles
+                if constexpr (D <= 16) { // each lane looks at all entries, which is faster than shuffles
                     real all[4] = {LOWEST, LOWEST, LOWEST, LOWEST};
 #pragma unroll
                     for (int g = 0; g < D_; g += 4) {
@@ -209,9 +166,9 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             fetch_x(t + 2 < s.steps);
             SHARERS_SYNC(EACH_WARP);
 
-            // 3  Delta = (q - k) W.  The sums of the softmaxes are added up by the way: a shuffle's result takes
-            // as long to come as a few groups.
-            constexpr int LEVELS = 5; // four within 16 lanes, and the other's sum
+            // 3  Delta = (q - k) W. The sums of the softmaxes are computed in the same loop: a shuffle takes as long as
+            // a few quads.
+            constexpr int LEVELS = 5; // four for the sum of 16 lanes, and one for that of the other softmax
             real along_q[COLUMNS] = {}, along_k[COLUMNS] = {}, others = 0;
             auto level = [&](int l) {
                 if (l > 0 && l < LEVELS) sum += others;
@@ -230,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
                         along_k[j] += b[i] * e[j][i];
                     }
             });
-            real per_q, per_k; // one over these sums
+            real per_q, per_k; // 1 / the two sums
             if constexpr (EACH_WARP) {
 #pragma unroll
                 for (int l = D_ / 4; l < LEVELS; l++) level(l);
@@ -239,33 +196,33 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             } else {
                 per_q = per_sum[0], per_k = per_sum[1];
             }
-            if (kept != nullptr) {
+            if (saved != nullptr) {
                 if (half < 2 && (!EACH_WARP || rank < 32)) {
 #pragma unroll
                     for (int p = 0; p < LOGITS; p++) {
                         int d = p * LANES_OF_SOFTMAX + lane % LANES_OF_SOFTMAX;
-                        if (d < D) trace[half * D + d] = exps[p] * sum;
+                        if (d < D) saved_t[half * D + d] = exps[p] * sum;
                     }
                 }
 #pragma unroll
                 for (int j = 0; j < COLUMNS; j++) {
                     int c = column(rank, j);
-                    if (c == 0 || c == Q || c == K || c == BETA) trace[2 * D - 2 * D_ + rate[j]] = beta[j];
+                    if (c == 0 || c == Q || c == K || c == BETA) saved_t[2 * D - 2 * D_ + rate[j]] = beta[j];
                 }
             }
 
-            // 4  u = beta * Delta; here also what 1 / sum is still owed to k
+            // 4  u = beta * Delta. exp_k is not normalised, so u takes the factor 1 / sum as well.
             real u[COLUMNS];
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {
                 int c = column(rank, j);
                 real Delta = along_q[j] * per_q - along_k[j] * per_k;
-                if (kept != nullptr && c < M) trace[2 * D + 4 + c] = Delta;
+                if (saved != nullptr && c < M) saved_t[2 * D + 4 + c] = Delta;
                 u[j] = c < M ? beta[j] * Delta * per_k : real(0);
                 o[j] = 0;
             }
 
-            // 5  W <- W + k^T u, and step 1 of the step to come
+            // 5  W <- W + k^T u, and step 1 of the next step
             w.change([&](int g, real (&e)[COLUMNS][4]) {
                 real a[4], b[4];
                 load4(x_shared + g * 4, a);
@@ -280,15 +237,15 @@ extern "C" __global__ void __launch_bounds__(TEAM * TEAMS, SRWM_BLOCKS)
             });
 
             y_t += DO;
-            trace += TRACE;
+            saved_t += SAVED_OF_STEP;
             const bool ends_segment = (t + 1) % SEGMENT == 0 || t + 1 == s.steps;
-            if (kept != nullptr && ends_segment && t / SEGMENT < s.segments)
-                write_W(w, trace + (s.steps - 1 - t) * TRACE + t / SEGMENT * (D * M), rank);
-            if (reset != nullptr && t + 1 < s.steps && reset[start[RESET] + (t + 1) * s.views[RESET].row]) {
-                read_W(w, initial(), rank);
+            if (saved != nullptr && ends_segment && t / SEGMENT < s.segments)
+                write_columns(w, saved_t + (s.steps - 1 - t) * SAVED_OF_STEP + t / SEGMENT * (D * M), rank);
+            if (t + 1 < s.steps && resets().before(t + 1)) {
+                read_columns(w, initial(), rank);
                 multiply_x();
             }
         }
-        if (W_next != nullptr) write_W(w, W_next + n * D * M, rank);
+        if (W_next != nullptr) write_columns(w, W_next + n * D * M, rank);
     }
 }

@@ -1,55 +1,65 @@
-// The tile that a thread owns of the state W and of its gradient G in a backward pass.
+// The tile that a thread owns of the matrix W and of its gradient G in a backward pass.
 //
-// A warp has whole columns of both: ROW_LANES neighbouring lanes share COLUMNS of them, each with ROWS rows.
-// Sums along columns (k G) are then shuffles of one warp. Sums along rows (W g, G u) end in shared memory,
-// where the warps' shares are added. Each lane is also the owner of OWN single columns, for what is done
-// once for a column.
+// A warp has whole columns: ROW_LANES neighbouring lanes share COLUMNS columns, and each of these lanes has ROWS rows
+// of them. Sums down the columns (k G) therefore need only shuffles of one warp. Sums along the rows (W g, G u) are
+// partial sums of each warp, which go to shared memory and are added up there. What is computed once for a column is
+// computed by one lane, its owner; a lane owns up to OWN of its columns.
 //
 //   SRWM_ROW_LANES      neighbouring lanes that share columns
 //   SRWM_COLUMNS        columns of a thread
-//   SRWM_HELD_W         groups of four of these columns whose part of W is in registers
+//   SRWM_HELD_W         quads of these columns that a thread holds in registers, of W
 //   SRWM_HELD_G         the same of G, at least as many
-//   SRWM_NEAR_W         groups before these whose part of W is in shared memory; others are in the working memory
+//   SRWM_NEAR_W         quads before these in shared memory, of W; the ones before those are in working memory
 //   SRWM_NEAR_G         the same of G
-//   SRWM_SHARED_SUMS    1: what threads exchange is in shared memory; 0: in the working memory
+//   SRWM_SHARED_SUMS    whether what threads exchange is in shared memory (1) or in working memory (0)
 #ifndef SRWM_TILE_CUH
 #define SRWM_TILE_CUH
 
-#include "team.cuh"
+#include "group.cuh"
 
 constexpr int ROW_LANES = SRWM_ROW_LANES, COLUMN_LANES = 32 / ROW_LANES;
 constexpr int ROWS = (D + ROW_LANES - 1) / ROW_LANES, COLUMNS = SRWM_COLUMNS;
-constexpr int GROUPS = (COLUMNS + 3) / 4;
+constexpr int QUADS = (COLUMNS + 3) / 4;
 static_assert(ROW_LANES >= 4 && WARPS * COLUMN_LANES * COLUMNS >= M, "columns without a thread");
 
-// Vectors in shared memory have a place for each thread's rows or columns at a multiple of four, so that
-// they are read 16 bytes at a time; the columns' places are an odd number of 16 bytes apart, in other banks.
+// A vector in shared memory is padded: the rows or columns of each thread begin at a multiple of four entries, so that
+// 16 bytes are read at a time. Those of the columns are an odd number of 16 bytes apart, which are different banks.
 constexpr int ROWS_ = up_to(ROWS, 4), D_ = ROW_LANES * ROWS_;
-constexpr int COLUMNS_ = GROUPS % 2 == 1 ? 4 * GROUPS : 4 * GROUPS + 4;
+constexpr int COLUMNS_ = QUADS % 2 == 1 ? 4 * QUADS : 4 * QUADS + 4;
 constexpr int M_ = WARPS * COLUMN_LANES * COLUMNS_;
 __device__ __forceinline__ int place_of_row(int d) { return d / ROWS * ROWS_ + d % ROWS; }
 __device__ __forceinline__ int place_of_column(int c) { return c / COLUMNS * COLUMNS_ + c % COLUMNS; }
 
-constexpr int REPLICAS = ROW_LANES / 4;                       // lanes to which one sum of a group comes
-constexpr int OWN = (GROUPS + REPLICAS - 1) / REPLICAS;       // columns whose owner a lane is
+constexpr int REPLICAS = ROW_LANES / 4; // lanes that get the same sum of a quad
+constexpr int OWN = (QUADS + REPLICAS - 1) / REPLICAS; // columns that a lane owns, at most
 constexpr bool SHARED_SUMS = SRWM_SHARED_SUMS;
 
-typedef Part<ROWS, GROUPS, SRWM_HELD_W, SRWM_NEAR_W> W_Part;
-typedef Part<ROWS, GROUPS, SRWM_HELD_G, SRWM_NEAR_G> G_Part;
+typedef Part<ROWS, QUADS, SRWM_HELD_W, SRWM_NEAR_W> W_Part;
+typedef Part<ROWS, QUADS, SRWM_HELD_G, SRWM_NEAR_G> G_Part;
 static_assert(W_Part::FIRST_HELD >= G_Part::FIRST_HELD, "G goes first into registers");
 
-// What a team has of them in shared and in working memory.
-constexpr int TILES_SHARED = W_Part::SHARED + G_Part::SHARED, TILES_REST = W_Part::REST + G_Part::REST;
+// Entries of W and G that a thread group has in shared memory and in working memory.
+constexpr int TILES_SHARED = W_Part::SHARED + G_Part::SHARED, TILES_WORKING = W_Part::WORKING + G_Part::WORKING;
 
-// Which sequences share a weight, and in which pieces its gradient is summed.
-struct Pieces {
-    long long pieces;  // for each weight its chunks of sequences
-    long long chunks;  // of a weight
-    long long run;     // sequences of a chunk
-    long long sharing; // sequences of a weight
+// The chunks of sequences in which the gradient of an initial matrix is summed. A chunk belongs to one matrix.
+struct Chunks {
+    long long all;       // chunks of all matrices
+    long long of_matrix; // chunks of one
+    long long sequences; // of a chunk
+    long long sharing;   // sequences that share a matrix
 };
 
-// Where the thread's entries are.
+// The last argument of a backward kernel with n views.
+template <int n>
+struct BackwardSizes {
+    Chunks chunks;
+    long long steps, segments;
+    long long cached; // whether blocks copy the initial matrix, because all sequences have the same
+    Axes lead;
+    View views[n];
+};
+
+// A thread's place in its group: which entries are its own.
 struct Place {
     int rank;
     __device__ __forceinline__ int warp() const { return rank / 32; }
@@ -58,30 +68,30 @@ struct Place {
     __device__ __forceinline__ int row(int r) const { return row_lane() * ROWS + r; }
     __device__ __forceinline__ int column(int g, int i) const { return columns_index() * COLUMNS + 4 * g + i; }
     __device__ __forceinline__ int place_of_rows() const { return row_lane() * ROWS_; }
-    __device__ __forceinline__ int place_of_group(int g) const { return columns_index() * COLUMNS_ + 4 * g; }
-    // The i-th column that the lane is the owner of: its number within the thread's, and overall.
-    __device__ __forceinline__ int own_group(int i) const { return row_lane() % REPLICAS + REPLICAS * i; }
-    __device__ __forceinline__ int own(int i) const { return 4 * own_group(i) + row_lane() / REPLICAS; }
+    __device__ __forceinline__ int place_of_quad(int g) const { return columns_index() * COLUMNS_ + 4 * g; }
+    // The i-th column that the lane owns: its number within the thread's columns, and within the matrix.
+    __device__ __forceinline__ int own_quad(int i) const { return row_lane() % REPLICAS + REPLICAS * i; }
+    __device__ __forceinline__ int own(int i) const { return 4 * own_quad(i) + row_lane() / REPLICAS; }
     __device__ __forceinline__ int own_column(int i) const { return columns_index() * COLUMNS + own(i); }
     __device__ __forceinline__ int own_place(int i) const { return columns_index() * COLUMNS_ + own(i); }
     __device__ __forceinline__ bool owns(int i) const { return own(i) < COLUMNS && own_column(i) < M; }
 };
 
-// A number that every step needs: computed once where tiles are small enough to leave a register for it.
+// A number that every step needs. Where tiles are small, it is computed once and kept in a register.
 template <class T>
 __device__ __forceinline__ T pinned(T a) {
     return ROWS * COLUMNS <= 64 ? opaque(a) : a;
 }
 
-// Whether a group has an i-th column; known to the compiler where the group is.
+// Whether a quad has an i-th column. The compiler knows it where it knows the quad.
 __device__ __forceinline__ bool has_column(int g, int i) { return 4 * g + i < COLUMNS; }
 
-// Whether a row and a column of a tile are the matrix's; known where all threads' are.
+// Whether a row and a column are in the matrix; outside of it a tile is padded. The compiler knows it where all are.
 __device__ __forceinline__ bool is_entry(int d, int c) {
     return (ROW_LANES * ROWS == D || d < D) && (WARPS * COLUMN_LANES * COLUMNS == M || c < M);
 }
 
-// The thread's entries of a vector over rows, as it lies in shared memory.
+// Loads the thread's entries of a padded vector over rows from shared memory.
 __device__ __forceinline__ void load_rows(const real *a, Place at, real (&out)[ROWS]) {
 #pragma unroll
     for (int r = 0; r < ROWS_; r += 4) {
@@ -93,18 +103,18 @@ __device__ __forceinline__ void load_rows(const real *a, Place at, real (&out)[R
     }
 }
 
-// The first group after `first` of which a matrix is elsewhere.
+// The first quad after `first` of which W or G is in another place than that of `first`.
 __host__ __device__ constexpr int end_of_tiers(int first) {
     int end = first + 1;
-    while (end < GROUPS && W_Part::tier(end) == W_Part::tier(first) && G_Part::tier(end) == G_Part::tier(first)) end++;
+    while (end < QUADS && W_Part::tier(end) == W_Part::tier(first) && G_Part::tier(end) == G_Part::tier(first)) end++;
     return end;
 }
 
-// f(group, row, vectors, four entries of W, four of G) for each row of each group from `first` on, where
-// vectors = vectors_of(group): first the groups that are in the same places as this one, then the others.
+// Calls f(quad, row, vectors, four entries of W, four of G) for each row of each quad from `first` on, with vectors =
+// vectors_of(quad). It takes the quads that are in the same place as `first`, and then calls itself for the others.
 template <bool changes_W, bool changes_G, int first = 0, class V, class F>
 __device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
-    if constexpr (first < GROUPS) {
+    if constexpr (first < QUADS) {
         constexpr Tier of_W = W_Part::tier(first), of_G = G_Part::tier(first);
         constexpr int end = end_of_tiers(first);
         if constexpr (of_G != HELD) {
@@ -117,8 +127,8 @@ __device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
                     W.template fetch<of_W>(g, r, w);
                     G.template fetch<of_G>(g, r, e);
                     f(g, r, vectors, w, e);
-                    if (changes_W) W.template leave<of_W>(g, r, w);
-                    if (changes_G) G.template leave<of_G>(g, r, e);
+                    if (changes_W) W.template store<of_W>(g, r, w);
+                    if (changes_G) G.template store<of_G>(g, r, e);
                     if (ROWS > 4) one_at_a_time();
                 }
             }
@@ -132,7 +142,7 @@ __device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
                         real w[4];
                         W.template fetch<of_W>(g, r, w);
                         f(g, r, vectors, w, G.held[g - G_Part::FIRST_HELD][r]);
-                        if (changes_W) W.template leave<of_W>(g, r, w);
+                        if (changes_W) W.template store<of_W>(g, r, w);
                     } else {
                         f(g, r, vectors, W.held[g - W_Part::FIRST_HELD][r], G.held[g - G_Part::FIRST_HELD][r]);
                     }
@@ -143,53 +153,54 @@ __device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
     }
 }
 
-// The parts of n vectors over columns that belong to a group, one vector M_ after the other.
+// The entries of n padded vectors over columns that belong to a quad. Each vector has M_ entries.
 template <int n>
-struct OfGroup {
+struct OfQuad {
     real of[n][4];
-    __device__ __forceinline__ OfGroup(const real *vectors, Place at, int g) {
+    __device__ __forceinline__ OfQuad(const real *vectors, Place at, int g) {
 #pragma unroll
-        for (int v = 0; v < n; v++) load4(vectors + v * M_ + at.place_of_group(g), of[v]);
+        for (int v = 0; v < n; v++) load4(vectors + v * M_ + at.place_of_quad(g), of[v]);
     }
 };
 
-// Where a team stands in its pieces; in shared memory, since registers are scarce: the first entry of the
-// piece's gradient, the sequence to come, the end of the piece's, and the piece to come.
-enum { GRADIENT, SEQUENCE, END, PIECE, TURN };
+// Which sequences a thread group works on. In shared memory, since registers are scarce: where the gradient of its
+// chunk begins, the next sequence of the chunk, the end of the chunk, and the next chunk.
+enum { GRADIENT, SEQUENCE, END, CHUNK, PROGRESS };
 
-// Goes on to the team's next piece, if there is one.
-__device__ __forceinline__ bool next_piece(const Pieces &of, Place at, long long *turn) {
-    TEAM_SYNC(); // all is read of the piece before
-    const long long piece = turn[PIECE];
-    if (piece >= of.pieces) return false;
-    TEAM_SYNC();
+// Goes on to the group's next chunk. False: there is none.
+__device__ __forceinline__ bool next_chunk(const Chunks &of, Place at, long long *progress) {
+    GROUP_SYNC(); // all threads have read what they want of the chunk before
+    const long long chunk = progress[CHUNK];
+    if (chunk >= of.all) return false;
+    GROUP_SYNC();
     if (at.rank == 0) {
-        const long long begin = piece % of.chunks * of.run, n_0 = piece / of.chunks * of.sharing;
-        turn[GRADIENT] = piece * (D * M);
-        turn[SEQUENCE] = n_0 + begin;
-        turn[END] = n_0 + (begin + of.run < of.sharing ? begin + of.run : of.sharing);
-        turn[PIECE] = piece + gridDim.x * (long long)TEAMS;
+        const long long begin = chunk % of.of_matrix * of.sequences, n_0 = chunk / of.of_matrix * of.sharing;
+        progress[GRADIENT] = chunk * (D * M);
+        progress[SEQUENCE] = n_0 + begin;
+        progress[END] = n_0 + (begin + of.sequences < of.sharing ? begin + of.sequences : of.sharing);
+        progress[CHUNK] = chunk + gridDim.x * (long long)GROUPS;
     }
     return true;
 }
 
-// And to the piece's next sequence: start = where it begins in each array.
+// Goes on to the chunk's next sequence, and fills `start`: where it begins in each array. False: there is none.
 template <int n>
-__device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&views)[n], Place at, long long *turn,
+__device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&views)[n], Place at, long long *progress,
                                               long long *start) {
-    TEAM_SYNC(); // all is read of the sequence before
-    const long long sequence = turn[SEQUENCE];
-    if (sequence >= turn[END]) return false;
+    GROUP_SYNC(); // all threads have read what they want of the sequence before
+    const long long sequence = progress[SEQUENCE];
+    if (sequence >= progress[END]) return false;
     if (at.rank < n) start[at.rank] = start_of(sequence, lead, views[at.rank]);
-    TEAM_SYNC();
-    if (at.rank == 0) turn[SEQUENCE] = sequence + 1;
+    GROUP_SYNC();
+    if (at.rank == 0) progress[SEQUENCE] = sequence + 1;
     return true;
 }
 
-// A matrix = the entries of a state, 0 beyond. One address goes from entry to entry: each on its own they would
-// take the registers that the matrices are in.
+// Reads a matrix; what is outside of it becomes 0. One pointer walks from entry to entry: a pointer for each would take
+// registers from the matrices.
 template <class P, class T>
 __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
+    at.rank = opaque(at.rank); // addresses are computed here, not in advance
     matrix.change([&](int g, real (&e)[ROWS][4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -197,7 +208,7 @@ __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
 #pragma unroll
             for (int r = 0; r < ROWS; r++, entry += from.row)
                 e[r][i] = has_column(g, i) && is_entry(at.row(r), at.column(g, i)) ? widen(*entry) : real(0);
-            __syncwarp(); // the compiler begins no load earlier: it would begin all, and spill for that
+            __syncwarp(); // the compiler starts no load earlier: all at once would spill
         }
     });
 }
@@ -212,8 +223,10 @@ __device__ __forceinline__ void set_zero(P &matrix) {
     });
 }
 
-// gW (D, M) = or += G; every entry has one thread, at every call the same.
-__device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool first) {
+// Calls f(row, column, entry of G) for each of the thread's entries.
+template <class F>
+__device__ __forceinline__ void each_of(G_Part &G, Place at, F f) {
+    at.rank = opaque(at.rank); // addresses are computed here, not in advance
     G.read([&](int g, real (&e)[ROWS][4]) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
@@ -221,15 +234,46 @@ __device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool first)
             for (int i = 0; i < 4; i++) {
                 int d = at.row(r), c = at.column(g, i);
                 if (has_column(g, i) && is_entry(d, c)) {
-                    real *to = gW + d * M + c;
-                    *to = e[r][i] + (first ? real(0) : *to);
+                    f(d, c, e[r][i]);
                     one_at_a_time();
                 }
             }
     });
 }
 
-// Sums over rows: out = sum over d of a[d] G[d, c] for the columns whose owner the lane is.
+// gW (D, M) = G the first time, and += G then. Each entry belongs to one thread, always the same. gW may be null.
+__device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool &first) {
+    if (gW == nullptr) return;
+    each_of(G, at, [&](int d, int c, real e) {
+        real *to = gW + d * M + c;
+        *to = e + (first ? real(0) : *to);
+    });
+    first = false;
+}
+
+// A reset, going backward: G belongs to the initial matrix, and the steps before the reset get nothing of it.
+__device__ __forceinline__ void take_G(G_Part &G, Place at, real *gW, bool &first) {
+    add_G(G, at, gW, first);
+    set_zero(G);
+}
+
+// The end of a sequence: G belongs to the matrix with which it started. gW and gstate (D, M) may be null.
+__device__ __forceinline__ void end_sequence(G_Part &G, Place at, bool began_with_state, real *gW, bool &first,
+                                             SRWM_STATE_GRADIENT *gstate) {
+    if (!began_with_state) add_G(G, at, gW, first);
+    if (gstate == nullptr) return;
+    if (!began_with_state) set_zero(G);
+    each_of(G, at, [&](int d, int c, real e) { narrow(e, gstate[d * M + c]); });
+}
+
+// The end of a chunk. If no sequence has added anything to its gradient, it is zero.
+__device__ __forceinline__ void end_chunk(G_Part &G, Place at, real *gW, bool &first) {
+    if (!first) return;
+    set_zero(G);
+    add_G(G, at, gW, first);
+}
+
+// out = the sum over d of a[d] G[d, c], for the columns c that the lane owns.
 __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[ROWS], real (&out)[OWN]) {
 #pragma unroll
     for (int i = 0; i < OWN; i++) out[i] = 0;
@@ -245,45 +289,58 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
     auto keep = [&](int g, real sum) {
 #pragma unroll
         for (int i = 0; i < OWN; i++)
-            if (at.own_group(i) == g) out[i] = sum;
+            if (at.own_quad(i) == g) out[i] = sum;
     };
-    auto of_group = [&](int g, const real (&e)[ROWS][4]) {
+    auto of_quad = [&](int g, const real (&e)[ROWS][4]) {
         real sums[1][4];
         along(e, g, sums[0]);
         share_sums<ROW_LANES, 1>(sums, at.row_lane());
         keep(g, sums[0][0]);
     };
-    G.in_memory<FAR, false>(0, G_Part::FIRST_NEAR, of_group);
-    G.in_memory<NEAR, false>(G_Part::FIRST_NEAR, G_Part::FIRST_HELD, of_group);
-    // Four groups at a time, so that the one's shuffles do not wait for the other's.
+    G.in_memory<FAR, false>(0, G_Part::FIRST_NEAR, of_quad);
+    G.in_memory<NEAR, false>(G_Part::FIRST_NEAR, G_Part::FIRST_HELD, of_quad);
+    // Four quads at a time: the shuffles of one do not wait for those of another.
     constexpr int AT_ONCE = 4;
 #pragma unroll
-    for (int first = G_Part::FIRST_HELD; first < GROUPS; first += AT_ONCE) {
+    for (int first = G_Part::FIRST_HELD; first < QUADS; first += AT_ONCE) {
         real sums[AT_ONCE][4] = {};
 #pragma unroll
         for (int g = first; g < first + AT_ONCE; g++)
-            if (g < GROUPS) along(G.held[g - G_Part::FIRST_HELD], g, sums[g - first]);
-        share_sums<ROW_LANES, 1>(sums, at.row_lane(), GROUPS - first);
+            if (g < QUADS) along(G.held[g - G_Part::FIRST_HELD], g, sums[g - first]);
+        share_sums<ROW_LANES, 1>(sums, at.row_lane(), QUADS - first);
 #pragma unroll
         for (int g = first; g < first + AT_ONCE; g++)
-            if (g < GROUPS) keep(g, sums[g - first][0]);
+            if (g < QUADS) keep(g, sums[g - first][0]);
     }
 }
 
-// The state before step `end`, where it cannot come from undoing: a state kept there, or the last one kept
-// before and the updates since done again. kept(i) is the state after segment i, of which there are so many;
-// what a step adds at (d, c) is key(t, d) * value(t, c).
-template <class S, class A, class B>
-__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, long long steps, long long segments,
-                                        const bool *reset, long long reset_row, Source<storage> initial, S kept, A key, B value) {
+// Sets W to the matrix before step `end`, where it cannot be recovered by undoing. It is read if it was saved, and
+// otherwise computed from the last saved matrix: step t adds key(t, d) * value(t, c) at (d, c). saved(i) is the matrix
+// after segment i. Before all saved ones comes the matrix with which the sequence started: `of_state`, or `initial`
+// where `state` is null or step 0 is a reset. Resets lead to `initial`.
+template <class Sizes, class I, class T, class S, class A, class B>
+__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, const Sizes &s, const Resets &resets,
+                                        Source<I> initial, const T *state, Source<T> of_state, S saved, A key,
+                                        B value) {
+    at.rank = opaque(at.rank); // addresses are computed here, not in advance
     long long after = (end - 1) / SEGMENT, begin = end;
-    if (after >= segments || (end < steps && end % SEGMENT != 0)) {
+    bool from_state = state != nullptr;
+    if (after >= s.segments || (end < s.steps && end % SEGMENT != 0)) {
         begin = after * SEGMENT, after--;
-        for (long long t = begin; reset != nullptr && t < end; t++)
-            if (reset[t * reset_row]) begin = t, after = -1;
+        for (long long t = begin; t < end; t++)
+            if (resets.before(t)) begin = t, after = -1, from_state = false;
     }
-    if (after < 0) set(W, at, initial);
-    else set(W, at, Source<real>{kept(after), M, 1});
+    // One call of `set` for each type, not for each source: every call takes registers.
+    const Source<real> wide = {saved(after), M, 1};
+    if constexpr (sizeof(I) == sizeof(real)) {
+        set(W, at, after >= 0 ? wide : from_state ? of_state : initial);
+    } else if constexpr (sizeof(T) == sizeof(real)) {
+        if (after >= 0 || from_state) set(W, at, after >= 0 ? wide : of_state);
+        else set(W, at, initial);
+    } else {
+        if (after >= 0) set(W, at, wide);
+        else set(W, at, from_state ? of_state : initial);
+    }
     for (long long t = begin; t < end; t++) {
         real a[ROWS];
 #pragma unroll

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-
-# The numbers that begin a kernel's last argument, of a backward kernel and of any.
-PIECES = ("pieces", "chunks", "run", "sharing")
-STEPS = ("steps", "segments", "cached")
 
 LEADING = 8  # leading axes that a kernel walks, at the most; as in arrays.cuh
 
 # `View` and `Axes` of arrays.cuh.
 _VIEW = np.dtype([("lead", np.int64, (LEADING,)), ("row", np.int64), ("entry", np.int64)])
 _AXES = np.dtype([("count", np.int64), ("sizes", np.int64, (LEADING,))])
+
+ITEM_BYTES = {"bool": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 class Strides(NamedTuple):
@@ -34,13 +31,24 @@ def sizes_dtype(counts: Sequence[str], views: Sequence[str]) -> np.dtype:
     return np.dtype([*numbers, ("lead", _AXES), *((name, _VIEW) for name in views)])
 
 
-def strides_of(a: Any, lead: tuple[int, ...], core: int) -> Strides:
-    """Of an array whose last `core` axes are its own: 0 along the axes where it is broadcast to `lead`."""
-    if a is None:
+def is_aligned(layout: Any) -> bool:
+    """Whether the entries of an array are whole numbers of entries apart."""
+    return not any(stride % ITEM_BYTES[layout.dtype] for stride in layout.strides)
+
+
+def strides_of(layout: Any, lead: tuple[int, ...], core: int) -> Strides:
+    """Of an array whose last `core` axes are its own: 0 along the axes where it is broadcast to `lead`.
+
+    Of an array that is not aligned those of its contiguous copy; zeros for None.
+    """
+    if layout is None:
         return Strides((0,) * len(lead))
-    entries = [stride // a.dtype.itemsize for stride in a.strides]
-    own = a.ndim - core
-    along = [0 if n == 1 else stride for n, stride in zip(a.shape[:own], entries[:own], strict=True)]
+    own = len(layout.shape) - core
+    if not is_aligned(layout):
+        entries = contiguous_along(layout.shape, range(len(layout.shape)), 1)
+    else:
+        entries = tuple(stride // ITEM_BYTES[layout.dtype] for stride in layout.strides)
+    along = [0 if n == 1 else stride for n, stride in zip(layout.shape[:own], entries[:own], strict=True)]
     return Strides((0,) * (len(lead) - own) + tuple(along), *entries[own:])
 
 
@@ -64,14 +72,13 @@ def contiguous_along(lead: tuple[int, ...], order: Sequence[int], size: int) -> 
     return tuple(strides)
 
 
-@lru_cache(maxsize=4096)
 def sizes(
     op: str,
     dtype: np.dtype,
     lead: tuple[int, ...],
-    order: tuple[int, ...],
-    counts: tuple[int, ...],
-    views: tuple[Strides, ...],
+    order: Sequence[int],
+    counts: Sequence[int],
+    views: Sequence[Strides],
 ) -> np.ndarray:
     """A kernel's last argument, for sequences in the order of the axes of `lead`: the bytes of `dtype`.
 

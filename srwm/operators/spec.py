@@ -40,6 +40,10 @@ class Operand:
     role: Role = "data"
     optional: bool = False
 
+    def __post_init__(self) -> None:
+        """Settle what follows from the fields."""
+        _settle(self)
+
     @cached_property
     def letters(self) -> tuple[str, ...]:
         """Its own axes, one letter each."""
@@ -97,6 +101,17 @@ class Reference(Protocol):
         """The gradients of all `arguments`, which are followed here by those of the results of `step`."""
 
 
+def _settle(value: Any) -> None:
+    """Compute all cached properties now: torch's compiler cannot trace the lock that guards them later."""
+    for name, attribute in vars(type(value)).items():
+        if isinstance(attribute, cached_property):
+            getattr(value, name)
+
+
+# Every operator that has been described, by name.
+described: dict[str, Operator] = {}
+
+
 @dataclass(frozen=True, eq=False)  # an operator is equal to itself alone: it is hashed at every call
 class Operator:
     """An operator: what it takes and returns, how its sizes follow, and its reference.
@@ -104,7 +119,7 @@ class Operator:
     Attributes
     ----------
     name : str
-        The name of its kernels, and of its module below `srwm`.
+        The name of its kernels, of its torch operators, and of its module below `srwm`: its own.
     operands : tuple of Operand
         What it takes, in the order of its signature, but for `state`, which follows from the initial ones.
     output : Operand
@@ -127,10 +142,22 @@ class Operator:
     rebuild: Literal["undo", "replay"] = "undo"
     source: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a name that is taken: kernels and torch operators go by it."""
+        if self.name in described:
+            raise ValueError(f"Operator: name: expected one of its own, got {self.name!r}, which is taken")
+        described[self.name] = self
+        _settle(self)
+
     @cached_property
     def label(self) -> str:
         """Its module, as users name it."""
         return "srwm" if self.name == "srwm" else f"srwm.{self.name}"
+
+    @cached_property
+    def prefix(self) -> str:
+        """Of the names of its torch operators: "", or "delta_"."""
+        return "".join(f"{part}_" for part in self.label.split(".")[1:])
 
     @cached_property
     def initials(self) -> tuple[Operand, ...]:
@@ -155,6 +182,11 @@ class Operator:
     def results(self) -> tuple[Operand, ...]:
         """The output, then the matrices after the last step."""
         return (self.output, *self.next_states)
+
+    @cached_property
+    def gradient_names(self) -> tuple[str, ...]:
+        """The arguments that are gradients of `results`."""
+        return tuple(f"grad_{result.name}" for result in self.results)
 
     @cached_property
     def flat(self) -> tuple[Operand, ...]:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+
+# NumPy has the standard's name of this function from 2.0 on.
+_NUMPY: Any = np if hasattr(np, "concat") else SimpleNamespace(**vars(np), concat=np.concatenate)
 
 
 def namespace(a: Any) -> Any:
-    """The array namespace of `a`: torch and CuPy for theirs, else what the array API standard says."""
+    """The array namespace of `a`: NumPy, torch and CuPy for theirs, else as the array API standard says."""
+    if isinstance(a, np.ndarray):
+        return _NUMPY
     for library, array_type in (("torch", "Tensor"), ("cupy", "ndarray")):
         module = sys.modules.get(library)
         if module is not None and isinstance(a, getattr(module, array_type)):
@@ -18,6 +26,8 @@ def namespace(a: Any) -> Any:
 def zeros(shape: tuple[int, ...], like: Any) -> Any:
     """Zeros of this shape, of the array type, the dtype and the device of `like`."""
     xp = namespace(like)
+    if xp is _NUMPY:
+        return np.zeros(shape, like.dtype)
     if xp.__name__ != "cupy":
         return xp.zeros(shape, dtype=like.dtype, device=like.device)
     with like.device:
@@ -28,7 +38,9 @@ def cast(xp: Any, a: Any, dtype: Any) -> Any:
     """`a` in another dtype of its library."""
     if a.dtype == dtype:
         return a
-    return a.to(dtype) if xp.__name__ == "torch" else xp.astype(a, dtype)
+    if xp.__name__ == "torch":
+        return a.to(dtype)
+    return a.astype(dtype) if hasattr(a, "astype") else xp.astype(a, dtype)
 
 
 def widen(xp: Any, a: Any) -> Any:

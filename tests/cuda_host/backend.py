@@ -1,38 +1,52 @@
-"""The CUDA backend on a CPU: a row for the table of backends that takes NumPy arrays.
+"""The CUDA backend on a CPU: a row for the table of backends that takes addresses of the host.
 
-All of `srwm._raw_kernels` is under test but the few lines that call CuPy: configuration, allocation,
-argument order, the kernels, the sums of gradients.
+All of `srwm._raw_kernels` is under test but the few lines that call CuPy: configuration, the order of
+arguments, the kernels, the sums of gradients. What a call writes is NaN before, which shows whether all of
+it was written.
 """
 
 from __future__ import annotations
 
+import ctypes
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from math import prod
 from typing import Any
 
-from srwm._raw_kernels import delta_passes, passes
-from srwm._raw_kernels.delta_passes import delta_kept_shape
-from srwm._raw_kernels.passes import kept_shape
-from tests.cuda_host.platform import Platform
-from tests.cuda_host.raw_module import compiler
+from srwm._cy import launch
+from srwm._raw_kernels import passes
+from srwm._raw_kernels.passes import saved_of
+from srwm._raw_kernels.views import ITEM_BYTES
+from srwm.operators.delta import DELTA
+from srwm.operators.spec import Operator
+from srwm.operators.srwm import SRWM
+from tests.cuda_host import calls
+from tests.cuda_host.platform import Platform, known
+from tests.cuda_host.raw_module import CudaHostError, Memory, compiler
 
 __all__ = [
-    "BFLOAT16_AS_INT16",
+    "NEEDS_ALIGNMENT",
+    "RUNS_ON_ARRAYS",
     "backward",
+    "backward_of",
     "declines",
     "delta_backward",
     "delta_forward",
     "delta_kept_shape",
     "forward",
+    "forward_of",
     "kept_shape",
     "on",
     "running",
+    "saved_of",
+    "takes",
     "unusable",
 ]
 
-BFLOAT16_AS_INT16 = True
+RUNS_ON_ARRAYS = False
+NEEDS_ALIGNMENT = True
 
 _platforms: list[Any] = [Platform()]
 
@@ -67,26 +81,150 @@ def declines(device: str) -> str | None:
     return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
 
 
-def forward(
-    x: Any, W: Any, reset: Any, lead: tuple[int, ...], *, keep: bool, return_state: bool = True, **_: Any
-) -> tuple[Any, Any, Any]:
-    """As `srwm._raw_kernels.backend.forward`."""
-    return passes.forward(_platforms[-1], x, W, reset, lead, keep=keep, return_state=return_state)
+def takes(operator: Operator) -> bool:
+    """Whether there are kernels for it."""
+    return operator.name in launch.OPERATORS
 
 
-def backward(*operands: Any, **_: Any) -> tuple[Any, Any]:
-    """As `srwm._raw_kernels.backend.backward`."""
-    return passes.backward(_platforms[-1], *operands)
+def _memory(layout: Any, address: int, *, writeable: bool = False) -> Memory | None:
+    """The memory of an array; None where there is no array."""
+    if layout is None or not address:
+        return None
+    ends = [(n - 1) * stride for n, stride in zip(layout.shape, layout.strides, strict=True)]
+    if min(ends, default=0) < 0 and prod(layout.shape):
+        raise CudaHostError("an array with a negative stride cannot be sent")
+    nbytes = sum(ends) + ITEM_BYTES[layout.dtype] if prod(layout.shape) else 0
+    return Memory(address, nbytes, writeable)
 
 
-def delta_forward(
-    *operands: Any, keep: bool, return_state: bool = True, num_threads: int | None = None
-) -> tuple[Any, Any, Any]:
-    """As `srwm._raw_kernels.backend.delta_forward`."""
-    del num_threads
-    return delta_passes.delta_forward(_platforms[-1], *operands, keep=keep, return_state=return_state)
+class _OnHost:
+    """A pass whose kernels run on the platform of the moment, whatever it was bound on."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self.copies = make(_platforms[-1]).copies
+
+    def _run(self, memory: Sequence[Memory | None], empty: Any, *addresses: Any) -> None:
+        def known_empty(nbytes: int) -> tuple[int, Any]:
+            address, owner = empty(nbytes)
+            ctypes.memset(address, 0xFF, nbytes)
+            known[address] = Memory(address, nbytes)
+            return address, owner
+
+        # Of arrays that begin at one address the longest is what may be read.
+        for m in memory:
+            if m is not None and m.nbytes >= known.get(m.address, m).nbytes:
+                known[m.address] = m
+        try:
+            for m in memory:
+                if m is not None and m.writeable:
+                    ctypes.memset(m.address, 0xFF, m.nbytes)
+            self._make(_platforms[-1])(*addresses, stream=0, empty=known_empty)
+        finally:
+            known.clear()
 
 
-def delta_backward(*operands: Any, **_: Any) -> tuple[Any, ...]:
-    """As `srwm._raw_kernels.backend.delta_backward`."""
-    return delta_passes.delta_backward(_platforms[-1], *operands)
+class _Forward(_OnHost):
+    def __init__(self, call: Any) -> None:
+        super().__init__(lambda platform: passes.Forward(platform, call))
+        self._call = call
+
+    def __call__(
+        self, operands: Sequence[int], outputs: Sequence[int], saved: int, *, empty: Any, **_: Any
+    ) -> None:
+        call = self._call
+        self._run(
+            [
+                *map(_memory, call.operands, operands),
+                *(
+                    _memory(layout, address, writeable=True)
+                    for layout, address in zip(calls.results_of(call), outputs, strict=True)
+                ),
+                _memory(calls.contiguous(*saved_of(call)), saved, writeable=True),
+            ],
+            empty,
+            *(operands, outputs, saved),
+        )
+
+
+class _Backward(_OnHost):
+    def __init__(self, call: Any, incoming: Sequence[Any]) -> None:
+        super().__init__(lambda platform: passes.Backward(platform, call, incoming))
+        self._call, self._incoming = call, incoming
+        self.incoming_copies = passes.Backward(_platforms[-1], call, incoming).incoming_copies
+
+    def __call__(
+        self,
+        operands: Sequence[int],
+        saved: int,
+        incoming: Sequence[int],
+        gradients: Sequence[int],
+        *,
+        empty: Any,
+        **_: Any,
+    ) -> None:
+        call = self._call
+        given = [call.operands[i] for i in call.operator.differentiable]
+        written = [layout and calls.contiguous(layout.shape, layout.dtype) for layout in given]
+        self._run(
+            [
+                *map(_memory, call.operands, operands),
+                _memory(calls.contiguous(*saved_of(call)), saved),
+                *map(_memory, self._incoming, incoming),
+                *(
+                    _memory(layout, address, writeable=True)
+                    for layout, address in zip(written, gradients, strict=True)
+                ),
+            ],
+            empty,
+            *(operands, saved, incoming, gradients),
+        )
+
+
+def forward_of(call: Any, keep: bool) -> _Forward:
+    """As `srwm._raw_kernels.backend.forward_of`."""
+    del keep
+    return _Forward(call)
+
+
+def backward_of(call: Any, incoming: Sequence[Any]) -> _Backward:
+    """As `srwm._raw_kernels.backend.backward_of`."""
+    return _Backward(call, incoming)
+
+
+# The functions of today's front ends, on arrays.
+
+
+def _forward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, Any, Any]]:
+    def forward(
+        *given: Any, keep: bool, state: Any = None, return_state: bool = True, **_: Any
+    ) -> tuple[Any, Any, Any]:
+        *initial, reset, lead = given
+        operands = (*initial, state, reset)
+        return calls.forward(operator, operands, lead, forward_of, saved_of, keep, return_state)
+
+    return forward
+
+
+def _backward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, ...]]:
+    def backward(*given: Any, state: Any = None, **_: Any) -> tuple[Any, ...]:
+        *initial, reset, lead, saved, grad_y, grad_next = given
+        operands = (*initial, state, reset)
+        incoming = (grad_y, grad_next)
+        gradients = calls.backward(operator, operands, lead, backward_of, saved, incoming)
+        return gradients[:-1] if state is None else gradients
+
+    return backward
+
+
+def _shape_of_kept(operator: Operator) -> Callable[..., tuple[int, ...]]:
+    def shape(dtype: Any, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
+        del dtype
+        return (*lead, launch.saved_entries(operator.name, L, D, Do))
+
+    return shape
+
+
+forward, delta_forward = map(_forward_on_arrays, (SRWM, DELTA))
+backward, delta_backward = map(_backward_on_arrays, (SRWM, DELTA))
+kept_shape, delta_kept_shape = map(_shape_of_kept, (SRWM, DELTA))

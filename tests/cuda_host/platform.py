@@ -1,18 +1,21 @@
-"""The tests' stand-in for a CUDA device: NumPy arrays for CuPy's, the kernels run on the CPU."""
+"""The tests' stand-in for a CUDA device: its kernels run on the CPU, its memory is the host's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from srwm._cy import launch
 from srwm._raw_kernels import loader
-from tests.cuda_host.raw_module import Kernel, RawModule
+from srwm._raw_kernels.passes import Bound
+from tests.cuda_host.raw_module import Kernel, Memory, RawModule
 
 # An H100's limits, with so few multiprocessors that blocks have several sequences one after the other.
 LIMITS = launch.ARCHITECTURES[90]._replace(multiprocessors=1)
+
+# The memory at each address of the call at hand. The sanitizers' programs get copies of it, so they need
+# its size; backend.py fills it.
+known: dict[int, Memory] = {}
 
 
 class Platform(NamedTuple):
@@ -29,19 +32,15 @@ class Platform(NamedTuple):
         """Those of the device."""
         return self.device
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Memory that shows whether all of it was written: NaN."""
-        memory = np.empty(shape, dtype)
-        memory.reshape(-1).view(np.uint8)[:] = 0xFF
-        return memory
-
     def kernel(self, plan: launch.Plan) -> Kernel:
         """The kernel of a plan."""
         code, options = self.source(plan.kernel), loader.options(plan)
         module = RawModule(code=code, options=options, mode=self.mode, order=self.order, seed=self.seed)
         return module.get_function(plan.kernel)
 
-    def launch(self, plan: launch.Plan, blocks: int, args: tuple[Any, ...], dynamic: int) -> None:
+    def launch(self, bound: Bound, addresses: tuple[int, ...], stream: int) -> None:
         """Run a kernel, on fewer blocks than asked for where those are many."""
-        blocks = min(blocks, self.most_blocks)
-        self.kernel(plan)((blocks,), (plan.threads,), args, shared_mem=dynamic)
+        del stream
+        memory = (known[address] if address else None for address in addresses)
+        blocks = min(bound.blocks, self.most_blocks)
+        bound.kernel((blocks,), (bound.threads,), (*memory, *bound.values), shared_mem=bound.dynamic)

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -155,11 +155,29 @@ def _three(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     return (*dimensions, *(1,) * (3 - len(dimensions)))
 
 
+class Memory(NamedTuple):
+    """An argument that is an address, and the bytes from there on that a kernel may come to."""
+
+    address: int
+    nbytes: int
+    writeable: bool = True
+
+    @classmethod
+    def of(cls, a: np.ndarray) -> Memory:
+        """The memory that a view reaches."""
+        low, high = np.lib.array_utils.byte_bounds(a)
+        if low != a.ctypes.data and a.size:
+            raise CudaHostError("an array with a negative stride cannot be sent")
+        return cls(a.ctypes.data, high - low if a.size else 0, a.flags.writeable)
+
+
 def _by_value(argument: Any) -> bytes | None:
-    """The bytes of an argument passed by value, structs and their bytes among them; None for arrays."""
+    """The bytes of an argument passed by value, structs and their bytes among them; None for memory."""
     if argument is None:
         return bytes(8)
-    if isinstance(argument, np.ndarray) and argument.dtype.type is not np.void:
+    if isinstance(argument, Memory) or (
+        isinstance(argument, np.ndarray) and argument.dtype.type is not np.void
+    ):
         return None
     if isinstance(argument, (np.ndarray, np.generic)):
         return argument.tobytes()
@@ -172,10 +190,9 @@ def _by_value(argument: Any) -> bytes | None:
     raise CudaHostError(f"expected an array, a number or None as a kernel's argument, got {type(argument)}")
 
 
-def _span(a: np.ndarray) -> tuple[int, int]:
-    """First address and size of the memory that a view reaches."""
-    low, high = np.lib.array_utils.byte_bounds(a)
-    return low, high - low if a.size else 0
+def _address(argument: Any) -> int:
+    """Of an array or of memory."""
+    return argument.address if isinstance(argument, Memory) else int(argument.ctypes.data)
 
 
 @cache
@@ -223,7 +240,7 @@ class Kernel:
             raise CudaHostError(f"{self.name}: expected {len(self._sizes)} arguments, got {len(args)}")
         buffers = []
         for i, (argument, value, size) in enumerate(zip(args, values, self._sizes, strict=True)):
-            held = struct.pack("P", argument.ctypes.data) if value is None else value
+            held = struct.pack("P", _address(argument)) if value is None else value
             if len(held) != size:
                 raise CudaHostError(f"{self.name}: argument {i}: expected {size} bytes, got {len(held)}")
             buffers.append(ctypes.create_string_buffer(held, len(held)))
@@ -243,14 +260,10 @@ class Kernel:
                 file.write(bytes(launch) + struct.pack("q", len(args)))
                 for argument, value in zip(args, values, strict=True):
                     if value is None:
-                        address, size = _span(argument)
-                        skipped = argument.ctypes.data - address if size else 0
-                        if skipped:
-                            raise CudaHostError(
-                                f"{self.name}: an array with a negative stride cannot be sent"
-                            )
+                        sent_of = argument if isinstance(argument, Memory) else Memory.of(argument)
+                        address, size, _ = sent_of
                         file.write(struct.pack("qq", 1, size) + ctypes.string_at(address, size))
-                        spans.append((address, size, argument.flags.writeable))
+                        spans.append(sent_of)
                     else:
                         file.write(struct.pack("qq", 0, len(value)) + value)
             done = subprocess.run(

@@ -8,11 +8,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+import srwm
+from srwm import _plan, _threads
 from srwm._cy import backend
-from srwm._plan import Call, Layout
+from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
 from srwm.reference import loop
+from tests.cases import DeltaCase
 
 SRWM, DELTA = OPERATORS["srwm"], OPERATORS["delta"]
 
@@ -22,12 +25,12 @@ def forget() -> None:
     for cached in (
         backend.instruction_set,
         backend.kernels,
-        backend._default_threads,
         backend._gathering,
-        backend._bound_forward,
-        backend._bound_backward,
+        _threads._srwm_variable,
+        _threads._openmp_variable,
     ):
         cached.cache_clear()
+    _plan._plans.clear()
 
 
 def poisoned_scratch(size: int) -> tuple[int, Any, int]:
@@ -156,8 +159,17 @@ def reference(op: Operator, flat: Sequence[Any], gradients: Sequence[Any]) -> di
     """All results of the reference by name, in the operands' precision."""
     lead, sizes = sizes_of(op, flat)
     y, after, saved = loop.forward(op, flat, lead, sizes, save=True)
-    results = loop.backward(op, flat, lead, sizes, saved, gradients[0], gradients[1:])
+    results = loop.backward(op, flat, lead, sizes, saved, gradients)
     names = (op.flat[i].name for i in op.differentiable)
     return {"y": y, "after": after} | {
         f"g_{name}": g for name, g in zip(names, results, strict=True) if g is not None
     }
+
+
+def run_delta(case: DeltaCase, **options: Any) -> dict[str, Any]:
+    """All results of a case of the delta rule by name, from `srwm.delta.vjp`."""
+    operands = (case.q, case.k, case.v, case.beta, case.S)
+    (y, S_next), pullback = srwm.delta.vjp(*operands, reset=case.reset, **options)
+    names = ("gq", "gk", "gv", "gbeta", "gS")
+    gradients = dict(zip(names, pullback(case.grad_y, case.grad_S_next), strict=True))
+    return {"y": y, "S_next": S_next} | {name: g for name, g in gradients.items() if g is not None}

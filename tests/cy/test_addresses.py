@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srwm._cy import backend
-from srwm._plan import Layout
+from srwm._layouts import Layout
 from srwm.operators.spec import Operand, Operator
 from tests.cases import TOLERANCE, assert_close
 from tests.cy.calls import (

@@ -18,9 +18,8 @@ from tests.cases import (
     random_case,
     random_delta_case,
     run,
-    run_delta,
 )
-from tests.cy.calls import forget, poisoned_scratch
+from tests.cy.calls import SRWM, forget, poisoned_scratch, pull_back, run_delta, save
 
 REAL_TYPES = ["float32", "float64"]
 
@@ -143,11 +142,11 @@ def test_another_number_of_threads_forward_than_backward():
     case = group_case((), 70, 40, 30, [20])
     truth = run(srwm, case, backend="reference")
     got = {}
-    y, W_next, kept = backend.forward(*case[:3], (), keep=True, num_threads=3)
+    flat = [case.x, case.W, None, case.reset]
+    y, W_next, saved = save(SRWM, flat, num_threads=3)
     for threads in (1, 2, 5):
-        arrays = (*case[:3], (), kept, case.grad_y, case.grad_W_next)
-        gx, gW = backend.backward(*arrays, num_threads=threads)
-        got = {"y": y, "W_next": W_next, "gx": gx, "gW": gW}
+        got = pull_back(SRWM, flat, saved, (case.grad_y, case.grad_W_next), num_threads=threads)
+        got = {"y": y, "W_next": W_next, "gx": got["g_x"], "gW": got["g_W"]}
         assert_close(got, truth, TOLERANCE["float64"], f"{threads} threads")
 
 
@@ -158,8 +157,8 @@ def test_another_number_of_threads_forward_than_backward():
 @pytest.mark.parametrize("with_reset", [False, True], ids=["", "reset"])
 def test_delta_rule(L, D, Do, threads, dtype, with_reset):
     case = random_delta_case(((), (), L, D, Do), with_reset=with_reset).astype(dtype)
-    truth = run_delta(srwm, case.astype("float64"), backend="reference")
-    assert_close(run_delta(srwm, case, num_threads=threads), truth, TOLERANCE[dtype], dtype)
+    truth = run_delta(case.astype("float64"), backend="reference")
+    assert_close(run_delta(case, num_threads=threads), truth, TOLERANCE[dtype], dtype)
 
 
 def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
@@ -167,8 +166,8 @@ def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
     forget()
     case = random_delta_case(((3,), (3,), 33, 20, 40), with_reset=True)
     case.k[0, 20] = np.nan
-    got = run_delta(srwm, case, num_threads=3)
-    truth = run_delta(srwm, case, backend="reference")
+    got = run_delta(case, num_threads=3)
+    truth = run_delta(case, backend="reference")
     forget()
     for name in truth:
         assert_close({name: got[name][1:]}, {name: truth[name][1:]}, TOLERANCE["float64"])
@@ -177,9 +176,9 @@ def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
 @pytest.mark.parametrize("threads", [2, 5])
 def test_delta_rule_is_the_same_to_the_bit_from_run_to_run(threads):
     case = random_delta_case(((), (), 70, 64, 64), with_reset=True)
-    first = run_delta(srwm, case, num_threads=threads)
+    first = run_delta(case, num_threads=threads)
     for _ in range(20):
-        again = run_delta(srwm, case, num_threads=threads)
+        again = run_delta(case, num_threads=threads)
         for name in first:
             np.testing.assert_array_equal(again[name], first[name], name)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
 from srwm._cy import launch
+from srwm._raw_kernels import loader
+from srwm._raw_kernels.passes import arrays_of_backward, arrays_of_forward
+from srwm.operators.table import OPERATORS
 
 PLANS = {
-    "srwm_forward": launch.forward,
-    "srwm_backward": launch.backward,
-    "delta_forward": launch.delta_forward,
-    "delta_backward": launch.delta_backward,
+    f"{operator}_{direction.__name__}": partial(direction, operator)
+    for operator in launch.OPERATORS
+    for direction in (launch.forward, launch.backward)
 }
 each_plan = pytest.mark.parametrize("kernel", PLANS)
+each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 each_architecture = pytest.mark.parametrize("architecture", launch.ARCHITECTURES)
 WIDTHS = (
     1,
@@ -60,10 +64,10 @@ def parts_of(kernel, of):
 
 
 def exchanged_of(kernel, of):
-    """Entries through which the threads of a backward team exchange sums, as the CUDA text has them."""
+    """Entries through which the threads of a backward group exchange sums, as the CUDA text has them."""
     rows, groups = -(-of["D"] // of["ROW_LANES"]), -(-of["COLUMNS"] // 4)
-    warps = of["TEAM"] // 32
-    columns = of["TEAM"] // of["ROW_LANES"] * 4 * (groups if groups % 2 else groups + 1)
+    warps = of["GROUP"] // 32
+    columns = of["GROUP"] // of["ROW_LANES"] * 4 * (groups if groups % 2 else groups + 1)
     shares = {"srwm_backward": 3, "delta_backward": 4}[kernel]
     return 3 * columns + (shares * warps * of["ROW_LANES"] * -(-rows // 4) * 4 if warps > 1 else 0)
 
@@ -79,9 +83,9 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
             plan = PLANS[kernel](D, Do, storage, limits)
             of = definitions(plan)
             where = (kernel, D, Do, storage, architecture, plan)
-            assert plan.threads == plan.team * plan.teams <= limits.threads_per_block, where
-            assert plan.team % 32 == 0, where
-            assert plan.teams == 1 or plan.team == 32, where
+            assert plan.threads == plan.group * plan.groups <= limits.threads_per_block, where
+            assert plan.group % 32 == 0, where
+            assert plan.groups == 1 or plan.group == 32, where
             assert plan.shared_bytes <= 49152, where
             assert plan.shared_bytes + plan.dynamic_bytes <= limits.shared_bytes_per_block, where
             assert plan.blocks == 1 or plan.blocks * (plan.shared_bytes + plan.dynamic_bytes) <= (
@@ -102,13 +106,13 @@ def test_every_size_is_within_the_limits(kernel, architecture, storage):
                 for _, lines, held, _ in parts
             )
             assert held < plan.registers - 24, where
-            near = sum(near * lines * 4 * plan.team for _, lines, _, near in parts)
-            rest = sum((n - held - near) * lines * 4 * plan.team for n, lines, held, near in parts)
+            near = sum(near * lines * 4 * plan.group for _, lines, _, near in parts)
+            working = sum((n - held - near) * lines * 4 * plan.group for n, lines, held, near in parts)
             if kernel.endswith("backward"):
                 near += exchanged_of(kernel, of) * of["SHARED_SUMS"]
-                rest += exchanged_of(kernel, of) * (1 - of["SHARED_SUMS"])
-            assert plan.dynamic_bytes == plan.teams * near * 4 * words, where
-            assert plan.rest == of["REST"] == rest, where
+                working += exchanged_of(kernel, of) * (1 - of["SHARED_SUMS"])
+            assert plan.dynamic_bytes == plan.groups * near * 4 * words, where
+            assert plan.working == of["WORKING"] == working, where
             assert of["M"] == (Do + 2 * D + 4 if kernel.startswith("srwm") else Do), where
 
 
@@ -119,16 +123,16 @@ def test_columns_and_rows_all_have_a_thread(kernel):
             plan = PLANS[kernel](D, Do, "float32", launch.ARCHITECTURES[80])
             of = definitions(plan)
             if kernel == "srwm_forward":
-                assert of["COLUMNS"] * plan.team >= of["M"]
+                assert of["COLUMNS"] * plan.group >= of["M"]
             elif kernel == "delta_forward":
                 assert (
-                    of["COLUMNS"] * plan.team * plan.tiles
+                    of["COLUMNS"] * plan.group * plan.tiles
                     >= Do
-                    > of["COLUMNS"] * plan.team * (plan.tiles - 1)
+                    > of["COLUMNS"] * plan.group * (plan.tiles - 1)
                 )
             else:
                 assert of["ROW_LANES"] in (4, 8, 16, 32)
-                assert plan.team // of["ROW_LANES"] * of["COLUMNS"] >= of["M"]
+                assert plan.group // of["ROW_LANES"] * of["COLUMNS"] >= of["M"]
                 assert of["HELD_W"] <= of["HELD_G"]
 
 
@@ -136,7 +140,7 @@ def test_small_heads_are_a_warp_each():
     """So that a step of theirs waits for no barrier of a block."""
     for D in range(1, 17):
         for pass_ in (launch.forward, launch.backward):
-            assert pass_(D, D, "float32", launch.ARCHITECTURES[90]).team == 32
+            assert pass_("srwm", D, D, "float32", launch.ARCHITECTURES[90]).group == 32
 
 
 @each_plan
@@ -156,25 +160,52 @@ def test_what_cannot_run_says_which_limit(kernel, sizes, message):
 
 def test_devices_that_are_too_small_say_so():
     small = launch.ARCHITECTURES[90]._replace(threads_per_block=64)
-    with pytest.raises(ValueError, match=r"srwm.delta_forward: 128 threads .* allows 64"):
-        launch.delta_forward(16, 16, "float32", small)
+    with pytest.raises(ValueError, match=r"srwm.delta.forward: 128 threads .* allows 64"):
+        launch.forward("delta", 16, 16, "float32", small)
     few = launch.ARCHITECTURES[90]._replace(registers_per_block=4096)
     with pytest.raises(
         ValueError, match=r"srwm.backward: \d+ registers for each of 128 threads .* has 4096"
     ):
-        launch.backward(16, 16, "float32", few)
+        launch.backward("srwm", 16, 16, "float32", few)
     little = launch.ARCHITECTURES[90]._replace(shared_bytes_per_block=1024)
     with pytest.raises(ValueError, match=r"srwm.forward: \d+ bytes of shared memory .* has 1024"):
-        launch.forward(32, 32, "float32", little)
+        launch.forward("srwm", 32, 32, "float32", little)
 
 
 def test_a_grid_is_no_larger_than_what_runs_at_a_time():
-    plan = launch.forward(16, 16, "float32", launch.ARCHITECTURES[90])
+    plan = launch.forward("srwm", 16, 16, "float32", launch.ARCHITECTURES[90])
     assert launch.grid(plan, 1, 132) == 1
-    assert launch.grid(plan, plan.teams * 10 + 1, 132) == 11
+    assert launch.grid(plan, plan.groups * 10 + 1, 132) == 11
     assert launch.grid(plan, 1 << 40, 132) == 132 * plan.blocks
 
 
 def test_plans_are_remembered():
     of = launch.ARCHITECTURES[90]
-    assert launch.backward(16, 16, "float32", of) is launch.backward(16, 16, "float32", of)
+    assert launch.backward("srwm", 16, 16, "float32", of) is launch.backward("srwm", 16, 16, "float32", of)
+
+
+@each_operator
+def test_kernels_name_their_arrays_as_the_operator_does(operator):
+    """In the order in which the passes give them: as parameters, and as places of views."""
+    directions = {"forward": arrays_of_forward(operator), "backward": arrays_of_backward(operator)}
+    for direction, names in directions.items():
+        kernel = f"{operator.name}_{direction}"
+        text = (loader.FOLDER / f"{kernel}.cu").read_text(encoding="utf-8")
+        places = re.search(r"namespace arg \{\s*enum \{ ([\w, ]+), VIEWS \};", text)
+        assert places is not None
+        assert tuple(places[1].split(", ")) == names
+        parameters = re.search(kernel + r"\(([^)]+)\) \{", text)
+        assert parameters is not None
+        given = [re.search(r"(\w+)$", p)[1] for p in parameters[1].split(",")]
+        if direction == "forward":
+            names = (*names, *(result.name for result in operator.results), "saved")
+        assert tuple(given[:-2]) == names
+        assert given[-2:] == ["working", "s"]
+
+
+@each_operator
+def test_a_group_remembers_a_place_in_each_array(operator):
+    """Plans count the shared memory for them."""
+    kernels = launch.OPERATORS[operator.name]
+    assert kernels.forward_views == len(arrays_of_forward(operator))
+    assert kernels.backward_views == len(arrays_of_backward(operator))

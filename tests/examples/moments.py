@@ -72,15 +72,17 @@ def watch_files(moments: Moments) -> None:
 
     report = run_folder.RunFolder.report
 
-    def reporting(self: run_folder.RunFolder, line: dict[str, Any]) -> int:
+    def reporting(
+        self: run_folder.RunFolder, line: dict[str, Any], after: run_folder.Written
+    ) -> run_folder.Written:
         def write_half() -> None:
             with self.metrics.open("a") as file:
                 file.write(json.dumps(line)[:20])
 
         moments.reach("half a line", write_half)
-        size = report(self, line)
+        written = report(self, line, after)
         moments.reach("after a line")
-        return size
+        return written
 
     run_folder.torch.save = saving
     run_folder.os.fsync = syncing

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backe
 
 # For each way in which the kernels are laid out a size, a dtype, the architecture whose limits they have.
 VARIANTS = {
-    "teams of one warp": (((9,), (), 4, 16, 16), "float32", 90),
+    "groups of one warp": (((9,), (), 4, 16, 16), "float32", 90),
     "a head of odd size": (((2, 3), (3,), 4, 5, 3), "float32", 90),
     "several warps": (((5,), (2, 1), 4, 32, 32), "float32", 90),
     "two columns a thread": (((1,), (1,), 3, 64, 64), "float32", 90),
@@ -79,7 +79,7 @@ def barriers(kernel):
     And not those that are there for the compiler.
     """
     text = loader.source(kernel)
-    word = r"^(?!#define).*?((?:TEAM_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
+    word = r"^(?!#define).*?((?:GROUP_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
     for match in re.finditer(word, text, re.MULTILINE):
         yield text[: match.start(1)] + ";" + text[match.end(1) :]
 
@@ -126,7 +126,7 @@ def barriers_passed(pass_, D, steps):
     platform = CountingPlatform(counted)
     with backend.on(platform):
         run(CUDA_ON_HOST, random_case(((1,), (1,), steps, D, D)).astype(np.float32))
-    kernel = pass_(D, D, "float32", platform.limits()).kernel
+    kernel = pass_("srwm", D, D, "float32", platform.limits()).kernel
     return counted[kernel]["syncthreads"]
 
 
@@ -135,11 +135,14 @@ class CountingPlatform:
 
     def __init__(self, counted):
         self.counted, self.of = counted, backend.Platform()
-        self.limits, self.empty = self.of.limits, self.of.empty
+        self.limits = self.of.limits
 
-    def launch(self, plan, blocks, args, dynamic):
-        kernel = self.of.kernel(plan)
-        kernel((blocks,), (plan.threads,), args, shared_mem=dynamic)
+    def kernel(self, plan):
+        return plan, self.of.kernel(plan)
+
+    def launch(self, bound, addresses, stream):
+        plan, kernel = bound.kernel
+        self.of._replace(most_blocks=bound.blocks).launch(bound._replace(kernel=kernel), addresses, stream)
         self.counted[plan.kernel] = kernel.counts
 
 
@@ -150,9 +153,10 @@ def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
     bytes_asked = {}
 
     class Asking(CountingPlatform):
-        def launch(self, plan, blocks, args, dynamic):
-            bytes_asked[plan.kernel] = (dynamic - plan.dynamic_bytes, plan.cached_bytes)
-            super().launch(plan, blocks, args, dynamic)
+        def launch(self, bound, addresses, stream):
+            plan, _ = bound.kernel
+            bytes_asked[plan.kernel] = (bound.dynamic - plan.dynamic_bytes, plan.cached_bytes)
+            super().launch(bound, addresses, stream)
 
     with backend.on(Asking({})):
         run(CUDA_ON_HOST, random_case(((5,), own, 3, 16, 16)).astype(np.float32))

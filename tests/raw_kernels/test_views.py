@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from srwm._raw_kernels.views import Strides, order_by_sharing, sizes, sizes_dtype, strides_of
+from tests.cuda_host.calls import layout_of
 
 TYPE = sizes_dtype(("steps",), ("a", "b"))
 
@@ -19,7 +20,7 @@ def walked(numbers, name):
 
 
 def test_axes_that_follow_each_other_are_one():
-    a, b = np.zeros((2, 3, 4, 5, 6)), np.zeros((4, 5, 6))
+    a, b = layout_of(np.zeros((2, 3, 4, 5, 6))), layout_of(np.zeros((4, 5, 6)))
     lead = (2, 3, 4)
     views = strides_of(a, lead, 2), strides_of(b, lead, 2)
     numbers = sizes("op", TYPE, lead, (0, 1, 2), (7,), views).view(TYPE)
@@ -33,7 +34,7 @@ def test_axes_that_follow_each_other_are_one():
 def test_sequences_that_share_an_entry_follow_each_other():
     order, sharing = order_by_sharing((2, 3, 4), (3, 1))
     assert (order, sharing) == ((1, 0, 2), 8)
-    shared = strides_of(np.zeros((3, 1, 5, 6)), (2, 3, 4), 2)
+    shared = strides_of(layout_of(np.zeros((3, 1, 5, 6))), (2, 3, 4), 2)
     numbers = sizes("op", TYPE, (2, 3, 4), order, (0,), (shared, shared)).view(TYPE)
     assert walked(numbers, "a") == [30 * (n // 8) for n in range(24)]
 

@@ -9,9 +9,11 @@ name ends in ``.part``, beside their place, and are renamed when they are comple
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
-import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -19,8 +21,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pooch
 from tqdm import tqdm
@@ -30,6 +32,27 @@ if TYPE_CHECKING:
 
 _DEPTH = 2  # folders below the root that are looked into
 _ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
+
+_DAMAGES = (  # what zipfile, tarfile and the decompressors raise on a damaged archive
+    EOFError,
+    OverflowError,
+    MemoryError,  # a length that cannot be right
+    RuntimeError,  # an encrypted ZIP file, or an unknown compression
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_DAMAGES_OF_NAMES = (  # what the system says to names that it cannot have, or not together
+    None,  # said by gzip or bz2, of a wrong checksum
+    errno.EEXIST,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+)
 
 
 @dataclass(frozen=True)
@@ -263,65 +286,69 @@ def _without_ending(name: str) -> str:
 
 
 def _extract(operation: str, archive: Path, folder: Path) -> None:
+    """Unpack into an empty folder: plain files and folders only, and nothing outside of it."""
+    extract = _extract_zip if archive.name.endswith(".zip") else _extract_tar
+    inside = folder.resolve()
     try:
-        if archive.name.endswith(".zip"):
-            _extract_zip(archive, folder)
-        else:
-            _extract_tar(archive, folder)
-    except (
-        EOFError,  # a gzip stream that ends too early
-        zlib.error,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        _UnsafeMemberError,
-        RuntimeError,  # an encrypted ZIP file, or an unknown compression
-    ) as error:
-        reason = " ".join(str(error).split())  # tarfile's goes over several lines
-        raise ValueError(
-            f"{operation}: cannot unpack {str(archive)!r} ({reason}); it is damaged or not the published "
-            "file: delete it and fetch it again"
-        ) from error
+        for name in extract(archive, folder):
+            path = inside / name
+            if not (path.exists() and path.is_relative_to(inside) and path.resolve() == path):
+                raise ValueError(f"its member {name!r} is not in the folder after unpacking")
+    except OSError as error:
+        if error.errno not in _DAMAGES_OF_NAMES:
+            raise OSError(
+                f"{operation}: cannot unpack {str(archive)!r} ({error}); see to the disk and try again"
+            ) from error
+        raise _refusal(operation, archive, error) from error
+    except _DAMAGES as error:
+        raise _refusal(operation, archive, error) from error
 
 
-class _UnsafeMemberError(ValueError):
-    """A member of an archive that is not a plain file or folder inside it."""
+def _refusal(operation: str, archive: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__  # tarfile's goes over several lines
+    return ValueError(
+        f"{operation}: cannot unpack {str(archive)!r} ({reason:.500}); it is damaged or not the published "
+        "file: delete it and fetch it again"
+    )
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
+def _extract_zip(archive: Path, folder: Path) -> list[str]:
     with zipfile.ZipFile(archive) as packed:
-        for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+        for member in packed.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
-            if member.is_dir():
-                _place(folder, member.filename).mkdir(parents=True, exist_ok=True)
-                continue
-            if kind not in (0, stat.S_IFREG):
-                raise _UnsafeMemberError(f"its member {member.filename!r} is no plain file")
-            with packed.open(member) as source:
-                _write(source, _place(folder, member.filename))
+            plain = kind in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG)
+            # zipfile cuts names off at a NUL, but for the original one.
+            member.filename = _checked(member.orig_filename, plain=plain)
+        for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+            packed.extract(member, folder)
+        return packed.namelist()
 
 
-def _extract_tar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as packed:
+def _extract_tar(archive: Path, folder: Path) -> list[str]:
+    names = []
+
+    def checked(packed: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         for member in tqdm(packed, desc=f"unpacking {archive.name}", unit="file"):
-            if member.isdir():
-                _place(folder, member.name).mkdir(parents=True, exist_ok=True)
-                continue
-            source = packed.extractfile(member) if member.isreg() else None
-            if source is None:
-                raise _UnsafeMemberError(f"its member {member.name!r} is no plain file")
-            with source:
-                _write(source, _place(folder, member.name))
+            member.name = _checked(member.name, plain=member.isreg() or member.isdir())
+            # As the filter does: nobody may run it, and we may read it.
+            member.mode = 0o755 if member.isdir() else 0o644
+            names.append(member.name)
+            yield member
+
+    with tarfile.open(archive) as packed:
+        # Python 3.10 and 3.11 have no filter in their early versions, such as Debian 12's 3.11.2. What
+        # is checked above is enough without it: it leaves the filter nothing to refuse.
+        packed.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        packed.extractall(folder, members=checked(packed))
+    return names
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Where a member goes, for names that stay inside the folder on every system."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if any(part in ("/", "..") or ":" in part for part in parts):
-        raise _UnsafeMemberError(f"its member {name!r} would leave the folder")
-    return folder.joinpath(*parts)
-
-
-def _write(source: IO[bytes], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+def _checked(name: str, *, plain: bool) -> str:
+    """A member's name with slashes only, if on every system it stays inside the folder."""
+    if not plain:
+        raise ValueError(f"its member {name!r} is no plain file or folder")
+    slashes = name.replace("\\", "/")
+    dots = any(part.strip(" .") == "" and part not in ("", ".") for part in slashes.split("/"))
+    if slashes.startswith("/") or dots or any(character in slashes for character in ":\0"):
+        raise ValueError(f"its member {name!r} would leave the folder")
+    return slashes

@@ -64,16 +64,33 @@ def read_pickled_split(operation: str, path: Path) -> ImageClasses:
 def by_label(
     images: np.ndarray, labels: np.ndarray, names: Sequence[str], groups: Sequence[str]
 ) -> ImageClasses:
-    """Images (I, C, H, W) sorted by their labels (I,) in [0, K), in their order within a class."""
+    """Images (I, C, H, W) sorted by their labels (I,) in [0, K), in their order within a class.
+
+    Raises
+    ------
+    ValueError : if there are more or fewer labels than images, or others.
+    """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images, but {len(labels)} labels")
-    counts = np.bincount(labels, minlength=len(names))
+    counts = count_labels(labels, len(names))
     return ImageClasses(
         images=np.ascontiguousarray(images[np.argsort(labels, kind="stable")]),
         offsets=np.cumsum([0, *counts], dtype=np.int64),
         names=tuple(names),
         alphabets=tuple(groups),
     )
+
+
+def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How often each of the labels (I,) in [0, K) occurs: (K,) int64.
+
+    Raises
+    ------
+    ValueError : if there is a label beyond; to count it would take memory for all up to it.
+    """
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels {labels.min()} to {labels.max()}, but {classes} classes")
+    return np.bincount(labels, minlength=classes)
 
 
 def _foreign(operation: str, path: Path, error: Exception) -> ValueError:

@@ -7,12 +7,13 @@ pixels each.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from .archives import Contents, Layout, locate
 from .cifar100 import CIFAR100, read_cifar100, read_pickled_split
 from .classes import ImageClasses, Splits
-from .decoding import read_classes, resized, side
+from .decoding import decode_image, read_classes, resized, side, visible
 
 CLASSES = {  # names with spaces between
     "train": (
@@ -94,5 +95,9 @@ def load_cifar_fs(
 
 def _read_folders(operation: str, folder: Path, split: str) -> ImageClasses:
     names = (folder / "splits" / "bertinetto" / split).read_text().split()
-    files = {name: sorted((folder / "data" / name).glob("*.png")) for name in names}
-    return read_classes(operation, files, names, channels=3, image_size=32)
+    files = {
+        name: [path for path in visible(operation, folder / "data" / name) if path.suffix == ".png"]
+        for name in names
+    }
+    read = partial(decode_image, operation, channels=3, image_size=32)
+    return read_classes(files, names, channels=3, image_size=32, read=read)

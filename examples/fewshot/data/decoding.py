@@ -5,7 +5,11 @@ Letters in the shapes: I images of C channels and H x W pixels, S the side that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -16,12 +20,90 @@ from tqdm import tqdm
 from .classes import ImageClasses, Splits
 from .resizing import resized_classes
 
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+_FAILURES = (  # Pillow's ways to refuse a file, or to fail over a damaged one
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
 
 def side(operation: str, image_size: int | None, usual: int) -> int:
     """S: what is asked for, or else the data set's usual size; ValueError if it is below 1."""
     if image_size is not None and image_size < 1:
         raise ValueError(f"{operation}: image_size must be at least 1, got {image_size}")
     return image_size or usual
+
+
+def visible(operation: str, folder: Path) -> list[Path]:
+    """What a folder holds, by name, without what systems and editors hide there.
+
+    Raises
+    ------
+    ValueError : if the folder cannot be read, or has a link to nothing.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
+    except OSError as error:
+        raise ValueError(
+            f"{operation}: cannot read the folder {str(folder)!r} ({error}); allow it or remove it"
+        ) from error
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{operation}: {str(path)!r} is a link to nothing; mend or remove it")
+    return paths
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
+
+
+@contextmanager
+def opened(
+    operation: str,
+    file: Path | IO[bytes],
+    *,
+    name: str | None = None,
+    advice: str = "fetch the data set again",
+) -> Iterator[Image.Image]:
+    """An image file to decode; whatever fails in this is a ValueError that names the file.
+
+    Parameters
+    ----------
+    operation, name, advice : for the message: who asks, what the file is called, and what to do.
+    file : of one of a few common formats, whatever its ending; other decoders are not tried on it.
+
+    Raises
+    ------
+    ValueError : if the file is no image, damaged, or too large to be decoded; a pipe, a device, a folder.
+    """
+    shown = name or repr(str(file))
+    if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{operation}: cannot read the image {shown} (it is no plain file); {advice}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a picture can do without, such as its date
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(file, Path):
+                with Image.open(file, formats=_FORMATS) as image:
+                    if image.format == "PNG":
+                        image.verify()  # its checksums, which decoding does not look at
+            with Image.open(file, formats=_FORMATS) as image:
+                yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{operation}: the image {shown} is too large to be read ({error}); scale it down"
+        ) from error
+    except _FAILURES as error:
+        raise ValueError(f"{operation}: cannot read the image {shown} ({error}); {advice}") from error
 
 
 def decode_image(
@@ -40,30 +122,29 @@ def decode_image(
 
     Raises
     ------
-    ValueError : if the file is no image, or damaged.
+    ValueError : as `opened`.
     """
-    try:
-        with Image.open(file) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
-            pixels = _scaled(ImageOps.invert(converted) if invert else converted, image_size)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to refuse a file
-        raise ValueError(
-            f"{operation}: cannot read the image {name or repr(str(file))} ({error}); fetch the data "
-            "set again"
-        ) from error
+    with opened(operation, file, name=name) as image:
+        converted = image.convert("L" if channels == 1 else "RGB")
+        pixels = _scaled(ImageOps.invert(converted) if invert else converted, image_size)
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
 
 
 def read_classes(
-    operation: str,
     files: Mapping[str, Sequence[Path]],
     groups: Sequence[str],
     *,
     channels: int,
     image_size: int,
-    invert: bool = False,
+    read: Callable[[Path], np.ndarray],
 ) -> ImageClasses:
-    """Classes from the image files of each, by class name, with a progress bar; see `decode_image`.
+    """Classes from the image files of each, by class name, with a progress bar.
+
+    Parameters
+    ----------
+    files, groups : the images of each class, and its alphabet, superclass or family.
+    channels, image_size : C and S.
+    read : makes an image of a file, (C, S, S) uint8.
 
     Returns
     -------
@@ -72,9 +153,7 @@ def read_classes(
     paths = [path for of_class in files.values() for path in of_class]
     images = np.empty((len(paths), channels, image_size, image_size), np.uint8)
     for position, path in enumerate(tqdm(paths, desc="reading images", unit="image")):
-        images[position] = decode_image(
-            operation, path, channels=channels, image_size=image_size, invert=invert
-        )
+        images[position] = read(path)
     return ImageClasses(
         images=images,
         offsets=np.cumsum([0, *map(len, files.values())], dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Images on disk in Omniglot's layout: ``root/alphabet/character/*.png``.
+"""Images on disk in Omniglot's layout: ``root/alphabet/character/*.png``, or ``.jpg`` and the like.
 
 The split is by alphabet. ``root`` may hold
 
@@ -7,23 +7,30 @@ The split is by alphabet. ``root`` may hold
   the first are shared out between training and validation, the second is the test;
 * the alphabets themselves, which are shared out among all three.
 
-Images of any size and polarity come out square, 28 x 28 by default, with ink = 255 on 0.
+Images of any size and polarity come out square, 28 x 28 by default, with ink = 255 on 0. A picture that
+cannot be right is refused by its name, and so is one that is met twice: a learner would be trained, or
+scored, on something else than the user thinks. Hidden files and folders are passed over.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from .classes import ImageClasses, Splits
+from .decoding import opened, read_classes, side, visible
 
 SIZE = 28
 _OWN_SPLITS = ("train", "validation", "test")
 _OMNIGLOT_SPLITS = ("images_background", "images_evaluation")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".svg", ".tga")
+_LEAST_CONTRAST = 16  # of 255 between paper and ink; less is the noise of a scanner
 _VALIDATION_SHARE, _TEST_SHARE = 0.15, 0.25  # of the alphabets, at least one each
 
 
@@ -52,8 +59,9 @@ def load_folder(
     Raises
     ------
     FileNotFoundError : if root, one of its split folders, or every image is missing.
-    ValueError : if a class has too few images, an image cannot be read, there are too few
-        alphabets to give each split one, image_size is below 1, or a download is asked for.
+    ValueError : if a class has too few images; if an image cannot be read, is blank, too large or
+        animated, or of a format that is not read; if two images are one file or have one name; if there
+        are too few alphabets to give each split one, image_size is below 1, or a download is asked for.
 
     Examples
     --------
@@ -63,24 +71,21 @@ def load_folder(
     ...         for image in "01":
     ...             path = Path(root, alphabet, "letter", f"{image}.png")
     ...             path.parent.mkdir(parents=True, exist_ok=True)
-    ...             Image.new("L", (105, 105)).save(path)
+    ...             Image.linear_gradient("L").save(path)
     ...     load_folder(root).test.images.shape
     (2, 1, 28, 28)
     """
     if download:
         raise ValueError("load_folder: there is nothing to download; put the images below root")
-    root, size = Path(root), _size("load_folder", image_size)
+    root, size = Path(root), side("load_folder", image_size, SIZE)
     if _has(root, _OWN_SPLITS):
-        parts = [_alphabets(root / split) for split in _OWN_SPLITS]
-        return Splits(*(_read_classes(root, part, min_images, size) for part in parts))
+        return Splits(*_read(root, [_alphabets(root / split) for split in _OWN_SPLITS], min_images, size))
     if _has(root, _OMNIGLOT_SPLITS):
         background, evaluation = (_alphabets(root / part) for part in _OMNIGLOT_SPLITS)
         train, validation = _share_out(background, seed, {"validation": _VALIDATION_SHARE})
-        parts = [train, validation, evaluation]
-    else:
-        shares = {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE}
-        parts = _share_out(_alphabets(root), seed, shares)
-    return Splits(*(_read_classes(root, part, min_images, size) for part in parts))
+        return Splits(*_read(root, [train, validation, evaluation], min_images, size))
+    shares = {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE}
+    return Splits(*_read(root, _share_out(_alphabets(root), seed, shares), min_images, size))
 
 
 def read_folder(
@@ -91,19 +96,12 @@ def read_folder(
     For evaluating a checkpoint on pictures it was not trained on. Arguments and errors are those
     of `load_folder`, except that any number of alphabets will do.
     """
-    root, size = Path(root), _size("read_folder", image_size)
+    root, size = Path(root), side("read_folder", image_size, SIZE)
     for layout in (_OWN_SPLITS, _OMNIGLOT_SPLITS):
         if _has(root, layout):
             alphabets = [alphabet for part in layout for alphabet in _alphabets(root / part)]
-            return _read_classes(root, alphabets, min_images, size)
-    return _read_classes(root, _alphabets(root), min_images, size)
-
-
-def _size(operation: str, image_size: int | None) -> int:
-    size = SIZE if image_size is None else image_size
-    if size < 1:
-        raise ValueError(f"{operation}: image_size must be at least 1, got {size}")
-    return size
+            return _read(root, [alphabets], min_images, size)[0]
+    return _read(root, [_alphabets(root)], min_images, size)[0]
 
 
 def _has(root: Path, layout: tuple[str, ...]) -> bool:
@@ -124,17 +122,42 @@ def _has(root: Path, layout: tuple[str, ...]) -> bool:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir())
+    return [path for path in visible("load_folder", parent) if path.is_dir()]
 
 
 def _alphabets(parent: Path) -> list[Path]:
     """The alphabet folders in order of name: those with an image two levels down."""
-    alphabets = [path for path in _folders(parent) if any(path.glob("*/*.png"))]
+    alphabets = [path for path in _folders(parent) if any(map(_images, _folders(path)))]
     if not alphabets:
         raise FileNotFoundError(
             f"load_folder: found no image under {str(parent)!r}; expected alphabet/character/*.png"
         )
     return alphabets
+
+
+def _images(character: Path) -> list[Path]:
+    """The images of a class in order of name.
+
+    Raises
+    ------
+    ValueError : if two have one name, apart from its ending and case, or one has a format that is not read.
+    """
+    paths = visible("load_folder", character)
+    images = [path for path in paths if path.suffix.lower() in _ENDINGS]
+    by_name: dict[str, Path] = {}
+    for path in images:
+        other = by_name.setdefault(path.stem.lower(), path)
+        if other is not path:
+            raise ValueError(
+                f"load_folder: {str(other)!r} and {path.name!r} have one name and may be one picture, "
+                "which would be both shown and asked for; remove or rename one of them"
+            )
+    for path in paths:
+        if path.suffix.lower() in _OTHER_ENDINGS and path.stem.lower() not in by_name:
+            raise ValueError(
+                f"load_folder: the format of {str(path)!r} is not read; save it as PNG, or remove it"
+            )
+    return images
 
 
 def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> list[list[Path]]:
@@ -156,51 +179,90 @@ def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> li
     return [sorted(alphabets[a] for a in order), *parts]
 
 
-def _read_classes(root: Path, alphabets: list[Path], min_images: int, size: int) -> ImageClasses:
-    # Characters without a PNG are empty folders or hold other things; classes are made of PNGs.
-    files = {
-        (alphabet, character): sorted(character.glob("*.png"))
-        for alphabet in alphabets
-        for character in _folders(alphabet)
-    }
-    for (_, character), paths in files.items():
-        if len(paths) < min_images:
-            raise ValueError(
-                f"load_folder: class {str(character)!r} needs at least {min_images} images "
-                f"(*.png), got {len(paths)}; add images or remove the folder"
-            )
-    every = [path for paths in files.values() for path in paths]
-    images = np.empty((len(every), 1, size, size), np.uint8)
-    for position, path in enumerate(tqdm(every, desc="reading images", unit="image")):
-        images[position, 0] = _read_image(path, size)
-    return ImageClasses(
-        images=images,
-        offsets=np.cumsum([0, *map(len, files.values())], dtype=np.int64),
-        names=tuple(character.relative_to(root).as_posix() for _, character in files),
-        alphabets=tuple(alphabet.name for alphabet, _ in files),
-    )
+def _read(root: Path, parts: Sequence[list[Path]], min_images: int, size: int) -> list[ImageClasses]:
+    """The classes of each part, which is a list of alphabets."""
+    # Characters without an image are empty folders or hold other things; classes are made of images.
+    files = [
+        {character: _images(character) for alphabet in part for character in _folders(alphabet)}
+        for part in parts
+    ]
+    found: dict[tuple[int, int], Path] = {}
+    for of_part in files:
+        for character, paths in of_part.items():
+            if len(paths) < min_images:
+                raise ValueError(
+                    f"load_folder: class {str(character)!r} needs at least {min_images} images "
+                    f"(*.png), got {len(paths)}; add images or remove the folder"
+                )
+            for path in paths:
+                status = path.stat()
+                other = found.setdefault((status.st_dev, status.st_ino), path)
+                if other is not path:
+                    raise ValueError(
+                        f"load_folder: {str(other)!r} and {str(path)!r} are one file, by a link, and would "
+                        "count as two pictures; remove one of them"
+                    )
+    return [
+        read_classes(
+            {character.relative_to(root).as_posix(): paths for character, paths in of_part.items()},
+            [character.parent.name for character in of_part],
+            channels=1,
+            image_size=size,
+            read=partial(_read_image, size=size),
+        )
+        for of_part in files
+    ]
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
-    """(size, size) uint8 with ink = 255 on 0."""
-    try:
-        with Image.open(path) as image:
-            grey = _grey(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to refuse a file
-        raise ValueError(
-            f"load_folder: cannot read the image {str(path)!r} ({error}); repair or remove it"
-        ) from error
-    if np.mean(np.asarray(grey) > 127) > 0.5:  # the page covers more than the ink
-        grey = ImageOps.invert(grey)
-    return np.asarray(ImageOps.pad(grey, (size, size), Image.Resampling.LANCZOS, color=0))
+    """(1, size, size) uint8 with ink = 255 on 0."""
+    with opened("load_folder", path, advice="repair or remove it") as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # in which cameras put previews
+            raise ValueError("it has several pictures: save one of them")
+        grey = _grey(ImageOps.exif_transpose(image))
+        middle = (int(grey.min()) + int(grey.max())) / 2
+        if np.mean(grey > middle) > 0.5:  # the page covers more than the ink
+            grey = 255 - grey
+        small = ImageOps.contain(Image.fromarray(grey), (size, size), Image.Resampling.LANCZOS)
+        if np.ptp(np.asarray(small)) < _LEAST_CONTRAST:
+            raise ValueError(f"at {size} x {size} pixels nothing is left of its ink: cut it out")
+        return np.asarray(ImageOps.pad(small, (size, size), Image.Resampling.LANCZOS, color=0))[None]
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """8-bit grey; transparent pixels become white paper, and 16 bits are scaled, not cut off."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image).convert("L")
-    return image.convert("L")
+def _grey(image: Image.Image) -> np.ndarray:
+    """8-bit grey (H, W) of an image in any mode."""
+    if image.mode.startswith(("I", "F")):
+        return _levels(np.asarray(image))
+    if not image.has_transparency_data:
+        return _levels(np.asarray(image.convert("L")))
+    # Transparent pixels become white paper; black, if white ink would hardly be seen on white.
+    image = image.convert("RGBA")
+    papers = (Image.new("RGBA", image.size, colour) for colour in ("white", "black"))
+    on_white, on_black = (np.asarray(Image.alpha_composite(paper, image).convert("L")) for paper in papers)
+    faint = 2 * np.ptp(on_white) < 255 and np.ptp(on_white) < np.ptp(on_black)
+    return _levels(on_black if faint else on_white)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Grey values of any type as 8 bits.
+
+    Whole numbers are scaled by the most that their number of bits can hold, up to 16: 4095, if the
+    largest has 12. What then takes less than half of the range is stretched to the whole.
+
+    Raises
+    ------
+    ValueError : if they are nearly the same everywhere.
+    """
+    darkest, brightest = values.min().item(), values.max().item()
+    spread = brightest - darkest
+    most = max(-darkest, brightest)
+    if isinstance(brightest, int) and 0 <= brightest < 1 << 16:
+        most = max(255, (1 << brightest.bit_length()) - 1)
+    if not (np.isfinite(spread) and spread * 255 >= _LEAST_CONTRAST * most):
+        raise ValueError(f"it is blank: its grey values go from {darkest} to {brightest} of {most}")
+    if darkest >= 0 and 2 * spread >= most:
+        darkest, spread = 0, most
+    if (darkest, spread) == (0, 255):
+        return values.astype(np.uint8)
+    wide = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+    return ((wide - darkest) * 255 // spread).astype(np.uint8)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .decoding import read_classes, resized, side
+from .decoding import decode_image, read_classes, resized, side, visible
 from .pickles import load_pickle
 
 _SPLITS = ("train", "val", "test")
@@ -74,9 +75,10 @@ def load_mini_imagenet(
         CONTENTS.check(operation, splits, folder)
         return resized(splits, size)
     listed = _files_of_tables if layout.holds == TABLES.holds else _files_of_folders
-    parts = [listed(folder, split) for split in _SPLITS]
+    parts = [listed(operation, folder, split) for split in _SPLITS]
+    read = partial(decode_image, operation, channels=3, image_size=size)
     splits = Splits(
-        *(read_classes(operation, part, list(part), channels=3, image_size=size) for part in parts)
+        *(read_classes(part, list(part), channels=3, image_size=size, read=read) for part in parts)
     )
     CONTENTS.check(operation, splits, folder)
     return splits
@@ -90,6 +92,8 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
         names = sorted(positions)
         order = np.concatenate([np.asarray(positions[name], np.int64) for name in names])
         if not np.array_equal(order, np.arange(len(pixels))):  # in the published files it is so
+            if not np.array_equal(np.sort(order), np.arange(len(pixels))):
+                raise ValueError("its classes do not hold every image once")
             pixels = pixels[order]
         return ImageClasses(
             images=np.ascontiguousarray(pixels),
@@ -104,14 +108,21 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
         ) from error
 
 
-def _files_of_tables(folder: Path, split: str) -> dict[str, list[Path]]:
+def _files_of_tables(operation: str, folder: Path, split: str) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = defaultdict(list)
-    with (folder / f"{split}.csv").open(newline="") as table:
-        for row in csv.DictReader(table):
-            files[row["label"]].append(folder / "images" / row["filename"])
-    return {name: files[name] for name in sorted(files)}
+    path = folder / f"{split}.csv"
+    try:
+        with path.open(newline="") as table:
+            for row in csv.DictReader(table):
+                files[row["label"]].append(folder / "images" / row["filename"])
+        return {name: files[name] for name in sorted(files)}
+    except (csv.Error, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{operation}: {str(path)!r} is no table of filename and label ({type(error).__name__}: "
+            f"{error}); fetch it again"
+        ) from error
 
 
-def _files_of_folders(folder: Path, split: str) -> dict[str, list[Path]]:
-    classes = sorted(path for path in (folder / split).iterdir() if path.is_dir())
-    return {path.name: sorted(image for image in path.iterdir() if image.is_file()) for path in classes}
+def _files_of_folders(operation: str, folder: Path, split: str) -> dict[str, list[Path]]:
+    classes = [path for path in visible(operation, folder / split) if path.is_dir()]
+    return {path.name: visible(operation, path) for path in classes}

@@ -10,11 +10,12 @@ The border runs through Gurmukhi, whose first 41 characters are for training and
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .decoding import read_classes, side
+from .decoding import decode_image, read_classes, side, visible
 
 # Alphabets and their numbers of characters, by archive, in the order of their names.
 BACKGROUND = {
@@ -155,8 +156,11 @@ def _characters(
 
 def _read(operation: str, characters: list[Path], image_size: int) -> ImageClasses:
     files = {
-        f"{character.parent.name}/{character.name}": sorted(character.glob("*.png"))
+        f"{character.parent.name}/{character.name}": [
+            path for path in visible(operation, character) if path.suffix == ".png"
+        ]
         for character in characters
     }
     alphabets = [character.parent.name for character in characters]
-    return read_classes(operation, files, alphabets, channels=1, image_size=image_size, invert=True)
+    read = partial(decode_image, operation, channels=1, image_size=image_size, invert=True)
+    return read_classes(files, alphabets, channels=1, image_size=image_size, read=read)

@@ -13,12 +13,15 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .archives import Contents, Layout, find, locate, publish
+from .cifar100 import count_labels
 from .classes import ImageClasses, Splits
 from .decoding import decode_image, side
 from .pickles import load_pickle, stream_arrays
@@ -75,7 +78,7 @@ def load_tiered_imagenet(
         for split, part, cache in zip(_SPLITS, _PARTS, CACHES, strict=True):
             if not (folder / cache).is_dir():
                 _build_cache(operation, folder, split, part, folder / cache)
-    splits = Splits(*(_read_cache(folder / cache, size) for cache in CACHES))
+    splits = Splits(*(_read_cache(operation, folder / cache, size) for cache in CACHES))
     CONTENTS.check(operation, splits, folder)
     return splits
 
@@ -136,7 +139,7 @@ def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Pat
     try:
         names = np.array(content["label_specific_str"], np.str_)
         labels = np.asarray(content["label_specific"], np.int64)
-        counts = np.bincount(labels, minlength=len(names))
+        counts = count_labels(labels, len(names))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
@@ -169,8 +172,15 @@ def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Pat
         publish(finished, cache)
 
 
-def _read_cache(cache: Path, image_size: int) -> ImageClasses:
-    with np.load(cache / "index.npz", allow_pickle=False) as index:
-        names = tuple(index["names"].tolist())
-        images = EncodedImages(cache / "images.bin", index["starts"], index["sizes"], image_size)
-        return ImageClasses(images=images, offsets=index["offsets"], names=names, alphabets=names)
+def _read_cache(operation: str, cache: Path, image_size: int) -> ImageClasses:
+    try:
+        # Opened here, because np.load leaves the file open when it is no archive.
+        with (cache / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
+            names = tuple(index["names"].tolist())
+            images = EncodedImages(cache / "images.bin", index["starts"], index["sizes"], image_size)
+            return ImageClasses(images=images, offsets=index["offsets"], names=names, alphabets=names)
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{operation}: cannot read {str(cache)!r} ({type(error).__name__}: {error}); delete this "
+            "folder, and it is made again from the pickles"
+        ) from error

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from examples.fewshot import train
+from examples.fewshot import trainer as trainer_module
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.objectives import EpisodeTraining
 from examples.fewshot.settings import Settings, load_settings
@@ -110,6 +112,27 @@ def missing_data(settings: Settings) -> dict[str, Any]:
     return {}
 
 
+def refused_program(settings: Settings) -> dict[str, str]:
+    """What the program says of a run that another one works on, or whose folder cannot be written."""
+    train.load_domains = lambda settings: [SPLITS]
+    try:
+        train.main(settings)
+    except OSError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def full_disk(settings: Settings) -> dict[str, str]:
+    """What each process says where the main one has no room for the second checkpoint."""
+
+    def save(state: dict[str, Any], path: Path) -> None:
+        raise OSError(f"process {torch.distributed.get_rank()} has no room")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "save", save)
+        return refused_program(settings)
+
+
 JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "gradients": gradients,
     "final_weights": final_weights,
@@ -117,6 +140,8 @@ JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "missing_encoder": missing_encoder,
     "missing_data": missing_data,
     "stopped_program": stopped_program,
+    "refused_program": refused_program,
+    "full_disk": full_disk,
 }
 
 

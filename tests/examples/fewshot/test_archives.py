@@ -1,10 +1,14 @@
 """Finding, fetching and unpacking: safe against bad archives, bad networks and interruptions."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
 import os
+import random
+import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -20,6 +24,31 @@ from examples.fewshot.data.archives import Layout, find, locate, unpack
 
 NAMES = ("one.bin", "two.bin")
 FILES = {"one.bin": b"1" * 5000, "two.bin": bytes(range(256)) * 40}
+# Member names that would lead out of the folder on some system; TARGET is a path that can be written.
+ESCAPES = (
+    "../evil",
+    "a/../../evil",
+    "a/../evil/..",
+    ".. /evil",
+    "TARGET",
+    "/TARGET",
+    "//TARGET",
+    "///TARGET",
+    "..\\evil",
+    "a\\..\\..\\evil",
+    "\\evil",
+    "\\\\evil",
+    "\\\\evil\\share\\file",
+    "/\\evil",
+    "\\/TARGET",
+    "\\\\TARGET",
+    "C:\\evil",
+    "C:/evil",
+    "C:evil",
+    "a/C:evil",
+    "file:///evil",
+    "one.bin:evil",
+)
 LAYOUT = Layout(holds=NAMES, source="the archive of the tests", archive="set.zip")
 
 
@@ -116,16 +145,165 @@ def test_layouts_are_taken_in_order(tmp_path):
     assert locate("test", tmp_path, (other, LAYOUT), download=False)[0] == other
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil", "C:evil"])
+@pytest.fixture(params=["with", "without"])
+def a_filter(request, monkeypatch):
+    """Python with tarfile's filters, and without, as Debian 12 has it."""
+    if request.param == "without":
+        monkeypatch.delattr(tarfile, "data_filter")
+
+
+@pytest.mark.parametrize("name", ESCAPES)
 @pytest.mark.parametrize(("write", "archive"), [(write_zip, "set.zip"), (write_tar, "set.tar.gz")])
+@pytest.mark.usefixtures("a_filter")
 def test_members_that_would_leave_the_folder_are_refused(tmp_path, write, archive, name):
     root = tmp_path / "x" / "root"
     root.mkdir(parents=True)
+    name = name.replace("TARGET", (tmp_path / "evil").as_posix())
     write(root / archive, {**FILES, name: b"evil"})
-    with pytest.raises(ValueError, match=r"test: cannot unpack .*evil' would leave the folder"):
+    with pytest.raises(ValueError, match=rf"cannot unpack .*{archive}.*evil.*' would leave the folder"):
         unpack("test", root / archive, NAMES)
     assert [path.name for path in root.iterdir()] == [archive]
     assert list(contents(tmp_path)) == [f"x/root/{archive}"]
+
+
+@pytest.mark.parametrize("name", ["/TARGET/", "//TARGET/", "\\\\TARGET\\", "../../evil/"])
+@pytest.mark.parametrize("write", [write_zip, functools.partial(write_tar, mode="w")])
+def test_folders_that_would_lie_outside_are_refused(tmp_path, write, name):
+    root = tmp_path / "x" / "root"
+    root.mkdir(parents=True)
+    archive = root / ("set.zip" if write is write_zip else "set.tar")
+    name = name.replace("TARGET", (tmp_path / "evil").as_posix())
+    if write is write_zip:
+        write(archive, {**FILES, name: b""})
+    else:
+        with tarfile.open(archive, "w") as packed:
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE
+            packed.addfile(member)
+    with pytest.raises(ValueError, match=r"evil.*' would leave the folder"):
+        unpack("test", archive, NAMES)
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["one\0two.bin", "one.bin\0", "one.bin\0/../../../evil"])
+def test_names_with_a_nul_are_refused(tmp_path, name):
+    """A ZIP file can hold them as they are, a TAR file in an extended header."""
+    plain = "x" * len(name)
+    archive = write_zip(tmp_path / "set.zip", {plain: b"1", **FILES})
+    archive.write_bytes(archive.read_bytes().replace(plain.encode(), name.encode()))
+    with pytest.raises(ValueError, match=r"set\.zip.*its member 'one.*\\x00.*would leave the folder"):
+        unpack("test", archive, NAMES)
+    with tarfile.open(tmp_path / "set.tar", "w", format=tarfile.PAX_FORMAT) as packed:
+        member = tarfile.TarInfo("one.bin")
+        member.pax_headers = {"path": name}
+        packed.addfile(member)
+    with pytest.raises(ValueError, match=r"set\.tar.*its member 'one.*\\x00.*would leave the folder"):
+        unpack("test", tmp_path / "set.tar", NAMES)
+    assert {path.name for path in tmp_path.iterdir()} == {"set.zip", "set.tar"}
+
+
+@pytest.mark.parametrize("inside", ["set\\", ".\\", "set//", "set/./"])
+@pytest.mark.parametrize("write", [write_zip, functools.partial(write_tar, mode="w")])
+def test_unusual_names_that_stay_inside_are_unpacked(tmp_path, write, inside):
+    archive = tmp_path / ("set.zip" if write is write_zip else "set.tar")
+    write(archive, {inside + file: content for file, content in FILES.items()})
+    assert contents(unpack("test", archive, NAMES)) == FILES
+
+
+def test_files_are_not_given_the_archives_rights(tmp_path, a_filter):
+    with tarfile.open(tmp_path / "set.tar", "w") as packed:
+        folder = tarfile.TarInfo("set")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0
+        packed.addfile(folder)
+        for name in NAMES:
+            member = tarfile.TarInfo(f"set/{name}")
+            member.mode = 0o6777
+            packed.addfile(member)
+    found = unpack("test", tmp_path / "set.tar", NAMES)
+    assert {stat.S_IMODE((found / name).stat().st_mode) for name in NAMES} == {0o644}
+    assert stat.S_IMODE(found.stat().st_mode) & 0o700 == 0o700
+
+
+@pytest.mark.parametrize("write", [write_zip, functools.partial(write_tar, mode="w")])
+def test_names_that_cannot_be_together_are_refused(tmp_path, write):
+    archive = tmp_path / ("set.zip" if write is write_zip else "set.tar")
+    for files in (
+        {"one.bin": b"1", "one.bin/two.bin": b"2"},
+        {"one.bin/two.bin": b"2", "one.bin": b"1"},
+        {"x" * 5000: b"1"},
+    ):
+        write(archive, files)
+        with pytest.raises(
+            ValueError, match=rf"test: cannot unpack .*{archive.name}.*delete it and fetch it"
+        ):
+            unpack("test", archive, NAMES)
+        assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_zip, "set.zip"), (write_tar, "set.tar.gz")])
+@pytest.mark.usefixtures("a_filter")
+def test_what_lies_outside_after_unpacking_is_noticed(tmp_path, monkeypatch, write, name):
+    """Should a name pass by mistake, or a link be in the folder that no member made."""
+    root = tmp_path / "root"
+    root.mkdir()
+    outside = (tmp_path / "one.bin").as_posix()
+    write(root / name, {outside: b"1"})
+    with monkeypatch.context() as patched:
+        patched.setattr(archives, "_checked", lambda member, plain: member)
+        with pytest.raises(ValueError, match=r"one\.bin' is not in the folder after unpacking"):
+            unpack("test", root / name, ("one.bin",))
+    write(root / name, {"a/one.bin": b"1"})
+    mkdir = Path.mkdir
+
+    def with_a_link(folder, *args, **kwargs):
+        mkdir(folder, *args, **kwargs)
+        (folder / "a").symlink_to(tmp_path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", with_a_link)
+        with pytest.raises(ValueError, match=r"a/one\.bin' (is not in the folder|would be .* outside)"):
+            unpack("test", root / name, ("one.bin",))
+    assert [path.name for path in root.iterdir()] == [name]
+
+
+def test_a_full_disk_is_no_damage(tmp_path, monkeypatch):
+    archive = write_zip(tmp_path / "set.zip", FILES)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile.ZipFile, "extract", full)
+        with pytest.raises(OSError, match=r"test: cannot unpack .*set\.zip.*No space.*see to the disk"):
+            unpack("test", archive, NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+    assert contents(unpack("test", archive, NAMES)) == FILES
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz", "set.tar.bz2", "set.tar.xz"])
+def test_every_damage_is_named(tmp_path, name):
+    """Whatever byte is wrong, and whatever compression a file of this name really has."""
+    if name == "set.zip":
+        whole = write_zip(tmp_path / name, FILES).read_bytes()
+    else:
+        mode = {"tar": "w", "gz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}[name.split(".")[-1]]
+        whole = write_tar(tmp_path / name, {"a.bin": b"abc", **FILES}, mode).read_bytes()
+    (tmp_path / name).unlink()
+    archive = tmp_path / ("set.zip" if name == "set.zip" else "set.tar.gz")
+    generator = random.Random(0)
+    messages = []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 1, 8])):
+            damaged[generator.randrange(min(len(whole), 4000))] = generator.randrange(256)
+        archive.write_bytes(damaged)
+        try:
+            shutil.rmtree(unpack("test", archive, NAMES))
+        except ValueError as error:
+            messages.append(str(error))
+        assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+    assert len(messages) > 5
+    assert all(str(archive) in message for message in messages)
 
 
 @pytest.mark.parametrize(

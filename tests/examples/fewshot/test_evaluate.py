@@ -17,11 +17,12 @@ from examples.fewshot import evaluate as evaluate_module
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
+from examples.fewshot.domains import describe_data
 from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
 from examples.fewshot.models import FewShotLearner
 from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, describe, load, save
 from examples.training.statistics import mean_and_interval
 
 
@@ -36,14 +37,9 @@ def _no_gallery(monkeypatch):
 def begun(settings) -> RunFolder:
     """A run that has only begun, with weights of its seed."""
     folder = RunFolder(settings.folder)
-    folder.open(settings)
     torch.manual_seed(settings.seed)
-    state = {
-        "settings": settings.record(),
-        "progress": {"step": 0},
-        "learner": build_learner(settings).state_dict(),
-    }
-    save(state, folder.checkpoint)
+    learner = build_learner(settings).state_dict()
+    folder.begin(settings, {**describe(settings), "progress": {"step": 0}, "learner": learner})
     return folder
 
 
@@ -68,8 +64,8 @@ def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, caps
     options = Evaluation(runs=(run.path,), episodes=60, queries=3)
     result = evaluate(options, [splits])
     assert result == evaluate(options, [splits])
-    assert result == json.loads(run.evaluation.read_text())
-    assert run.episodes.exists()
+    assert result == json.loads((run.path / "evaluation-episodes60-queries3.json").read_text())
+    assert (run.path / "evaluation-episodes60-queries3.png").exists()
 
     learner, _, _ = load_learner(run)
     sampler = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=3, seed=1)
@@ -100,7 +96,7 @@ def test_the_validation_classes_instead_of_the_tests(run, splits):
     assert result["nearest_neighbour"]["mean"] == scores.nearest.mean()
     assert result["split"] == "validation"
     assert not run.evaluation.exists()
-    assert json.loads((run.path / "evaluation-validation.json").read_text()) == result
+    assert json.loads((run.path / "evaluation-validation-episodes100.json").read_text()) == result
 
 
 def test_more_shots_than_in_training(run, splits):
@@ -171,17 +167,17 @@ def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
 def test_sequences_in_both_orders(sequential, splits, capsys):
     other = dataclasses.replace(splits, test=splits.train)
     run = begun(sequential)
-    result = evaluate(Evaluation(runs=(run.path,), episodes=11), [splits, other])
+    result = evaluate(Evaluation(runs=(run.path,)), [splits, other])
     assert result == json.loads(run.evaluation.read_text())
     assert (run.path / "positions.png").exists()
-    assert result["sequences"] == 11
+    assert result["sequences"] == 12
     assert result["images_repeat"] is False
     assert list(result["orders"]) == ["glyphs first", "textures first"]
 
     learner, _, _ = load_learner(run)
     for leader, (order, name) in enumerate((("first", "glyphs"), ("second", "textures"))):
         sampler = SequenceSampler(splits.test, other.test, n_way=3, k_shot=3, seed=1, order=order)
-        scores = score_sequences(learner, sampler, 11)
+        scores = score_sequences(learner, sampler, 12)
         found = result["orders"][f"{name} first"]
         assert found["switch"] == 9
         assert found["positions"]["mean"] == pytest.approx(scores.correct.mean(axis=0))
@@ -210,7 +206,7 @@ def test_sequences_of_several_runs(sequential, splits, monkeypatch):
     summary = joint["summary"]["orders"]["glyphs first"]
     assert summary["total"]["mean"] == pytest.approx(statistics.fmean(totals))
     assert len(summary["positions"]["interval_95"]) == 18
-    assert (runs[0].path.parent / "s0+s1-evaluation.png").exists()
+    assert (runs[0].path.parent / "s0+s1-evaluation-episodes4.png").exists()
 
 
 def test_classes_of_few_images_repeat_them_in_distorted_sequences_alone(sequential, splits, monkeypatch):
@@ -254,7 +250,7 @@ def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch
     for character, image in itertools.product("wxyz", "012"):
         path = tmp_path / "writing" / "runes" / character / f"{image}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (28, 28)).save(path)
+        Image.linear_gradient("L").save(path)
     normalisation = Normalisation(mean=(0.5,), std=(0.25,))
     train = ImageClasses(
         np.zeros((1, 1, 32, 32), np.uint8), np.array([0, 1]), ("a",), ("A",), normalisation
@@ -271,8 +267,8 @@ def test_a_folder_is_read_as_the_run_was_trained(settings, tmp_path, monkeypatch
 
 def test_options_that_do_not_fit_are_named(run, tmp_path):
     for changes, message in (
-        ({"data": "folder"}, "--root belongs to --data folder"),
-        ({"root": tmp_path}, "--root belongs to --data folder"),
+        ({"data": "folder"}, "--data folder needs --root"),
+        ({"data": "folder", "root": tmp_path, "second_root": tmp_path}, "leave out --data folder"),
         ({"data": "folder", "root": tmp_path, "on_validation": True}, "leave out --data folder"),
         ({"k_shot": 1, "k_shots": (1, 2)}, "--k-shot and --k-shots exclude each other"),
         ({"runs": ()}, "give the folder of a run"),
@@ -319,3 +315,119 @@ def test_settings_come_from_the_checkpoint(run, settings):
     assert recorded == settings
     assert step == 0
     assert dataclasses.asdict(recorded) == dataclasses.asdict(settings)
+
+
+def test_other_choices_leave_the_runs_own_evaluation_alone(run, splits, settings):
+    evaluate(Evaluation(runs=(run.path,)), [splits])
+    before = run.evaluation.read_text(), run.episodes.stat().st_mtime_ns
+    left = {path.name for path in run.path.iterdir()}
+    for changes, name in (
+        ({"episodes": 8}, "episodes8"),
+        ({"k_shot": 2}, "shot2"),
+        ({"queries": 3}, "queries3"),
+        ({"seed": 2}, "seed2"),
+        ({"augment": False}, "plain"),
+        ({"interval": "published", "tests": 3}, "published3"),
+        ({"k_shots": (1, 2), "episodes": 8}, "shots-episodes8"),
+    ):
+        evaluate(Evaluation(runs=(run.path,), **changes), [splits])
+        assert (run.path / f"evaluation-{name}.json").exists(), name
+        left |= {f"evaluation-{name}.json", f"evaluation-{name}.png"}
+    assert (run.evaluation.read_text(), run.episodes.stat().st_mtime_ns) == before
+    usual = {"episodes": settings.test_episodes, "k_shot": settings.k_shot, "augment": True}
+    evaluate(Evaluation(runs=(run.path,), **usual), [splits])
+    assert {path.name for path in run.path.iterdir()} == left, "what is usual is the run's own"
+    assert run.evaluation.read_text() == before[0]
+
+
+def test_an_output_that_would_replace_something_else_is_refused_before_anything_is_measured(
+    run, seeds, splits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate_module, "score", lambda *given: pytest.fail("it was measured"))
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").touch()
+    other = seeds[0]
+    others = {path: path.read_bytes() for path in other.path.iterdir()}
+    both = (seeds[1].path, seeds[2].path)
+    for runs, output, message in (
+        ((run.path,), tmp_path / "e.png", "--output must end in .json, got .*e.png"),
+        ((run.path,), tmp_path / "e", "--output must end in .json"),
+        ((run.path,), run.metrics, "would replace .*metrics.json; choose another"),
+        ((run.path,), tmp_path / "tiny" / "." / "config.json", "would replace .*config.json"),
+        ((run.path,), run.path / "curves.json", "would replace .*curves.png"),
+        ((run.path,), other.path / "episodes.json", "would replace .*seed-0.*episodes.png"),
+        (both, seeds[2].evaluation, "would replace .*seed-2.*evaluation.json"),
+        ((run.path,), tmp_path / "folder.json", "folder.json: it is a folder; choose another --output"),
+        ((run.path,), tmp_path / "file" / "e.json", "cannot write .*e.json: .*; choose another --output"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            evaluate(Evaluation(runs=runs, output=output), [splits])
+    assert {path: path.read_bytes() for path in other.path.iterdir()} == others
+
+
+def test_an_output_in_a_folder_that_is_not_there(run, splits, tmp_path):
+    output = tmp_path / "a" / "b" / "numbers.json"
+    result = evaluate(Evaluation(runs=(run.path,), output=output), [splits])
+    assert json.loads(output.read_text()) == result
+    assert output.with_suffix(".png").exists()
+    assert not run.evaluation.exists()
+
+
+def damage(change):
+    def damaged(state: dict) -> None:
+        name = min(name for name in state["learner"] if name.endswith("weight"))
+        change(state["learner"], name)
+
+    return damaged
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damage(lambda weights, name: weights.pop(name)), "lacks the weight"),
+        (damage(lambda weights, name: weights[name].view(-1)[0].fill_(torch.nan)), "is not finite"),
+        (
+            damage(lambda weights, name: weights.update({name: weights[name].half()})),
+            "the dtype torch.float16, expected torch.float32",
+        ),
+        (damage(lambda weights, name: weights.update({name: torch.ones(7)})), r"has the shape \(7,\), exp"),
+        (lambda state: state.pop("learner"), "has no weights"),
+        (lambda state: state.update(format=99), "newer version of the program, in format 99"),
+    ],
+)
+@pytest.mark.parametrize("file", ["checkpoint.pt", "best.pt"])
+def test_a_damaged_run_is_named(run, splits, change, message, file):
+    state = load(run.checkpoint)
+    change(state)
+    save(state, run.path / file)
+    with pytest.raises(ValueError, match=rf"{file}.*{message}.*[;,] (put back|use)"):
+        evaluate(Evaluation(runs=(run.path,)), [splits])
+    assert not run.evaluation.exists()
+
+
+def test_a_run_whose_data_have_moved(settings, sequential, splits, monkeypatch):
+    asked = []
+
+    def load_domains(settings):
+        asked.append((settings.root, settings.second_root))
+        return [splits] * (2 if settings.second_data else 1)
+
+    monkeypatch.setattr(evaluate_module, "load_domains", load_domains)
+    monkeypatch.setattr(evaluate_module, "draw_positions", lambda orders, **others: None)
+    one = begun(dataclasses.replace(settings, root=Path("old")))
+    evaluate(Evaluation(runs=(one.path,)))
+    evaluate(Evaluation(runs=(one.path,), root=Path("new")))
+    two = begun(dataclasses.replace(sequential, name="two", root=Path("old"), second_root=Path("old 2")))
+    evaluate(Evaluation(runs=(two.path,), second_root=Path("new 2")))
+    old, new = Path("old"), Path("new")
+    assert asked == [(old, None), (new, None), (old, Path("new 2"))]
+    assert one.evaluation.exists(), "it is the run's own evaluation wherever the data are"
+
+
+def test_a_run_is_not_evaluated_on_other_data(run, splits):
+    state = load(run.checkpoint)
+    save({**state, "data": describe_data([splits])}, run.checkpoint)
+    evaluate(Evaluation(runs=(run.path,)), [splits])
+    other = dataclasses.replace(splits, test=splits.train)
+    with pytest.raises(ValueError, match=r"evaluate: .* was trained on other data, .*; give --root the"):
+        evaluate(Evaluation(runs=(run.path,), root=Path("new")), [other])

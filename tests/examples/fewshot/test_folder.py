@@ -1,5 +1,12 @@
 """Reading images in Omniglot's layout: splits, polarity, formats, and every refusal."""
 
+import io
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -159,6 +166,414 @@ def test_other_files_are_passed_over(tmp_path):
     (tmp_path / "a" / "character00" / "strokes.txt").write_text("0,0")
     (tmp_path / "papers").mkdir()
     assert read_folder(tmp_path).sizes.tolist() == [3] * 6
+
+
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", ".git", "._a", ".Trash-1000"]
+)
+def test_what_is_hidden_is_passed_over(tmp_path, hidden):
+    """At every depth; there are copies of images in it, or files of other content under their names."""
+    write(tmp_path, "abc")
+    expected = read_folder(tmp_path)
+    for parent in (tmp_path, tmp_path / "a", tmp_path / "a" / "character00"):
+        write(parent / hidden, ["copies"])
+        (parent / hidden / "0-checkpoint.png").write_bytes(b"no picture")
+        (parent / "._0.png").write_bytes(b"\0\5\x16\7")
+        (parent / ".DS_Store").write_bytes(b"")
+    assert_same(read_folder(tmp_path), expected)
+    assert {name for part in names(load_folder(tmp_path)) for name in part} == set(expected.names)
+
+
+def test_a_folder_may_lie_in_a_hidden_one(tmp_path):
+    assert read_folder(write(tmp_path / ".data", "abc")).sizes.tolist() == [3] * 6
+
+
+@pytest.mark.parametrize(
+    "ending", ["PNG", "Png", "jpg", "JPG", "jpeg", "bmp", "gif", "tif", "tiff", "TIFF", "webp"]
+)
+def test_other_endings_are_read(tmp_path, ending):
+    for image in range(3):
+        for other, name in (("png", "png"), (ending, "other")):
+            path = tmp_path / name / "a" / "letter" / f"{image}.{other}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lossless = {"lossless": True} if ending == "webp" and name == "other" else {}
+            drawing(image).save(path, **lossless)
+    expected, got = read_folder(tmp_path / "png").images, read_folder(tmp_path / "other").images
+    np.testing.assert_allclose(got, expected, atol=12 if ending.lower() in ("jpg", "jpeg") else 0)
+    drawing(7).save(tmp_path / "png" / "a" / "letter" / f"7.{ending}")
+    assert read_folder(tmp_path / "png").sizes.tolist() == [4]
+
+
+@pytest.mark.parametrize("ending", ["heic", "svg", "HEIF", "pgm", "avif", "psd"])
+def test_formats_that_are_not_read_are_named(tmp_path, ending):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / f"drawn.{ending}"
+    path.write_bytes(b"a picture")
+    with pytest.raises(ValueError, match=rf"the format of '{path}' is not read; save it as PNG"):
+        read_folder(tmp_path)
+    path.rename(path.with_stem("1"))  # 1.png was made of it
+    assert read_folder(tmp_path).sizes.tolist() == [3] * 6
+
+
+@pytest.mark.parametrize("copy", ["1.jpg", "1.PNG", "1.tiff"])
+def test_one_picture_in_two_formats_is_refused(tmp_path, copy):
+    write(tmp_path, "abc")
+    drawing().save(tmp_path / "b" / "character01" / copy)
+    with pytest.raises(ValueError, match=r"b/character01/1\.\w+' and '1\.\w+' have one name .*; remove or"):
+        read_folder(tmp_path)
+
+
+def in_a_picture(ink, paper, mode="L"):
+    dark = np.asarray(drawing()) == 0
+    return Image.fromarray(np.where(dark, ink, paper).astype({"L": np.uint8, "I;16": np.uint16}[mode]))
+
+
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (255, 255, 255), (200, 200, 200), (255, 255, 0), (90, 160, 90)]
+)
+@pytest.mark.parametrize("hidden", [0, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+def test_ink_of_any_colour_on_transparency(tmp_path, colour, hidden, mode):
+    """The colour of what is transparent is never seen."""
+    if mode == "LA":
+        colour = (colour[1],) * 3
+    ink = Image.new("RGBA", (105, 105), (*colour, 255))
+    image = Image.composite(Image.new("RGBA", ink.size, (hidden,) * 3 + (0,)), ink, drawing())
+    if mode == "P":
+        pixels = (np.asarray(drawing()) == 0).astype(np.uint8)
+        image = Image.fromarray(pixels).convert("P")
+        image.putpalette([hidden] * 3 + [*colour])
+        image.info["transparency"] = 0
+    elif mode == "LA":
+        image = image.convert("LA")
+    expected = read_one(tmp_path / "grey", drawing())
+    got = read_one(tmp_path / "other", image)
+    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.995
+    assert got.max() > 120
+    assert got[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper"),
+    [(90, 120), (120, 90), (0, 30), (225, 255), (20, 120), (130, 200), (254, 128), (0, 100)],
+)
+def test_faint_ink_is_bright_whatever_the_polarity(tmp_path, ink, paper):
+    expected = read_one(tmp_path / "black", drawing())
+    got = read_one(tmp_path / "faint", in_a_picture(ink, paper))
+    np.testing.assert_allclose(got, expected, atol=2)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize("dark", [True, False], ids=["dark ink", "light ink"])
+def test_any_depth_in_16_bits(tmp_path, bits, ending, dark):
+    most = (1 << bits) - 1
+    image = in_a_picture(0 if dark else most, most if dark else 0, "I;16")
+    path = tmp_path / "deep" / "alphabet" / "character" / f"0.{ending}"
+    path.parent.mkdir(parents=True)
+    image.save(path)
+    got = read_folder(tmp_path / "deep", min_images=1).images[0, 0]
+    np.testing.assert_array_equal(got, read_one(tmp_path / "grey", drawing()))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([-5, 100_000], np.int32),
+        np.array([0, 2_000_000_000], np.int32),
+        np.array([0, 1], np.float32),
+        np.array([0, 255], np.float32),
+        np.array([-0.5, 0.5], np.float32),
+    ],
+    ids=["I", "large I", "F to 1", "F to 255", "F around 0"],
+)
+def test_numbers_of_32_bits(tmp_path, values):
+    dark = np.asarray(drawing()) == 0
+    path = tmp_path / "deep" / "alphabet" / "character" / "0.tiff"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.where(dark, values[0], values[1])).save(path)
+    got = read_folder(tmp_path / "deep", min_images=1).images[0, 0]
+    np.testing.assert_allclose(got, read_one(tmp_path / "grey", drawing()), atol=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused(tmp_path, value):
+    path = tmp_path / "alphabet" / "character" / "0.tiff"
+    path.parent.mkdir(parents=True)
+    pixels = np.where(np.asarray(drawing()) == 0, 0, 1).astype(np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ValueError, match=r"cannot read the image .*0\.tiff' .*blank"):
+        read_folder(tmp_path, min_images=1)
+
+
+def test_cmyk(tmp_path):
+    path = tmp_path / "cmyk" / "alphabet" / "character" / "0.jpg"
+    path.parent.mkdir(parents=True)
+    drawing().convert("CMYK").save(path, quality=100)
+    got = read_folder(tmp_path / "cmyk", min_images=1).images[0, 0]
+    np.testing.assert_allclose(got, read_one(tmp_path / "grey", drawing()), atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_pictures_are_turned_as_the_camera_says(tmp_path, orientation, ending):
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = drawing() if orientation == 1 else drawing().transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned" / "alphabet" / "character" / f"0.{ending}"
+    path.parent.mkdir(parents=True)
+    stored.save(path, exif=exif, quality=100)
+    got = read_folder(tmp_path / "turned", min_images=1).images[0, 0]
+    np.testing.assert_allclose(got, read_one(tmp_path / "grey", drawing()), atol=12)
+
+
+def blank(value):
+    return Image.new("L", (105, 105), value)
+
+
+def speckled(levels):
+    noise = np.random.default_rng(0).integers(200, 200 + levels, (105, 105))
+    return Image.fromarray(noise.astype(np.uint8))
+
+
+def dotted():
+    """A large page with a single pixel of ink."""
+    image = Image.new("L", (1000, 1000), 255)
+    image.putpixel((500, 500), 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        blank(0),
+        blank(255),
+        blank(128),
+        speckled(8),
+        dotted(),
+        Image.new("RGBA", (50, 50), (0, 0, 0, 0)),
+        Image.new("RGBA", (50, 50), (255, 255, 255, 255)),
+        Image.new("1", (50, 50)),
+        Image.fromarray(np.full((50, 50), 40_000, np.uint16)),
+        Image.fromarray(np.eye(50, dtype=np.uint8)),
+        Image.new("L", (1, 1), 255),
+    ],
+    ids=[
+        "black",
+        "white",
+        "grey",
+        "noise",
+        "dot",
+        "clear",
+        "opaque",
+        "1",
+        "I;16",
+        "a mask of 0 and 1",
+        "1 x 1",
+    ],
+)
+def test_a_blank_picture_is_named(tmp_path, image):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / "2.png"
+    image.save(path)
+    with pytest.raises(
+        ValueError, match=rf"cannot read the image '{path}' \((it is blank|.*nothing is left)"
+    ):
+        load_folder(tmp_path)
+
+
+def png(width, height, depth=1, kind=0, data=b""):
+    """A PNG file whose checksums are right."""
+
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("side", [10_000, 14_000, 60_000, (1 << 31) - 1])
+def test_a_picture_that_is_too_large_is_named(tmp_path, side):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / "2.png"
+    path.write_bytes(png(side, side))
+    with pytest.raises(ValueError, match=rf"the image '{path}' is too large to be read .*; scale it down"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(0, 5),
+        png(5, 0),
+        png(0, 0),
+        png(5, 5, depth=3),
+        png(5, 5, kind=9),
+        b"GIF89a\0\0\0\0\0\0\0;",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"8BPS\0\1" + bytes(30),
+        b"P5 2 2 255\n\0\xff\0\xff",
+    ],
+    ids=["no columns", "no rows", "no pixels", "depth", "colour", "empty GIF", "PostScript", "PSD", "PGM"],
+)
+def test_other_content_is_named(tmp_path, content):
+    """Even where Pillow has a decoder for it, which may run another program."""
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / "2.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cannot read the image '{path}' .*; repair or remove it"):
+        load_folder(tmp_path)
+
+
+def test_a_line_that_vanishes_is_named(tmp_path):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / "2.png"
+    Image.linear_gradient("L").resize((2000, 1)).save(path)
+    with pytest.raises(ValueError, match=rf"cannot read the image '{path}'"):
+        load_folder(tmp_path)
+
+
+def several(ending):
+    file = io.BytesIO()
+    first, *rest = (drawing(mark) for mark in range(3))
+    first.save(file, {"apng": "PNG"}.get(ending, ending.upper()), save_all=True, append_images=rest)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "tiff", "apng"])
+def test_several_pictures_in_one_file_are_refused(tmp_path, ending):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / f"9.{ending.replace('apng', 'png')}"
+    path.write_bytes(several(ending))
+    with pytest.raises(ValueError, match=rf"cannot read the image '{path}' \(it has several pictures"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "gif", "webp"])
+def test_every_damage_names_the_image(tmp_path, ending):
+    """Or cannot be told from a picture. A PNG file has checksums, so that none is read wrong."""
+    path = tmp_path / "alphabet" / "character" / f"0.{ending}"
+    path.parent.mkdir(parents=True)
+    drawing().save(path)
+    expected = read_folder(tmp_path, min_images=1).images
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    messages = []
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 1, 4])):
+            damaged[generator.randrange(min(len(whole), 1000))] = generator.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            images = read_folder(tmp_path, min_images=1).images
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            if ending == "png":
+                np.testing.assert_array_equal(images, expected)
+    assert messages
+    assert all(str(path) in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "kind", ["pipe", "folder", "link to nothing", "link to itself", "link to a device"]
+)
+def test_what_is_no_file_is_named(tmp_path, kind):
+    write(tmp_path, "abc")
+    path = tmp_path / "b" / "character01" / "3.png"
+    if kind == "pipe":
+        os.mkfifo(path)  # which would be waited for, for ever
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"nothing": tmp_path / "gone", "itself": path, "a device": "/dev/zero"}[kind[8:]])
+    with pytest.raises(ValueError, match=rf"load_folder: .*'{path}' .*remove it"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "b", "b/character01"])
+def test_a_link_to_nothing_is_named(tmp_path, place):
+    """A folder of images may be on a disk that is not there."""
+    write(tmp_path, "abc")
+    path = tmp_path / place / "elsewhere"
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=rf"'{path}' is a link to nothing; mend or remove it"):
+        load_folder(tmp_path)
+
+
+def test_links_to_images_are_followed(tmp_path):
+    write(tmp_path / "disk", "abc")
+    root = tmp_path / "root"
+    root.mkdir()
+    for alphabet in "abc":
+        (root / alphabet).symlink_to(tmp_path / "disk" / alphabet)
+    assert_same(read_folder(root), read_folder(tmp_path / "disk"))
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("d", "a"),
+        ("a/character02", "a/character00"),
+        ("a/character02", "b/character00"),
+        ("a/character00/7.png", "a/character00/0.png"),
+        ("a/character00/7.png", "b/character00/0.png"),
+    ],
+)
+def test_one_picture_in_two_places_is_refused(tmp_path, link, target):
+    """Whichever parts of the data the two would be in."""
+    write(tmp_path, "abc")
+    (tmp_path / link).symlink_to(tmp_path / target)
+    for read in (load_folder, read_folder):
+        with pytest.raises(ValueError, match=r"load_folder: '.*png' and '.*png' are one file, by a link"):
+            read(tmp_path)
+    (tmp_path / link).unlink()
+    if link.endswith("png"):
+        (tmp_path / link).hardlink_to(tmp_path / target)
+        with pytest.raises(ValueError, match=r"load_folder: '.*png' and '.*png' are one file, by a link"):
+            load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("link", "target"), [("loop", ""), ("a/loop", "a"), ("a/loop", ""), ("a/b", "b")])
+def test_links_in_a_circle_end(tmp_path, link, target):
+    write(tmp_path, "abc")
+    (tmp_path / link).symlink_to(tmp_path / target)
+    if link == "loop":  # without an image two levels down
+        assert read_folder(tmp_path).sizes.tolist() == [3] * 6
+    else:
+        with pytest.raises(
+            ValueError, match=rf"class '{tmp_path / link}' needs at least 2 images .*remove"
+        ):
+            read_folder(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path, "abc")
+    listed = Path.iterdir
+
+    def forbidden(folder):
+        if folder.name == "b":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(
+        ValueError, match=rf"load_folder: cannot read the folder '{tmp_path / 'b'}' .*Permission"
+    ):
+        load_folder(tmp_path)
 
 
 def test_missing_root(tmp_path):

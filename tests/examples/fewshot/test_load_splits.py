@@ -130,7 +130,7 @@ def test_the_folder_of_another_size(tmp_path):
         for image in "01":
             path = tmp_path / alphabet / "letter" / f"{image}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (50, 50), 255).save(path)
+            Image.linear_gradient("L").save(path)
     assert load_splits("folder", root=tmp_path, image_size=40).test.picture_shape == (1, 40, 40)
     with pytest.raises(ValueError, match="nothing to download; put the images below root"):
         load_splits("folder", root=tmp_path, download=True)

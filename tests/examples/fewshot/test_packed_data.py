@@ -2,7 +2,10 @@
 
 import dataclasses
 import hashlib
+import io
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -103,13 +106,15 @@ def pack(monkeypatch, published, copy, folder, address=None):
 
     Parameters
     ----------
+    copy : None takes the archives that are in ``folder``.
     address : from which they can be had, if they can.
     """
     folder.mkdir(exist_ok=True)
     checksums = {}
     for name, held in published.archives.items():
         stem, ending = name.split(".", 1)
-        shutil.make_archive(str(folder / stem), FORMATS[f".{ending}"], copy, held)
+        if copy is not None:
+            shutil.make_archive(str(folder / stem), FORMATS[f".{ending}"], copy, held)
         checksums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
     layouts = [
         dataclasses.replace(
@@ -187,6 +192,66 @@ def test_an_archive_that_is_cut_short_is_named_and_leaves_nothing(tmp_path, monk
     assert names_in(root) == {*before, *unpacked(before), last}
     (root / last).write_bytes(whole)
     assert_same(published.load(root), published.load(copy))
+
+
+def poison(archive, name, kind):
+    """Add a member to an archive: a file of this name, or a link or device where a file is expected."""
+    if archive.suffix == ".zip":
+        member = zipfile.ZipInfo(name)
+        member.create_system = 3
+        member.external_attr = {"file": 0o100644, "link": 0o120777, "device": 0o020666}[kind] << 16
+        with zipfile.ZipFile(archive, "a") as packed:
+            packed.writestr(member, "/etc/passwd")
+        return
+    mode = "w:gz" if archive.suffix == ".gz" else "w"
+    with tarfile.open(archive) as packed:
+        members = [(member, member.isreg() and packed.extractfile(member).read()) for member in packed]
+    bad = tarfile.TarInfo(name)
+    types = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}
+    bad.type = types.get(kind, tarfile.LNKTYPE)
+    bad.linkname = "/etc/passwd"
+    with tarfile.open(archive, mode) as packed:
+        for member, content in members:
+            packed.addfile(member, io.BytesIO(content or b""))
+        packed.addfile(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("TARGET", "file"),
+        ("/TARGET", "file"),
+        ("../../../evil", "file"),
+        ("\\\\evil", "file"),
+        ("C:\\evil", "file"),
+        ("evil", "link"),
+        ("evil", "hard link"),
+        ("evil", "device"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("published", "download"),
+    [(published, False) for published in ALL.values()]
+    + [(published, True) for published in DOWNLOADED.values()],
+    ids=[*ALL, *(f"{name}-downloaded" for name in DOWNLOADED)],
+)
+def test_an_archive_that_writes_elsewhere_is_refused(
+    tmp_path, monkeypatch, server, published, download, name, kind
+):
+    """Even where its checksum is the published one."""
+    copy, root = tmp_path / "copy", tmp_path / "root"
+    published.write(copy, monkeypatch)
+    folder = server.folder if download else root
+    pack(monkeypatch, published, copy, folder, server.url)
+    *_, last = published.archives
+    if kind == "hard link" and last.endswith(".zip"):
+        kind = "link"  # a ZIP file has no others
+    poison(folder / last, name.replace("TARGET", (tmp_path / "evil").as_posix()), kind)
+    pack(monkeypatch, published, None, folder, server.url)
+    with pytest.raises(ValueError, match=rf"{published.load.__name__}: cannot unpack .*{last}.*evil'"):
+        published.load(root, download=download)
+    assert unpacked([last]).isdisjoint(names_in(root))
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
 
 
 @pytest.mark.parametrize("published", DOWNLOADED.values(), ids=DOWNLOADED)

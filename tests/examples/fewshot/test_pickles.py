@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import random
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -136,6 +138,230 @@ def test_a_pickle_that_holds_itself_is_refused(tmp_path):
     value.append(value)
     with pytest.raises(ValueError, match="RecursionError"):
         load_pickle("test", write(tmp_path, value))
+
+
+def nested(make, leaf=b"x", levels=60):
+    """The opcodes of a container that holds another one twice, and so on, without start and end."""
+    value = leaf
+    for _ in range(levels):
+        value = make(value)
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+LISTS = nested(lambda value: [value, value])
+TUPLES = nested(lambda value: (value, value))
+LONG_TEXT = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"q\x00"
+# Short files which a reader that trusts them would be busy with for ever, or fill the memory with.
+REPEATED = {
+    "lists": LISTS,
+    "tuples": TUPLES,
+    "dictionaries": nested(lambda value: {"a": value, "b": value}),
+    "a mixture": nested(lambda value: ([value], {"a": (value,)})),
+    "lists in protocol 0": pickle.dumps(pickle.loads(b"\x80\x02" + LISTS + b"."), protocol=0)[:-1],
+    "arrays": nested(lambda value: [value, value], np.zeros(1000, np.uint8)),
+    "texts": b"](" + LONG_TEXT + b"h\x00" * 100_000 + b"e",
+    "byte strings": b"](T" + LONG_TEXT[1:] + b"h\x00" * 100_000 + b"e",
+    "a key": b"}" + TUPLES + b"K\x01s",
+    "one of many keys": b"}(" + TUPLES + b"K\x01U\x01aK\x02u",
+    "a key in protocol 0": b"(" + TUPLES + b"K\x01d",
+    "a member of a set": b"\x8f(" + TUPLES + b"\x90",
+    "a frozen set": b"(" + TUPLES + b"\x91",
+    "copies by encoding": b"]("
+    + LONG_TEXT
+    + b"0"
+    + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 10_000
+    + b"e",
+    "an encoding": b"c_codecs\nencode\nX\x01\x00\x00\x00a" + LISTS + b"\x86R",
+    "copies of scalars": b"](cnumpy\ndtype\nU\x07S100000K\x00K\x01\x87Rq\x01T"
+    + LONG_TEXT[1:]
+    + b"cnumpy.core.multiarray\nscalar\nh\x01h\x00\x86R" * 10_000
+    + b"e",
+    "a byte order": b"cnumpy\ndtype\nU\x02i2K\x00K\x01\x87R(K\x03" + LISTS + b"tb",
+    "a type": b"cnumpy\ndtype\n" + LISTS + b"K\x00K\x01\x87R",
+    "arguments": b"](" + b"K\x00" * 50_000 + b"eq\x000](" + b"cnumpy\ndtype\nh\x00R0" * 50_000 + b"e",
+    "copies of the top": b"](" + LONG_TEXT + b"2" * 100_000 + b"e",
+}
+
+
+@pytest.mark.parametrize("content", REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize("read", [load_pickle, lambda *a: stream_arrays(*a, len)], ids=["load", "stream"])
+def test_what_would_take_for_ever_is_refused(tmp_path, content, read):
+    path = write(tmp_path, b"\x80\x02" + content + b".")
+    with pytest.raises(
+        ValueError, match=r"test: cannot read .*data\.pkl.*delete it and fetch it again"
+    ) as error:
+        read("test", path)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("content", [TUPLES, LISTS, b"(" + b"K\x00" * 100_000 + b"t" + b"q\x00" * 100_000])
+def test_streaming_looks_at_what_it_notes_down_once(tmp_path, content):
+    """What is thrown away does no harm, and must not take for ever."""
+    assert stream_arrays("test", write(tmp_path, b"\x80\x04" + content + b"\x940K\x07."), len) == 7
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_is_referred_to_again_is_read(tmp_path, protocol):
+    names, array = ["crab", "lobster"], np.arange(6)
+    value = {"a": names, "b": [names, names, ("eel", names)], "c": [array, array], "d": ["crab"] * 1000}
+    content = load_pickle("test", write(tmp_path, value, protocol))
+    assert content["b"] == [names, names, ("eel", names)]
+    assert content["a"] is content["b"][0] is content["b"][2][1]
+    assert content["d"] == ["crab"] * 1000
+    for read in content["c"]:
+        np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("length", [1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) + 5])
+@pytest.mark.parametrize(
+    "opcode",
+    [
+        b"T",
+        b"B",
+        b"X",
+        b"\x8a",
+        b"\x8b",
+        b"r",
+        b"j",
+        b"\x8d",
+        b"\x8e",
+        b"\x95",
+        b"\x96",
+        b"p",
+        b"g",
+        b"L",
+        b"I",
+    ],
+)
+@pytest.mark.parametrize("read", [load_pickle, lambda *a: stream_arrays(*a, len)], ids=["load", "stream"])
+def test_wrong_lengths_take_no_memory(tmp_path, read, opcode, length):
+    """Of texts, bytes, integers, frames, and places to refer back to."""
+    if opcode in (b"p", b"g", b"L", b"I"):
+        number = b"%d\n" % length
+    else:
+        number = struct.pack("<Q", length)[: 8 if opcode > b"\x8b" else 4]
+    path = write(tmp_path, b"\x80\x04]" + opcode + number + b"abc")
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=r"test: cannot read .*data\.pkl.*delete it and fetch it again"
+        ):
+            read("test", path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def array_of(kind=b"u1", shape=b"K\x03\x85", data=b"U\x03abc", order=b"|"):
+    """Opcodes of an array, in protocol 2."""
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        + shape
+        + b"cnumpy\ndtype\nU"
+        + bytes([len(kind)])
+        + kind
+        + b"K\x00K\x01\x87R(K\x03U"
+        + bytes([len(order)])
+        + order
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + data
+        + b"tb."
+    )
+
+
+def test_an_array_by_its_opcodes(tmp_path):
+    assert load_pickle("test", write(tmp_path, array_of())).tolist() == [97, 98, 99]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": b"S" + b"9" * 30},
+        {"kind": b"U999999999"},
+        {"kind": b"S999999999"},
+        {"kind": b"i3"},
+        {"kind": b"S0"},
+        {"kind": b"O8"},
+        {"kind": b"b1\n"},
+        {"order": b">>"},
+        {"order": b""},
+        {"shape": b"K\x04\x85"},
+        {"shape": b"\x8a\x08" + struct.pack("<q", 1 << 62) + b"\x85"},
+        {"shape": b"J\xfe\xff\xff\xff\x85"},
+        {"shape": b"(" + b"K\x01" * 100 + b"K\x03t"},
+        {"shape": TUPLES},
+        {"shape": b"N"},
+        {"data": b"N"},
+        {"data": b"K\x03"},
+        {"data": LISTS},
+    ],
+    ids=lambda changes: " ".join(f"{key}={value[:12]!r}" for key, value in changes.items()),
+)
+def test_arrays_that_cannot_be_are_refused(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"test: cannot read .*data\.pkl.*delete it and fetch it again"):
+        load_pickle("test", write(tmp_path, array_of(**changes)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Pidentifier\n.",
+        b"K\x01Q.",
+        b"\x82\x01.",
+        b"\x83\x01\x00.",
+        b"\x84\x01\x00\x00\x00.",
+        b"(inumpy\ndtype\n.",
+        b"(cnumpy\ndtype\nU\x02i2o.",
+        b"cnumpy\ndtype\n)\x81.",
+        b"cnumpy\ndtype\n)}\x92.",
+        b"\x97.",
+        b"K\x01\x98.",
+        b"\x8f.",
+        b"K\x012.",
+        b"\xff.",
+        b"cnumpy\ndtype\n.",
+        b"cnumpy\nndarray\n.",
+        b"c_codecs\nencode\n.",
+        b"c_codecs\nencode\n}U\x01aK\x01sb.",
+        b"c_codecs\nencode\nN}U\x0c__defaults__(NtsR\x86b.",
+        b"cnumpy\ndtype\n}U\x01aK\x01sb.",
+        b"]K\x01b.",
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R.",
+    ],
+)
+@pytest.mark.parametrize("read", [load_pickle, lambda *a: stream_arrays(*a, len)], ids=["load", "stream"])
+def test_opcodes_and_objects_that_data_does_not_need_are_refused(tmp_path, read, content):
+    with pytest.raises(ValueError, match=r"test: cannot read .*data\.pkl.*delete it and fetch it again"):
+        read("test", write(tmp_path, b"\x80\x04" + content))
+
+
+@pytest.mark.parametrize("protocol", ["Python 2", *range(pickle.HIGHEST_PROTOCOL + 1)])
+@pytest.mark.parametrize("read", [load_pickle, lambda *a: stream_arrays(*a, len)], ids=["load", "stream"])
+def test_every_damage_is_a_value_error(tmp_path, protocol, read):
+    value = {"data": np.arange(9), "labels": [1, 2, 3], "names": [b"crab", "eel"], "one": np.float32(1)}
+    whole = PYTHON_2 if protocol == "Python 2" else pickle.dumps(value, protocol=protocol)
+    generator = random.Random(0)
+    messages = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 1, 5])):
+            damaged[generator.randrange(len(whole))] = generator.randrange(256)
+        try:
+            read("test", write(tmp_path, bytes(damaged)))
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert all("data.pkl" in message and len(message) < 1000 for message in messages)
+
+
+@pytest.mark.parametrize("read", [load_pickle, lambda *a: stream_arrays(*a, len)], ids=["load", "stream"])
+def test_what_is_no_plain_file_is_refused(tmp_path, read):
+    """A pipe would be waited for, for ever."""
+    os.mkfifo(tmp_path / "data.pkl")
+    for path in (tmp_path / "data.pkl", tmp_path):
+        with pytest.raises(ValueError, match=rf"test: '{path}' must be a plain file"):
+            read("test", path)
 
 
 def test_a_missing_file_is_missing(tmp_path):

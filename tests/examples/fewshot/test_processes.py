@@ -10,7 +10,7 @@ from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining, Share
 from examples.fewshot.settings import build_learner
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, describe, load, save
 from tests.examples.fewshot import processes
 from tests.examples.launching import launch
 
@@ -34,7 +34,8 @@ def source(base) -> RunFolder:
     folder = RunFolder(settings.folder)
     folder.path.mkdir(parents=True)
     torch.manual_seed(settings.seed)
-    save({"learner": build_learner(settings).state_dict()}, folder.best)
+    learner = build_learner(settings).state_dict()
+    save({**describe(settings), "progress": {}, "learner": learner}, folder.best)
     return folder
 
 
@@ -71,6 +72,9 @@ def jobs(base, source):
         "taken": ("taken_encoder", taken),
         "missing-encoder": ("missing_encoder", missing),
         "missing-data": ("missing_data", base),
+        "in-use": ("refused_program", dataclasses.replace(base, name="in-use")),
+        "no-folder": ("refused_program", dataclasses.replace(base, name="no-folder")),
+        "full-disk": ("full_disk", dataclasses.replace(base, name="full-disk")),
         "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
     }
 
@@ -78,6 +82,9 @@ def jobs(base, source):
 @pytest.fixture(scope="module")
 def results(jobs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("results")
+    in_use = RunFolder(jobs["in-use"][1].folder)
+    in_use.claim()
+    jobs["no-folder"][1].folder.touch()
     launch("tests.examples.fewshot.processes", jobs, out)
     return out
 
@@ -133,6 +140,16 @@ def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, 
     monkeypatch.setattr(train, "draw_curves", lambda *args: None)
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 4, 6]
+
+
+def test_a_run_in_use_a_folder_that_cannot_be_made_and_a_full_disk_stop_all_processes(results, jobs):
+    for rank in range(2):
+        assert "in-use is in use: another program" in torch.load(results / f"in-use-{rank}.pt")["error"]
+        found = torch.load(results / f"no-folder-{rank}.pt")["error"]
+        assert "no-folder is a file where the run's folder goes" in found
+        assert torch.load(results / f"full-disk-{rank}.pt")["error"] == "process 0 has no room"
+    assert {path.name for path in jobs["in-use"][1].folder.iterdir()} == {".lock"}
+    assert load(jobs["full-disk"][1].folder / "checkpoint.pt")["progress"]["step"] == 0
 
 
 def test_only_the_main_process_reads_the_run_that_an_encoder_is_taken_from(results, source):

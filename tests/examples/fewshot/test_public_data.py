@@ -1,6 +1,9 @@
 """The public data sets, each read from a small copy of its published files, unpacked."""
 
+import io
+import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -135,6 +138,45 @@ def test_a_damaged_image_of_omniglot_is_named(tmp_path, monkeypatch):
         omniglot.load_omniglot(root)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "too large", "flipped", "other format"])
+def test_what_is_no_image_of_omniglot_is_named(tmp_path, monkeypatch, kind):
+    root = write_omniglot(tmp_path / "root", monkeypatch)
+    image = sorted((root / "images_background" / "Armenian" / "character01").iterdir())[1]
+    whole = image.read_bytes()
+    image.unlink()
+    if kind == "pipe":
+        os.mkfifo(image)
+    elif kind == "folder":
+        image.mkdir()
+    elif kind == "device":
+        image.symlink_to("/dev/zero")
+    elif kind == "too large":
+        Image.new("1", (14_000, 14_000)).save(image)
+    elif kind == "flipped":
+        position = whole.index(b"IDAT") + 9
+        image.write_bytes(whole[:position] + bytes([whole[position] ^ 64]) + whole[position + 1 :])
+    else:
+        Image.open(io.BytesIO(whole)).save(image, "PPM")
+    with pytest.raises(ValueError, match=rf"load_omniglot: .*the image .*{image.name}"):
+        omniglot.load_omniglot(root)
+
+
+def test_what_is_hidden_in_a_copy_is_passed_over(tmp_path, monkeypatch):
+    expected = {}
+    for name, write, load in (
+        ("omniglot", write_omniglot, omniglot.load_omniglot),
+        ("cifarfs", write_cifar_fs, cifar_fs.load_cifar_fs),
+    ):
+        write(tmp_path / name, monkeypatch)
+        expected[name] = load(tmp_path / name)
+        for folder in [path for path in (tmp_path / name).rglob("*") if path.is_dir()]:
+            (folder / "._0001.png").write_bytes(b"\0\5\x16\7")
+            (folder / ".DS_Store").write_bytes(b"")
+        for part, other in zip(parts(load(tmp_path / name)), parts(expected[name]), strict=True):
+            assert part.names == other.names
+            np.testing.assert_array_equal(part.images, other.images)
+
+
 # CIFAR-100, FC100 and CIFAR-FS
 
 
@@ -227,6 +269,24 @@ def test_other_content_in_a_pickled_split_is_refused(tmp_path):
         fc100.load_fc100(tmp_path)
 
 
+@pytest.mark.parametrize("label", [-1, 100, 1 << 31, 1 << 62])
+def test_labels_beyond_the_classes_are_refused(tmp_path, monkeypatch, label):
+    """Counting them would take memory for all labels up to the largest."""
+    write_cifar100(tmp_path / "cifar")
+    content = pickle.loads((tmp_path / "cifar" / "test").read_bytes())
+    content[b"fine_labels"][0] = label
+    save(tmp_path / "cifar" / "test", content)
+    with pytest.raises(ValueError, match=r"load_fc100: .*cifar' does not hold .*labels .* but 100 classes"):
+        fc100.load_fc100(tmp_path / "cifar")
+    write_tiered(tmp_path / "tiered", monkeypatch)
+    path = tmp_path / "tiered" / "val_labels.pkl"
+    content = pickle.loads(path.read_bytes())
+    content[b"label_specific"] = np.array([0, 0, label])
+    save(path, content)
+    with pytest.raises(ValueError, match=r"val_labels\.pkl' does not hold .*labels .* but 1 classes"):
+        tiered_imagenet.load_tiered_imagenet(tmp_path / "tiered")
+
+
 # mini-ImageNet
 
 
@@ -257,6 +317,27 @@ def test_mini_imagenet_from_folders(tmp_path, monkeypatch, size):
     check_mini(mini_imagenet.load_mini_imagenet(tmp_path, image_size=size), pixels, size)
 
 
+def test_what_is_hidden_in_the_folders_of_mini_imagenet_is_passed_over(tmp_path, monkeypatch):
+    pixels = mini(monkeypatch)
+    for split, names in WNIDS.items():
+        for name in [*names, ".ipynb_checkpoints", "__MACOSX"]:
+            for i, image in enumerate(pixels.get(name, pixels[names[0]])):
+                save(tmp_path / split / name / f"{name}{i:08d}.png", image_file(image))
+            (tmp_path / split / name / ".DS_Store").write_bytes(b"")
+    check_mini(mini_imagenet.load_mini_imagenet(tmp_path), pixels)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1,2\n", b"filename,label\nx.png\n", b"filename,label\n\xff,n\n"]
+)
+def test_other_content_in_the_tables_of_mini_imagenet_is_refused(tmp_path, content):
+    (tmp_path / "images").mkdir()
+    for split in WNIDS:
+        save(tmp_path / f"{split}.csv", content)
+    with pytest.raises(ValueError, match=r"load_mini_imagenet: "):
+        mini_imagenet.load_mini_imagenet(tmp_path)
+
+
 def test_mini_imagenet_from_tables(tmp_path, monkeypatch):
     pixels = mini(monkeypatch)
     for split, names in WNIDS.items():
@@ -279,6 +360,17 @@ def test_other_content_in_the_pickles_of_mini_imagenet_is_refused(tmp_path):
     for split in WNIDS:
         save(tmp_path / f"mini-imagenet-cache-{split}.pkl", {"image_data": noise((3, 84, 84, 3))})
     with pytest.raises(ValueError, match=r"cache-train\.pkl' does not hold what its name says \(KeyError"):
+        mini_imagenet.load_mini_imagenet(tmp_path)
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 1], [0, 1], [0, 1, -1], [0, 1, 2, 2], [0, 1, 3]])
+def test_images_that_are_not_in_one_class_of_mini_imagenet_are_refused(tmp_path, monkeypatch, positions):
+    write_mini(tmp_path, monkeypatch)
+    path = tmp_path / "mini-imagenet-cache-val.pkl"
+    content = pickle.loads(path.read_bytes())
+    content["class_dict"][WNIDS["val"][0]] = positions
+    save(path, content)
+    with pytest.raises(ValueError, match=r"cache-val\.pkl' does not hold .*do not hold every image once"):
         mini_imagenet.load_mini_imagenet(tmp_path)
 
 
@@ -351,6 +443,31 @@ def test_a_damaged_cache_is_named(tmp_path, monkeypatch):
     images = tiered_imagenet.load_tiered_imagenet(tmp_path).train.images
     with pytest.raises(ValueError, match=r"cannot read the image at byte \d+ of .*images\.bin"):
         images[:]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an index", "cut", "flipped", "other"])
+@pytest.mark.parametrize("file", ["index.npz", "images.bin"])
+def test_a_damaged_file_of_a_cache_is_named(tmp_path, monkeypatch, file, content):
+    expected = write_tiered(tmp_path, monkeypatch)
+    tiered_imagenet.load_tiered_imagenet(tmp_path)
+    cache = tmp_path / "tiered-imagenet-val.cache"
+    whole = (cache / file).read_bytes()
+    (cache / file).unlink()
+    if content == "cut":
+        content = whole[:100]
+    elif content == "flipped":
+        content = whole[:150] + b"????" + whole[154:]
+    elif content == "other":
+        np.savez(cache / "other.npz", names=np.array(["tench"]))
+        content = (cache / "other.npz").read_bytes()
+    if content is not None:
+        (cache / file).write_bytes(content)
+    message = r"cannot read '.*val\.cache' .* delete this folder|cannot read the image at byte .*val\.cache"
+    with pytest.raises(ValueError, match=message):
+        tiered_imagenet.load_tiered_imagenet(tmp_path).validation.images[:]
+    shutil.rmtree(cache)
+    images = tiered_imagenet.load_tiered_imagenet(tmp_path).validation.images
+    np.testing.assert_array_equal(images[:], expected["val"][1])
 
 
 def test_what_is_no_png_is_refused_before_anything_is_kept(tmp_path, monkeypatch):

@@ -94,3 +94,8 @@ def test_command_gives_the_settings_back():
     words = shlex.split(command(settings))
     assert words[:3] == ["python", "-m", "examples.fewshot.train"]
     assert tyro.cli(Settings, args=words[3:]) == settings
+
+
+def test_a_name_that_leads_elsewhere_is_refused():
+    with pytest.raises(ValueError, match=r"--name must be that of a folder below --runs, got '../x'"):
+        Settings(name="../x").check()

@@ -25,11 +25,13 @@ from examples.fewshot.data.classes import Splits
 from examples.fewshot.evaluate import load_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
-from examples.training.run_folder import RunFolder, load
+from examples.fewshot.settings import Settings
+from examples.training.run_folder import RunFolder, load, save
 from tests.examples.fewshot.conftest import patterns
 from tests.examples.runs import assert_same_run, numbers_of
 
 FILES = {
+    ".lock",
     "config.json",
     "metrics.json",
     "checkpoint.pt",
@@ -204,6 +206,92 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     assert_same_run(folder, uninterrupted(protocol))
 
 
+def threads_of_steps(monkeypatch) -> list[int]:
+    """With how many threads PyTorch computes, at each step on episodes."""
+    seen: list[int] = []
+    forward = EpisodeTraining.forward
+
+    def noting(self, batch):
+        seen.append(torch.get_num_threads())
+        return forward(self, batch)
+
+    monkeypatch.setattr(EpisodeTraining, "forward", noting)
+    return seen
+
+
+def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, monkeypatch):
+    """Unless it is told otherwise: PyTorch's sums depend on their number."""
+    without_pictures(monkeypatch)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)  # PyTorch's own choice on some machine
+        with monkeypatch.context() as patch:
+            act_at_step(patch, EpisodeTraining, 1, press_ctrl_c)
+            assert train.main(settings) == train.INTERRUPTED
+        seen = threads_of_steps(monkeypatch)
+        torch.set_num_threads(1)
+        with monkeypatch.context() as patch:
+            act_at_step(patch, EpisodeTraining, 1, press_ctrl_c)
+            assert train.main(dataclasses.replace(settings, resume=True)) == train.INTERRUPTED
+        assert seen == [3, 3]
+        assert train.main(dataclasses.replace(settings, resume=True, threads=2)) == 0
+        assert seen == [3, 3, 2, 2]
+        assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_whose_data_have_moved_is_continued(settings, uninterrupted, monkeypatch):
+    without_pictures(monkeypatch)
+    with monkeypatch.context() as patch:
+        act_at_step(patch, EpisodeTraining, 2, press_ctrl_c)
+        assert train.main(dataclasses.replace(settings, root=Path("here"))) == train.INTERRUPTED
+    moved = dataclasses.replace(settings, root=Path("there"), second_root=None, resume=True)
+    assert train.main(moved) == 0
+    assert_same_run(RunFolder(settings.folder), uninterrupted("sync"))
+    assert load(RunFolder(settings.folder).checkpoint)["settings"]["root"] == "there"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (patterns(12, 5, 0), "28 classes with 168 images; found 28 classes with 156 images"),
+        (
+            dataclasses.replace(patterns(12, 6, 0), names=tuple(map(str, range(12)))),
+            "28 classes with 168 images; found 28 classes with 168 images, or others of their names; give",
+        ),
+    ],
+)
+def test_a_run_is_not_continued_on_other_data(settings, splits, monkeypatch, other, message):
+    with monkeypatch.context() as patch:
+        act_at_step(patch, EpisodeTraining, 2, press_ctrl_c)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    before = folder.checkpoint.read_bytes()
+    monkeypatch.setattr(train, "load_domains", lambda settings: [dataclasses.replace(splits, train=other)])
+    with pytest.raises(ValueError, match="was trained on other data, " + message):
+        train.main(dataclasses.replace(settings, resume=True))
+    assert folder.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["learner", "head", "optimizer"])
+def test_a_run_with_damaged_numbers_is_not_continued(settings, monkeypatch, part):
+    with monkeypatch.context() as patch:
+        act_at_step(patch, EpisodeTraining, 2, press_ctrl_c)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    state = load(folder.checkpoint)
+    if part == "learner":
+        state[part][min(state[part])].view(-1)[0] = torch.nan
+    else:
+        state[part] = {"other": torch.ones(3)}
+    save(state, folder.checkpoint)
+    before = folder.checkpoint.read_bytes(), folder.metrics.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.pt.*; put back a copy of it, or train anew"):
+        train.main(dataclasses.replace(settings, resume=True))
+    assert (folder.checkpoint.read_bytes(), folder.metrics.read_bytes()) == before
+
+
 def test_resuming_a_finished_run_changes_nothing(settings):
     assert train.main(settings) == 0
     folder = RunFolder(settings.folder)
@@ -244,12 +332,20 @@ def test_ctrl_c_in_another_process(tmp_path):
             character = process.stderr.read(1)
             assert character, f"the program ended: {shown}"
             shown += character
+        folder = RunFolder(tmp_path / "tiny")
+        running = dataclasses.replace(Settings(**load(folder.checkpoint)["settings"]), runs=tmp_path)
+        metrics = folder.metrics.read_bytes()
+        for change in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
+                folder.open(dataclasses.replace(running, **change))
+        with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
+            evaluate.evaluate(evaluate.Evaluation(runs=(folder.path,)))
+        assert folder.metrics.read_bytes() == metrics
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == train.INTERRUPTED, err
     assert "Traceback" not in err
     assert "--resume" in out
-    folder = RunFolder(tmp_path / "tiny")
     progress = load(folder.checkpoint)["progress"]
     assert progress["phase"] == "episodes"
     assert progress["step"] > 0

@@ -57,7 +57,8 @@ def test_a_run_of_the_cue_task(folders, capsys):
     result = evaluate(options)
     out = capsys.readouterr().out
     assert evaluate(options) == result, "evaluation is not reproducible"
-    assert json.loads(folder.evaluation.read_text(), parse_constant=pytest.fail) == result
+    output = folder.path / "evaluation-random-episodes30-environments7.json"
+    assert json.loads(output.read_text(), parse_constant=pytest.fail) == result
     [run] = result["runs"]
     assert (run["run"], run["core"], run["training_seed"]) == (str(folder.path), "lstm", 0)
     assert run["frames"] == 40
@@ -84,11 +85,11 @@ def test_a_run_of_the_cue_task(folders, capsys):
     means = [part["games"]["cue"]["new episodes"][policy]["return"]["mean"] for part, policy, _ in players]
     assert len(set(means)) == 3, "who plays and how makes no difference here"
 
-    written = folder.evaluation.with_suffix(".md").read_text()
+    written = output.with_suffix(".md").read_text()
     assert written == out
     found = run["games"]["cue"]["new episodes"]["sampled"]["return"]
     assert f"| s0 (lstm), sampled | {found['mean']:.2f} ± {found['interval_95']:.2f} |" in written
-    with Image.open(folder.evaluation.with_suffix(".png")) as image:
+    with Image.open(output.with_suffix(".png")) as image:
         assert image.size[0] > 300
 
 
@@ -130,7 +131,7 @@ def test_seeds_are_summarised_by_students_t(folders):
             "count": 2,
         }
     assert max(sds) > 0, "the seeds are alike"
-    written = paths[0].parent / "s0+s2-evaluation.json"
+    written = paths[0].parent / "s0+s2-evaluation-episodes20.json"
     assert json.loads(written.read_text()) == joint
     assert "| lstm, 2 seeds, greedy |" in written.with_suffix(".md").read_text()
 
@@ -206,7 +207,8 @@ def test_without_constants_nothing_is_normalised(settings, made):
 def test_acting_at_random_alone(folders):
     result = evaluate(Evaluation(runs=(folders[0].path,), policies=(), random=True, episodes=4))
     assert result["runs"] == []
-    assert "| random policy |" in folders[0].evaluation.with_suffix(".md").read_text()
+    tables = folders[0].path / "evaluation-no_policies-random-episodes4.md"
+    assert "| random policy |" in tables.read_text()
 
 
 @pytest.mark.parametrize(
@@ -239,21 +241,10 @@ def test_options_that_do_not_fit_are_named(folders):
         ({"threads": -1}, "--threads must be at least 0, got -1"),
         ({"environment_threads": -1}, "--environment-threads must be at least 0, got -1"),
         ({"splits": ()}, "--splits must name at least one"),
-        ({"output": Path("numbers.md")}, r"--output must end in .json, got numbers.md"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluation(**({"runs": (folders[0].path,)} | changes)))
     assert not folders[0].evaluation.exists()
-
-
-def test_a_run_of_another_program(folders, tmp_path):
-    state = load(folders[0].checkpoint)
-    state["settings"]["n_way"] = 5
-    other = RunFolder(tmp_path / "other")
-    other.path.mkdir()
-    save(state, other.checkpoint)
-    with pytest.raises(ValueError, match=r"evaluate: .*other is no run to evaluate: .* has no n_way"):
-        evaluate(Evaluation(runs=(other.path,)))
 
 
 def test_a_folder_without_a_run(tmp_path):
@@ -275,3 +266,57 @@ def test_the_command_line(tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert "give the folder of a run" in process.stderr
+
+
+def test_other_choices_leave_the_runs_own_evaluation_alone(folders):
+    folder = folders[0]
+    own = folder.path / Evaluation(runs=(folder.path,)).file
+    assert own == folder.evaluation
+    own.write_text("mine")
+    for changes, name in (
+        ({"episodes": 4}, "episodes4"),
+        ({"episodes": 4, "environments": 2}, "episodes4-environments2"),
+        ({"episodes": 4, "seed": 2}, "episodes4-seed2"),
+        ({"episodes": 4, "policies": ("greedy",)}, "greedy-episodes4"),
+        ({"episodes": 4, "splits": ("train",), "random": True}, "train-random-episodes4"),
+    ):
+        evaluate(Evaluation(runs=(folder.path,), **changes))
+        for suffix in (".json", ".md", ".png"):
+            assert (folder.path / f"evaluation-{name}{suffix}").exists(), name
+    assert own.read_text() == "mine"
+
+
+def test_an_output_that_would_replace_something_else_is_refused_before_anything_is_played(
+    folders, tmp_path
+):
+    paths = tuple(folder.path for folder in folders)
+    before = {path: path.read_bytes() for path in folders[0].path.iterdir()}
+    for runs, output, message in (
+        (paths[:1], tmp_path / "numbers.md", "--output must end in .json, got .*numbers.md"),
+        (paths[:1], folders[0].config, "would replace .*config.json; choose another"),
+        (paths[1:], folders[0].path / "contact_sheet.json", "would replace .*contact_sheet.png"),
+        (paths, folders[1].evaluation, "would replace .*s2.*evaluation.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(Evaluation(runs=runs, output=output))
+    assert {path: path.read_bytes() for path in folders[0].path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["agent"].popitem(), "lacks the weight"),
+        (lambda state: next(iter(state["agent"].values())).fill_(math.inf), "is not finite"),
+        (lambda state: state.pop("agent"), "has no weights"),
+        (
+            lambda state: state.update(program="examples.fewshot.train"),
+            "of a run of examples.fewshot.train",
+        ),
+    ],
+)
+def test_a_damaged_run_is_named(folders, change, message):
+    state = load(folders[0].checkpoint)
+    change(state)
+    save(state, folders[0].checkpoint)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt.*{message}"):
+        evaluate(Evaluation(runs=(folders[0].path,)))

@@ -15,12 +15,14 @@ from PIL import Image
 
 from examples.rl import train
 from examples.rl.division import Block, session_seed
+from examples.rl.evaluate import Evaluation, evaluate
+from examples.rl.settings import load_settings
 from examples.rl.trainer import Trainer
 from examples.training.run_folder import RunFolder, load, save
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
 from tests.examples.runs import assert_same_run
 
-FILES = {"config.json", "metrics.json", "checkpoint.pt", "curves.png"}
+FILES = {".lock", "config.json", "metrics.json", "checkpoint.pt", "curves.png"}
 
 
 @pytest.fixture
@@ -99,6 +101,49 @@ def test_a_stopped_run_continues_to_the_same_numbers(
         assert load(folder.checkpoint)["progress"]["update"] == update + 1, "a whole update was lost"
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert_same_run(folder, RunFolder(whole.folder))
+
+
+def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, made, monkeypatch):
+    """Unless it is told otherwise: PyTorch's sums depend on their number."""
+    before, seen = torch.get_num_threads(), []
+    learn = Trainer._learn
+
+    def noting(self, unroll):
+        seen.append(torch.get_num_threads())
+        return learn(self, unroll)
+
+    monkeypatch.setattr(Trainer, "_learn", noting)
+    try:
+        torch.set_num_threads(3)  # PyTorch's own choice on some machine
+        for update, change in enumerate(({}, {"resume": True}, {"resume": True, "threads": 2})):
+            with monkeypatch.context() as patch:
+                act_in_update(patch, update, press_ctrl_c)
+                assert train.main(dataclasses.replace(settings, **change)) == train.INTERRUPTED
+            torch.set_num_threads(1)
+        assert seen == [3, 3, 2]
+        assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("part", ["agent", "optimizer", "actor"])
+def test_a_run_with_damaged_numbers_is_not_continued(settings, made, monkeypatch, part):
+    with monkeypatch.context() as patch:
+        act_in_update(patch, 2, press_ctrl_c)
+        assert train.main(settings) == train.INTERRUPTED
+    folder = RunFolder(settings.folder)
+    state = load(folder.checkpoint)
+    if part == "agent":
+        state[part].popitem()
+    elif part == "optimizer":
+        next(iter(state[part]["state"].values()))["square_avg"].view(-1)[0] = torch.nan
+    else:
+        next(iter(state[part]["weights"].values())).view(-1)[0] = torch.inf
+    save(state, folder.checkpoint)
+    before = folder.checkpoint.read_bytes(), folder.metrics.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.pt.*; put back a copy of it, or train anew"):
+        train.main(dataclasses.replace(settings, resume=True))
+    assert (folder.checkpoint.read_bytes(), folder.metrics.read_bytes()) == before
 
 
 def test_resuming_a_finished_run_changes_nothing(settings, made):
@@ -186,12 +231,18 @@ def test_ctrl_c_in_another_process(tmp_path):
             character = process.stderr.read(1)
             assert character, f"the program ended: {shown}"
             shown += character
+        folder = RunFolder(tmp_path / "tiny")
+        running = dataclasses.replace(load_settings(load(folder.checkpoint)["settings"]), runs=tmp_path)
+        for change in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
+                train.main(dataclasses.replace(running, **change))
+        with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
+            evaluate(Evaluation(runs=(folder.path,)))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=600)
     assert process.returncode == train.INTERRUPTED, err
     assert "Traceback" not in err
     assert "--resume" in out
-    folder = RunFolder(tmp_path / "tiny")
     assert load(folder.checkpoint)["progress"]["update"] > 0
     assert {file.name for file in folder.path.iterdir()} <= FILES
 

@@ -12,7 +12,7 @@ from examples.rl.settings import Settings
 from examples.rl.trainer import Trainer
 from examples.training.accelerator import make_accelerator
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder, save
+from examples.training.run_folder import RunFolder, describe
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
 
 
@@ -48,9 +48,7 @@ def begun(settings, name: str, **changes) -> RunFolder:
         settings, name=name, core="lstm", lstm_size=8, channels=(4,), n_features=8, **changes
     )
     folder = RunFolder(settings.folder)
-    folder.open(settings)
     torch.manual_seed(settings.seed)
-    agent = train.make_agent(settings, FakeEnvironment(1))
-    state = {"settings": settings.record(), "progress": {"update": 0}, "agent": agent.state_dict()}
-    save(state, folder.checkpoint)
+    agent = train.make_agent(settings, FakeEnvironment(1)).state_dict()
+    folder.begin(settings, {**describe(settings), "progress": {"update": 0}, "agent": agent})
     return folder

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -12,6 +12,8 @@ from examples.training.settings import FREE, RunSettings
 @dataclasses.dataclass(frozen=True)
 class Settings(RunSettings):
     """Do nothing."""
+
+    program: ClassVar[str] = "nothing"
 
     steps: int = 6
     """How often."""

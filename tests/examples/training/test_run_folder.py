@@ -1,19 +1,88 @@
+import contextlib
 import dataclasses
+import errno
+import io
 import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import filelock
 import pytest
 import torch
 
 from examples.training import run_folder
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, Written, describe, load, save, write_json
+from examples.training.run_pool import is_finished
+from tests.examples.launching import ROOT
+from tests.examples.training.conftest import Settings
 
 
 def started(settings) -> RunFolder:
     folder = RunFolder(settings.folder)
     assert folder.open(settings) is None
-    size = folder.report({"step": 1})
-    save({"settings": settings.record(), "progress": {"metrics_bytes": size}}, folder.checkpoint)
+    folder.begin(settings, {})
+    size, checksum = folder.report({"step": 1}, Written())
+    progress = {"metrics_bytes": size, "metrics_checksum": checksum}
+    save({**describe(settings), "progress": progress, "weights": torch.ones(3)}, folder.checkpoint)
     return folder
+
+
+def resuming(settings):
+    return dataclasses.replace(settings, resume=True)
+
+
+def overwriting(settings):
+    return dataclasses.replace(settings, overwrite=True)
+
+
+def contents(folder: RunFolder) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+
+def names(folder: RunFolder) -> set[str]:
+    return {path.name for path in folder.path.iterdir()}
+
+
+def refuse(path: Path, monkeypatch, number: int) -> None:
+    """Let the system refuse to open what is written in place of a file."""
+    partial = path.with_suffix(".part").name
+    opened = Path.open
+
+    def refusing(self, mode="r", *args, **kwargs):
+        if self.name == partial:
+            raise OSError(number, os.strerror(number), str(self))
+        return opened(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refusing)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for some bytes."""
+
+    room = 200
+
+    def write(self, data):
+        if self.tell() + len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> None:
+    opened = Path.open
+
+    def opening(self, mode="r", *args, **kwargs):
+        if self.name == "checkpoint.part":
+            return FullDisk(self, mode.replace("b", ""))
+        return opened(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opening)
 
 
 def test_a_failing_save_leaves_the_earlier_file(tmp_path, monkeypatch):
@@ -40,21 +109,159 @@ def test_config_is_json_of_every_setting(settings):
 
 def test_a_run_is_not_overwritten_unasked(settings):
     folder = started(settings)
+    before = contents(folder)
     with pytest.raises(FileExistsError, match=r"already holds a run; add --resume .* --overwrite"):
         folder.open(settings)
+    assert contents(folder) == before
+
+
+def test_overwriting_deletes_what_the_run_left_and_nothing_else(settings):
+    folder = started(settings)
     pictures = (folder.curves, folder.episodes, folder.positions, folder.contact_sheet)
     for made in (folder.best, folder.evaluation, *pictures):
         made.touch()
-    (folder.path / "evaluation-shots.json").touch()
-    assert folder.open(dataclasses.replace(settings, overwrite=True)) is None
+    for name in ("evaluation.md", "evaluation-shots.json", "evaluation-shots.png"):
+        (folder.path / name).touch()
+    (folder.trackers / "fewshot").mkdir(parents=True)
+    (folder.path / "evaluation_x").mkdir()
+    (folder.path / "evaluation-x.json").mkdir()
+    (folder.path / "evaluation notes.txt").touch()
+    before = contents(folder)
+    assert folder.open(overwriting(settings)) is None
+    assert contents(folder) == before, "nothing is deleted before the new run's checkpoint is there"
+    folder.begin(settings, {"new": True})
     assert folder.reports() == []
-    assert {file.name for file in folder.path.iterdir()} == {"config.json", "metrics.json"}
+    assert load(folder.checkpoint) == {"new": True}
+    own = {".lock", "config.json", "metrics.json", "checkpoint.pt"}
+    assert names(folder) == own | {"evaluation_x", "evaluation-x.json", "evaluation notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["best.pt", "metrics.json", "curves.png", "config.json"])
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_deleted(settings, name):
+    folder = started(settings)
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).mkdir()
+    before = contents(folder)
+    for changed in (overwriting(settings), resuming(settings)):
+        with pytest.raises(
+            IsADirectoryError, match=f"{name} is a folder where the run has a file; move it"
+        ):
+            folder.open(changed)
+    assert contents(folder) == before
+
+
+def test_trackers_that_are_a_link_are_left_where_they_are(settings, tmp_path):
+    folder = started(settings)
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "event").touch()
+    folder.trackers.symlink_to(tmp_path / "events")
+    folder.begin(settings, {})
+    assert not folder.trackers.is_symlink()
+    assert (tmp_path / "events" / "event").exists()
+
+
+def test_a_run_folder_that_is_a_link(settings, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    settings.folder.symlink_to(tmp_path / "elsewhere")
+    folder = started(settings)
+    assert folder.open(resuming(settings)) is not None
+    folder.begin(settings, {})
+    assert settings.folder.is_symlink()
+    assert (tmp_path / "elsewhere" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("what", ["run", "runs"])
+def test_a_file_in_the_place_of_the_folder_is_named(settings, what):
+    path = {"run": settings.folder, "runs": settings.runs / "file"}[what]
+    path.write_text("mine")
+    settings = dataclasses.replace(settings, runs=settings.runs / "file") if what == "runs" else settings
+    with pytest.raises(OSError, match=f"{settings.folder}.*; .* choose another") as raised:
+        RunFolder(settings.folder).open(settings)
+    assert "\n" not in str(raised.value)
+    assert path.read_text() == "mine"
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_the_earlier_run(settings, full_disk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FullDisk, "room", 10**9)
+        folder = started(settings)
+    (folder.trackers / "fewshot").mkdir(parents=True)
+    before = contents(folder)
+    with pytest.raises(OSError, match=r"cannot begin a run in .*tiny: No space left on device; make room"):
+        folder.begin(settings, {"weights": torch.zeros(1000)})
+    assert contents(folder) == before
+    assert folder.trackers.exists()
+
+
+def test_a_full_disk_at_the_first_checkpoint_of_all_leaves_no_half_file(settings, full_disk):
+    folder = RunFolder(settings.folder)
+    with pytest.raises(OSError, match=r"cannot begin a run in .*: No space left on device; make room"):
+        folder.begin(settings, {"weights": torch.zeros(1000)})
+    assert names(folder) == {".lock"}
+    assert folder.open(settings) is None, "the same command begins it later"
+
+
+def test_a_full_disk_at_a_later_checkpoint_leaves_the_one_before(settings, full_disk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FullDisk, "room", 10**9)
+        folder = started(settings)
+    before = contents(folder)
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint.pt: No space .*; make room .* --resume"):
+        save({"weights": torch.zeros(1000)}, folder.checkpoint)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_named_before_anything_is_deleted(settings, monkeypatch, number):
+    folder = started(settings)
+    before = contents(folder)
+    with monkeypatch.context() as patch:
+        refuse(folder.checkpoint, patch, number)
+        with pytest.raises(OSError, match=f"cannot begin a run in .*: {os.strerror(number)}; make room"):
+            folder.begin(settings, {})
+    assert contents(folder) == before
+
+    def acquire(self):
+        raise OSError(number, os.strerror(number), self.lock_file)
+
+    del folder  # and its claim
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with pytest.raises(OSError, match=f"cannot write to the folder .*: {os.strerror(number)}; make room"):
+        RunFolder(settings.folder).open(resuming(settings))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(settings, monkeypatch):
+    folder = started(settings)
+    stat = Path.stat
+
+    def refusing(self, **kwargs):
+        if self.name in ("checkpoint.pt", "best.pt"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return stat(self, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    for look in (lambda: folder.open(resuming(settings)), lambda: folder.best_or_last(Settings)):
+        with pytest.raises(PermissionError, match=r"cannot read .*\.pt: Permission denied; mend its"):
+            look()
+
+
+def test_a_folder_that_disappears_is_named(settings):
+    folder = started(settings)
+    shutil.rmtree(folder.path)
+    for write in (lambda: save({}, folder.checkpoint), lambda: folder.report({}, Written())):
+        with pytest.raises(
+            FileNotFoundError, match=r"cannot write .*: No such file or directory; make room"
+        ):
+            write()
 
 
 def test_resuming_drops_what_was_reported_after_the_checkpoint(settings):
     folder = started(settings)
-    folder.report({"step": 2})
-    assert folder.open(dataclasses.replace(settings, resume=True)) is not None
+    folder.report({"step": 2}, Written())
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 3, "lo')  # and was killed
+    assert [line["step"] for line in folder.reports()] == [1, 2]
+    assert folder.open(resuming(settings)) is not None
     assert folder.reports() == [{"step": 1}]
 
 
@@ -73,10 +280,249 @@ def test_resuming_for_longer_is_no_change(settings):
 
 def test_nothing_to_resume(settings):
     with pytest.raises(FileNotFoundError, match="leave --resume out"):
-        RunFolder(settings.folder).open(dataclasses.replace(settings, resume=True))
+        RunFolder(settings.folder).open(resuming(settings))
+    assert not settings.folder.exists()
 
 
 def test_resume_and_overwrite_exclude_each_other(settings):
     both = dataclasses.replace(settings, resume=True, overwrite=True)
     with pytest.raises(ValueError, match="exclude each other"):
         RunFolder(settings.folder).open(both)
+
+
+def change(**changes: object) -> Callable[[Path], None]:
+    """Write the checkpoint again, with some of its parts changed or, if None, left out."""
+
+    def changed(path: Path) -> None:
+        state = {**load(path), **changes}
+        torch.save({name: value for name, value in state.items() if value is not None}, path)
+
+    return changed
+
+
+def change_settings(**changes: object) -> Callable[[Path], None]:
+    def changed(path: Path) -> None:
+        recorded = {**load(path)["settings"], **changes}
+        change(settings={name: value for name, value in recorded.items() if value != "none"})(path)
+
+    return changed
+
+
+def foreign_archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "something else")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "a byte": (lambda path: path.write_bytes(b"P"), "is no checkpoint of a run"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "or cut short"),
+    "a byte short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged or cut short"),
+    "text": (lambda path: path.write_text("something else"), "is no checkpoint of a run"),
+    "archive": (foreign_archive, "is no checkpoint of a run"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps({"settings": {}})), "is no checkpoint of a run"),
+    "code": (lambda path: torch.save({"settings": Path}, path), "is no checkpoint of a run"),
+    "a tensor": (lambda path: torch.save(torch.ones(3), path), "is no checkpoint of a run"),
+    "no settings": (change(settings=None), "is no checkpoint of a run: it has no settings"),
+    "no progress": (change(progress=None), "is no checkpoint of a run"),
+    "a length missing": (change(progress={}), "does not say how long metrics.json was"),
+    "newer": (change(format=3), "was written by a newer version of the program, in format 3"),
+    "newer settings": (
+        change_settings(depth=3),
+        "another version of nothing: a newer version, with depth",
+    ),
+    "older settings": (change_settings(decay="none"), "another version of nothing: one without decay"),
+    "another program": (change(program="other.train"), "is of a run of other.train, not of nothing"),
+    "another program of format 1": (
+        lambda path: (
+            change(format=None, program=None)(path),
+            change_settings(a=1, b=2, c=3, d=4, decay="none")(path),
+        ),
+        "of another program than nothing, which has no a, b, c and 1 more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_checkpoint_that_is_not_the_runs_is_named_and_nothing_is_changed(settings, name):
+    damage, message = DAMAGE[name]
+    folder = started(settings)
+    folder.report({"step": 2}, Written())
+    damage(folder.checkpoint)
+    before = contents(folder)
+    with pytest.raises(ValueError, match=rf"checkpoint\.pt .*{message}.*[;,] (put back|use )") as raised:
+        folder.open(resuming(settings))
+    assert "\n" not in str(raised.value)
+    assert contents(folder) == before
+    if name != "a length missing":  # which only resuming asks for
+        with pytest.raises(ValueError, match=message):
+            folder.best_or_last(Settings)
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path):
+    """Of the bytes between the parts of the archive nothing is read, and so they may change."""
+    path = tmp_path / "checkpoint.pt"
+    save({"settings": {"name": "tiny"}, "weights": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        flipped = whole[place] ^ 1 << place % 8
+        path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        try:
+            state = load(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert state["settings"] == {"name": "tiny"}
+            assert torch.equal(state["weights"], torch.ones(3))
+    assert refused > 400
+
+
+def test_best_weights_that_are_lost_or_damaged_are_named_before_training_goes_on(settings):
+    folder = started(settings)
+    state = load(folder.checkpoint)
+    state["progress"] |= {"step": 6, "best_step": 4}
+    save(state, folder.checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"best.pt is missing, the weights that did best .*; put"):
+        folder.open(resuming(settings))
+    folder.best.write_bytes(folder.checkpoint.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"best.pt is damaged"):
+        folder.open(resuming(settings))
+    folder.best.write_bytes(folder.checkpoint.read_bytes())
+    assert folder.open(resuming(settings)) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is missing"),
+        (b"", "has 0 bytes, and had 12 at the last checkpoint"),
+        (b'{"step": 1}', "has 11 bytes, and had 12 at the last checkpoint"),
+        (b'{"step": 2}\n', "is not as the run wrote it"),
+        (b"\0" * 12, "is not as the run wrote it"),
+        (b"something else, and longer", "is not as the run wrote it"),
+        (b"12\n\xff34567890\n", "line 1 is no report of the run"),
+    ],
+)
+def test_metrics_that_are_not_the_runs_are_named_before_training_goes_on(settings, content, message):
+    folder = started(settings)
+    folder.metrics.unlink()
+    if content is not None:
+        folder.metrics.write_bytes(content)
+    before = contents(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"metrics\.json:? {message}; put back"):
+        folder.open(resuming(settings))
+    assert contents(folder) == before
+
+
+def test_a_damaged_line_of_metrics_is_named(settings):
+    folder = started(settings)
+    folder.metrics.write_text('{"step": 1}\n{"step":\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics.json: line 2 is no report of the run; put back"):
+        folder.reports()
+
+
+def test_settings_of_a_run_that_are_damaged_or_of_a_newer_version_are_named(settings):
+    folder = started(settings)
+    assert not is_finished(settings, folder.evaluation)
+    for text in ("", "{", "[]", "\xff"):
+        folder.config.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"config.json is damaged: .*; put back a copy"):
+            is_finished(settings, folder.evaluation)
+    write_json(folder.config, {**settings.record(), "depth": 3})
+    with pytest.raises(ValueError, match=r"run with other settings \(--depth: was 3, now unknown\)"):
+        is_finished(settings, folder.evaluation)
+
+
+_CLAIM = """
+import os, sys, time
+from pathlib import Path
+from examples.training.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+folder.claim()
+if sys.argv[2] == "with a child" and os.fork() == 0:  # as a loader's worker, which outlives a kill
+    time.sleep(60)
+    os._exit(0)
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_program() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a program that claims a run."""
+    begun = []
+
+    def start(path: Path, how: str = "alone") -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CLAIM, str(path), how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=ROOT,
+            text=True,
+        )
+        begun.append(process)
+        assert process.stdout.readline() == "claimed\n"
+        return process
+
+    yield start
+    for process in begun:
+        if os.name == "nt":
+            process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)  # the child too
+        process.communicate()
+
+
+def test_a_run_that_another_program_works_on_is_neither_resumed_nor_overwritten(settings, other_program):
+    folder = started(settings)
+    del folder  # and its claim
+    process = other_program(settings.folder)
+    folder = RunFolder(settings.folder)
+    folder.report({"step": 2}, Written())
+    before = contents(folder)
+    for changed in (resuming(settings), overwriting(settings)):
+        with pytest.raises(BlockingIOError, match=r"tiny is in use: another program .*; wait until"):
+            RunFolder(settings.folder).open(changed)
+    with pytest.raises(BlockingIOError, match="is in use"):
+        folder.begin(settings, {})
+    assert contents(folder) == before
+    process.kill()
+    process.wait()
+    assert folder.open(resuming(settings)) is not None
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "alone",
+        pytest.param(
+            "with a child", marks=pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+        ),
+    ],
+)
+def test_a_killed_program_lets_go_of_its_run(settings, other_program, how):
+    started(settings)
+    process = other_program(settings.folder, how)
+    with pytest.raises(BlockingIOError):
+        RunFolder(settings.folder).open(resuming(settings))
+    process.kill()
+    process.wait()
+    assert RunFolder(settings.folder).open(resuming(settings)) is not None
+
+
+def test_a_program_claims_its_own_run_as_often_as_it_likes(settings, tmp_path, other_program):
+    folder = started(settings)
+    (tmp_path / "link").symlink_to(settings.folder)
+    others = [RunFolder(settings.folder), RunFolder(tmp_path / "link")]
+    for other in others:
+        other.claim()
+    del folder, other
+    others.pop()
+    with pytest.raises(AssertionError):  # it could not claim it
+        other_program(settings.folder)
+    del others
+    other_program(settings.folder)

@@ -54,9 +54,24 @@ def test_changes_are_those_of_settings_that_decide_numbers():
         "--steps: was 6, now 7",
     ]
     del recorded["decay"]
-    assert Settings().changes(recorded) == ["--decay: was None, now 0.5"]
+    recorded["depth"] = 3
+    assert Settings().changes(recorded) == ["--decay: was None, now 0.5", "--depth: was 3, now unknown"]
+    assert Settings.differences(recorded) == (["depth"], ["decay"])
 
 
 def test_the_folder_is_named_after_the_run():
     assert Settings(name="mine", runs=Path("a")).folder == Path("a/mine")
     assert flag("max_minutes") == "--max-minutes"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/../../x", "/x", "a/..", "..\\x", "\\x", "C:x", "C:\\x", "\0"]
+)
+def test_a_name_that_leads_out_of_the_folder_of_all_runs_is_refused(name):
+    with pytest.raises(ValueError, match="train: --name must be that of a folder below --runs, got"):
+        Settings(name=name).check_name()
+
+
+@pytest.mark.parametrize("name", ["x", "a b", "a/b", "...", "..x", "x.log", "ü"])
+def test_other_names_pass(name):
+    Settings(name=name).check_name()

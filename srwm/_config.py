@@ -1,0 +1,70 @@
+"""What runs here: versions, backends and why one cannot run, and kernels compiled ahead."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+
+from srwm import _checks, _dispatch
+from srwm._version import __version__
+from srwm.operators.srwm import SRWM
+
+
+def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
+    """Compile the CUDA kernels of one size ahead, for CuPy's current device.
+
+    They are compiled when first used otherwise, which takes a second or two each, and kept on disk in
+    CuPy's folder, `CUPY_CACHE_DIR`. On the CPU there is nothing to compile.
+
+    Parameters
+    ----------
+    D, Do : int
+        Entries of an input and of an output; of the delta rule, of a key and of a value.
+    dtype : str or dtype
+        float16, bfloat16, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        No such dtype, or sizes that the kernels do not run.
+    RuntimeError
+        The CUDA backend cannot run here; the message says why.
+
+    Examples
+    --------
+    >>> import srwm
+    >>> srwm.warmup(16, 16)  # doctest: +SKIP
+    """
+    op = "srwm.warmup"
+    is_numpys = isinstance(dtype, (type, np.dtype))  # np.float32 and np.dtype("float32")
+    storage = np.dtype(dtype).name if is_numpys else str(dtype).rpartition(".")[2]
+    _checks.one_of(op, "dtype", storage, _checks.DTYPES)
+    _dispatch.resolve(op, SRWM, "cuda", "cuda").warmup(D, Do, storage)
+
+
+def show_config() -> None:
+    """Print versions, which backends are usable and why others are not, instruction set and threads.
+
+    Examples
+    --------
+    >>> import srwm
+    >>> srwm.show_config()  # doctest: +ELLIPSIS
+    srwm ...
+    """
+    import importlib.metadata  # slow to load, and of use nowhere else
+
+    lines = [
+        f"srwm {__version__}",
+        f"python {platform.python_version()} on {platform.machine()} ({platform.system()})",
+    ]
+    installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
+    for package in ("numpy", "torch", "cupy"):
+        wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
+        lines.append(", ".join(wheels) or f"{package} not installed")
+    states = _dispatch.states()
+    lines += [f"backend {name}: {state}" for name, state in states.items()]
+    if states["cython"] == "usable":
+        lines += [f"{what}: {value}" for what, value in _dispatch.module("cython").configuration().items()]
+    print("\n".join(lines))  # noqa: T201  the result is what it prints

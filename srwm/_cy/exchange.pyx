@@ -1,0 +1,272 @@
+"""Arrays of any library to what a plan goes by: a key of their layouts, and their addresses.
+
+NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3; torch from 2.9 on)
+through that: no Python call, no capsule, and the storage stays as it was. Others come described.
+
+The key is bytes: for each array its dtype, its device, its shape, and its strides in bytes; whether its address is
+aligned; nothing but a mark for None. Arrays of different libraries with one layout have one key.
+"""
+
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* The parts of dlpack.h, version 1.3, that are read here. */
+    typedef struct { int32_t device_type, device_id; } SrwmDevice;
+    typedef struct { uint8_t code, bits; uint16_t lanes; } SrwmType;
+    typedef struct {
+        void *data; SrwmDevice device; int32_t ndim; SrwmType dtype; int64_t *shape, *strides; uint64_t byte_offset;
+    } SrwmTensor;
+    typedef struct { uint32_t major, minor; } SrwmVersion;
+    typedef struct {
+        SrwmVersion version; void *previous;
+        void *allocate;
+        int (*from_object)(void *, void **);
+        int (*to_object)(void *, void **);
+        int (*view)(void *, SrwmTensor *);
+        int (*stream)(int32_t, int32_t, void **);
+    } SrwmExchange;
+    """
+    ctypedef struct SrwmDevice:
+        int32_t device_type, device_id
+    ctypedef struct SrwmType:
+        uint8_t code, bits
+        uint16_t lanes
+    ctypedef struct SrwmTensor:
+        void *data
+        SrwmDevice device
+        int32_t ndim
+        SrwmType dtype
+        int64_t *shape
+        int64_t *strides
+        uint64_t byte_offset
+    ctypedef struct SrwmVersion:
+        uint32_t major, minor
+    ctypedef struct SrwmExchange:
+        SrwmVersion version
+        int (*view)(void *, SrwmTensor *)
+        int (*stream)(int32_t, int32_t, void **)
+
+cdef enum:
+    MOST_ARRAYS = 24
+    MOST_AXES = 64  # NumPy's bound, and torch's
+    HEAD = 3        # numbers of an array beside its shape and strides
+    MOST_NUMBERS = MOST_ARRAYS * (HEAD + 2 * MOST_AXES)
+    CPU = 1         # DLPack's number
+
+# DLPack's codes of the types of entries, by name.
+TYPES = {
+    "float16": (2, 16), "bfloat16": (4, 16), "float32": (2, 32), "float64": (2, 64), "bool": (6, 8),
+}
+cdef dict _names = {code << 8 | bits: name for name, (code, bits) in TYPES.items()}
+
+
+# Whether entries are of one of these types.
+cdef inline bint is_known(int code, int bits) noexcept:
+    return code == 2 and bits in (16, 32, 64) or code == 4 and bits == 16 or code == 6 and bits == 8
+
+
+# The numbers of a key and the addresses beside it, in the making.
+cdef struct Reading:
+    Py_ssize_t count
+    int arrays
+    uint64_t[MOST_ARRAYS] addresses
+    int64_t[MOST_NUMBERS] numbers
+
+
+cdef inline void begin(Reading *reading) noexcept:
+    reading.count = reading.arrays = 0
+
+
+# Room for another array of this many axes: where its numbers begin. NULL where there are too many.
+cdef inline int64_t *place_for(Reading *reading, Py_ssize_t ndim) noexcept:
+    if reading.arrays == MOST_ARRAYS or ndim > MOST_AXES:
+        return NULL
+    reading.count += HEAD + 2 * ndim
+    return &reading.numbers[reading.count - HEAD - 2 * ndim]
+
+
+cdef inline bint add_none(Reading *reading) noexcept:
+    if reading.arrays == MOST_ARRAYS:
+        return False
+    reading.numbers[reading.count] = -1
+    reading.count += 1
+    reading.addresses[reading.arrays] = 0
+    reading.arrays += 1
+    return True
+
+
+cdef inline void add(Reading *reading, int64_t *place, uint64_t address, int code, int bits, int device_type,
+                     int device, Py_ssize_t ndim) noexcept:
+    place[0] = ndim << 32 | (address % (bits // 8) != 0) << 16 | code << 8 | bits
+    place[1], place[2] = device_type, device
+    reading.addresses[reading.arrays] = address
+    reading.arrays += 1
+
+
+cdef tuple result_of(Reading *reading):
+    cdef int i
+    key = PyBytes_FromStringAndSize(<char *> &reading.numbers[0], reading.count * sizeof(int64_t))
+    return key, tuple([reading.addresses[i] for i in range(reading.arrays)])
+
+
+def pack(descriptions):
+    """(key, addresses) of arrays that are described.
+
+    descriptions: for each array None, or its address, its name of a type, its (DLPack device type, index), its
+    shape, and its strides in bytes. None where an array is of no type that operators compute with.
+    """
+    cdef Reading reading
+    cdef int64_t *place
+    cdef Py_ssize_t i, ndim
+    begin(&reading)
+    for description in descriptions:
+        if description is None:
+            if not add_none(&reading):
+                return None
+            continue
+        address, name, (device_type, index), shape, strides = description
+        if name not in TYPES:
+            return None
+        code, bits = TYPES[name]
+        ndim = len(shape)
+        place = place_for(&reading, ndim)
+        if place == NULL:
+            return None
+        for i in range(ndim):
+            place[HEAD + i], place[HEAD + ndim + i] = shape[i], strides[i]
+        add(&reading, place, address, code, bits, device_type, index, ndim)
+    return result_of(&reading)
+
+
+# The number of a NumPy dtype: what no dictionary finds is asked for by name once.
+cdef dict _numpy_types = {}
+
+
+cdef int _numpy_type(object dtype) except -2:
+    found = _numpy_types.get(dtype)
+    if found is None:
+        code, bits = TYPES.get(dtype.name, (0, 0)) if dtype.isnative else (0, 0)
+        found = _numpy_types[dtype] = code << 8 | bits if code else -1
+    return found
+
+
+def of_numpy(tuple arrays, object ndarray):
+    """(key, addresses) of NumPy arrays or None; None where one is of another type than `ndarray` itself."""
+    cdef Reading reading
+    cdef Py_buffer buffer
+    cdef int64_t *place
+    cdef Py_ssize_t i
+    cdef int kind
+    begin(&reading)
+    for a in arrays:
+        if a is None:
+            if not add_none(&reading):
+                return None
+            continue
+        if type(a) is not ndarray:
+            return None
+        kind = _numpy_type(a.dtype)
+        if kind < 0:
+            return None
+        PyObject_GetBuffer(a, &buffer, PyBUF_STRIDED_RO)
+        place = place_for(&reading, buffer.ndim)
+        if place != NULL:
+            for i in range(buffer.ndim):
+                place[HEAD + i], place[HEAD + buffer.ndim + i] = buffer.shape[i], buffer.strides[i]
+            add(&reading, place, <uint64_t> buffer.buf, kind >> 8, kind & 255, CPU, 0, buffer.ndim)
+        PyBuffer_Release(&buffer)
+        if place == NULL:
+            return None
+    return result_of(&reading)
+
+
+# The exchange API of each array type that has been seen: a capsule, or None.
+cdef dict _apis = {}
+
+
+cdef SrwmExchange *_api_of(object kind) except? NULL:
+    cdef SrwmExchange *api
+    try:
+        capsule = _apis[kind]
+    except KeyError:
+        capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+        if capsule is not None:
+            api = <SrwmExchange *> PyCapsule_GetPointer(capsule, b"dlpack_exchange_api")
+            if api.version.major != 1:
+                capsule = None
+        _apis[kind] = capsule
+    if capsule is None:
+        return NULL
+    return <SrwmExchange *> PyCapsule_GetPointer(capsule, b"dlpack_exchange_api")
+
+
+def has_api(object kind):
+    """Whether arrays of this type are read by `of_exchange`."""
+    return _api_of(kind) != NULL
+
+
+def of_exchange(tuple arrays, object kind):
+    """(key, addresses) of arrays or None, through the exchange API of the type `kind`, which has one.
+
+    All are of that type, which is not asked. None where an array's entries are of no type that operators know.
+    """
+    cdef Reading reading
+    cdef SrwmExchange *api = _api_of(kind)
+    cdef SrwmTensor tensor
+    cdef int64_t *place
+    cdef Py_ssize_t i
+    cdef uint64_t address
+    cdef int bytes_each
+    begin(&reading)
+    for a in arrays:
+        if a is None:
+            if not add_none(&reading):
+                return None
+            continue
+        if api.view(<void *> a, &tensor):
+            raise
+        place = place_for(&reading, tensor.ndim)
+        if place == NULL or not is_known(tensor.dtype.code, tensor.dtype.bits):
+            return None
+        bytes_each = tensor.dtype.bits // 8
+        for i in range(tensor.ndim):
+            place[HEAD + i] = tensor.shape[i]
+            place[HEAD + tensor.ndim + i] = tensor.strides[i] * bytes_each
+        address = <uint64_t> tensor.data + tensor.byte_offset
+        add(&reading, place, address, tensor.dtype.code, tensor.dtype.bits, tensor.device.device_type,
+            tensor.device.device_id, tensor.ndim)
+    return result_of(&reading)
+
+
+def current_stream(object kind, int device_type, int device_id):
+    """The handle of the stream in which arrays of a type with an exchange API are computed now."""
+    cdef void *stream = NULL
+    if _api_of(kind).stream(device_type, device_id, &stream):
+        raise
+    return <uint64_t> stream
+
+
+def unpack(bytes key):
+    """What a key holds: for each array None, or (name of its type, device, shape, strides, is aligned)."""
+    cdef const int64_t *numbers = <const int64_t *> <const char *> key
+    cdef Py_ssize_t i, at = 0, count = len(key) // <Py_ssize_t> sizeof(int64_t), ndim
+    arrays = []
+    while at < count:
+        if numbers[at] < 0:
+            arrays.append(None)
+            at += 1
+            continue
+        ndim = numbers[at] >> 32
+        arrays.append((
+            _names[numbers[at] & 0xffff], (numbers[at + 1], numbers[at + 2]),
+            tuple([numbers[at + HEAD + i] for i in range(ndim)]),
+            tuple([numbers[at + HEAD + ndim + i] for i in range(ndim)]),
+            not numbers[at] >> 16 & 1,
+        ))
+        at += HEAD + 2 * ndim
+    return arrays

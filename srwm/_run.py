@@ -1,0 +1,73 @@
+"""The passes of a plan on the arrays of one library: room for results, then the backend, on addresses.
+
+A library is what a front end says of its arrays; `like` is one of them, on the device at hand:
+
+    read(arrays) -> their key and their addresses; for None there is a mark and 0
+    empty(shape, dtype, like) -> an array, not initialised; dtype by name
+    stream(like) -> the handle of the device's current stream, 0 on the CPU
+    room(like) -> a function from bytes to memory there: its address, and what keeps it alive
+    own_precision(like) -> a context in which nothing is cast behind the reference's back
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from srwm._plan import Plan
+from srwm.reference import loop
+
+Options = tuple[str | None, int | None]  # of a call: backend, num_threads
+
+
+def together(matrices: Sequence[Any]) -> Any:
+    """One matrix as it is, several as a tuple: how states are returned."""
+    return matrices[0] if len(matrices) == 1 else tuple(matrices)
+
+
+def forward(
+    plan: Plan,
+    library: Any,
+    arrays: Sequence[Any],
+    addresses: tuple[int, ...],
+    save: bool,
+    return_state: bool,
+    num_threads: int | None,
+) -> list[Any]:
+    """The output, the matrices after the last step, what backward wants; None for what is not wanted."""
+    call, like = plan.call, arrays[0]
+    if plan.runs_on_arrays:
+        with library.own_precision(like):
+            y, *matrices, saved = loop.forward(call.operator, arrays, call.lead, call.sizes, save)
+        return [y, *(a if return_state else None for a in matrices), saved]
+    results = [library.empty(plan.results[0], call.dtype, like)]
+    for shape in plan.results[1:]:
+        results.append(library.empty(shape, call.state_dtype, like) if return_state else None)
+    results.append(library.empty(*plan.saved, like) if save else None)
+    *places, saved_at = library.read(tuple(results))[1]
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.forward(save)(addresses, tuple(places), saved_at, **options)
+    return results
+
+
+def backward(
+    plan: Plan,
+    library: Any,
+    arrays: Sequence[Any],
+    addresses: tuple[int, ...],
+    saved: Any,
+    incoming: tuple[Any, ...],
+    num_threads: int | None,
+) -> tuple[Any, ...]:
+    """The gradients of the operands that have one, from those of the results; None where not given."""
+    call, like = plan.call, arrays[0]
+    if plan.runs_on_arrays:
+        with library.own_precision(like):
+            return loop.backward(call.operator, arrays, call.lead, call.sizes, saved, incoming)
+    key, places = library.read(incoming)
+    layouts = (call.operands[i] for i in call.operator.differentiable)
+    gradients = tuple(None if a is None else library.empty(a.shape, a.dtype, like) for a in layouts)
+    saved_at, *gradients_at = library.read((saved, *gradients))[1]
+    options = {"num_threads": num_threads, "stream": library.stream(like), "empty": library.room(like)}
+    plan.backward(key)(addresses, saved_at, places, tuple(gradients_at), **options)
+    return gradients

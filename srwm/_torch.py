@@ -1,0 +1,144 @@
+"""The front end of torch tensors: plain ones go straight to their plan, others through the dispatcher.
+
+Both roads run the same kernels (srwm/_torch_kernels.py). Nothing here names an operator.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from srwm import _checks, _dispatch, _torch_kernels
+from srwm._run import Options, together
+from srwm._torch_operator import torch_operator
+from srwm._torch_private import in_forward_mode, is_plain
+from srwm.operators.spec import Operator
+
+# By the operator's name, which torch's compiler can look up too.
+_functions: dict[str, Any] = {}
+
+
+def _function_of(op: Operator) -> Any:
+    """The autograd Function of plain operands: (*flat, return_state, *options) -> results."""
+    n = len(op.flat)
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+            flat, return_state, ctx.options = arguments[:n], arguments[n], arguments[n + 1 :]
+            *results, saved = _torch_kernels.forward(op, flat, True, return_state, *ctx.options)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*flat, saved)
+            return tuple(results)
+
+        @staticmethod
+        def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
+            *flat, saved = ctx.saved_tensors
+            result: list[Any] = [None] * (n + 3)
+            if any(g is not None for g in incoming):
+                gradients = _gradients(op, tuple(flat), saved, incoming, ctx.options)
+                for i, g in zip(op.differentiable, gradients, strict=True):
+                    result[i] = g
+            return tuple(result)
+
+    # Function.apply itself would look once more for functorch's wrappers, at the price of a kernel.
+    apply = _functions[op.name] = super(torch.autograd.Function, Differentiable).apply
+    return apply
+
+
+def _gradients(
+    op: Operator, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], options: Options
+) -> tuple[Any, ...]:
+    """The gradients of the operands that have one, which can be differentiated in grad mode."""
+    if not torch.is_grad_enabled() and is_plain((*flat, saved, *incoming)):
+        return _torch_kernels.backward(op, flat, saved, incoming, *options)
+    return torch_operator(op).gradients(flat, saved, incoming, *options)
+
+
+def _as_tensors(
+    op: Operator, verb: str, flat: tuple[Any, ...], options: Options
+) -> tuple[tuple[Any, ...], Options]:
+    """The operands and options, checked to be tensors or None, and numbers.
+
+    Under autocast data operands are cast to the dtype of the initial matrices: the precision of what grows
+    decides.
+    """
+    name = op.verb(verb)
+    for operand, t in zip(op.flat, flat, strict=True):
+        if not isinstance(t, Tensor) and not (t is None and operand.optional):
+            _checks.array(name, operand.name, t)
+            _checks.same_kind(name, operand.name, t, flat[0], of=op.flat[0].name)
+    if options[1] is not None:
+        options = options[0], _checks.thread_count(name, "num_threads", options[1])
+    device = flat[0].device.type
+    if device in _torch_kernels.WITH_AUTOCAST and torch.is_autocast_enabled(device):
+        matrices = op.places("initial", "parameter")
+        dtype = next((flat[i].dtype for i in matrices if flat[i] is not None), flat[0].dtype)
+        data = op.places("data")
+        flat = tuple(t.to(dtype) if i in data and t is not None else t for i, t in enumerate(flat))
+    return flat, options
+
+
+def _refuse_layouts(op: Operator, verb: str, flat: tuple[Any, ...]) -> None:
+    """Raise TypeError for tensors that are not dense: sparse, nested, quantised."""
+    for operand, t in zip(op.flat, flat, strict=True):
+        if t is not None and (t.layout is not torch.strided or t.is_nested or t.is_quantized):
+            kind = "nested" if t.is_nested else "quantized" if t.is_quantized else str(t.layout)
+            raise TypeError(
+                f"{op.verb(verb)}: {operand.name}: expected a dense tensor, got a {kind} one; make it "
+                "dense first (to_dense, dequantize, torch.nested.to_padded_tensor)"
+            )
+
+
+def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
+    """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
+    flat, options = _as_tensors(op, "forward", flat, options)
+    results: Any
+    if not is_plain(flat):
+        _refuse_layouts(op, "forward", flat)
+        operator = torch_operator(op)
+        if in_forward_mode(flat):
+            results = operator.reference(flat)
+        else:
+            results = operator.forward(*flat, False, return_state, *options)[:-1]
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
+        results = (_functions.get(op.name) or _function_of(op))(*flat, return_state, *options)
+    else:
+        results = _torch_kernels.forward(op, flat, False, return_state, *options)[:-1]
+    return (results[0], together(results[1:])) if return_state else results[0]
+
+
+class _Prepared(NamedTuple):
+    """Checked operands; see `srwm._call.Prepared`. All results are detached from any graph."""
+
+    op: Operator
+    flat: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    options: Options
+
+    def own(self) -> _Prepared:
+        return self._replace(flat=tuple(None if t is None else t.clone() for t in self.flat))
+
+    @torch.no_grad()
+    def forward(self, return_state: bool) -> tuple[Any, ...]:
+        if is_plain(self.flat):
+            return tuple(_torch_kernels.forward(self.op, self.flat, True, return_state, *self.options))
+        return torch_operator(self.op).forward(*self.flat, True, return_state, *self.options)
+
+    @torch.no_grad()
+    def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _gradients(self.op, self.flat, saved, incoming, self.options)
+
+
+def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
+    """The operands, checked and detached."""
+    flat, options = _as_tensors(op, verb, flat, options)
+    _refuse_layouts(op, verb, flat)
+    lead, sizes = _checks.operands(op, op.verb(verb), flat)
+    kind = flat[0].device.type
+    if kind != "meta":
+        _dispatch.resolve(op.verb(verb), op, kind, options[0])  # the message names the verb
+    shapes = tuple(result.shape(lead, sizes) for result in op.results)
+    return _Prepared(op, tuple(None if t is None else t.detach() for t in flat), shapes, options)

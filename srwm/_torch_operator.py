@@ -1,0 +1,333 @@
+"""An operator as torch's dispatcher knows it: schema, kernels, fake shapes, gradients, vmap.
+
+All of it follows from the description.
+
+Tensors that are compiled, traced, transformed or wrapped come this way. The autograd kernel is our own,
+and goes on below autograd, so that every transform and mode sees operators that it knows. Second
+derivatives and forward mode run through the reference in torch operations.
+
+What does not do instead: the Function of torch.library.register_autograd has no setup_context, which
+torch.func needs. A Function in front of operators without autograd runs its forward alone under compiled
+torch.func, and gives zeros. Without grad mode while going on below autograd, second derivatives are
+zeros; without the mode of forward derivatives, compiled hessians are. Forward mode is decided in two
+places: before the dispatcher, where the reference can run under nested transforms, and in the autograd
+kernel, where compiled calls arrive, for which there is an error. Default values in a schema are dropped
+by the dispatcher where arguments equal them, so there are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srwm import _checks, _dispatch, _torch_kernels
+from srwm._layouts import Call
+from srwm._torch_kernels import own_precision
+from srwm._torch_private import (
+    autograd_kernel_is_known,
+    below_autograd,
+    has_tangent,
+    outer_level,
+    single_level_autograd,
+)
+from srwm.operators.spec import Operator, described
+from srwm.reference import loop
+
+LIBRARY = torch.library.Library("srwm", "DEF")
+
+
+class TorchOperator:
+    """The two operators of torch.library for one operator: `forward` and `backward`.
+
+    Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
+    backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. Of
+    `backward` (what forward saved, the gradients of the results or None, backend, num_threads) -> the
+    gradients of the operands that have one, in the order of ``op.flat``; empty where one is not given.
+    A list of those that are given would do, but for torch's older vmap, that of `is_grads_batched`: it
+    calls an operator once for each entry, and knows how only where each result is a tensor.
+    """
+
+    def __init__(self, op: Operator) -> None:
+        self.op, self.n = op, len(op.flat)
+        names = f"{op.prefix}forward", f"{op.prefix}backward"
+        operands = ", ".join(
+            f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
+        )
+        results = ", ".join(f"Tensor {result.name}" for result in op.results)
+        gradients = ", ".join(f"Tensor? {name}" for name in op.gradient_names)
+        options = "str? backend, int? num_threads"
+        LIBRARY.define(
+            f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
+        )
+        returned = ", ".join(f"Tensor grad_{_identifier(op.flat[i].name)}" for i in op.differentiable)
+        LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> ({returned})")
+        self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
+        self._Forward, self._Backward = _functions(self)
+        for verb, name in zip(("forward", "backward"), names, strict=True):
+            kernel, fake, autograd, vmap = (
+                getattr(self, f"_{verb}_{what}") for what in ("kernel", "fake", "autograd", "vmap")
+            )
+            for key in ("CPU", "CUDA"):
+                LIBRARY.impl(name, kernel, key)
+            LIBRARY.impl(name, autograd, "Autograd")
+            torch.library.register_fake(f"srwm::{name}", fake, lib=LIBRARY)
+            torch.library.register_vmap(f"srwm::{name}", vmap, lib=LIBRARY)
+
+    def _with(self, flat: tuple[Any, ...], free: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """The operands, those that are given and have a gradient replaced by `free`."""
+        new = iter(free)
+        differentiable = self.op.differentiable
+        return tuple(next(new) if t is not None and i in differentiable else t for i, t in enumerate(flat))
+
+    def _given(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The operands that are given and have a gradient."""
+        return tuple(flat[i] for i in self.op.differentiable if flat[i] is not None)
+
+    # On a device, and without one
+
+    def _forward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, options = arguments[: self.n], arguments[self.n :]
+        results = _torch_kernels.forward(self.op, flat, *options)
+        return tuple(flat[0].new_empty(0) if t is None else t for t in results)
+
+    def _forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, (save, return_state, backend, _) = arguments[: self.n], arguments[self.n :]
+        op, x = self.op, flat[0]
+        name = op.verb("forward")
+        lead, sizes = _checks.operands(op, name, flat)
+        for operand, t in zip(op.flat, flat, strict=True):
+            if t is not None:
+                _checks.same_device(name, operand.name, t.device, x.device, of=op.flat[0].name)
+        states = [flat[i] for i in op.places("state")]
+        dtype = next((state.dtype for state in states if state is not None), x.dtype)
+        y = x.new_empty(op.output.shape(lead, sizes))
+        matrices = [
+            x.new_empty(result.shape(lead, sizes) if return_state else 0, dtype=dtype)
+            for result in op.next_states
+        ]
+        if not save or x.device.type == "meta":
+            return y, *matrices, x.new_empty(0)
+        call = Call(
+            op, (None,) * self.n, lead, sizes, _checks.dtype_name(x.dtype), _checks.dtype_name(dtype), 0
+        )
+        shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
+        return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
+
+    def _backward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, (saved, *incoming), options = arguments[: self.n], arguments[self.n : -2], arguments[-2:]
+        gradients = _torch_kernels.backward(self.op, flat, saved, tuple(incoming), *options)
+        return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
+
+    def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(
+            arguments[0].new_empty(0)
+            if arguments[i] is None
+            else torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
+            for i in self.op.differentiable
+        )
+
+    # Gradients
+
+    def _forward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
+        flat, options = arguments[: self.n], arguments[self.n + 1 :]
+        self.refuse_tangents(flat)
+        if _wants_gradient(flat):
+            self._require_autograd_kernel()
+            with single_level_autograd():
+                return _apply(self._Forward, *flat, *options)
+        with below_autograd():
+            return self.forward(*arguments)
+
+    def _backward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
+        self.refuse_tangents(arguments)
+        if _wants_gradient(arguments):
+            self._require_autograd_kernel()
+            with single_level_autograd():
+                return _apply(self._Backward, *arguments)
+        with below_autograd():
+            return self.backward(*arguments)
+
+    def refuse_tangents(self, operands: tuple[Any, ...]) -> None:
+        """Raise where forward mode comes this far, as it does when compiled: it would give zeros."""
+        if has_tangent(operands):
+            raise NotImplementedError(
+                f"{self.op.verb('forward')}: expected no forward-mode derivative (jvp, jacfwd, hessian, "
+                "dual tensors) where the call is compiled; call it eagerly, or use reverse mode"
+            )
+
+    def _require_autograd_kernel(self) -> None:
+        if not autograd_kernel_is_known:
+            raise NotImplementedError(
+                f"{self.op.verb('forward')}: expected a version of torch that srwm knows from inside, got "
+                f"{torch.__version__}, in which gradients under transforms and compilers cannot be had; "
+                "call it eagerly, or use a version of torch within the range that srwm names"
+            )
+
+    def gradients(
+        self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the operands that have one, None where not given, in any mode."""
+        if has_tangent((*flat, saved, *incoming)):
+            return self.reference_gradients(flat, incoming)
+        found = self.backward(*flat, saved, *incoming, *options)
+        places = self.op.differentiable
+        return tuple(None if flat[i] is None else g for i, g in zip(places, found, strict=True))
+
+    def reference_gradients(
+        self, flat: tuple[Any, ...], incoming: tuple[Any, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """The same through the reference in torch operations, which can be differentiated again."""
+        with own_precision(flat[0]):
+            values, pull = torch.func.vjp(
+                lambda *free: self.reference(self._with(flat, free)), *self._given(flat)
+            )[:2]
+            grads = zip(values, incoming, strict=True)
+            found = iter(pull(tuple(torch.zeros_like(y) if g is None else g for y, g in grads)))
+        return tuple(None if flat[i] is None else next(found) for i in self.op.differentiable)
+
+    def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The results by torch operations alone."""
+        lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
+        with own_precision(flat[0]):
+            *results, _ = loop.forward(self.op, flat, lead, sizes, False)
+        return tuple(results)
+
+    # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest
+
+    def _leads(self, flat: tuple[Any, ...], dims: tuple[Any, ...]) -> list[int]:
+        """How many leading axes each operand has besides the mapped one."""
+        return [
+            0 if t is None else t.ndim - (dim is not None) - operand.core
+            for operand, t, dim in zip(self.op.flat, flat, dims, strict=False)
+        ]
+
+    def _forward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
+        del info
+        flat, options = arguments[: self.n], arguments[self.n :]
+        own = self._leads(flat, dims)
+        mapped = [_mapped(t, dim, n, max(own), None) for t, dim, n in zip(flat, dims, own, strict=False)]
+        results = self.forward(*mapped, *options)
+        save, return_state = options[:2]
+        matrices = (0 if return_state else None for _ in self.op.states)
+        return results, (0, *matrices, 0 if save else None)
+
+    def _backward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
+        n, size = self.n, info.batch_size
+        flat, (saved, *incoming), options = arguments[:n], arguments[n:-2], arguments[-2:]
+        own = self._leads(flat, dims)
+        mapped = [_mapped(t, dim, m, max(own), size) for t, dim, m in zip(flat, dims, own, strict=False)]
+        grads = [_mapped(g, dim, 0, 0, size) for g, dim in zip(incoming, dims[n + 1 : -2], strict=True)]
+        if dims[n] is None:  # the rows of a Jacobian: what forward saved belongs to its sequences together
+            saved = self.forward(*mapped, True, False, *options)[-1]
+        else:
+            saved = saved.movedim(dims[n], 0).contiguous()
+        gradients = self.backward(*mapped, saved, *grads, *options)
+        shaped = tuple(
+            g if flat[i] is None else g.reshape(size, *g.shape[1 + max(own) - own[i] :])
+            for g, i in zip(gradients, self.op.differentiable, strict=True)
+        )
+        return shaped, tuple(None if flat[i] is None else 0 for i in self.op.differentiable)
+
+
+def _functions(operator: TorchOperator) -> tuple[type, type]:
+    """The autograd Functions of an operator's forward and backward."""
+    op, n = operator.op, operator.n
+    states = len(op.states)
+
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+            flat, return_state = arguments[:n], arguments[n]
+            ctx.options = arguments[n + 1 :]
+            with outer_level():
+                results = operator.forward(*flat, True, return_state, *ctx.options)
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
+            ctx.save_for_backward(*flat, results[-1])
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
+            *flat, saved = ctx.saved_tensors
+            grads = incoming[: 1 + states]
+            result: list[Any] = [None] * (n + 3)
+            if any(g is not None for g in grads):
+                gradients = operator.gradients(tuple(flat), saved, grads, *ctx.options)
+                for i, g in zip(op.differentiable, gradients, strict=True):
+                    result[i] = g
+            return tuple(result)
+
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+            with outer_level():
+                gradients = operator.backward(*arguments)
+            ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
+            return gradients
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+            flat, incoming = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            given = operator._given(flat)
+            wanted = tuple(g for g in incoming if g is not None)
+
+            def gradients(*free: Tensor) -> tuple[Tensor, ...]:
+                new = iter(free[len(given) :])
+                grads = tuple(None if g is None else next(new) for g in incoming)
+                found = operator.reference_gradients(operator._with(flat, free[: len(given)]), grads)
+                return tuple(g for g in found if g is not None)
+
+            with own_precision(flat[0]):
+                pull = torch.func.vjp(gradients, *given, *wanted)[1]
+                of_given = (g for g, i in zip(outer, op.differentiable, strict=True) if flat[i] is not None)
+                found = iter(pull(tuple(of_given)))
+            places = op.differentiable
+            of_flat = [next(found) if t is not None and i in places else None for i, t in enumerate(flat)]
+            return (*of_flat, None, *(None if g is None else next(found) for g in incoming), None, None)
+
+    return Forward, Backward
+
+
+def _apply(function: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    """C++'s own apply: Function.apply would begin functorch's transforms once more."""
+    return super(torch.autograd.Function, function).apply(*arguments)
+
+
+def _identifier(name: str) -> str:
+    """The name of an operand in a schema: that of the second state is state_1."""
+    return name.replace("[", "_").replace("]", "")
+
+
+def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
+    """Whether a gradient is wanted at the level that the dispatcher is at."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+
+
+def _mapped(t: Tensor | None, dim: int | None, own: int, lead: int, size: int | None) -> Tensor | None:
+    """`t` with the mapped axis (where `size`, expanded) before exactly `lead` others; `own` are its."""
+    if t is None:
+        return None
+    t = t.unsqueeze(0) if dim is None else t.movedim(dim, 0)
+    t = t.expand(size, *t.shape[1:]) if dim is None and size else t
+    return t.reshape(t.shape[0], *(1,) * (lead - own), *t.shape[1:])
+
+
+_operators: dict[str, TorchOperator] = {}
+
+
+def _registered(name: str) -> str:
+    """The name of an operator, whose torch operators are registered now."""
+    if name not in _operators:
+        _operators[name] = TorchOperator(described[name])
+    return name
+
+
+# As torch.compiler.assume_constant_result: the compiler calls it, and does not trace it.
+_registered._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def torch_operator(op: Operator) -> TorchOperator:
+    """The torch operators of `op`, registered when first asked for."""
+    return _operators[_registered(op.name)]

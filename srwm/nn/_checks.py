@@ -1,0 +1,195 @@
+"""Every user-facing error of a layer: what was expected, what came, what to do.
+
+They are raised before any work, from types, shapes, dtypes and devices alone. `call` is the name that
+messages begin with: that of the class, with ".step" behind it where one step is asked for.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+Shape = tuple[int, ...]
+
+
+def size(call: str, argument: str, n: Any) -> int:
+    """`n` as an int; TypeError unless it is an integer, ValueError unless it is at least 1."""
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise TypeError(
+            f"{call}: {argument}: expected an int >= 1, got {n!r} of type {type(n).__name__}; pass an int"
+        ) from None
+    if n < 1:
+        raise ValueError(f"{call}: {argument}: expected an int >= 1, got {n}; pass a positive one")
+    return n
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of states beside parameters of `dtype`: float32 beside halves."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def inputs(
+    call: str, h: Any, d_model: int, dtype: torch.dtype, device: torch.device, *, has_steps: bool
+) -> None:
+    """Raise unless `h` is a dense tensor (..., L, d_model), or (..., d_model), as the layer's."""
+    _dense(call, "h", h)
+    form = f"(..., L, d_model={d_model})" if has_steps else f"(..., d_model={d_model})"
+    if h.ndim < (2 if has_steps else 1) or h.shape[-1] != d_model:
+        remedy = (
+            "add the axis of steps, or call step for one step"
+            if has_steps and h.ndim == 1
+            else f"the layer was made for inputs of {d_model} entries"
+        )
+        raise ValueError(f"{call}: h: expected shape {form}, got {tuple(h.shape)}; {remedy}")
+    if h.dtype != dtype and not ({h.dtype, dtype} <= _AUTOCAST and _autocasts(h.device.type)):
+        raise TypeError(
+            f"{call}: h: expected the dtype of the layer's parameters, {dtype}, got {h.dtype}; cast one of "
+            "the two, or call the layer under torch.autocast"
+        )
+    if h.device != device:
+        raise ValueError(
+            f"{call}: h: expected on the device of the layer's parameters, {device}, got {h.device}; move "
+            "one of the two"
+        )
+
+
+def flag(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> None:
+    """Raise unless `a` is None, or a bool tensor (..., L), without steps (...), that goes with `h`."""
+    if a is None:
+        return
+    _dense(call, argument, a)
+    if a.dtype is not torch.bool:
+        raise TypeError(
+            f"{call}: {argument}: expected dtype torch.bool, got {a.dtype}; compare, e.g. {argument} != 0"
+        )
+    own, lead = a.shape, h.shape[:-1]
+    if has_steps and (not own or own[-1] != lead[-1]):
+        raise ValueError(
+            f"{call}: {argument}: expected shape (..., L={lead[-1]}) to go with h {tuple(h.shape)}, got "
+            f"{tuple(own)}; it has one entry for each step"
+        )
+    if not _broadcasts(own, lead):
+        raise ValueError(
+            f"{call}: {argument}: expected axes that broadcast to those of h, {tuple(lead)}, and do not "
+            f"enlarge them, got {tuple(own)}; every axis must be equal or 1"
+        )
+    _same_device(call, argument, a, h)
+
+
+def state(
+    call: str, argument: str, a: Any, shape: Shape, dtype: torch.dtype, h: Tensor, *, has_steps: bool
+) -> None:
+    """Raise unless `a` is None, or a state (..., *shape) of this dtype that goes with `h`."""
+    if a is None:
+        return
+    _dense(call, argument, a)
+    H, D, columns = shape
+    if a.ndim < 3 or a.shape[-3:] != shape:
+        raise ValueError(
+            f"{call}: {argument}: expected shape (..., H={H}, D={D}, {columns} columns), got "
+            f"{tuple(a.shape)}; pass what the layer returned, or its initial_state"
+        )
+    if a.dtype is not dtype:
+        raise TypeError(
+            f"{call}: {argument}: expected dtype {dtype}, got {a.dtype}; states stay in the precision they "
+            "are computed in, cast it yourself"
+        )
+    own, lead = a.shape[:-3], h.shape[: -2 if has_steps else -1]
+    if not _broadcasts(own, lead):
+        remedy = (
+            f"h has an axis of steps, (..., L, d_model): for one step without it call {call}.step"
+            if has_steps
+            else "give h the axes of the state"
+        )
+        raise ValueError(
+            f"{call}: {argument}: expected leading axes that broadcast to those of h, {tuple(lead)}, and "
+            f"do not enlarge them, got {tuple(own)} in {argument} {tuple(a.shape)} beside h "
+            f"{tuple(h.shape)}; {remedy}"
+        )
+    _same_device(call, argument, a, h)
+
+
+def no_state(call: str, argument: str, a: Any) -> None:
+    """Raise unless `a` is None: of layers that carry nothing."""
+    if a is None:
+        return
+    got = f"shape {tuple(a.shape)}" if isinstance(a, Tensor) else f"type {type(a).__name__}"
+    raise ValueError(
+        f"{call}: {argument}: expected None, as the layer carries nothing, got {got}; pass what the layer "
+        "returned, None"
+    )
+
+
+def states(call: str, argument: str, a: Any, count: int) -> None:
+    """Raise unless `a` is None, or a tuple of `count` states."""
+    if a is None:
+        return
+    if not isinstance(a, tuple | list):
+        raise TypeError(
+            f"{call}: {argument}: expected a tuple of {count} states, one for each layer, got "
+            f"{type(a).__name__}; pass what the stack returned, or its initial_state"
+        )
+    if len(a) != count:
+        raise ValueError(
+            f"{call}: {argument}: expected {count} states, one for each layer, got {len(a)}; pass what the "
+            "stack returned, with None for a layer that carries nothing"
+        )
+
+
+# What autocast takes: it leaves float64 as it is.
+_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _dense(call: str, argument: str, a: Any) -> None:
+    """Raise TypeError unless `a` is a dense tensor."""
+    if isinstance(a, PackedSequence):
+        raise TypeError(
+            f"{call}: {argument}: expected a dense Tensor, got a PackedSequence; unpack it with "
+            "torch.nn.utils.rnn.pad_packed_sequence(..., batch_first=True), and pass mask, false at padding"
+        )
+    if not isinstance(a, Tensor):
+        raise TypeError(
+            f"{call}: {argument}: expected a Tensor, got {type(a).__name__}; convert it, e.g. with "
+            "torch.as_tensor"
+        )
+    if a.is_nested:
+        raise TypeError(
+            f"{call}: {argument}: expected a dense Tensor, got a nested one; pad it with "
+            "torch.nested.to_padded_tensor, and pass mask, false at padding"
+        )
+    if a.layout is not torch.strided:
+        raise TypeError(
+            f"{call}: {argument}: expected a dense Tensor, got one of layout {a.layout}; pass "
+            f"{argument}.to_dense()"
+        )
+    if a.is_quantized:
+        raise TypeError(
+            f"{call}: {argument}: expected a dense Tensor, got a quantized one; pass "
+            f"{argument}.dequantize()"
+        )
+
+
+def _same_device(call: str, argument: str, a: Tensor, h: Tensor) -> None:
+    if a.device != h.device:
+        raise ValueError(
+            f"{call}: {argument}: expected on the device of h, {h.device}, got {a.device}; move one of the "
+            "two"
+        )
+
+
+def _broadcasts(own: Sequence[int], lead: Sequence[int]) -> bool:
+    """Whether axes `own` broadcast to `lead` as they are."""
+    if len(own) > len(lead):
+        return False
+    return all(n == m or n == 1 for n, m in zip(reversed(own), reversed(lead), strict=False))

@@ -1,0 +1,255 @@
+"""What all layers share: how they are called, their checks, the mask, single steps."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srwm._torch_private import is_plain
+from srwm.nn import _checks
+
+
+class Layer(nn.Module):
+    """A layer, called ``out, state = layer(h, state, reset, mask)``.
+
+    A layer of one's own says what it is made for (`d_model`, `d_out`, `state_shape`, `_kind`) and does its
+    work in `_run`, on arguments that fit and on inputs that are zero at padding.
+
+    Attributes
+    ----------
+    d_model : int
+        Entries of an input vector.
+    d_out : int
+        Entries of an output vector.
+    """
+
+    d_model: int
+    d_out: int
+
+    @property
+    def state_shape(self) -> tuple[int, int, int] | None:
+        """The last three axes of a state, (H, D, columns); None for a layer that carries nothing."""
+        return None
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        raise NotImplementedError
+
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        """Dtype and device of the parameters."""
+        raise NotImplementedError
+
+    def _run(
+        self, h: Tensor, state: Any, reset: Tensor | None, padding: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Any]:
+        """The outputs, which may be anything finite where `padding` (..., L) is true, and the state.
+
+        There h is zero, no reset is true, and the state must not change.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        h: Tensor,
+        state: Any = None,
+        reset: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        return_state: bool = True,
+    ) -> tuple[Tensor, Any]:
+        """Run the layer over a segment of steps.
+
+        Parameters
+        ----------
+        h : Tensor (..., L, d_model)
+            Inputs, of the parameters' dtype; under torch.autocast also float32 or halves beside others.
+        state : Tensor (..., H, D, columns), optional
+            What the segment before returned, or `initial_state`; the class says what it is. None: the
+            sequences begin. In float32, also beside halves; in float64 beside float64. Its leading axes
+            broadcast to those of h, and do not enlarge them.
+        reset : bool Tensor (..., L), optional
+            Where true, the layer begins anew before that step (an episode's first), as without a state.
+            Its leading axes broadcast to those of h, and do not enlarge them.
+        mask : bool Tensor (..., L), optional
+            False at padding, which may stand before, behind or between the steps of a sequence. Its
+            leading axes broadcast to those of h. The sequences are then as they would be without these
+            steps: what stands in h there (NaN too) reaches no output, no state and no gradient, a reset
+            there counts for nothing, and the output there is zero.
+        return_state : bool
+            Whether the state is wanted. Without it, single steps of many sequences that all continue
+            from one state cost far less memory and time.
+
+        Returns
+        -------
+        out : Tensor (..., L, d_out)
+            d_out is d_model but for ``residual="none"``.
+        state : Tensor (..., H, D, columns) or None
+            To carry on, with the leading axes of h; None without `return_state`, and from layers that
+            carry nothing. Gradients flow through it; ``state.detach()`` truncates them.
+
+        Raises
+        ------
+        TypeError
+            What is no dense tensor (a PackedSequence, a nested or a sparse one), other dtypes than said
+            above.
+        ValueError
+            Shapes that do not fit, tensors on two devices.
+
+        Warns
+        -----
+        RuntimeWarning
+            Once in a process, if a state that is returned is not finite. Only states on the CPU are
+            looked at, and not under compilers, transforms and profilers: to look at one on a GPU, the
+            processor would have to wait for it.
+
+        Notes
+        -----
+        Batches of sequences of different lengths are padded, at either end, and masked; left padding lets
+        all sequences end together, so that one query behind each of them is one step for all. Where
+        sequences follow one another in one row instead, `reset` is true at the first step of each.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from srwm.nn import SRWM
+        >>> layer = SRWM(12, n_heads=3)
+        >>> short, long = torch.randn(4, 12), torch.randn(6, 12)
+        >>> h = torch.stack([torch.cat([torch.zeros(2, 12), short]), long])  # padded to the left
+        >>> mask = torch.arange(6) >= torch.tensor([[2], [0]])
+        >>> out, state = layer(h, mask=mask)
+        >>> torch.allclose(out[0, 2:], layer(short)[0], atol=1e-6)
+        True
+        """
+        self._check(type(self).__name__, h, state, reset, mask, has_steps=True)
+        if mask is None:
+            out, state = self._run(h, state, reset, None, return_state)
+        else:
+            padding = ~mask
+            rows = padding.unsqueeze(-1)
+            # Zeros take the place of what may be NaN before anything reads it: zero times NaN is NaN.
+            h = h.masked_fill(rows, 0)
+            if reset is not None:
+                reset = reset & mask
+            out, state = self._run(h, state, reset, padding, return_state)
+            out = out.masked_fill(rows, 0)
+        if isinstance(state, Tensor):
+            _warn_unless_finite(type(self).__name__, state)
+        return out, state
+
+    def step(
+        self,
+        h: Tensor,
+        state: Any = None,
+        reset: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        return_state: bool = True,
+    ) -> tuple[Tensor, Any]:
+        """Run the layer over one step, whose tensors have no axis of steps: to act.
+
+        Parameters
+        ----------
+        h : Tensor (..., d_model)
+            Inputs of one step.
+        state, return_state
+            As in a call of the layer.
+        reset, mask : bool Tensor (...), optional
+            As in a call of the layer, without the axis of steps.
+
+        Returns
+        -------
+        out : Tensor (..., d_out)
+        state : Tensor (..., H, D, columns) or None
+            As from a call of the layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call of the layer.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from srwm.nn import SRWM
+        >>> layer = SRWM(12, n_heads=3)
+        >>> state = layer.initial_state(5)
+        >>> for observation in torch.randn(20, 5, 12):
+        ...     out, state = layer.step(observation, state, reset=torch.rand(5) < 0.1)
+        >>> out.shape
+        torch.Size([5, 12])
+        """
+        self._check(f"{type(self).__name__}.step", h, state, reset, mask, has_steps=False)
+        # A call like any other, so that hooks run: pruning and weight norm live in them.
+        out, state = self(
+            h.unsqueeze(-2),
+            state,
+            None if reset is None else reset.unsqueeze(-1),
+            None if mask is None else mask.unsqueeze(-1),
+            return_state=return_state,
+        )
+        return out.squeeze(-2), state
+
+    def initial_state(self, *lead: int) -> Any:
+        """The state of sequences that begin: zeros, which a call takes as it takes no state at all.
+
+        Parameters
+        ----------
+        *lead : int
+            Leading axes, as those of the inputs: ``initial_state(B)`` goes with h (B, L, d_model).
+
+        Returns
+        -------
+        state : Tensor (*lead, H, D, columns) or None
+            On the parameters' device; float64 beside float64, else float32. None from layers that carry
+            nothing.
+
+        Examples
+        --------
+        >>> from srwm.nn import SRWM
+        >>> SRWM(12, n_heads=3).initial_state(5).shape
+        torch.Size([5, 3, 4, 16])
+        """
+        if self.state_shape is None:
+            return None
+        dtype, device = self._kind()
+        return torch.zeros(*lead, *self.state_shape, dtype=_checks.state_dtype(dtype), device=device)
+
+    def _check(self, call: str, h: Any, state: Any, reset: Any, mask: Any, *, has_steps: bool) -> None:
+        """Raise unless the arguments of a call fit the layer and each other."""
+        _checks.inputs(call, h, self.d_model, *self._kind(), has_steps=has_steps)
+        _checks.flag(call, "reset", reset, h, has_steps=has_steps)
+        _checks.flag(call, "mask", mask, h, has_steps=has_steps)
+        self._check_state(call, "state", state, h, has_steps=has_steps)
+
+    def _check_state(self, call: str, argument: str, state: Any, h: Tensor, *, has_steps: bool) -> None:
+        """Raise unless the state, an argument of this name, fits the layer and h."""
+        if self.state_shape is None:
+            _checks.no_state(call, argument, state)
+        else:
+            dtype = _checks.state_dtype(self._kind()[0])
+            _checks.state(call, argument, state, self.state_shape, dtype, h, has_steps=has_steps)
+
+
+_has_warned = False
+
+
+def _warn_unless_finite(name: str, state: Tensor) -> None:
+    """Warn of a state that is not finite, the first time in a process that one is seen."""
+    global _has_warned
+    if torch.compiler.is_compiling() or _has_warned or state.device.type != "cpu":
+        return
+    state = state.detach()
+    if not is_plain((state,)) or math.isfinite(state.sum().item()) or state.isfinite().all().item():
+        return
+    _has_warned = True
+    warnings.warn(
+        f"{name}: state: expected finite numbers, got infinite ones or NaN, which later steps carry on; "
+        "look for inputs that are not finite, a learning rate that is too high, or keys that are too long. "
+        "This is said once",
+        RuntimeWarning,
+        stacklevel=5,  # past forward and two functions of torch's Module
+    )

@@ -1,0 +1,140 @@
+"""What `SRWM` and `SRDelta` share: matrices W (H, D, Do + 2 D + 4) that sequences depart from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srwm.nn import _checks
+from srwm.nn._mixer import Mixer, Residual, kind_of
+from srwm.operators import srwm as operator
+
+
+class SelfReferential(Mixer):
+    """A layer whose heads have a self-referential weight matrix each.
+
+    Attributes
+    ----------
+    W : Parameter (H, D, M)
+        Packed matrices with which sequences begin.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        residual: Residual,
+        d_out: int | None,
+        input_softmax: bool,
+        beta_init: float,
+        q_scale: float,
+        dropout: float,
+        factory: dict[str, Any],
+    ) -> None:
+        super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
+        self.input_softmax = input_softmax
+        self.beta_init, self.q_scale = beta_init, q_scale
+        M = self._outputs_per_head() + 2 * self.d_head + 4
+        self.W = nn.Parameter(torch.empty(self.n_heads, self.d_head, M, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew: W from N(0, 1 / D), q's block scaled, the rates' block shifted."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.W.normal_(std=1 / math.sqrt(self.d_head))
+            _, W_q, _, w_beta = operator.unpack(self.W)
+            W_q.mul_(self.q_scale)
+            w_beta.add_(self.beta_init)
+
+    def _outputs_per_head(self) -> int:
+        """Do, what W gives besides queries, keys and rates for itself."""
+        raise NotImplementedError
+
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        return kind_of(self.W)
+
+    def _rewrite(
+        self,
+        x: Tensor,
+        shift: Tensor | None,
+        reset: Tensor | None,
+        padding: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The operator per head: (..., L, d_model) -> its outputs (..., H, L, Do) and the next shift.
+
+        The shift of the matrices from W is formed and kept in the precision of states.
+        """
+        x = self._by_head(x).to(self.W.dtype)  # another one under autocast
+        if self.input_softmax:
+            x = x.softmax(-1)
+        if padding is not None:  # of a zero input queries and keys are equal, and W stays as it is
+            x = x.masked_fill(padding.unsqueeze(-1), 0)
+        W = self.W.to(_checks.state_dtype(self.W.dtype))
+        start = None
+        if shift is not None:
+            start = W + shift
+        elif return_state and W.dtype != self.W.dtype:
+            start = W  # so that the matrices come back in its precision
+        if not return_state:
+            return operator.forward(x, self.W, start, reset=reset), None
+        y, W_next = operator.forward(x, self.W, start, reset=reset, return_state=True)
+        return y, W_next - W
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Also takes the published names W_y, W_q, W_k, w_b, each (1, H, D, .) or (H, D, .)."""
+        names = [prefix + name for name in ("W_y", "W_q", "W_k", "w_b")]
+        packed = prefix + "W"
+        found = {name: state_dict.pop(name) for name in names if name in state_dict}
+        if packed in state_dict:  # beside it, published ones are too many
+            state_dict |= found
+            found = {}
+        absent = [name for name in names if name not in found] if found else []
+        errors = self._misfits(found, prefix)
+        if found and not absent and not errors:
+            blocks = [found[name].reshape(self.n_heads, self.d_head, -1) for name in names]
+            state_dict[packed] = torch.cat(blocks, -1)
+        if found and self.layer_norm is None:  # published, but never used there
+            for name in ("weight", "bias"):
+                state_dict.pop(f"{prefix}layer_norm.{name}", None)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if absent or errors:  # these say what W lacks
+            missing_keys[:] = [*(key for key in missing_keys if key != packed), *absent]
+            error_msgs.extend(errors)
+
+    def _misfits(self, published: dict[str, Any], prefix: str) -> list[str]:
+        """What is wrong with published weights, by their names in the state dict."""
+        H, D = self.n_heads, self.d_head
+        columns = {"W_y": self._outputs_per_head(), "w_b": 4}
+        errors = []
+        for name, block in published.items():
+            shape = (H, D, columns.get(name.removeprefix(prefix), D))
+            if not isinstance(block, Tensor):
+                got = f"type {type(block).__name__}"
+            elif tuple(block.shape) not in (shape, (1, *shape)):
+                got = f"{tuple(block.shape)}"
+            else:
+                continue
+            errors.append(
+                f"{type(self).__name__}: {name}: expected a Tensor of shape {shape} or {(1, *shape)}, got "
+                f"{got}; make the layer with the sizes of the published one"
+            )
+        return errors
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"input_softmax": self.input_softmax}

@@ -1,0 +1,146 @@
+"""The layer of fast weights that a linear map programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srwm.nn._fast_weights import fast_weights
+from srwm.nn._mixer import Mixer, Residual, kind_of
+
+
+class DeltaNet(Mixer):
+    """Multi-head fast weights under the delta rule, pre-norm (Schlag, Irie, Schmidhuber, ICML 2021).
+
+    A linear map of the normalised input gives each head its query, key, value and rate at every step; the
+    weights that these write and read start at zero and are all that one step passes on to the next::
+
+        q, k, v, b = slow_net(layer_norm(h))          per head D + D + D + 1 outputs
+        phi(a) = (elu(a) + 1) / (sum(elu(a) + 1) + eps)
+        y = delta rule of phi(q), phi(k), v, sigmoid(b); see `srwm.delta.forward`
+        out = h + dropout(out_linear(y))              or another residual form, as in `SRWM`
+
+    It is the self-referential weight matrix's predecessor and its rival in Irie et al., ICML 2022: there
+    slow_net stays as it was trained, where `SRWM` goes on changing the map itself.
+
+    Parameters
+    ----------
+    d_model : int
+        Entries of an input vector; a multiple of `n_heads`.
+    n_heads : int
+        Heads H, each with fast weights of its own, (D, D).
+    residual : {"pre_norm", "norm_skip", "plain", "none"}
+        As for `SRWM`; "pre_norm" in the published layer.
+    d_out : int, optional
+        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+    eps : float
+        Addend to the sums that queries and keys are divided by: 0 in the paper's few-shot models, 1e-5 in
+        its reinforcement learning. Without it, too, nothing is divided by zero.
+    dropout : float
+        Probability of dropout on the output of out_linear.
+    device, dtype
+        As for every torch layer.
+
+    Attributes
+    ----------
+    slow_net : Linear
+        From d_model to H (3 D + 1) entries, without bias; each head's are next to each other, in the
+        order q, k, v, b.
+
+    Notes
+    -----
+    The state (..., H, D, D) is the fast weights of each sequence, from keys to values, in float32 beside
+    halves and under autocast too. A reset leads back to zeros. Unlike in the published code, gradients
+    flow through a carried state. Parameters have the published names.
+
+    Raises
+    ------
+    TypeError
+        Sizes that are no integers.
+    ValueError
+        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
+        than "none".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from srwm.nn import DeltaNet
+    >>> layer = DeltaNet(64, n_heads=4)
+    >>> out, state = layer(torch.randn(8, 20, 64))          # 8 sequences of 20 steps
+    >>> out, state = layer(torch.randn(8, 20, 64), state)   # the 20 steps after those
+    >>> out.shape, state.shape
+    (torch.Size([8, 20, 64]), torch.Size([8, 4, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        residual: Residual = "pre_norm",
+        d_out: int | None = None,
+        eps: float = 0.0,
+        dropout: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
+        self.eps = eps
+        self.slow_net = nn.Linear(self.d_model, self.n_heads * (3 * self.d_head + 1), bias=False, **factory)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as torch's linear maps and layer norms do."""
+        super().reset_parameters()
+        self.slow_net.reset_parameters()
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(H, D, D), the last axes of a state."""
+        return self.n_heads, self.d_head, self.d_head
+
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        weight = self.slow_net.weight
+        if isinstance(weight, Tensor):
+            return kind_of(weight)
+        return torch.float32, torch.device("cpu")  # quantised: its weight is a method
+
+    def _mix(
+        self,
+        x: Tensor,
+        state: Tensor | None,
+        reset: Tensor | None,
+        padding: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        D = self.d_head
+        # What is written has the precision of the parameters, under autocast too.
+        columns = self._by_head(self.slow_net(x)).to(self._kind()[0])
+        q, k, v, b = columns.split([D, D, D, 1], -1)
+        beta = b.squeeze(-1).sigmoid()
+        if padding is not None:
+            beta = beta.masked_fill(padding, 0)
+        q, k = (positive(a, self.eps) for a in (q, k))
+        return fast_weights(q, k, v, beta, state, reset, return_state)
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"eps": self.eps}
+
+
+def positive(a: Tensor, eps: float) -> Tensor:
+    """elu(a) + 1, all positive, divided by its sum over the last axis and `eps`: with eps = 0 it sums to 1.
+
+    Without underflow to 0 / 0 and overflow to inf / inf: all is divided by the greatest entry beforehand,
+    and computed in float32 for halves.
+    """
+    wide = a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
+    greatest = wide.detach().amax(-1, keepdim=True)  # constant: the quotient does not depend on it
+    exponent, scale = greatest.clamp(max=0), 1 + greatest.relu()
+    # Not elu(a) + 1 as written: that rounds the small values, all of it below -17, to 0 in float32.
+    shares = ((wide.clamp(max=0) - exponent).exp() + wide.relu()) / scale
+    total = shares.sum(-1, keepdim=True)
+    if eps:
+        total = total + eps / (exponent.exp() * scale)
+    return (shares / total).to(a.dtype)

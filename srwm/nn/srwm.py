@@ -1,0 +1,111 @@
+"""The layer of self-referential weight matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srwm.nn._mixer import Residual
+from srwm.nn._self_referential import SelfReferential
+
+
+class SRWM(SelfReferential):
+    """Multi-head self-referential weight matrix layer (Irie et al., ICML 2022, section 3).
+
+    With op the operator applied per head and out_linear a linear map without bias::
+
+        norm_skip   out = layer_norm(h) + dropout(out_linear(op(h)))     the paper's few-shot layer
+        plain       out = h + dropout(out_linear(op(h)))                 its reinforcement-learning layer
+        pre_norm    out = h + dropout(out_linear(op(layer_norm(h))))
+        none        out = dropout(out_linear(op(h)))                     outputs may have another size
+
+    Parameters
+    ----------
+    d_model : int
+        Entries of an input vector; a multiple of `n_heads`.
+    n_heads : int
+        Heads H, each with a weight matrix of its own, (D, M).
+    residual : {"norm_skip", "plain", "pre_norm", "none"}
+        See above. "plain" and "none" have no layer_norm.
+    d_out : int, optional
+        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+    input_softmax : bool
+        Whether each head's input goes through a softmax (the paper's reinforcement-learning layer).
+    beta_init : float
+        Mean of the initial weights that make the four rates.
+    q_scale : float
+        Factor on the initial W_q: 1 in the paper, 0.01 in follow-up work.
+    dropout : float
+        Probability of dropout on the output of out_linear.
+    device, dtype
+        As for every torch layer.
+
+    Attributes
+    ----------
+    W : Parameter (H, D, M)
+        Packed initial matrices, M = 3 D + 4; see `srwm.pack`.
+
+    Notes
+    -----
+    The state (..., H, D, M) is the shift of each sequence's matrices from the parameter W, so that an
+    optimiser step between segments still counts. It is float32 beside halves, too. A reset leads back to W.
+
+    ``load_state_dict`` takes the published names too: W_y, W_q, W_k and w_b, each (1, H, D, columns).
+
+    Raises
+    ------
+    TypeError
+        Sizes that are no integers.
+    ValueError
+        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
+        than "none".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from srwm.nn import SRWM
+    >>> layer = SRWM(64, n_heads=4)
+    >>> out, state = layer(torch.randn(8, 20, 64))          # 8 sequences of 20 steps
+    >>> out, state = layer(torch.randn(8, 20, 64), state)   # the 20 steps after those
+    >>> out.shape, state.shape
+    (torch.Size([8, 20, 64]), torch.Size([8, 4, 16, 52]))
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        residual: Residual = "norm_skip",
+        d_out: int | None = None,
+        input_softmax: bool = False,
+        beta_init: float = 0.0,
+        q_scale: float = 1.0,
+        dropout: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(
+            d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory
+        )
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(H, D, M), the last axes of a state."""
+        return self.n_heads, self.d_head, 3 * self.d_head + 4
+
+    def _outputs_per_head(self) -> int:
+        return self.d_head
+
+    def _mix(
+        self,
+        x: Tensor,
+        state: Tensor | None,
+        reset: Tensor | None,
+        padding: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._rewrite(x, state, reset, padding, return_state)

@@ -1,0 +1,34 @@
+"""The reference as a backend: it runs on arrays of any library, every operator, slowly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srwm.operators.spec import Operator
+from srwm.reference.loop import saved_shape
+
+RUNS_ON_ARRAYS = True
+NEEDS_ALIGNMENT = False
+
+
+def unusable() -> str | None:
+    """Why this backend cannot run here: never."""
+    return None
+
+
+def declines(device: str) -> str | None:
+    """Why this backend does not take arrays of `device`: never."""
+    del device
+    return None
+
+
+def takes(op: Operator) -> bool:
+    """Whether it knows the operator: every one has a reference."""
+    del op
+    return True
+
+
+def saved_of(call: Any) -> tuple[tuple[Any, ...], str]:
+    """Shape and dtype of what forward saves for backward."""
+    dtype = "float64" if call.dtype == "float64" else "float32"
+    return saved_shape(call.operator, call.lead, call.sizes), dtype

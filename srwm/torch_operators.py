@@ -1,0 +1,16 @@
+"""Importing this registers all operators with torch: `torch.ops.srwm.forward` and so on.
+
+They are registered when first called otherwise. A program that loads an exported one, by
+`torch.export.load` or as a package of AOTInductor, without calling any of them, imports this module first.
+
+    >>> import torch
+    >>> import srwm.torch_operators
+    >>> torch.ops.srwm.delta_forward
+    <OpOverloadPacket(op='srwm.delta_forward')>
+"""
+
+from srwm._torch_operator import torch_operator
+from srwm.operators.table import OPERATORS
+
+for _operator in OPERATORS.values():
+    torch_operator(_operator)

@@ -1,0 +1,143 @@
+"""Calls of a backend that works on addresses, from NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from srwm._raw_kernels.views import ITEM_BYTES, contiguous_along
+from srwm.operators.spec import Operator
+
+
+class Layout(NamedTuple):
+    """One array, without its address."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in bytes
+    dtype: str
+
+
+class Call(NamedTuple):
+    """All that is known of a call but addresses."""
+
+    operator: Operator
+    operands: tuple[Layout | None, ...]
+    lead: tuple[int, ...]
+    sizes: Any
+    dtype: str
+    state_dtype: str
+    device: int
+
+
+def name_of(dtype: Any) -> str:
+    """As backends name it. Today's front ends bring bfloat16 as int16."""
+    return "bfloat16" if dtype.name == "int16" else str(dtype.name)
+
+
+def layout_of(a: Any) -> Layout | None:
+    """Of an array or None."""
+    return None if a is None else Layout(a.shape, a.strides, name_of(a.dtype))
+
+
+def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
+    """Of a contiguous array."""
+    return Layout(shape, contiguous_along(shape, range(len(shape)), ITEM_BYTES[dtype]), dtype)
+
+
+def call_of(operator: Operator, operands: Sequence[Any], lead: tuple[int, ...]) -> Call:
+    """Of operands in the operator's flat order."""
+    sizes: dict[str, int] = {}
+    for operand, a in zip(operator.flat, operands, strict=True):
+        if a is not None:
+            sizes |= dict(zip(operand.letters, a.shape[a.ndim - operand.core :], strict=True))
+    for derived in operator.derived:
+        sizes[derived.letter] = derived.of(sizes)
+    (state,) = (operands[i] for i in operator.places("state"))
+    dtype = name_of(operands[0].dtype)
+    state_dtype = dtype if state is None else name_of(state.dtype)
+    return Call(operator, tuple(map(layout_of, operands)), tuple(lead), sizes, dtype, state_dtype, 0)
+
+
+def results_of(call: Call) -> tuple[Layout, ...]:
+    """The layouts of the output and of the matrices after the last step."""
+    output, *states = call.operator.results
+    sizes = dict(call.sizes)
+    return (
+        contiguous(output.shape(call.lead, sizes), call.dtype),
+        *(contiguous(state.shape(call.lead, sizes), call.state_dtype) for state in states),
+    )
+
+
+def address_of(a: Any) -> int:
+    """Of an array; 0 for None."""
+    return 0 if a is None else int(a.ctypes.data)
+
+
+def empty(nbytes: int) -> tuple[int, Any]:
+    """Working memory."""
+    memory = np.empty(max(1, nbytes), np.uint8)
+    return address_of(memory), memory
+
+
+def _new(layout: Layout, like: Any) -> np.ndarray:
+    dtype = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}.get(layout.dtype) or np.dtype(layout.dtype)
+    a = np.empty(layout.shape, dtype)
+    return a.view(np.int16) if like.dtype.name == "int16" and layout.dtype == "bfloat16" else a
+
+
+def _whole(arrays: Sequence[Any], copies: Sequence[bool]) -> list[Any]:
+    return [a.copy() if copy else a for a, copy in zip(arrays, copies, strict=True)]
+
+
+def forward(
+    operator: Operator,
+    operands: Sequence[Any],
+    lead: tuple[int, ...],
+    forward_of: Any,
+    saved_of: Any,
+    keep: bool,
+    return_state: bool,
+) -> tuple[Any, Any, Any]:
+    """The output, the matrix after the last step and what is saved for backward, or None."""
+    call = call_of(operator, operands, lead)
+    run = forward_of(call, keep)
+    y, *states = (_new(layout, operands[0]) for layout in results_of(call))
+    (state,) = states if return_state else (None,)
+    saved = np.empty(*saved_of(call)) if keep else None
+    outputs = (address_of(y), address_of(state))
+    given = _whole(operands, run.copies)
+    run(tuple(map(address_of, given)), outputs, address_of(saved), empty=empty)
+    return y, state, saved
+
+
+def backward(
+    operator: Operator,
+    operands: Sequence[Any],
+    lead: tuple[int, ...],
+    backward_of: Any,
+    saved: Any,
+    incoming: Sequence[Any],
+    wanted: Sequence[bool] | None = None,
+) -> tuple[Any, ...]:
+    """The gradients of the operands that have one; None where they are not given or not wanted."""
+    call = call_of(operator, operands, lead)
+    run = backward_of(call, tuple(map(layout_of, incoming)))
+    given = [operands[i] for i in operator.differentiable]
+    gradients = [
+        None
+        if a is None or (wanted is not None and not wanted[i])
+        else _new(contiguous(a.shape, name_of(a.dtype)), a)
+        for i, a in enumerate(given)
+    ]
+    whole, whole_incoming = _whole(operands, run.copies), _whole(incoming, run.incoming_copies)
+    run(
+        tuple(map(address_of, whole)),
+        address_of(saved),
+        tuple(map(address_of, whole_incoming)),
+        tuple(map(address_of, gradients)),
+        empty=empty,
+    )
+    return tuple(gradients)

@@ -1,0 +1,507 @@
+"""The table that every suite walks: each operator, how its random operands are drawn, and one step of it.
+
+A row is an operator's description, its public functions, and what only its tests need. From these follow
+cases of any size, with and without a state, resets and optional operands, on every backend and in every
+dtype.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import srwm
+from srwm import _dispatch
+from srwm.operators.spec import Operand, Operator
+from srwm.operators.table import OPERATORS
+
+_dispatch.BACKENDS["cuda-on-host"] = "tests.cuda_host.backend"
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def over_root_of_rows(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Entries of a matrix with which a product keeps the size of its vector."""
+    return rng.standard_normal(shape) / np.sqrt(shape[-2])
+
+
+def about_as_long_as_1(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Vectors."""
+    return rng.standard_normal(shape) / np.sqrt(shape[-1])
+
+
+def rates(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers between 0 and 1."""
+    return rng.random(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """An operator in the table.
+
+    Attributes
+    ----------
+    op : Operator
+    functions : object
+        What has its public `forward`, `vjp` and `backward`.
+    torch_step : callable
+        One step in torch operations, written without the package: the entries of the data operands at a
+        step, then the matrix before it -> the output, and the matrix after it.
+    draws : mapping of str to callable
+        How the entries of some operands are drawn; of others, normally distributed. A state is drawn as the
+        matrix that it stands for.
+    letters : callable
+        The sizes of letters that L, D and Do do not name, from these.
+    """
+
+    op: Operator
+    functions: Any
+    torch_step: Callable[..., Any]
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    letters: Callable[[Mapping[str, int]], dict[str, int]] = lambda sizes: {}
+
+    def __repr__(self) -> str:
+        return self.op.name
+
+    def place(self, name: str) -> int:
+        """The place of an operand in the flat order."""
+        return [operand.name for operand in self.op.flat].index(name)
+
+    @property
+    def initial(self) -> str:
+        """The name of the matrix with which sequences begin."""
+        return self.op.initials[0].name
+
+    @property
+    def result_names(self) -> tuple[str, ...]:
+        """The names of the output and of the matrix after the last step."""
+        return tuple(result.name for result in self.op.results)
+
+    def forward(self, flat: Sequence[Any], *, return_state: bool = True, **options: Any) -> Any:
+        """The public `forward` on operands in the flat order; None for those that are not given."""
+        return self.functions.forward(*self._split(flat, options), return_state=return_state, **options)
+
+    def vjp(self, flat: Sequence[Any], **options: Any) -> Any:
+        """The public `vjp`."""
+        return self.functions.vjp(*self._split(flat, options), **options)
+
+    def backward(self, flat: Sequence[Any], *incoming: Any, **options: Any) -> Any:
+        """The public `backward`; the state is given only where there is one."""
+        *before, state = self._split(flat, options)
+        return self.functions.backward(*before, *incoming, state=state, **options)
+
+    def _split(self, flat: Sequence[Any], options: dict[str, Any]) -> list[Any]:
+        """The operands that have a place, as they are; flags are put into the options."""
+        flags = self.op.places("flag")
+        options |= {self.op.flat[i].name: flat[i] for i in flags if i < len(flat)}
+        return [a for i, a in enumerate(flat) if i not in flags]
+
+
+# ---- the rows
+
+
+def srwm_step(x_t: Any, W: Any) -> Any:
+    """Of the self-referential weight matrix: x_t (..., D), W (..., D, M)."""
+    import torch
+
+    D = x_t.shape[-1]
+    y, q, k, b = torch.einsum("...d,...dm->...m", x_t, W).tensor_split((-2 * D - 4, -D - 4, -4), -1)
+    q, k, b = q.softmax(-1), k.softmax(-1), b.sigmoid()
+    change = torch.einsum("...d,...dm->...m", q, W) - torch.einsum("...d,...dm->...m", k, W)
+    blocks = zip(change.tensor_split((-2 * D - 4, -D - 4, -4), -1), range(4), strict=True)
+    u = torch.cat([b[..., j : j + 1] * block for block, j in blocks], -1)
+    return y, W + torch.einsum("...d,...m->...dm", k, u)
+
+
+def delta_step(q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any) -> Any:
+    """Of the delta rule: q_t, k_t (..., D), v_t (..., Do), beta_t (...), S (..., D, Do)."""
+    import torch
+
+    u = beta_t[..., None] * (v_t - torch.einsum("...d,...do->...o", k_t, S))
+    S = S + torch.einsum("...d,...o->...do", k_t, u)
+    return torch.einsum("...d,...do->...o", q_t, S), S
+
+
+SRWM = Row(
+    OPERATORS["srwm"],
+    srwm,
+    srwm_step,
+    {"W": over_root_of_rows},
+    lambda sizes: {"M": sizes["Do"] + 2 * sizes["D"] + 4},
+)
+DELTA = Row(OPERATORS["delta"], srwm.delta, delta_step, {"k": about_as_long_as_1, "beta": rates})
+
+ROWS = (SRWM, DELTA)
+each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
+
+
+# ---- sizes
+
+
+# (leading axes of the data operands, of the initial ones, L, D, Do): every size at which a loop, a vector
+# or a segment can end.
+SIZES = [
+    ((), (), 1, 1, 1),
+    ((2,), (2,), 2, 2, 3),
+    ((2, 3), (3,), 63, 3, 5),
+    ((3,), (1,), 33, 8, 8),
+    ((1, 2), (4, 1), 65, 16, 16),
+    ((2,), (), 31, 27, 16),
+    ((2,), (2,), 100, 28, 28),
+    ((2,), (2,), 200, 32, 32),
+    ((1,), (2,), 40, 40, 7),
+    ((2,), (), 64, 48, 49),
+    ((1, 2), (2,), 70, 64, 64),
+    ((), (), 17, 100, 1),
+    ((1,), (1,), 34, 128, 64),
+]
+# Those at which the published backward is wrong (heads of 32 and 64, more than a segment of steps), heads
+# wider than a warp, outputs wider than heads and narrower.
+LONG_OR_WIDE = [
+    ((2,), (), 300, 16, 16),
+    ((1,), (1,), 600, 32, 32),
+    ((1,), (1,), 200, 64, 64),
+    ((1,), (1,), 200, 128, 128),
+    ((2,), (2,), 200, 40, 40),
+    ((1,), (1,), 37, 16, 300),
+    ((1,), (1,), 5, 256, 3),
+    ((1,), (1,), 5, 70, 1024),
+    ((1500,), (), 2, 2, 1),  # more sequences of one weight than chunks in which its gradient is summed
+]
+
+
+def size_id(size: Any) -> str:
+    """A size in the name of a test."""
+    return "-".join(map(str, size)).replace(" ", "")
+
+
+# Where sequences start and begin anew: which of the optional operands a case has.
+STARTS = {
+    "plain": {},
+    "reset": {"reset": True},
+    "state": {"state": True},
+    "state-reset": {"state": True, "reset": True},
+}
+each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+
+
+# ---- cases
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Operands in the flat order, and the gradients of the results; None for what is not given."""
+
+    row: Row
+    flat: tuple[Any, ...]
+    incoming: tuple[Any, ...]
+
+    def map(self, change: Callable[[Any], Any]) -> Case:
+        """The case with every array changed."""
+        return replace(
+            self,
+            flat=tuple(None if a is None else change(a) for a in self.flat),
+            incoming=tuple(None if a is None else change(a) for a in self.incoming),
+        )
+
+    def astype(self, dtype: Any, state_dtype: Any = None) -> Case:
+        """The case rounded to `dtype`; the state and its gradient to `state_dtype`, if that is given."""
+        wide = self.map(lambda a: a if a.dtype == bool else a.astype(state_dtype or dtype))
+        case = self.map(lambda a: a if a.dtype == bool else a.astype(dtype))
+        places = self.row.op.places("state")
+        flat = tuple(
+            w if i in places else a for i, (a, w) in enumerate(zip(case.flat, wide.flat, strict=True))
+        )
+        with_state = any(self.flat[i] is not None for i in places)
+        return replace(
+            case, flat=flat, incoming=(case.incoming[0], *(wide if with_state else case).incoming[1:])
+        )
+
+    def with_(self, **operands: Any) -> Case:
+        """The case with other operands, or None, under these names."""
+        names = [operand.name for operand in self.row.op.flat]
+        assert operands.keys() <= set(names)
+        return replace(self, flat=tuple(operands.get(n, a) for n, a in zip(names, self.flat, strict=True)))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.flat[self.row.place(name)]
+
+    def steps(self, first: int, last: int | None) -> Case:
+        """The part of its steps from `first` on, before `last`."""
+
+        def part(operand: Operand, a: Any) -> Any:
+            if a is None or "L" not in operand.letters:
+                return a
+            own = tuple(slice(first, last) if letter == "L" else slice(None) for letter in operand.letters)
+            return a[(..., *own)]
+
+        op = self.row.op
+        incoming = (part(op.output, self.incoming[0]), *self.incoming[1:])
+        flat = tuple(part(operand, a) for operand, a in zip(op.flat, self.flat, strict=True))
+        return replace(self, flat=flat, incoming=incoming)
+
+    @property
+    def given(self) -> tuple[Any, ...]:
+        """The operands that have a gradient and are given."""
+        return tuple(self.flat[i] for i in self.places)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Their places."""
+        return tuple(i for i in self.row.op.differentiable if self.flat[i] is not None)
+
+    def of_given(self, given: Sequence[Any]) -> tuple[Any, ...]:
+        """The flat order with other arrays for those."""
+        flat = list(self.flat)
+        for i, a in zip(self.places, given, strict=True):
+            flat[i] = a
+        return tuple(flat)
+
+    def named(self, results: Sequence[Any], gradients: Sequence[Any]) -> dict[str, Any]:
+        """Results and gradients, one for each operand that is given or could be, by name."""
+        flat = self.row.op.flat
+        names = [flat[i].name for i in self.row.op.differentiable]
+        if len(gradients) < len(names):  # states have gradients only where they are given
+            names = [n for n in names if n not in {state.name for state in self.row.op.states}]
+        given = {f"g{n}": g for n, g in zip(names, gradients, strict=True) if g is not None}
+        return dict(zip(self.row.result_names, results, strict=True)) | given
+
+
+def random_case(
+    row: Row,
+    size: tuple[Any, ...] = ((2, 1), (3,), 7, 4, 5),
+    *,
+    state: bool = False,
+    initial: bool = True,
+    reset: bool = False,
+    leads: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> Case:
+    """A random case of a size of the table, in float64; with resets at a tenth of the steps.
+
+    `state` and `reset`: whether these are given; `initial`: whether optional initial matrices are. `leads`
+    are leading axes of some operands; others have those that the size names, or their broadcast.
+    """
+    rng = np.random.default_rng(seed)
+    op, leads = row.op, dict(leads or {})
+    data_lead, initial_lead, L, D, Do = size
+    sizes = {"L": L, "D": D, "Do": Do}
+    sizes |= row.letters(sizes)
+    lead = np.broadcast_shapes(data_lead, initial_lead, *leads.values())
+    of_role = {"data": data_lead, "parameter": (), "initial": initial_lead, "state": lead, "flag": lead}
+    is_given = {"data": True, "parameter": True, "initial": initial, "state": state, "flag": reset}
+    like = dict(zip((s.name for s in op.states), (i.name for i in op.initials), strict=True))
+
+    def draw(operand: Operand) -> Any:
+        if operand.optional and not is_given[operand.role]:
+            return None
+        shape = operand.shape(leads.get(operand.name, of_role[operand.role]), sizes)
+        if operand.role == "flag":
+            return rng.random(shape) < 0.1
+        how = row.draws.get(like.get(operand.name, operand.name))
+        return how(rng, shape) if how else rng.standard_normal(shape)
+
+    flat = tuple(draw(operand) for operand in op.flat)
+    of_given = [
+        a.shape[: a.ndim - operand.core] for operand, a in zip(op.flat, flat, strict=True) if a is not None
+    ]
+    lead = np.broadcast_shapes(*of_given)
+    return Case(row, flat, tuple(rng.standard_normal(result.shape(lead, sizes)) for result in op.results))
+
+
+def long_keys_case(length: float, L: int = 32, D: int = 4) -> Case:
+    """The delta rule with queries and keys of this length, at rate 1: S grows by |1 - length^2| a step."""
+    case = random_case(DELTA, ((20,), (), L, D, D), initial=False)
+    k = case["k"] * (length / np.linalg.norm(case["k"], axis=-1, keepdims=True))
+    return case.with_(q=k, k=k, beta=np.ones_like(case["beta"]))
+
+
+def growth_case() -> Case:
+    """512 steps in which W_y grows a million-fold: what comes back by undoing updates is hardest here.
+
+    x stays on entry 0, and only W_y is written: q is all on entry 0, k half there and half on the rest, so
+    that every step multiplies (q - k) W_y by 1 + beta_0 (q - k) . k.
+    """
+    D, L, growth, never = 16, 512, 1e6, -60.0
+    case = random_case(SRWM, ((), (), L, D, D))
+    along = 1 / 4 - 1 / (4 * (D - 1))  # (q - k) . k
+    beta_0 = (growth ** (1 / L) - 1) / along
+    W_q, W_k, w_beta = np.zeros((D, D)), np.zeros((D, D)), np.zeros((D, 4))
+    W_q[0] = [0.0] + [never] * (D - 1)
+    W_k[0] = [np.log(D - 1)] + [0.0] * (D - 1)
+    w_beta[0] = [np.log(beta_0 / (1 - beta_0)), never, never, never]
+    x = np.zeros((L, D))
+    x[:, 0] = 1
+    W_y = np.random.default_rng(0).standard_normal((D, D))
+    return case.with_(x=x, W=np.concatenate([W_y, W_q, W_k, w_beta], axis=-1))
+
+
+# ---- results, by name, and how near they are
+
+
+# Greatest difference from the float64 truth, relative to the truth's greatest entry. Of halves only the
+# rounding of the result is allowed for: they are computed in float32.
+TOLERANCE = {"float64": 1e-11, "float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3}
+
+
+def relative_error(a: Any, truth: Any) -> float:
+    """Greatest difference relative to the truth's greatest entry; inf where shapes or NaNs differ."""
+    a, truth = np.asarray(a, np.float64), np.asarray(truth, np.float64)
+    if a.shape != truth.shape or np.isnan(a).any():
+        return np.inf
+    if truth.size == 0:
+        return 0.0
+    return float(np.abs(a - truth).max() / max(np.abs(truth).max(), np.finfo(np.float64).tiny))
+
+
+def assert_close(got: dict[str, Any], truth: dict[str, Any], tolerance: float, where: object = "") -> None:
+    """Every named result within the tolerance of the truth; all of those that are not are named."""
+    assert got.keys() == truth.keys()
+    errors = {name: relative_error(got[name], truth[name]) for name in truth}
+    worst = {name: error for name, error in errors.items() if not error <= tolerance}
+    assert not worst, f"{where}: relative errors {worst} above {tolerance}"
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Every named result is the expected one, bit for bit; NaN is NaN."""
+    assert got.keys() == expected.keys()
+    for name, a in expected.items():
+        np.testing.assert_array_equal(np.asarray(got[name]), np.asarray(a), name)
+
+
+def by_autograd(case: Case, dtype: Any = None) -> dict[str, Any]:
+    """All results by torch's autograd through a plain loop, which shares nothing with the package."""
+    import torch
+
+    def tensor(a: Any) -> Any:
+        t = torch.tensor(a)
+        return t if t.dtype == torch.bool or dtype is None else t.to(dtype)
+
+    tensors = case.map(tensor)
+    given = [t.requires_grad_() for t in tensors.given]
+    results = plain_loop(case.row, tensors.flat)
+    wanted = [(r, g) for r, g in zip(results, tensors.incoming, strict=True) if g is not None]
+    gradients = torch.autograd.grad(
+        [r for r, _ in wanted], given, [g for _, g in wanted], materialize_grads=True
+    )
+    named = {case.row.op.flat[i].name: g for i, g in zip(case.places, gradients, strict=True)}
+    found = dict(zip(case.row.result_names, results, strict=True)) | {f"g{n}": g for n, g in named.items()}
+    return {name: t.detach().numpy() for name, t in found.items()}
+
+
+def plain_loop(row: Row, flat: Sequence[Any]) -> tuple[Any, Any]:
+    """The operator on tensors as a loop over `torch_step`, with resets and a state: L >= 1."""
+    import torch
+
+    op = row.op
+    flat = (*flat, *(None,) * (len(op.flat) - len(flat)))
+    data = [(op.flat[i], flat[i]) for i in op.places("data")]
+    (initial,), (state,) = ([flat[i] for i in op.places(role)] for role in ("initial", "state"))
+    flags = [flat[i] for i in op.places("flag")]
+    reset = flags[0] if flags else None
+    if initial is None:
+        sizes = {
+            letter: n
+            for o, a in data
+            for letter, n in zip(o.letters, a.shape[a.ndim - o.core :], strict=True)
+        }
+        initial = data[0][1].new_zeros(op.initials[0].shape((), sizes))
+    matrix = initial if state is None else state
+    outputs = []
+    for t in range(data[0][1].shape[-data[0][0].core]):
+        if reset is not None:
+            matrix = torch.where(reset[..., t, None, None], initial, matrix)
+        y, matrix = row.torch_step(*(a.select(-o.core, t) for o, a in data), matrix)
+        outputs.append(y)
+    lead = torch.broadcast_shapes(
+        *(tuple(a.shape)[: a.ndim - o.core] for o, a in zip(op.flat, flat, strict=True) if a is not None)
+    )
+    y = torch.stack([y.expand(*lead, *y.shape[-1:]) for y in outputs], -2)
+    return y, matrix.expand(*lead, *matrix.shape[-2:])
+
+
+# ---- backends
+
+
+class Backend:
+    """A backend on NumPy arrays; skips the test, saying why, where it cannot run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def require(self, op: Operator) -> None:
+        """Skip where it cannot run: a machine without a device, or without a compiler, runs the other rows.
+
+        In CI a backend of the CPU that lacks a compiler or an operator fails.
+        """
+        reason = (
+            _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else "it is not in the table"
+        )
+        if reason == "usable" and self.name in _dispatch.BACKENDS:
+            taken = _dispatch._module(_dispatch.BACKENDS[self.name]).takes(op)
+            reason = "usable" if taken else f"{self.name} has no kernels of {op.label}"
+        elif self.name == "cuda":
+            pytest.skip(reason)
+        if reason != "usable":
+            if "CI" in os.environ:
+                pytest.fail(f"CI is to run every operator on {self.name}: {reason}")
+            pytest.skip(reason)
+
+    def run(self, case: Case, **options: Any) -> dict[str, Any]:
+        """All results of a case by name."""
+        self.require(case.row.op)
+        return run(case, backend=self.name, **options)
+
+    def vjp(self, case: Case, **options: Any) -> Any:
+        """The results, and the pullback from gradients to the gradients of all operands."""
+        self.require(case.row.op)
+        return vjp(case, backend=self.name, **options)
+
+
+def vjp(case: Case, *, backend: str | None = None, **options: Any) -> Any:
+    """The public `vjp` on NumPy arrays, on a device's where the backend is "cuda"."""
+    on_device = backend == "cuda"
+
+    def to(a: Any) -> Any:
+        if not on_device or a is None:
+            return a
+        import cupy
+
+        return cupy.asarray(a)
+
+    def back(a: Any) -> Any:
+        return a.get() if on_device and a is not None else a
+
+    results, pullback = case.row.vjp([to(a) for a in case.flat], backend=backend, **options)
+
+    def pull_back(*gradients: Any) -> Any:
+        return tuple(back(g) for g in pullback(*(to(g) for g in gradients)))
+
+    return tuple(back(a) for a in results), pull_back
+
+
+def run(case: Case, *, backend: str | None = None, **options: Any) -> dict[str, Any]:
+    """All results of a case by name, from `vjp`."""
+    results, pullback = vjp(case, backend=backend, **options)
+    return case.named(results, pullback(*case.incoming))
+
+
+def truth_of(case: Case) -> dict[str, Any]:
+    """All results by the reference in float64, of the case as it is rounded."""
+    return run(case.astype(np.float64), backend="reference")
+
+
+REFERENCE, CYTHON, CUDA_ON_HOST, CUDA = map(Backend, ("reference", "cython", "cuda-on-host", "cuda"))
+each_backend = pytest.mark.parametrize(
+    "backend",
+    [REFERENCE, CYTHON, CUDA_ON_HOST, pytest.param(CUDA, marks=pytest.mark.gpu)],
+    ids=repr,
+)

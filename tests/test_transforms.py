@@ -1,0 +1,702 @@
+"""Every transform and tool of torch on every operator, against a plain loop in torch operations.
+
+Rows that compile, export or start processes are slow: one start of each operator runs in `make test`, the
+others, marked `slow`, in `make test-all`.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from srwm._torch_operator import torch_operator
+from tests.operators import ROWS, STARTS, Row, each_operator, plain_loop, random_case
+
+# torch's own forward mode is made of its deprecated scripts.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+F = torch.func
+ROOT = Path(__file__).parents[1]
+
+
+class Problem:
+    """Operands, and two functions of them: the operator's, and a plain loop.
+
+    args: the operands that are given, with an axis of three sequences; one: the first sequence of each.
+    Both functions take them, and a `reset`, by default the problem's own, which all sequences share.
+    """
+
+    def __init__(self, row: Row, start: dict[str, bool]) -> None:
+        self.row = row
+        case = random_case(row, ((3,), (3,), 5, 4, 6), **start, leads={"reset": ()}).map(torch.tensor)
+        self.case = case
+        (self.reset_place,) = row.op.places("flag")
+        self.reset = case.flat[self.reset_place]
+        if self.reset is not None:
+            self.reset = torch.tensor([False, True, False, True, False])
+        self.resets = torch.tensor([[0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+        self.args = case.given
+        self.one = tuple(a[0] for a in case.given)
+
+    def _flat(self, a: tuple[Any, ...], reset: Any) -> tuple[Any, ...]:
+        flat = list(self.case.of_given(a))
+        flat[self.reset_place] = self.reset if reset is None else reset
+        return tuple(flat)
+
+    def ours(self, *a: Any, reset: Any = None) -> Any:
+        return self.row.forward(self._flat(a, reset))
+
+    def plain(self, *a: Any, reset: Any = None) -> Any:
+        return plain_loop(self.row, self._flat(a, reset))
+
+
+# ---- rows: what must agree between the two functions. (problem, one of its functions) -> values
+
+
+def free(args):
+    return [t.clone().requires_grad_() for t in args]
+
+
+def loss(f):
+    def of(*a, **options):
+        y, state = f(*a, **options)
+        return y.pow(2).sum() + state.sin().sum()
+
+    return of
+
+
+def gradient(value, a, **options):
+    """Zeros where the value does not depend on an operand, as on W beside a state that no reset leaves."""
+    if not value.requires_grad:
+        return [torch.zeros_like(t) for t in a]
+    return torch.autograd.grad(value, a, materialize_grads=True, **options)
+
+
+def autograd_of(value_of, args):
+    a = free(args)
+    return gradient(value_of(*a), a)
+
+
+def of_each_alone(f, args):
+    """The gradient of one operand where the others want none."""
+    found = []
+    for i in range(len(args)):
+        a = [t.clone().requires_grad_(i == j) for j, t in enumerate(args)]
+        found += gradient(loss(f)(*a), [a[i]])
+    return found
+
+
+def twice(f, args):
+    a = free(args)
+    return gradient(gradient(loss(f)(*a), a, create_graph=True)[0].sin().sum(), a)
+
+
+def three_times(f, args):
+    a = free(args)
+    second = gradient(gradient(loss(f)(*a), a, create_graph=True)[0].sin().sum(), a, create_graph=True)
+    return gradient(second[-1].cos().sum(), a)
+
+
+def dual_numbers(f, args):
+    with forward_ad.dual_level():
+        results = f(*(forward_ad.make_dual(t, t * 0.5) for t in args))
+        return [forward_ad.unpack_dual(o).tangent for o in results]
+
+
+def forward_over_reverse(f, args):
+    a = free(args)
+    with forward_ad.dual_level():
+        dual = [forward_ad.make_dual(t, torch.ones_like(t)) for t in a]
+        unpacked = [forward_ad.unpack_dual(g) for g in gradient(loss(f)(*dual), dual, create_graph=True)]
+        return [torch.zeros_like(u.primal) if u.tangent is None else u.tangent for u in unpacked]
+
+
+def batched_gradients(f, args):
+    """The rows of a Jacobian by torch.autograd's own batching."""
+    a = free(args)
+    y, state = f(*a)
+    upstream = torch.stack([y.detach(), y.detach().cos(), -y.detach()])
+    of_state = torch.stack([state.detach()] * 3)
+    gradients = torch.autograd.grad(
+        (y, state), a, (upstream, of_state), is_grads_batched=True, allow_unused=True
+    )
+    return [t.new_zeros(3, *t.shape) if g is None else g for g, t in zip(gradients, a, strict=True)]
+
+
+def checkpointed(f, args, **options):
+    a = free(args)
+    torch.utils.checkpoint.checkpoint(loss(f), *a, **options).backward()
+    return [torch.zeros_like(t) if t.grad is None else t.grad for t in a]
+
+
+class Cell(torch.nn.Module):
+    """A module whose parameter is an operand of an operator."""
+
+    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], place: int) -> None:
+        super().__init__()
+        self.f, self.place = f, place
+        self.weight = torch.nn.Parameter(args[place].clone())
+
+    def forward(self, *a: Any) -> Any:
+        return self.f(*a[: self.place], self.weight, *a[self.place :])
+
+
+def cell_of(p, f, args=None):
+    """A module with the initial matrices of one sequence, and the other operands of all."""
+    place = p.case.places.index(p.row.place(p.row.initial))
+    return Cell(f, p.one if args is None else args, place), (*p.args[:place], *p.args[place + 1 :])
+
+
+def per_sample_gradients(p, f):
+    cell, rest = cell_of(p, f)
+
+    def of(parameters, *a):
+        return loss(lambda *b: F.functional_call(cell, parameters, b))(*a)
+
+    parameters = {name: t.detach() for name, t in cell.named_parameters()}
+    return F.vmap(F.grad(of), in_dims=(None, *(0,) * len(rest)))(parameters, *rest)["weight"]
+
+
+def ensemble(p, f):
+    """Three modules as one, and the gradients of all their parameters."""
+    cells = [cell_of(p, f, tuple(a[i] for a in p.args))[0] for i in range(3)]
+    base, rest = cell_of(p, f)
+    parameters, buffers = F.stack_module_state(cells)
+
+    def of(parameters, *a):
+        return loss(lambda *b: F.functional_call(base, (parameters, buffers), b))(*a)
+
+    value = F.vmap(of)(parameters, *rest).sum()
+    return value, gradient(value, [parameters["weight"]])
+
+
+def shared(p, i):
+    """in_dims where all operands but the i-th are mapped, and the operands."""
+    dims = [0] * len(p.args)
+    dims[i] = None
+    args = list(p.args)
+    args[i] = p.one[i]
+    return tuple(dims), tuple(args)
+
+
+def vmap_of_one(p, f, i):
+    return F.vmap(lambda a: f(*p.one[:i], a, *p.one[i + 1 :]))(p.args[i])
+
+
+def nested_vmap(p, f):
+    return F.vmap(lambda a: F.vmap(lambda b: f(a, *p.one[1:-1], b))(p.args[-1]))(p.args[0])
+
+
+def every(p):
+    return tuple(range(len(p.args)))
+
+
+EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
+    "forward": lambda p, f: f(*p.args),
+    "resets of their own": lambda p, f: f(*p.args, reset=p.resets),
+    "autograd": lambda p, f: autograd_of(loss(f), p.args),
+    "autograd, resets of their own": lambda p, f: autograd_of(
+        lambda *a: loss(f)(*a, reset=p.resets), p.args
+    ),
+    "autograd of the output": lambda p, f: autograd_of(lambda *a: f(*a)[0].sin().sum(), p.args),
+    "autograd of the state": lambda p, f: autograd_of(lambda *a: f(*a)[1].sin().sum(), p.args),
+    "autograd of each alone": lambda p, f: of_each_alone(f, p.args),
+    "batched gradients": lambda p, f: batched_gradients(f, p.args),
+    "func.grad": lambda p, f: F.grad(loss(f), every(p))(*p.one),
+    "func.grad of the last": lambda p, f: F.grad(loss(f), every(p)[-1])(*p.one),
+    "func.grad_and_value": lambda p, f: F.grad_and_value(loss(f), every(p))(*p.one),
+    "func.vjp": lambda p, f: F.vjp(loss(f), *p.one)[1](torch.ones((), dtype=torch.float64)),
+    "jacrev": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p))(*p.one),
+    "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[1], every(p))(*p.one),
+    "jacrev in chunks": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p), chunk_size=7)(*p.one),
+    "jacobian, vectorized": lambda p, f: torch.autograd.functional.jacobian(f, p.one, vectorize=True),
+    "vmap": lambda p, f: F.vmap(f)(*p.args),
+    "vmap of axis 1": lambda p, f: F.vmap(f, in_dims=1, out_dims=1)(
+        *(t.transpose(0, 1).contiguous() for t in p.args)
+    ),
+    "vmap of the first": lambda p, f: vmap_of_one(p, f, 0),
+    "vmap of the last": lambda p, f: vmap_of_one(p, f, len(p.args) - 1),
+    "vmap in chunks": lambda p, f: F.vmap(f, chunk_size=2)(*p.args),
+    "vmap, leading axes left": lambda p, f: F.vmap(lambda a: f(a, *p.one[1:]))(
+        torch.stack([p.args[0]] * 2)
+    ),
+    "vmap in vmap": nested_vmap,
+    "vmap of resets": lambda p, f: F.vmap(lambda r, *a: f(*a, reset=r))(p.resets, *p.args),
+    "vmap of resets alone": lambda p, f: F.vmap(lambda r: f(*p.one, reset=r))(p.resets),
+    "vmap(grad) of resets": lambda p, f: F.vmap(
+        lambda r, *a: F.grad(lambda *b: loss(f)(*b, reset=r), every(p))(*a)
+    )(p.resets, *p.args),
+    "vmap(grad)": lambda p, f: F.vmap(F.grad(loss(f), every(p)))(*p.args),
+    "vmap(grad), each shared": lambda p, f: [
+        F.vmap(F.grad(loss(f), every(p)), in_dims=dims)(*args)
+        for dims, args in (shared(p, i) for i in every(p))
+    ],
+    "grad(vmap)": lambda p, f: F.grad(lambda *a: F.vmap(loss(f))(*a).sum(), every(p))(*p.args),
+    "autograd of vmap": lambda p, f: autograd_of(lambda *a: F.vmap(loss(f))(*a).sum(), p.args),
+    "autograd of vmap, each shared": lambda p, f: [
+        autograd_of(lambda *a, dims=dims: F.vmap(loss(f), in_dims=dims)(*a).sum(), args)
+        for dims, args in (shared(p, i) for i in every(p))
+    ],
+    "autograd of vmap in vmap": lambda p, f: autograd_of(
+        lambda *a: F.vmap(lambda b: F.vmap(lambda *c: loss(f)(*c))(*a[:-1], b.expand(3, *b.shape)))(
+            a[-1]
+        ).sum(),
+        p.args,
+    ),
+    "jacrev over vmap": lambda p, f: F.jacrev(lambda a: F.vmap(loss(f))(a, *p.args[1:]))(p.args[0]),
+    "vmap(jacrev)": lambda p, f: F.vmap(F.jacrev(lambda *a: f(*a)[0]))(*p.args),
+    "vmap(vjp)": lambda p, f: F.vmap(lambda *a: F.vjp(f, *a)[1](f(*a)))(*p.args),
+    "per-sample gradients": per_sample_gradients,
+    "ensemble": ensemble,
+    "jvp": lambda p, f: F.jvp(f, p.one, tuple(t * 0.3 for t in p.one))[1],
+    "jvp of the first": lambda p, f: F.jvp(lambda a: f(a, *p.one[1:]), p.one[:1], p.one[:1])[1],
+    "jacfwd": lambda p, f: F.jacfwd(lambda *a: f(*a)[0])(*p.one),
+    "linearize": lambda p, f: F.linearize(lambda a: f(a, *p.one[1:])[0], p.one[0])[1](p.one[0]),
+    "vmap(jvp)": lambda p, f: F.vmap(lambda *a: F.jvp(lambda *b: f(*b)[0], a, a)[1])(*p.args),
+    "dual numbers": lambda p, f: dual_numbers(f, p.one),
+    "forward over reverse": lambda p, f: forward_over_reverse(f, p.one),
+    "jvp of grad": lambda p, f: F.jvp(F.grad(loss(f)), p.one, tuple(t * 0.3 for t in p.one))[1],
+    "hessian": lambda p, f: F.hessian(loss(f))(*p.one),
+    "vmap(hessian)": lambda p, f: F.vmap(F.hessian(loss(f)))(*p.args),
+    "jacrev of jacrev": lambda p, f: F.jacrev(F.jacrev(loss(f), every(p)), every(p))(*p.one),
+    "grad of grad": lambda p, f: F.grad(
+        lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), every(p))(*a)), every(p)
+    )(*p.one),
+    "vmap(grad of grad)": lambda p, f: F.vmap(
+        F.grad(lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), every(p))(*a)), every(p))
+    )(*p.args),
+    "create_graph": lambda p, f: twice(f, p.args),
+    "create_graph, third": lambda p, f: three_times(f, p.one),
+    "checkpoint": lambda p, f: checkpointed(f, p.args, use_reentrant=False),
+    "checkpoint, reentrant": lambda p, f: checkpointed(f, p.args, use_reentrant=True),
+    "functionalize": lambda p, f: F.functionalize(f)(*p.args),
+}
+
+each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+# What is slow runs once in `make test`: with everything an operator takes.
+each_start_slowly = pytest.mark.parametrize(
+    "start",
+    [
+        STARTS["state-reset"],
+        *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in STARTS if s != "state-reset"),
+    ],
+    ids=["state-reset", *(s for s in STARTS if s != "state-reset")],
+)
+
+
+def leaves(a):
+    if isinstance(a, dict):
+        return leaves(list(a.values()))
+    return [t for b in a for t in leaves(b)] if isinstance(a, (tuple, list)) else [a]
+
+
+def assert_agree(got, expected):
+    got, expected = leaves(got), leaves(expected)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", EAGER)
+@each_start
+@each_operator
+def test_eager(row, start, transform):
+    p = Problem(row, start)
+    assert_agree(EAGER[transform](p, p.ours), EAGER[transform](p, p.plain))
+
+
+@each_start
+@each_operator
+def test_gradcheck(row, start):
+    p = Problem(row, start)
+    assert torch.autograd.gradcheck(p.ours, free(p.one), check_batched_grad=True, check_forward_ad=True)
+
+
+@each_start_slowly
+@each_operator
+def test_gradgradcheck(row, start):
+    p = Problem(row, start)
+    small = random_case(row, ((), (), 2, 2, 1), state="state" in start).map(torch.tensor)
+    p.case, p.reset = small, None if p.reset is None else torch.tensor([False, True])
+    assert torch.autograd.gradgradcheck(p.ours, free(small.given), check_batched_grad=True)
+
+
+# ---- compiled
+
+
+@pytest.fixture
+def compiled():
+    """torch.compile of whole graphs; torch's own state is as it was afterwards."""
+    torch._dynamo.reset()
+
+    def compiled(f, **options):
+        return torch.compile(f, fullgraph=True, **options)
+
+    yield compiled
+    torch._dynamo.reset()
+    with forward_ad.dual_level():  # nested ones are an error: none was left open
+        pass
+
+
+WAYS = {
+    "static": {"backend": "aot_eager", "dynamic": False},
+    "dynamic": {"backend": "aot_eager", "dynamic": True},
+    "inductor": {"backend": "inductor"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@each_start_slowly
+@each_operator
+def test_compiled_training(row, start, way, compiled):
+    p = Problem(row, start)
+    a, b = free(p.args), free(p.args)
+    value, expected = compiled(lambda *c: loss(p.ours)(*c), **WAYS[way])(*a), loss(p.plain)(*b)
+    assert_agree(value, expected)
+    assert_agree(gradient(value, a), gradient(expected, b))
+    with torch.no_grad():
+        assert_agree(compiled(p.ours, **WAYS[way])(*p.args), p.plain(*p.args))
+
+
+@each_start_slowly
+@each_operator
+def test_one_compilation_serves_all_batches_and_lengths(row, start, compiled):
+    counter = CompileCounterWithBackend("inductor")
+    f = compiled(lambda *flat: loss(lambda *a: row.forward(a))(*flat), backend=counter)
+    for B, L in ((3, 5), (4, 7), (2, 9)):
+        case = random_case(row, ((B,), (B,), L, 4, 6), **start).map(torch.tensor)
+        a, b = (case.of_given(free(case.given)) for _ in range(2))
+        for i, operand in enumerate(row.op.flat):
+            if a[i] is not None:
+                torch._dynamo.mark_dynamic(a[i], 0)
+                if "L" in operand.letters:
+                    torch._dynamo.mark_dynamic(a[i], 1 + operand.letters.index("L"))
+        value, expected = f(*a), loss(lambda *flat: plain_loop(row, flat))(*b)
+        assert_agree(value, expected)
+        of_a, of_b = ([flat[i] for i in case.places] for flat in (a, b))
+        assert_agree(gradient(value, of_a), gradient(expected, of_b))
+    assert counter.frame_count == 1
+
+
+COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
+    "grad": lambda p, f: (F.grad(loss(f), every(p)), p.one),
+    "vjp": lambda p, f: (lambda *a: F.vjp(f, *a)[1](f(*a)), p.one),
+    "vmap": lambda p, f: (F.vmap(f), p.args),
+    "vmap(grad)": lambda p, f: (F.vmap(F.grad(loss(f), every(p))), p.args),
+    "jacrev": lambda p, f: (F.jacrev(lambda *a: f(*a)[0], every(p)), p.one),
+    "grad of grad": lambda p, f: (F.grad(lambda *a: F.grad(loss(f))(*a).pow(2).sum()), p.one),
+}
+
+
+@pytest.mark.parametrize("transform", COMPILED_TRANSFORMS)
+@each_start_slowly
+@each_operator
+def test_compiled_transforms(row, start, transform, compiled):
+    p = Problem(row, start)
+    ours, args = COMPILED_TRANSFORMS[transform](p, p.ours)
+    plain, _ = COMPILED_TRANSFORMS[transform](p, p.plain)
+    assert_agree(compiled(ours, backend="aot_eager")(*args), plain(*args))
+
+
+@each_start_slowly
+@each_operator
+def test_compiled_per_sample_gradients(row, start, compiled):
+    p = Problem(row, start)
+    cell, rest = cell_of(p, p.ours)
+
+    def of(weight, *a):
+        return loss(lambda *b: F.functional_call(cell, {"weight": weight}, b))(*a)
+
+    per_sample = F.vmap(F.grad(of), in_dims=(None, *(0,) * len(rest)))
+    weight = cell.weight.detach()
+    assert_agree(compiled(per_sample, backend="aot_eager")(weight, *rest), per_sample_gradients(p, p.plain))
+
+
+def beside_another_term(f):
+    """So that there are tangents without the operator's, which a wrong sum would be made of."""
+    return lambda *a: loss(f)(*a) + a[0].pow(3).sum()
+
+
+FORWARD_MODE = {
+    "jvp": lambda p: lambda *a: F.jvp(lambda *b: p.ours(*b)[0], a, a)[1],
+    "jvp of a sum": lambda p: lambda *a: F.jvp(beside_another_term(p.ours), a, a)[1],
+    "jacfwd": lambda p: F.jacfwd(lambda *a: p.ours(*a)[0]),
+    "hessian": lambda p: F.hessian(loss(p.ours)),
+    "hessian of a sum": lambda p: F.hessian(beside_another_term(p.ours)),
+    "jvp of grad": lambda p: lambda *a: F.jvp(F.grad(beside_another_term(p.ours)), a, a)[1],
+}
+
+
+@pytest.mark.parametrize("transform", FORWARD_MODE)
+@each_start_slowly
+@each_operator
+def test_compiled_forward_mode_is_refused_and_no_zero(row, start, transform, compiled):
+    p = Problem(row, start)
+    with pytest.raises(Exception, match="where the call is compiled"):  # in Dynamo's own wrapping
+        compiled(FORWARD_MODE[transform](p), backend="aot_eager")(*p.one)
+
+
+@each_start_slowly
+@each_operator
+def test_a_compiled_module_trains_as_it_does_eagerly(row, start, compiled):
+    p = Problem(row, start)
+    losses = []
+    for f, wrap in ((p.ours, lambda m: compiled(m, backend="inductor")), (p.plain, lambda m: m)):
+        cell, rest = cell_of(p, f)
+        module, optimizer = wrap(cell), torch.optim.Adam(cell.parameters(), lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            y, state = module(*rest)
+            (y.pow(2).sum() + state.sin().sum()).backward()
+            optimizer.step()
+        losses.append(cell.weight.detach())
+    assert_agree(*losses)
+
+
+# ---- exported
+
+
+class Forward(torch.nn.Module):
+    """An operator as a module of its operands."""
+
+    def __init__(self, p: Problem) -> None:
+        super().__init__()
+        self.f = p.ours
+
+    def forward(self, *a: Any) -> Any:
+        return self.f(*a)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+@each_start_slowly
+@each_operator
+def test_export(row, start, strict):
+    p = Problem(row, start)
+    program = torch.export.export(Forward(p), p.args, strict=strict)
+    assert_agree(program.module()(*p.args), p.plain(*p.args))
+
+
+@each_start_slowly
+@each_operator
+def test_export_of_any_batch_and_length(row, start):
+    p = Problem(row, {k: v for k, v in start.items() if k != "reset"})
+    B, L = torch.export.Dim("B", min=2, max=64), torch.export.Dim("L", min=2, max=64)
+    shapes = tuple(
+        {0: B} | ({1 + o.letters.index("L"): L} if "L" in o.letters else {})
+        for o in (row.op.flat[i] for i in p.case.places)
+    )
+    program = torch.export.export(Forward(p), p.args, dynamic_shapes=(shapes,))
+    other = random_case(row, ((2,), (2,), 9, 4, 6), **start).with_(reset=None).map(torch.tensor)
+    assert_agree(program.module()(*other.given), plain_loop(row, other.flat))
+
+
+@each_start_slowly
+@each_operator
+def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, tmp_path):
+    p = Problem(row, start)
+    torch.export.save(torch.export.export(Forward(p), p.args), tmp_path / "program.pt2")
+    torch.save(p.args, tmp_path / "args.pt")
+    program = """
+import sys, torch
+import srwm.torch_operators
+folder = sys.argv[1]
+module = torch.export.load(folder + "/program.pt2").module()
+torch.save(module(*torch.load(folder + "/args.pt")), folder + "/results.pt")
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
+    assert_agree(torch.load(tmp_path / "results.pt"), p.plain(*p.args))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
+)  # torch's own
+@each_start_slowly
+@each_operator
+def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, tmp_path):
+    p = Problem(row, start)
+    program = torch.export.export(Forward(p), p.args)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "package.pt2"))
+    assert_agree(torch._inductor.aoti_load_package(path)(*p.args), p.plain(*p.args))
+
+
+@each_operator
+@each_start
+def test_make_fx(row, start):
+    p = Problem(row, start)
+    of_grad = F.grad(loss(p.ours), every(p))
+    assert_agree(make_fx(of_grad)(*p.one)(*p.one), F.grad(loss(p.plain), every(p))(*p.one))
+    graph = make_fx(p.ours, pre_dispatch=True)(*p.one).graph
+    name = torch_operator(row.op).forward.name().replace("::", ".")
+    assert name in {str(node.target).removesuffix(".default") for node in graph.nodes}
+
+
+# ---- shapes alone
+
+
+@each_operator
+@each_start
+def test_fake_tensors(row, start):
+    p = Problem(row, start)
+    y, state = p.plain(*p.args)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        a = [mode.from_tensor(t).requires_grad_() for t in p.args]
+        results = p.ours(*a)
+        assert [(t.shape, t.dtype) for t in results] == [(t.shape, t.dtype) for t in (y, state)]
+        gradients = torch.autograd.grad(results[0].sum() + results[1].sum(), a)
+    assert [g.shape for g in gradients] == [t.shape for t in p.args]
+
+
+@each_operator
+@each_start
+def test_meta_tensors_with_gradients(row, start):
+    p = Problem(row, start)
+    p.reset = None if p.reset is None else p.reset.to("meta")
+    a = [t.to("meta").requires_grad_() for t in p.args]
+    y, state = p.ours(*a)
+    expected = random_case(row, ((3,), (3,), 5, 4, 6)).incoming
+    assert [y.shape, state.shape] == [g.shape for g in expected]
+    assert y.device.type == state.device.type == "meta"
+    gradients = torch.autograd.grad(y.sum() + state.sum(), a)
+    assert [(g.shape, g.device.type) for g in gradients] == [(t.shape, "meta") for t in a]
+
+
+@each_operator
+@each_start
+def test_meta_tensors_are_checked(row, start):
+    p = Problem(row, start)
+    a = [t.to("meta") for t in p.args]
+    p.reset = None if p.reset is None else p.reset.to("meta")
+    a[-1] = a[-1][..., :3]
+    with pytest.raises(ValueError, match=r"^srwm\S*\.forward: .*: expected"):
+        p.ours(*a)
+
+
+@each_operator
+@each_start_slowly
+def test_registration_is_what_torch_expects(row, start):
+    p = Problem(row, start)
+    operator, flat = torch_operator(row.op), p._flat(p.args, None)
+    for save in (False, True):
+        for return_state in (False, True):
+            arguments = (*flat, save, return_state, None, None)
+            torch.library.opcheck(operator.forward, arguments)
+    wanting = (*p._flat(tuple(free(p.args)), None), False, True, None, None)
+    torch.library.opcheck(operator.forward, wanting)
+    *results, saved = operator.forward(*flat, True, True, None, None)
+    for incoming in (results, (results[0], None), (None, results[1])):
+        torch.library.opcheck(operator.backward, (*flat, saved, *incoming, None, None))
+
+
+# ---- modules and precision
+
+
+@each_operator
+@each_start
+def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
+    """Of all precisions that meet under autocast, that of what grows decides."""
+    case = random_case(row, **start).astype("float32").map(torch.tensor)
+    data = row.op.places("data")
+    halves = tuple(t.bfloat16() if i in data else t for i, t in enumerate(case.flat))
+    rounded = tuple(t.bfloat16().float() if i in data else t for i, t in enumerate(case.flat))
+    given = [halves[i].requires_grad_() for i in case.places]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = row.forward(halves)
+    assert y.dtype == state.dtype == torch.float32
+    gradients = torch.autograd.grad(y.sum() + state.sum(), given)
+    assert [g.dtype for g in gradients] == [t.dtype for t in given]
+    for got, expected in zip((y, state), row.forward(rounded), strict=True):
+        torch.testing.assert_close(got, expected)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        pytest.raises(TypeError, match="dtype of"),
+    ):
+        row.forward(halves)
+
+
+@pytest.mark.parametrize("transform", ["forward", "func.grad", "create_graph", "jvp", "jvp of the first"])
+@pytest.mark.parametrize("backend", [None, "reference"])
+@each_operator
+def test_autocast_has_no_part_in_what_is_computed(row, backend, transform):
+    """Every road through torch's own operations computes in the precision of the operands."""
+    p = Problem(row, STARTS["state-reset"])
+    case = p.case.map(lambda t: t.float() if t.is_floating_point() else t)
+    p.args, p.one = case.given, tuple(a[0] for a in case.given)
+
+    def ours(*a):
+        return row.forward(p._flat(a, None), backend=backend)
+
+    expected = EAGER[transform](p, ours)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = EAGER[transform](p, ours)
+    for a, b in zip(leaves(got), leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+class Layer(torch.nn.Module):
+    """The smallest module with an operator: it can be copied and pickled, which closures cannot."""
+
+    def __init__(self, name: str, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, *data: torch.Tensor) -> Any:
+        row = next(row for row in ROWS if row.op.name == self.name)
+        return row.forward((*data, self.weight, None, None))
+
+
+def layer_and_data(row):
+    case = random_case(row, ((3,), (), 5, 4, 6)).map(torch.tensor)
+    return Layer(row.op.name, case[row.initial]), [case.flat[i] for i in row.op.places("data")]
+
+
+@each_operator
+def test_modules_are_copied_and_pickled(row):
+    layer, data = layer_and_data(row)
+    expected = layer(*data)
+    sum(t.sum() for t in expected).backward()
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    others = (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(buffer, weights_only=False),
+    )
+    for other in others:
+        assert_agree(other(*data), expected)
+        other.zero_grad()
+        sum(t.sum() for t in other(*data)).backward()
+        assert_agree(other.weight.grad, layer.weight.grad)
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@each_operator
+def test_two_processes_train_as_one(row, how):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*command, "-m", "tests.distributed", row.op.name, how],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
