@@ -36,7 +36,7 @@ cdef extern from "sweeps.h" nogil:
 
 cdef extern from "gates.h" nogil:
     void add_correction(real *z, const real *x, const real *k, Py_ssize_t over, const real *u,
-                     Py_ssize_t width)
+                        Py_ssize_t width)
     void subtract(real *out, const real *a, const real *b, Py_ssize_t width)
     void negate(real *out, const real *a, Py_ssize_t width)
     void scale(real *out, const real *s, Py_ssize_t i, const real *a, Py_ssize_t width)

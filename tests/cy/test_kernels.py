@@ -17,9 +17,8 @@ from tests.cases import (
     random_case,
     random_delta_case,
     run,
-    run_delta,
 )
-from tests.cy.calls import SRWM, as_dtype, call_of, forget, poisoned_scratch, random_operands
+from tests.cy.calls import SRWM, as_dtype, call_of, forget, poisoned_scratch, random_operands, run_delta
 
 USABLE = [name for name in backend.INSTRUCTION_SETS if processor.has(name)]
 
@@ -112,9 +111,9 @@ def test_many_sequences_of_the_delta_rule(instruction_set, layout, poisoned_outp
     case = random_delta_case(size, with_reset=with_reset)
     if with_reset:
         case.reset[..., -2] = True
-    truth = run_delta(srwm, case, backend="reference")
+    truth = run_delta(case, backend="reference")
     for dtype in ("float64", "float32"):
-        got = run_delta(srwm, case.astype(dtype), backend="cython")
+        got = run_delta(case.astype(dtype), backend="cython")
         assert_close(got, truth, TOLERANCE[dtype], dtype)
 
 
