@@ -748,7 +748,14 @@ def test_all_private_names_are_found_here():
     assert _torch_private.autograd_kernel_is_known
 
 
-@pytest.mark.parametrize("name", private_names())
+# One of those that `is_plain` asks for and one of those that gradients under transforms need run always.
+ALWAYS = ("_C._dispatch_keys", "_C._AutoDispatchBelowAutograd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ALWAYS else pytest.mark.slow) for n in private_names()],
+)
 def test_without_a_private_name_of_torch_calls_are_right_or_raise(name):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_A_NAME, name],
