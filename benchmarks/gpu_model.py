@@ -216,7 +216,7 @@ def time_loop(instructions: list[Instruction], loop: set[int], rare: set[int]) -
         and at[i.target] <= n
         and i.line not in rare
     ]
-    # The compiler makes several of it, for what is not wanted (no kept states, no reset): the one that
+    # The compiler makes several of it, for what is not wanted (nothing saved, no reset): the one that
     # stores most is that of training.
     large = [
         (first, last) for first, last in loops if 3 * sum(first <= n <= last for n in theirs) >= len(theirs)

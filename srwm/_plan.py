@@ -70,6 +70,11 @@ _MOST_BACKWARD = 64
 find = _plans.get
 
 
+def forget() -> None:
+    """Forget all plans, as after a change of what they are made from."""
+    _plans.clear()
+
+
 def make(
     op: Operator, name: str, checked: tuple[Any, Mapping[str, int]], key: bytes, backend: str | None
 ) -> Plan:

@@ -212,10 +212,11 @@ class TorchOperator:
         ]
 
     def _forward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
-        del info
         flat, options = arguments[: self.n], arguments[self.n :]
         own = self._leads(flat, dims)
-        mapped = [_mapped(t, dim, n, max(own), None) for t, dim, n in zip(flat, dims, own, strict=False)]
+        # Expanded as backward has them: what is saved lies in an order that follows from the leading axes.
+        size = info.batch_size if options[0] else None
+        mapped = [_mapped(t, dim, n, max(own), size) for t, dim, n in zip(flat, dims, own, strict=False)]
         results = self.forward(*mapped, *options)
         save, return_state = options[:2]
         matrices = (0 if return_state else None for _ in self.op.states)

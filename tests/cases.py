@@ -146,9 +146,9 @@ def run(srwm: Any, case: Case, **options: Any) -> dict[str, Any]:
 
 
 def run_delta(srwm: Any, case: DeltaCase, **options: Any) -> dict[str, Any]:
-    """All results of a case of the delta rule by name, from `srwm.delta_vjp`."""
+    """All results of a case of the delta rule by name, from `srwm.delta.vjp`."""
     operands = (case.q, case.k, case.v, case.beta, case.S)
-    (y, S_next), pullback = srwm.delta_vjp(*operands, reset=case.reset, **options)
+    (y, S_next), pullback = srwm.delta.vjp(*operands, reset=case.reset, **options)
     names = ("gq", "gk", "gv", "gbeta", "gS")
     gradients = dict(zip(names, pullback(case.grad_y, case.grad_S_next), strict=True))
     return {"y": y, "S_next": S_next} | {name: g for name, g in gradients.items() if g is not None}

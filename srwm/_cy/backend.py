@@ -1,7 +1,7 @@
 """The CPU backend: picks the kernels for this processor, and binds calls of any operator to them.
 
 A call is bound once (`forward_of`, `backward_of`) and run on addresses. All it takes follows from the
-operator's description; an operator has kernels if a text of its name is compiled (srwm/_cy/kernels.pxi).
+operator's description. The operators that have kernels are those of srwm/_cy/kernels.pxi.
 
 Kernels exist for each instruction set, real type and layout. The best set that this processor has is
 used; SRWM_INSTRUCTION_SET (baseline, avx2, avx512) asks for one by name. Threads (srwm/_threads.py)
@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import zlib
 from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -44,11 +45,9 @@ SEGMENT = 32
 # W, of which single steps of many sequences would need most.
 REPLAYED = 4
 
-# Sequences are computed side by side, one in each lane of a vector, where the matrices of so many have at
-# most these bytes: forward alone, and where there is a backward pass, which walks through their gradients
-# as well. An operator whose outputs do not come from its matrix alone has less use for vectors forward.
-SIDE_BY_SIDE_BYTES = {"srwm": (160 << 10, 80 << 10), "delta": (40 << 10, 80 << 10)}
-SIDE_BY_SIDE_STEPS = 4  # and where there are steps enough to pay for bringing matrices into that layout
+# Sequences are computed side by side, one in each lane of a vector, where their matrices are small, and
+# where there are steps enough to pay for bringing these into that layout.
+SIDE_BY_SIDE_STEPS = 4
 
 # From this size on what is allocated is recycled: smaller blocks come from memory that is in use anyway.
 RECYCLED_BYTES = 64 << 10
@@ -265,10 +264,15 @@ def _new(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
 
+def _most_bytes(layout: tuple[int, ...], keep: bool) -> int:
+    """Bytes of matrices up to which sequences are computed side by side, with backward or without."""
+    return layout[6 if keep else 5]
+
+
 class _Binding:
     """What a call's shapes, strides and dtypes decide, forward and backward.
 
-    Sequences have positions: those that share an initial matrix are side by side.
+    Sequences have positions, such that those that share an initial matrix follow one another.
     """
 
     def __init__(self, call: Call, keep: bool) -> None:
@@ -288,14 +292,16 @@ class _Binding:
         self.lanes = kernels(self.real, "many").sequences()
         self.saved = _entries_saved(self._one, L, self.real)
         self.bytes = [max(layout[i] for layout in layouts) * self.real.itemsize for i in (3, 4)]
-        limits = SIDE_BY_SIDE_BYTES.get(op.name, SIDE_BY_SIDE_BYTES["srwm"])
         self.fits = (
             self.lanes > 1
             and L >= SIDE_BY_SIDE_STEPS
-            and self._many[1] * self.lanes * self.real.itemsize <= limits[keep]
+            and self._many[1] * self.lanes * self.real.itemsize <= _most_bytes(self._many, keep)
         )
         self.initial_lead = self.lead_of(self.place)
         self.order = _order(call.lead, self.initial_lead)
+        # What is saved lies in this order of the sequences: backward of another call must not read it.
+        of_call = op.name, self.sizes, call.lead, None if self.order is None else self.initial_lead
+        self.signature = zlib.crc32(repr(of_call).encode()) & 0xFFFF
 
     def lead_of(self, place: int) -> tuple[int, ...]:
         """The leading axes of an operand, none where it is not given."""
@@ -330,7 +336,7 @@ class _Binding:
         ]
         gradients = gradients or [None] * len(operands)
         arrays = operands, results, incoming, gradients
-        rest = (self.saved, self.order, self.members)
+        rest = (self.saved, self.order, self.members, self.signature)
         return [
             kernels(self.real, layout).Call(op.name, self.sizes, call.lead, *arrays, *rest)
             for layout in ("one", "many")
@@ -481,7 +487,7 @@ class _Backward:
     ) -> None:
         """Fill the gradients, unless their addresses are 0, from what forward saved."""
         bound, library = self._bound, self._library
-        many = library.side_by_side(saved, bound.N, bound.saved, bound.lanes)
+        many = library.side_by_side(saved, bound.N, bound.saved, bound.lanes, bound.signature)
         walk = self._walks.get(many)
         if walk is None:
             if many < 0:

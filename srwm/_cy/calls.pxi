@@ -62,31 +62,39 @@ def sequences():
 
 
 def layout(str name, Py_ssize_t D, Py_ssize_t Do):
-    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step, for
-    the matrix of a segment, and for whether it grew; entries of a thread's scratch, forward and backward.
+    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step,
+    for the matrix of a segment and for whether it grew; entries of a thread's scratch forward and backward;
+    bytes of the matrices up to which sequences gain by being side by side, forward and with backward.
     """
+    cdef const Kernels *of = (<Registered> operators[name]).of
     cdef Sizes s
     s.D, s.Do, s.L, s.C, s.segments = D, Do, 0, 1, 0
-    (<Registered> operators[name]).of.lay_out(&s)
+    of.lay_out(&s)
     return (s.row // SEQUENCES, s.matrix // SEQUENCES, s.growths // SEQUENCES,
-            s.forward_scratch + ENTRIES_OF_LINE, s.backward_scratch + ENTRIES_OF_LINE)
+            s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
-def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes):
-    """How many of N sequences, from the first on, forward computed `lanes` side by side, by what it saved of
-    each, `entries`; -1 where that is not what forward saves.
+# What forward writes behind all else that it saves of a sequence: how many are computed side by side, and the
+# signature of the call, a number below 2^16 that calls of other shapes or another order do not share.
+cdef inline real mark_of(Py_ssize_t lanes, Py_ssize_t signature) noexcept nogil:
+    return signature * 64 + lanes
+
+
+def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes, Py_ssize_t signature):
+    """How many of N sequences, from the first on, forward computed `lanes` side by side. What it saved of
+    each, `entries`, says so; -1 where that is not what forward of a call with this signature saves.
     """
     cdef const real *end
     cdef Py_ssize_t p, many = N // lanes * lanes
     cdef const real *first = <const real *> saved
-    if lanes == 1 or many == 0 or first[lanes * entries - 1] == 1:
+    if lanes == 1 or many == 0 or first[lanes * entries - 1] == mark_of(1, signature):
         many = 0
     for p in range(N):
         if p < many:  # the last entries of all that are together
             end = first + (p // lanes + 1) * lanes * entries - p % lanes - 1
         else:
             end = first + (p + 1) * entries - 1
-        if end[0] != (lanes if p < many else 1):
+        if end[0] != mark_of(lanes if p < many else 1, signature):
             return -1
     return many
 
@@ -108,18 +116,18 @@ def round_to(object sums, uintptr_t address, int kind):
 cdef class Call:
     """An operator on arrays of certain shapes, strides and dtypes.
 
-    `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists of
-    (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or None
-    for an array that there is not: kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16. Leading
-    axes are `lead`, and bytes along those that an array lacks or repeats are 0. A gradient that is a sum
-    over positions has slots instead of leading axes. `saved` is the entries saved of each sequence.
+    `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists
+    of (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or
+    None for an array that is not given. Kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16.
+    Leading axes are `lead`; bytes along those that an array lacks or repeats are 0. The gradient of a
+    matrix has slots instead of leading axes. `saved` is the entries saved of each sequence.
     """
 
     cdef const Kernels *of
     cdef Sizes s
     cdef Py_ssize_t[MOST_AXES] lead
     cdef int axes
-    cdef Py_ssize_t saved
+    cdef Py_ssize_t saved, signature
     cdef int n_operands, n_results
     cdef Array[MOST_OPERANDS] operands, gradients
     cdef Array[MOST_RESULTS] results, incoming
@@ -129,13 +137,13 @@ cdef class Call:
     cdef object held
 
     def __cinit__(self, str name, tuple sizes, tuple lead, list operands, list results, list incoming,
-                  list gradients, Py_ssize_t saved, object order, int members):
+                  list gradients, Py_ssize_t saved, object order, int members, Py_ssize_t signature):
         cdef Py_ssize_t *next
         cdef int i
         self.of = (<Registered> operators[name]).of
         self.s.D, self.s.Do, self.s.L, self.s.C, self.s.segments = sizes
         self.of.lay_out(&self.s)
-        self.axes, self.saved, self.members = len(lead), saved, members
+        self.axes, self.saved, self.members, self.signature = len(lead), saved, members, signature
         self.n_operands, self.n_results = len(operands), max(len(results), len(incoming))
         if self.axes > MOST_AXES or self.n_operands > MOST_OPERANDS or self.n_results > MOST_RESULTS:
             raise ValueError(f"srwm.{name}: expected at most {MOST_AXES} leading axes, got {self.axes}")
@@ -197,10 +205,9 @@ cdef class Call:
                  uintptr_t starts, Py_ssize_t chunks, uintptr_t scratch, int threads):
         """Fill the gradients of the data operands, and add to those of the others.
 
-        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to the
-        next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of int64 that
-        say for each position to which entry of the first axis of its gradient it adds. No two chunks
-        have one in common.
+        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to
+        the next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of
+        int64 that say for each position to which slot of its gradient it adds. No two chunks share one.
         """
         cdef Addresses at
         cdef Sums sums
@@ -243,8 +250,9 @@ cdef class Call:
                         member_start(group, group.member + 1, s.all_))
         return s
 
-    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is zeroed, so
-    # that equal calls save equal arrays. Last, for each sequence, how many are side by side here. NULL for none.
+    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is
+    # zeroed, so that equal calls save equal arrays. Last, for each sequence, how many are side by side
+    # here. NULL for none.
     cdef inline real *place_of(self, real *saved, Py_ssize_t p, bint is_new) noexcept nogil:
         cdef real *place = saved + p * self.saved
         cdef Py_ssize_t i, used = saved_growth(all_segments(&self.s), &self.s), end = SEQUENCES * self.saved
@@ -253,7 +261,7 @@ cdef class Call:
         if is_new:
             memset(place + used, 0, (end - used) * sizeof(real))
             for i in range(end - SEQUENCES, end):
-                place[i] = SEQUENCES
+                place[i] = mark_of(SEQUENCES, self.signature)
         return place
 
     cdef inline void view_operands(self, Views *views, const Addresses *at, Py_ssize_t p) noexcept nogil:
@@ -281,7 +289,8 @@ cdef class Call:
             else:
                 view_slots(&views.gradients[i], &self.gradients[i], at.gradients[i], sums.slots[i] + p)
 
-    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves without one.
+    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves
+    # without one.
     cdef inline void view(self, View *view, const Array *a, char *address, Py_ssize_t p) noexcept nogil:
         cdef Py_ssize_t i, n
         cdef int axis

@@ -7,8 +7,8 @@ A segment is C steps. Forward saves the matrix at the end of each of the first `
 one that is short. Letters with an underscore (D_, M_) count entries as they are laid out inside: of all
 sequences at hand, padded with zeros to whole vectors. Small letters (d, m) count those vectors.
 
-Updates of a matrix are deferred: a store costs more than the products that share its load, so that sweeps add
-DEFERRED of them at once. In between, products with the matrix are corrected for the deferred updates.
+Updates of a matrix are deferred: a store takes longer than the products that share its load. A sweep adds
+DEFERRED updates at once. In between, products with the matrix are corrected for them.
 """
 
 from cython.parallel cimport parallel, threadid
@@ -35,16 +35,16 @@ cdef extern from "sweeps.h" nogil:
 
 
 cdef extern from "gates.h" nogil:
-    void add_missing(real *z, const real *x, const real *k, Py_ssize_t over, const real *u,
+    void add_correction(real *z, const real *x, const real *k, Py_ssize_t over, const real *u,
                      Py_ssize_t width)
     void subtract(real *out, const real *a, const real *b, Py_ssize_t width)
     void negate(real *out, const real *a, Py_ssize_t width)
     void scale(real *out, const real *s, Py_ssize_t i, const real *a, Py_ssize_t width)
     void finish(real *Delta, real *u, real *z, const real *beta, Py_ssize_t i, int terms, const real *b,
-                Py_ssize_t b_apart, const real *missing_Delta, const real *missing_z, const real *coming,
+                Py_ssize_t b_apart, const real *of_Delta, const real *of_z, const real *coming,
                 Py_ssize_t width)
     void scale_backward(real *g_Delta, real *g_beta, Py_ssize_t i, const real *g_u, int terms,
-                        const real *b, Py_ssize_t b_apart, const real *missing, const real *beta,
+                        const real *b, Py_ssize_t b_apart, const real *corrections, const real *beta,
                         const real *Delta, Py_ssize_t width)
     void dot(real *out, Py_ssize_t i, const real *a, const real *b, Py_ssize_t width)
     void softmaxes(real *out, const real *a, const real *padding, Py_ssize_t width)
@@ -97,8 +97,8 @@ cdef extern from "group.h" nogil:
     Py_ssize_t lines_of(Py_ssize_t entries)
     Py_ssize_t member_start(const Group *group, Py_ssize_t member, Py_ssize_t entries)
     void prepare_groups(real *scratch, Py_ssize_t apart, Py_ssize_t threads)
-    bint join_group(Group *group, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces, Py_ssize_t most,
-                   real *scratch, Py_ssize_t apart)
+    bint join_group(Group *group, Py_ssize_t thread, Py_ssize_t threads, Py_ssize_t pieces,
+                    Py_ssize_t most, real *scratch, Py_ssize_t apart)
     void meet(Group *group)
     real *shared_row(const Group *group, Py_ssize_t after, Py_ssize_t n)
     real *partial_sums(const Group *group, Py_ssize_t n)
@@ -115,8 +115,8 @@ cdef enum:  # places of results
     Y, NEXT
 
 
-# What the kernels of one operator are given of the sequences at hand: its operands and their gradients in the
-# order of its description, its results and their gradients; no data where there is none.
+# What the kernels of one operator are given of the sequences at hand: its operands and their gradients in
+# the order of its description, its results and their gradients; no data where there is none.
 cdef struct Views:
     View[MOST_OPERANDS] operands, gradients
     View[MOST_RESULTS] results, incoming
@@ -141,8 +141,8 @@ cdef struct Sizes:
     Py_ssize_t matrix, rows                # entries of the matrix; rows of its transpose, padding too
     Py_ssize_t[MOST_BLOCKS] block, width   # where each block starts among them; vectors
     Py_ssize_t first, columns              # the first column and how many, where there is one span
-    Py_ssize_t spans                       # stretches of columns that lie beside each other in memory and inside:
-    Py_ssize_t[MOST_BLOCKS] begin, length, room  # the first column of each, how many; entries inside
+    Py_ssize_t spans                       # of columns that lie beside each other in memory and inside
+    Py_ssize_t[MOST_BLOCKS] begin, length, room  # of each: the first column, how many; entries inside
     Py_ssize_t growth_first, growth_number  # which of the growths are its own
 
 
@@ -155,6 +155,9 @@ cdef struct Kernels:
     void (*redo)(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
                  const Sizes *s) noexcept nogil
     Py_ssize_t initial, state, reset       # places of these operands
+    # Sequences are computed side by side where the matrices of so many have at most these bytes: forward
+    # alone, and where there is a backward pass, which walks through their gradients as well.
+    Py_ssize_t most_forward, most_backward
 
 
 # Entries from one thread's scratch to the next: whole cache lines.
@@ -204,8 +207,8 @@ cdef inline Py_ssize_t all_segments(const Sizes *s) noexcept nogil:
     return (s.L + s.C - 1) // s.C
 
 
-# What forward saves of the sequences at hand: `row` entries of every step, then the matrix at the end of each
-# of the first segments, then whether it grew in each of all segments.
+# What forward saves of the sequences at hand: `row` entries of every step, then the matrix at the end of
+# each of the first segments, then whether it grew in each of all segments.
 cdef inline Py_ssize_t saved_matrix(Py_ssize_t segment, const Sizes *s) noexcept nogil:
     return s.L * s.row + segment * s.D * s.all_
 
@@ -259,8 +262,10 @@ cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssiz
                     )
 
 
-# What all sequences start with: `state` if there is one, but where a reset comes first. NULL where they differ.
-cdef inline const View *start_of(const View *initial, const View *state, const View *reset) noexcept nogil:
+# What all sequences start with: `state` if there is one, but where a reset comes first. NULL where they
+# differ.
+cdef inline const View *start_of(const View *initial, const View *state,
+                                 const View *reset) noexcept nogil:
     if state.data[0] == NULL or all_reset(reset, 0):
         return initial
     if any_reset(reset, 0):
@@ -294,9 +299,9 @@ cdef void write_matrix(const View *W, const real *A, bint added, const Sizes *s)
             A += s.room[i]
 
 
-# The gradients G (D, M_) of the sequences that begin before step t are complete. They are added to those of what
-# the sequences began with, and zeroed. Before step 0 all begin: with `state` if there is one, but where a
-# reset comes first.
+# The gradients G (D, M_) of the sequences that begin before step t are complete. They are added to those
+# of what the sequences began with, and zeroed. Before step 0 all begin: with `state` if there is one, but
+# where a reset comes first.
 cdef void hand_over(const View *g_initial, const View *g_state, const View *state, real *G,
                     const View *reset, Py_ssize_t t, const Sizes *s) noexcept nogil:
     cdef Py_ssize_t i, d, j
@@ -335,8 +340,8 @@ cdef inline void copy_matrix(real *out, Py_ssize_t out_step, const real *A, Py_s
 
 # Going forward, A after step t where it is wanted at once: because it is saved or returned, or because a
 # sequence begins anew before the next step, for which it becomes the initial matrix. Whether one does.
-cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *deferred_u, const View *initial,
-                 const View *reset, real *saved, bint is_returned, Py_ssize_t t,
+cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *deferred_u,
+                 const View *initial, const View *reset, real *saved, bint is_returned, Py_ssize_t t,
                  const Sizes *s) noexcept nogil:
     cdef bint begins = t + 1 < s.L and any_reset(reset, t + 1)
     cdef bint is_saved = saved != NULL and is_saved_after(t, s)
@@ -350,8 +355,8 @@ cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *def
     return begins
 
 
-# How far matrices may grow (growth.h) is measured from the start of a segment on, and of sequences that begin
-# anew from there on. The members of a thread group, who see their own columns alone, may come to
+# How far matrices may grow (growth.h) is measured from the start of a segment on, and of sequences that
+# begin anew from there on. The members of a thread group, who see their own columns alone, may come to
 # different answers, and groups differ forward and backward. So there is an answer for each cache line of
 # columns; of sequences side by side, for each of them.
 cdef struct Growth:
@@ -362,7 +367,8 @@ cdef struct Growth:
     bint (*has_grown)(const real *measured, const Sizes *s) noexcept nogil
 
 
-cdef inline void begin_growth(Growth *growth, const real *saved, const real *A, const Sizes *s) noexcept nogil:
+cdef inline void begin_growth(Growth *growth, const real *saved, const real *A,
+                              const Sizes *s) noexcept nogil:
     growth.is_grown = False
     if saved != NULL:
         growth.begin(growth.measured, A, s)
@@ -398,8 +404,8 @@ cdef inline bint may_have_grown(const real *saved, Py_ssize_t t, const Sizes *s)
     return False
 
 
-# OUT: A, the matrix before step t, by doing again what was done since it was last known: at the start of the
-# segment, or of all sequences at hand.
+# OUT: A, the matrix before step t, by doing again what was done since it was last known: at the start of
+# the segment, or of all sequences at hand.
 cdef void replay(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t, const Kernels *of,
                  const Sizes *s) noexcept nogil:
     cdef const View *initial = &v.operands[of.initial]

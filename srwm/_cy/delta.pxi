@@ -3,8 +3,8 @@
 Going forward the fast weights are swept once a step: step 5 of one step and step 1 of the next share every
 load of S. Going backward S is swept once, transposed, and its gradient once.
 
-The members of a thread group (group.h) have some of the columns each and see nothing of the others. Only the
-gradients of q, k and beta are sums over all columns: for these they meet once a step.
+The members of a thread group (group.h) have some of the columns each and see nothing of the others. Only
+the gradients of q, k and beta are sums over all columns: for these they meet once a step.
 """
 
 cdef enum:  # places of operands
@@ -107,8 +107,8 @@ cdef void delta_forward(
         else:
             multiply_twice(A, s.D, s.m, q_t, k_after, y_t, v_bar)
             for i in range(deferred):
-                add_missing(y_t, q_t, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
-                add_missing(v_bar, k_after, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
+                add_correction(y_t, q_t, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
+                add_correction(v_bar, k_after, deferred_k + i * s.D_, s.d, deferred_u + i * s.M_, s.m)
         write_row(y, t * y.outer + s.first * y.inner, y_t, s.columns)
         begins = settle(A, &deferred, deferred_k, deferred_u, S, reset, saved, is_returned, t, s)
         if begins:
@@ -157,9 +157,9 @@ cdef void delta_backward(
     cdef real *g_q_before = g_q + s.D_                 # (D_) of step t - 1
     cdef real *along = g_q_before + s.D_               # (D_)
     cdef real *minus_k_after = along + s.D_            # (D_) of step t + 1, as g_Delta
-    cdef real *deferred_a = minus_k_after + s.D_       # (2 DEFERRED, D_) minus k of the step after, and q
+    cdef real *deferred_a = minus_k_after + s.D_       # (2 DEFERRED, D_) minus k of step t + 1, and q
     cdef real *undone_k = deferred_a + 2 * DEFERRED * s.D_  # (DEFERRED, D_)
-    cdef real *deferred_b = undone_k + DEFERRED * s.D_      # (2 DEFERRED, M_) g_Delta of the step after, g_y
+    cdef real *deferred_b = undone_k + DEFERRED * s.D_  # (2 DEFERRED, M_) g_Delta of step t + 1, and g_y
     cdef real *undone_u = deferred_b + 2 * DEFERRED * s.M_  # (DEFERRED, M_)  minus u
     cdef real *u = undone_u + DEFERRED * s.M_          # (M_)
     cdef real *g_u = u + s.M_                          # (M_)
@@ -184,7 +184,8 @@ cdef void delta_backward(
         Delta = saved + t * s.row + s.first_
         if ends_segment(t, s):
             is_replayed = may_have_grown(saved, t, s)
-        if bring_back(AT, A, room, v, saved, t, &undone, undone_u, undone_k, is_replayed, &DELTA_KERNELS, s):
+        if bring_back(AT, A, room, v, saved, t, &undone, undone_u, undone_k, is_replayed,
+                      &DELTA_KERNELS, s):
             is_known = False
         # 5'  g_q = g_y S'^T, which the sweep of step t + 1 has left where it led here
         if is_known:
@@ -207,8 +208,8 @@ cdef void delta_backward(
         else:
             update_and_multiply_both(G, s.D, s.m, 0, NULL, NULL, k_t, u, g_u, g_k)
             for i in range(2 * deferred):
-                add_missing(g_u, k_t, deferred_a + i * s.D_, s.d, deferred_b + i * s.M_, s.m)
-                add_missing(g_k, u, deferred_b + i * s.M_, s.m, deferred_a + i * s.D_, s.d)
+                add_correction(g_u, k_t, deferred_a + i * s.D_, s.d, deferred_b + i * s.M_, s.m)
+                add_correction(g_k, u, deferred_b + i * s.M_, s.m, deferred_a + i * s.D_, s.d)
         # 3'  g_beta = g_u . Delta   g_Delta = beta g_u   2'  g_v = g_Delta
         dot(g_k + s.D_, 0, g_u, Delta, s.m)
         scale(g_Delta, beta_t, 0, g_u, s.m)
@@ -224,13 +225,14 @@ cdef void delta_backward(
             undone = 0
             multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
         elif undone == DEFERRED:
-            update_and_multiply(AT, s.rows, s.d, DEFERRED, undone_u, undone_k, g_Delta, g_y, along, g_q_before)
+            update_and_multiply(AT, s.rows, s.d, DEFERRED, undone_u, undone_k, g_Delta, g_y, along,
+                                g_q_before)
             undone = 0
         else:
             multiply_twice(AT, s.rows, s.d, g_Delta, g_y, along, g_q_before)
             for i in range(undone):
-                add_missing(along, g_Delta, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
-                add_missing(g_q_before, g_y, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
+                add_correction(along, g_Delta, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
+                add_correction(g_q_before, g_y, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
         is_known = True
         subtract(g_k, g_k, along, s.d)
         sums = meet_and_add(group, group_sums, s.sums)
@@ -253,5 +255,6 @@ cdef void delta_backward(
 
 cdef Kernels DELTA_KERNELS = [
     delta_lay_out, delta_forward, delta_backward, delta_redo, DELTA_S, DELTA_STATE, DELTA_RESET,
+    40 << 10, 80 << 10,
 ]
 register("delta", &DELTA_KERNELS)

@@ -20,9 +20,9 @@ INLINE void add_scaled_by(real *z, vector s, const real *b, ptrdiff_t width) {
     for (ptrdiff_t j = 0; j < width; j++) store(z + j * LANES, load(z + j * LANES) + s * load(b + j * LANES));
 }
 
-/* z (width) += (x . k) u: what a product with x lacks whose matrix is short of k^T u. x and k have
-   `over` vectors. */
-static void add_missing(real *z, const real *x, const real *k, ptrdiff_t over, const real *u,
+/* z (width) += (x . k) u: corrects a product with x for a deferred update k^T u of the matrix. x and k
+   have `over` vectors. */
+static void add_correction(real *z, const real *x, const real *k, ptrdiff_t over, const real *u,
                         ptrdiff_t width) {
     add_scaled_by(z, dot_of(x, k, over), u, width);
 }
@@ -43,19 +43,19 @@ static void scale(real *out, const real *s, ptrdiff_t i, const real *a, ptrdiff_
     for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, s_i * load(a + j * LANES));
 }
 
-/* What products of x and r with a matrix gave, complete:  z += missing_z . b   Delta += missing_Delta . b   for
-   the `terms` rows b (b_apart from one to the next) that the matrix is short of. Then  u = beta_i Delta   and
-   z += coming u. The missing_ and coming hold a factor for each row. */
+/* Corrects the products z and Delta of x and r with a matrix for `terms` deferred updates, whose rows b are
+   `b_apart` entries apart:  z += of_z . b   Delta += of_Delta . b. Then  u = beta_i Delta   z += coming u
+   for the update of this step. of_z, of_Delta and coming hold a factor for each update. */
 INLINE void finish_block(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i, const int terms,
-                         const real *b, ptrdiff_t b_apart, const real *missing_Delta, const real *missing_z,
+                         const real *b, ptrdiff_t b_apart, const real *of_Delta, const real *of_z,
                          const real *coming, ptrdiff_t width) {
     vector beta_i = factor(beta, i), x_k = factor(coming, 0);
     for (ptrdiff_t j = 0; j < width; j++) {
         vector Delta_j = load(Delta + j * LANES), z_j = load(z + j * LANES);
         for (int n = 0; n < terms; n++) {
             vector b_j = load(b + n * b_apart + j * LANES);
-            Delta_j += factor(missing_Delta, n) * b_j;
-            z_j += factor(missing_z, n) * b_j;
+            Delta_j += factor(of_Delta, n) * b_j;
+            z_j += factor(of_z, n) * b_j;
         }
         if (terms > 0) store(Delta + j * LANES, Delta_j);
         vector u_j = beta_i * Delta_j;
@@ -65,23 +65,23 @@ INLINE void finish_block(real *Delta, real *u, real *z, const real *beta, ptrdif
 }
 
 static void finish(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i, int terms, const real *b,
-                   ptrdiff_t b_apart, const real *missing_Delta, const real *missing_z, const real *coming,
+                   ptrdiff_t b_apart, const real *of_Delta, const real *of_z, const real *coming,
                    ptrdiff_t width) {
     if (terms == 0)
-        finish_block(Delta, u, z, beta, i, 0, b, b_apart, missing_Delta, missing_z, coming, width);
+        finish_block(Delta, u, z, beta, i, 0, b, b_apart, of_Delta, of_z, coming, width);
     else
-        finish_block(Delta, u, z, beta, i, 1, b, b_apart, missing_Delta, missing_z, coming, width);
+        finish_block(Delta, u, z, beta, i, 1, b, b_apart, of_Delta, of_z, coming, width);
 }
 
-/* The gradients of u = beta_i Delta, from g_u and what it is short of, `terms` rows b with a factor each:
-   g_Delta = beta_i g_u, factor i of g_beta = g_u . Delta. */
+/* The gradients of u = beta_i Delta, from g_u, which is corrected for `terms` deferred rows b with a factor
+   each:  g_Delta = beta_i g_u   factor i of g_beta = g_u . Delta. */
 INLINE void scale_backward_block(real *g_Delta, real *g_beta, ptrdiff_t i, const real *g_u, const int terms,
-                                 const real *b, ptrdiff_t b_apart, const real *missing, const real *beta,
+                                 const real *b, ptrdiff_t b_apart, const real *corrections, const real *beta,
                                  const real *Delta, ptrdiff_t width) {
     vector beta_i = factor(beta, i), sum = splat(0);
     for (ptrdiff_t j = 0; j < width; j++) {
         vector g = load(g_u + j * LANES);
-        UNROLL for (int n = 0; n < terms; n++) g += factor(missing, n) * load(b + n * b_apart + j * LANES);
+        UNROLL for (int n = 0; n < terms; n++) g += factor(corrections, n) * load(b + n * b_apart + j * LANES);
         store(g_Delta + j * LANES, beta_i * g);
         sum += g * load(Delta + j * LANES);
     }
@@ -89,12 +89,12 @@ INLINE void scale_backward_block(real *g_Delta, real *g_beta, ptrdiff_t i, const
 }
 
 static void scale_backward(real *g_Delta, real *g_beta, ptrdiff_t i, const real *g_u, int terms, const real *b,
-                           ptrdiff_t b_apart, const real *missing, const real *beta, const real *Delta,
+                           ptrdiff_t b_apart, const real *corrections, const real *beta, const real *Delta,
                            ptrdiff_t width) {
     if (terms == 0)
-        scale_backward_block(g_Delta, g_beta, i, g_u, 0, b, b_apart, missing, beta, Delta, width);
+        scale_backward_block(g_Delta, g_beta, i, g_u, 0, b, b_apart, corrections, beta, Delta, width);
     else
-        scale_backward_block(g_Delta, g_beta, i, g_u, 2, b, b_apart, missing, beta, Delta, width);
+        scale_backward_block(g_Delta, g_beta, i, g_u, 2, b, b_apart, corrections, beta, Delta, width);
 }
 
 /* factor i of out = a . b. */

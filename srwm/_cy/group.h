@@ -1,13 +1,13 @@
-/* Thread groups: threads that compute one sequence together, each some of the columns of W.
+/* Thread groups: threads that compute one sequence together, each some of the columns of its matrix.
 
    Members run the same text side by side, on scratch of their own but for two things: rows that each fills
-   at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Either
-   has two places, used in turn, so that one meeting a step is enough: what a member writes next goes where
-   nobody reads any more, since all have come to the meeting in between. How often they meet depends on
-   sizes only, never on what is in the arrays.
+   at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Both
+   have two places, used in turn, so that one meeting a step is enough: a member writes next where nobody
+   reads any more, since all have come to the meeting in between. How often they meet depends on sizes only,
+   never on what is in the arrays.
 
-   Thread groups have one member each without OpenMP, where threads would run one after the other, and in the layout
-   of sequences side by side, of which there are enough for all threads. */
+   Groups have one member each without OpenMP, where threads would run one after the other, and in the
+   layout of sequences side by side, of which there are enough for all threads. */
 #ifndef SRWM_GROUP_H
 #define SRWM_GROUP_H
 
@@ -30,8 +30,8 @@
 
 #define CACHE_LINE 64
 
-/* Looks at the counter before a waiting member goes to sleep: tens of microseconds, several steps. Who waits
-   longer waits for a thread without a processor, maybe for the very one it keeps busy by looking. */
+/* How often a waiting member looks at the counter before it sleeps: tens of microseconds, several steps. If
+   it waits longer, another member has no processor, perhaps because this one keeps it busy by looking. */
 #define LOOKS 1000
 
 typedef struct {
@@ -56,8 +56,8 @@ INLINE int threads_here(void) {
 #endif
 }
 
-/* How this thread rounds, and whether it takes subnormal numbers for zero: threads of a parallel region must do
-   as the one that called, or results would depend on how many there are. */
+/* How this thread rounds, and whether subnormal numbers are zero to it. The threads of a parallel region
+   must do as the one that called, or results would depend on how many there are. */
 #if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>
 INLINE unsigned long long floating_control(void) { return _mm_getcsr(); }

@@ -1,8 +1,8 @@
-/* How far a state may have grown within a segment. Going backward its updates are undone, which leaves an
-   error in proportion to the largest state passed: where a state grew much, its early values are lost in
-   that error, and backward computes them again from the copy at the segment's start instead.
+/* How far a matrix may have grown within a segment. Going backward its updates are undone. That leaves an
+   error in proportion to the largest matrix passed. Where a matrix grew much, its early entries are lost in
+   that error, and backward computes them again from the copy at the start of the segment instead.
 
-   Forward measures, a few sums a step. All are vectors: what they hold in lanes is added up at the end. */
+   Forward measures growth by a few sums a step. They are vectors whose lanes are added up at the end. */
 #ifndef SRWM_GROWTH_H
 #define SRWM_GROWTH_H
 
@@ -16,11 +16,11 @@
 #define LARGEST FLT_MAX
 #endif
 
-/* Growth up to which updates are undone. */
+/* Updates are undone where the matrix grew by at most this factor. */
 #define GROWTH 16
 
-/* As GROWTH, by additions: one update so many times as large as what the state answered before. Undone as
-   exactly as by multiplication, since a state that begins at zero grows by its first updates anyway. */
+/* Updates of the delta rule are undone where they were at most so many times as large as what S held at the
+   first one. More than GROWTH, since an S that begins at zero always grows by its first updates. */
 #define ADDED_GROWTH 256
 
 INLINE int is_any(vector_bits mask) {
@@ -41,19 +41,20 @@ static void add_squares(real *sum, const real *a, ptrdiff_t width) {
     store(sum, total);
 }
 
-/* Whether the updates of any of n blocks may have made it so many times as large as it was: the sum of
-   their norms, at most sqrt(steps) times the root of the sum of their squares, is what they can add. */
+/* Whether any of n blocks may have grown by more than GROWTH: updates add at most the sum of their norms,
+   which is at most the root of steps times the sum of their squares. `start` is the square of the block. */
 static int has_grown(const real *updates, const real *start, ptrdiff_t n, ptrdiff_t steps) {
     const real limit = (real)((GROWTH - 1) * (GROWTH - 1)) / (real)steps;
     int grown = 0;
     for (ptrdiff_t i = 0; i < n; i++)
-        grown |= is_any(is_less(splat(limit) * sum_of(load(start + i * LANES)), sum_of(load(updates + i * LANES))));
+        grown |= is_any(is_less(splat(limit) * sum_of(load(start + i * LANES)),
+                                sum_of(load(updates + i * LANES))));
     return grown;
 }
 
-/* Of the delta rule, whose step multiplies S by I - beta k^T k, by |1 - beta k^2| along k, and adds
-   beta k^T v: the product of the factors above 1, the sum of squares of all updates, and the square of what S
-   held when the first update came, (v_bar^2 + Delta^2) / k^2; infinite as long as there was none. */
+/* A step of the delta rule multiplies S by I - beta k^T k, which is |1 - beta k^2| along k, and adds
+   beta k^T v. Measured are the product of those factors that are above 1, the sum of the squares of the
+   updates, and the square of what S held at the first one, (v_bar^2 + Delta^2) / k^2: infinite before it. */
 enum { PRODUCT, UPDATES, START, DELTA_GROWTHS };
 
 static void measure_step(real *growth, const real *beta, const real *k, ptrdiff_t d, const real *v_bar,

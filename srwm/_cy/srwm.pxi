@@ -4,8 +4,8 @@ Going forward the matrix is swept once a step: step 3 of one step and step 1 of 
 W. Going backward W is swept once, transposed, and its gradient once.
 
 The members of a thread group (group.h) have some of the columns each, and compute for themselves what is
-small. They meet once a step: forward where step 1 of all columns is needed, backward where sums over columns
-are.
+small. They meet once a step: forward where step 1 of all columns is needed, backward where sums over
+columns are.
 """
 
 cdef enum:  # places of operands
@@ -90,6 +90,7 @@ cdef void srwm_forward(
     cdef Growth growth = [measured, 2 * SRWM_BLOCKS, False, srwm_begin_growth, srwm_has_grown]
     cdef int deferred = 0
     cdef Py_ssize_t t, i, j
+    cdef Py_ssize_t rates = (s.all_ - s.at[SRWM_BETA]) // LANES  # vectors over beta
     cdef Py_ssize_t ys = s.number[SRWM_Y] - s.first   # columns of y that are this member's
 
     ys = min(ys, s.width[SRWM_Y] * LANES // STRIDE)
@@ -123,7 +124,7 @@ cdef void srwm_forward(
         o_after = shared_row(group, 1, s.all_) + s.first_
         # 2  q = softmax(q^)   k = softmax(k^)   beta = sigmoid(b^)
         softmaxes(q, o + s.at[SRWM_Q], padding, s.d)
-        sigmoid(beta, o + s.at[SRWM_BETA], (s.all_ - s.at[SRWM_BETA]) // LANES)
+        sigmoid(beta, o + s.at[SRWM_BETA], rates)
         # 3  Delta = (q - k) W, and 1 of the step after but for u of this one
         subtract(r, q, k, s.d)
         if t + 1 < s.L:
@@ -190,9 +191,9 @@ cdef void srwm_backward(
     cdef real *A = G + s.matrix                       # (D, M_)
     cdef real *AT = A + s.matrix                      # (rows, D_) W transposed, with the `undone` updates
     cdef real *last_g_x = AT + s.rows * s.D_          # (D_)
-    cdef real *deferred_a = last_g_x + s.D_           # (2 DEFERRED, D_) q - k and x of each step whose terms
-    cdef real *undone_k = deferred_a + 2 * DEFERRED * s.D_  # (DEFERRED, D_)           are deferred
-    cdef real *deferred_b = undone_k + DEFERRED * s.D_      # (2 DEFERRED, M_) g_Delta and g_o of that step
+    cdef real *deferred_a = last_g_x + s.D_           # (2 DEFERRED, D_) q - k and x of each deferred term
+    cdef real *undone_k = deferred_a + 2 * DEFERRED * s.D_  # (DEFERRED, D_)
+    cdef real *deferred_b = undone_k + DEFERRED * s.D_      # (2 DEFERRED, M_) g_Delta and g_o of the same
     cdef real *undone_u = deferred_b + 2 * DEFERRED * s.M_  # (DEFERRED, M_)   with minus k in undone_k
     cdef real *g_u = undone_u + DEFERRED * s.M_       # (M_)
     cdef real *group_g_o = g_u + s.M_                 # (all_)        g_o of the columns of all members
@@ -215,6 +216,7 @@ cdef void srwm_backward(
     cdef bint has_after = False, is_replayed = False
     cdef int deferred = 0, undone = 0
     cdef Py_ssize_t t, i, j
+    cdef Py_ssize_t rates = (s.all_ - s.at[SRWM_BETA]) // LANES  # vectors over beta
 
     memset(last_g_x, 0, (1 + 3 * DEFERRED) * (s.D_ + s.M_) * sizeof(real))
     memset(group_g_o, 0, s.all_ * sizeof(real))
@@ -252,14 +254,14 @@ cdef void srwm_backward(
             update_and_multiply_both(G, s.D, s.m, 0, NULL, NULL, k, u, g_u, g_k)
             for i in range(2 * deferred):  # k (G + a^T b) = k G + (k . a) b
                 dot(k_a, i, k, deferred_a + i * s.D_, s.d)
-                add_missing(g_k, u, deferred_b + i * s.M_, s.m, deferred_a + i * s.D_, s.d)
+                add_correction(g_k, u, deferred_b + i * s.M_, s.m, deferred_a + i * s.D_, s.d)
         # 4'  g_Delta = beta g_u   g_beta[j] = sum over block j of g_u Delta
         g_Delta = deferred_b + 2 * deferred * s.M_
         g_o = g_Delta + s.M_
         for i in range(SRWM_BLOCKS):
             j = s.block[i]
-            scale_backward(g_Delta + j, g_x + s.D_, i, g_u + j, 2 * deferred, deferred_b + j, s.M_, k_a, beta,
-                           Delta + j, s.width[i])
+            scale_backward(g_Delta + j, g_x + s.D_, i, g_u + j, 2 * deferred, deferred_b + j, s.M_, k_a,
+                           beta, Delta + j, s.width[i])
         if t > 0:
             fetch(q - s.row // 2, s.row // 2 * sizeof(real))
         # 5 undone, 3'  g_d = W g_Delta^T, and 1' of step t + 1:  g_x = (W + k^T u) g_o^T
@@ -270,14 +272,14 @@ cdef void srwm_backward(
             replay_transposed(AT, A, g_u, v, saved, t, &SRWM_KERNELS, s)
             undone = 0
             multiply_twice(AT, s.rows, s.d, g_Delta, g_o_after, g_d, g_x)
-            add_missing(g_x, g_o_after, u, s.m, k, s.d)
+            add_correction(g_x, g_o_after, u, s.m, k, s.d)
         elif undone == DEFERRED:
             update_and_multiply(AT, s.rows, s.d, DEFERRED, undone_u, undone_k, g_Delta, g_o_after, g_d, g_x)
             undone = 0
-            add_missing(g_x, g_o_after, u, s.m, k, s.d)
+            add_correction(g_x, g_o_after, u, s.m, k, s.d)
         else:
             multiply_twice(AT, s.rows, s.d, g_Delta, g_o_after, g_d, g_x)
-            add_missing(g_d, g_Delta, u, s.m, minus_k, s.d)
+            add_correction(g_d, g_Delta, u, s.m, minus_k, s.d)
         if not has_after:
             memcpy(g_x, last_g_x, s.D_ * sizeof(real))
         sums = meet_and_add(group, group_sums, s.sums)
@@ -295,7 +297,7 @@ cdef void srwm_backward(
         subtract(g_o_all + s.at[SRWM_K], sums, sums + s.D_, s.d)
         softmax_backward(g_o_all + s.at[SRWM_Q], sums + s.D_, q, s.d)
         softmax_backward(g_o_all + s.at[SRWM_K], g_o_all + s.at[SRWM_K], k, s.d)
-        sigmoid_backward(g_o_all + s.at[SRWM_BETA], sums + 3 * s.D_, beta, (s.all_ - s.at[SRWM_BETA]) // LANES)
+        sigmoid_backward(g_o_all + s.at[SRWM_BETA], sums + 3 * s.D_, beta, rates)
         if group.size > 1:
             memcpy(g_o, g_o_all + s.first_, s.M_ * sizeof(real))
         subtract(deferred_a + 2 * deferred * s.D_, q, k, s.d)
@@ -312,7 +314,7 @@ cdef void srwm_backward(
             deferred = 0
             multiply(AT, s.rows, s.d, g_o, last_g_x)
             for i in range(undone):
-                add_missing(last_g_x, g_o, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
+                add_correction(last_g_x, g_o, undone_u + i * s.M_, s.m, undone_k + i * s.D_, s.d)
             hand_over(gW, g_state, state, G, reset, t, s)
     if s.L > 0:
         memcpy(partial_sums(group, s.sums) + 2 * s.D_, last_g_x, s.D_ * sizeof(real))
@@ -323,5 +325,6 @@ cdef void srwm_backward(
 
 cdef Kernels SRWM_KERNELS = [
     srwm_lay_out, srwm_forward, srwm_backward, srwm_redo, SRWM_W, SRWM_STATE, SRWM_RESET,
+    160 << 10, 80 << 10,
 ]
 register("srwm", &SRWM_KERNELS)

@@ -1,10 +1,10 @@
 /* Sweeps over a matrix kept in cache: every pass does as much as it can with each load and store.
 
    A matrix has `rows` rows of `width` vectors; vectors over its columns are laid out alike, vectors
-   over its rows hold a factor for each (lanes.h). Letters as in the operator's definition: k, q, beta,
-   Delta, u, G. Updates that a matrix is still short of come as `terms` products a_i^T b_i, one after
-   the other in `a` and in `b`: a store costs more than the products that share it, so that a matrix is
-   written every second step only. */
+   over its rows hold a factor for each (lanes.h). Letters as in the operators' definitions: k, q, beta,
+   Delta, u, G. Deferred updates come as `terms` products a_i^T b_i, one after the other in `a` and in
+   `b`. A store takes longer than the products that share its load, so a matrix is written every second
+   step only. */
 #ifndef SRWM_SWEEPS_H
 #define SRWM_SWEEPS_H
 
@@ -33,7 +33,7 @@
    large as one another, but for one, since sums in narrow blocks wait for each other. */
 #define OVER_COLUMNS(width, block, f)                                       \
     do {                                                                     \
-        if ((width) == 0) break; /* of a member of a team without columns */ \
+        if ((width) == 0) break; /* of a member without columns */ \
         const ptrdiff_t parts = ((width) + (block) - 1) / (block);           \
         const ptrdiff_t least = (width) / parts, wider = (width) % parts;    \
         for (ptrdiff_t part = 0, c = 0; part < parts; part++)                \

@@ -40,9 +40,11 @@ INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) 
     if (is_dense(a) && n == LANES)
         UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load(a->data[s] + at);
     else if (is_dense(a))
-        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load_some(a->data[s] + at, n);
+        UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++)
+            block[s] = load_some(a->data[s] + at, n);
     else
-        for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = gather_some(a->data[s] + at, a->inner, n, a->kind);
+        for (ptrdiff_t s = 0; s < SEQUENCES; s++)
+            block[s] = gather_some(a->data[s] + at, a->inner, n, a->kind);
 }
 
 INLINE void write_block(const View *a, ptrdiff_t at, const vector *block, ptrdiff_t n) {
@@ -69,7 +71,7 @@ INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
 #endif
 }
 
-/* IN: row `at` bytes into the view, n entries, zeros where there is no array -> OUT: n columns, padded. */
+/* IN: row `at` bytes into the view, n entries; zeros if there is no array -> OUT: n columns, padded. */
 static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
     if (a->data[0] == NULL) {
         if (n > 0) memset(columns, 0, (size_t)(vectors_for(n) * LANES) * sizeof(real));
@@ -99,9 +101,9 @@ static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
     }
 }
 
-/* Asks for memory before it is read or written, since a step pushes out of the caches what the processor
-   fetches ahead by itself: `bytes` of it, or a row of each sequence. In portions: what a core can wait for at
-   once is some twenty cache lines. */
+/* Asks for memory before it is read or written: `bytes` of it, or a row of each sequence. What the processor
+   fetches ahead by itself does not stay in the caches during a step. In portions, since a core can wait for
+   some twenty cache lines at once. */
 INLINE void fetch(const void *p, ptrdiff_t bytes) {
 #ifdef __GNUC__
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
@@ -112,6 +114,7 @@ INLINE void fetch(const void *p, ptrdiff_t bytes) {
 }
 
 INLINE void fetch_row(const View *a, ptrdiff_t at, ptrdiff_t n) {
+    if (a->data[0] == NULL) return;
     for (ptrdiff_t s = 0; s < SEQUENCES; s++) fetch(a->data[s] + at, n * a->inner);
 }
 
@@ -144,7 +147,7 @@ static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_
     }
 }
 
-/* IN: n columns -> added to the row `at` bytes into a view of reals; where all sequences share it, their sum. */
+/* IN: n columns -> added to the row `at` bytes into a view of reals, as a sum where all sequences share it. */
 static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
     const int together = is_shared(a);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
@@ -190,7 +193,8 @@ INLINE int all_reset(const View *reset, ptrdiff_t t) {
 INLINE void copy_where_reset(real *out, const real *a, ptrdiff_t width, const View *reset, ptrdiff_t t) {
     for (ptrdiff_t i = 0; i < SEQUENCES; i++)
         if (is_reset(reset, t, i))
-            for (ptrdiff_t j = 0; j < width * LANES / SEQUENCES; j++) *entry_of(out, j, i) = a[j * STRIDE + i];
+            for (ptrdiff_t j = 0; j < width * LANES / STRIDE; j++)
+                *entry_of(out, j, i) = a[j * STRIDE + i];
 }
 
 #endif

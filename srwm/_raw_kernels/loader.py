@@ -20,12 +20,12 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 
 @cache
 def source(kernel: str) -> str:
-    """The whole text of a kernel, its own headers inside: CuPy's cache looks at this text alone."""
+    """The whole text of a kernel with its headers in it: CuPy's cache looks at this text alone."""
     return "\n".join(_lines(f"{kernel}.cu", set())) + "\n"
 
 
 def _lines(name: str, seen: set[str]) -> list[str]:
-    """The lines of a file with its headers, each once, in their places; messages name file and line."""
+    """The lines of a file, with each header in its place, once. Compiler messages name file and line."""
     seen.add(name)
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((FOLDER / name).read_text(encoding="utf-8").splitlines(), 1):
@@ -72,10 +72,10 @@ def function(plan: launch.Plan, device: int) -> Any:
     """The kernel of a plan on the current device, which is the one of this index."""
     import cupy
 
-    del device  # a kernel is loaded once for each
+    del device  # part of the cache's key: every device has kernels of its own
     module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
     kernel = module.get_function(plan.kernel)
     dynamic = plan.dynamic_bytes + plan.cached_bytes
-    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # a device gives so much to who asks for it
+    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be asked for
         kernel.max_dynamic_shared_size_bytes = dynamic
     return kernel

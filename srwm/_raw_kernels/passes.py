@@ -92,15 +92,20 @@ def saved_of(call: Any) -> tuple[tuple[int, ...], str]:
 class _Pass:
     """What both directions have in common."""
 
-    def __init__(self, platform: Any, call: Any, verb: str) -> None:
+    def __init__(self, platform: Any, call: Any, verb: str, incoming: Sequence[Any] = ()) -> None:
         operator = call.operator
         self._op = operator.verb(verb)
         self.platform = platform
-        # Which operands are wanted as contiguous copies: a kernel walks whole entries.
-        self.copies = tuple(layout is not None and not is_aligned(layout) for layout in call.operands)
         self._flat = operator.flat
-        self._masks = [0 if layout is None else ITEM_BYTES[layout.dtype] - 1 for layout in call.operands]
-        self._names = arrays_of_backward(operator)
+        self._names = [*arrays_of_forward(operator), *(f"grad_{r.name}" for r in operator.results)]
+        layouts = [*call.operands, *incoming]
+        self._masks = [0 if layout is None else ITEM_BYTES[layout.dtype] - 1 for layout in layouts]
+        for name, layout in zip(self._names, layouts, strict=False):
+            if layout is not None and not is_aligned(layout):
+                raise ValueError(
+                    f"{self._op}: {name}: expected strides of whole entries, multiples of "
+                    f"{ITEM_BYTES[layout.dtype]} bytes, got {layout.strides}; pass a contiguous copy"
+                )
         self._views = [
             strides_of(layout, call.lead, operand.core)
             for layout, operand in zip(call.operands, operator.flat, strict=True)
@@ -193,11 +198,8 @@ class Backward(_Pass):
     """The backward pass of one kind of call, on addresses."""
 
     def __init__(self, platform: Any, call: Any, incoming: Sequence[Any]) -> None:
-        super().__init__(platform, call, "backward")
+        super().__init__(platform, call, "backward", incoming)
         operator, of = call.operator, dict(call.sizes)
-        self.incoming_copies = tuple(layout is not None and not is_aligned(layout) for layout in incoming)
-        self._masks += [ITEM_BYTES[real_of(call.dtype)] - 1]
-        self._masks += [0 if layout is None else ITEM_BYTES[layout.dtype] - 1 for layout in incoming]
         initial, lead = call.operands[self._initial], call.lead
         core = self._flat[self._initial].core
         own = lead if initial is None else initial.shape[: len(initial.shape) - core]
@@ -279,7 +281,7 @@ class Backward(_Pass):
     ) -> None:
         """Write the gradients; 0 is the address of what is not given or not wanted."""
         del num_threads  # the CPU's
-        self._check((*operands, saved, *incoming))
+        self._check((*operands, *incoming))
         working, owner = empty(self._working_bytes) if self._working_bytes else (0, None)
         owners, written = [owner], list(gradients)
         for i, (gradient, address) in enumerate(zip(self._gradients, gradients, strict=True)):

@@ -37,17 +37,11 @@ def is_aligned(layout: Any) -> bool:
 
 
 def strides_of(layout: Any, lead: tuple[int, ...], core: int) -> Strides:
-    """Of an array whose last `core` axes are its own: 0 along the axes where it is broadcast to `lead`.
-
-    Of an array that is not aligned those of its contiguous copy; zeros for None.
-    """
+    """Of an array whose last `core` axes are its own: 0 along the axes where it is broadcast to `lead`."""
     if layout is None:
         return Strides((0,) * len(lead))
     own = len(layout.shape) - core
-    if not is_aligned(layout):
-        entries = contiguous_along(layout.shape, range(len(layout.shape)), 1)
-    else:
-        entries = tuple(stride // ITEM_BYTES[layout.dtype] for stride in layout.strides)
+    entries = [stride // ITEM_BYTES[layout.dtype] for stride in layout.strides]
     along = [0 if n == 1 else stride for n, stride in zip(layout.shape[:own], entries[:own], strict=True)]
     return Strides((0,) * (len(lead) - own) + tuple(along), *entries[own:])
 
@@ -58,9 +52,9 @@ def order_by_sharing(lead: tuple[int, ...], own: tuple[int, ...]) -> tuple[tuple
     And how many sequences share each of its entries: in this order they follow each other.
     """
     padded = (1,) * (len(lead) - len(own)) + tuple(own)
-    kept = [axis for axis, n in enumerate(padded) if n != 1]
+    separate = [axis for axis, n in enumerate(padded) if n != 1]
     shared = [axis for axis, n in enumerate(padded) if n == 1]
-    return (*kept, *shared), prod(lead[axis] for axis in shared)
+    return (*separate, *shared), prod(lead[axis] for axis in shared)
 
 
 def contiguous_along(lead: tuple[int, ...], order: Sequence[int], size: int) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ class _OnHost:
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
-        self.copies = make(_platforms[-1]).copies
+        make(_platforms[-1])  # which refuses what the kernels do not run
 
     def _run(self, memory: Sequence[Memory | None], empty: Any, *addresses: Any) -> None:
         def known_empty(nbytes: int) -> tuple[int, Any]:
@@ -151,7 +151,6 @@ class _Backward(_OnHost):
     def __init__(self, call: Any, incoming: Sequence[Any]) -> None:
         super().__init__(lambda platform: passes.Backward(platform, call, incoming))
         self._call, self._incoming = call, incoming
-        self.incoming_copies = passes.Backward(_platforms[-1], call, incoming).incoming_copies
 
     def __call__(
         self,

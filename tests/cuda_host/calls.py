@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from srwm._raw_kernels.views import ITEM_BYTES, contiguous_along
+from srwm._raw_kernels.views import ITEM_BYTES, contiguous_along, is_aligned
 from srwm.operators.spec import Operator
 
 
@@ -88,8 +88,9 @@ def _new(layout: Layout, like: Any) -> np.ndarray:
     return a.view(np.int16) if like.dtype.name == "int16" and layout.dtype == "bfloat16" else a
 
 
-def _whole(arrays: Sequence[Any], copies: Sequence[bool]) -> list[Any]:
-    return [a.copy() if copy else a for a, copy in zip(arrays, copies, strict=True)]
+def aligned(arrays: Sequence[Any]) -> list[Any]:
+    """The arrays, or copies of those whose entries are not a whole number of entries apart."""
+    return [a if a is None or is_aligned(layout_of(a)) else a.copy() for a in arrays]
 
 
 def forward(
@@ -102,14 +103,14 @@ def forward(
     return_state: bool,
 ) -> tuple[Any, Any, Any]:
     """The output, the matrix after the last step and what is saved for backward, or None."""
+    operands = aligned(operands)
     call = call_of(operator, operands, lead)
     run = forward_of(call, keep)
     y, *states = (_new(layout, operands[0]) for layout in results_of(call))
     (state,) = states if return_state else (None,)
     saved = np.empty(*saved_of(call)) if keep else None
     outputs = (address_of(y), address_of(state))
-    given = _whole(operands, run.copies)
-    run(tuple(map(address_of, given)), outputs, address_of(saved), empty=empty)
+    run(tuple(map(address_of, operands)), outputs, address_of(saved), empty=empty)
     return y, state, saved
 
 
@@ -123,6 +124,7 @@ def backward(
     wanted: Sequence[bool] | None = None,
 ) -> tuple[Any, ...]:
     """The gradients of the operands that have one; None where they are not given or not wanted."""
+    operands, incoming = aligned(operands), aligned(incoming)
     call = call_of(operator, operands, lead)
     run = backward_of(call, tuple(map(layout_of, incoming)))
     given = [operands[i] for i in operator.differentiable]
@@ -132,11 +134,10 @@ def backward(
         else _new(contiguous(a.shape, name_of(a.dtype)), a)
         for i, a in enumerate(given)
     ]
-    whole, whole_incoming = _whole(operands, run.copies), _whole(incoming, run.incoming_copies)
     run(
-        tuple(map(address_of, whole)),
+        tuple(map(address_of, operands)),
         address_of(saved),
-        tuple(map(address_of, whole_incoming)),
+        tuple(map(address_of, incoming)),
         tuple(map(address_of, gradients)),
         empty=empty,
     )

@@ -8,8 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from srwm import _plan, _threads
 from srwm._cy import backend
-from srwm._plan import Call, Layout
+from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
 from srwm.reference import loop
@@ -22,12 +23,11 @@ def forget() -> None:
     for cached in (
         backend.instruction_set,
         backend.kernels,
-        backend._default_threads,
         backend._gathering,
-        backend._bound_forward,
-        backend._bound_backward,
+        _threads._srwm_variable,
     ):
         cached.cache_clear()
+    _plan.forget()
 
 
 def poisoned_scratch(size: int) -> tuple[int, Any, int]:
@@ -155,8 +155,8 @@ def run(op: Operator, flat: Sequence[Any], gradients: Sequence[Any], **options: 
 def reference(op: Operator, flat: Sequence[Any], gradients: Sequence[Any]) -> dict[str, Any]:
     """All results of the reference by name, in the operands' precision."""
     lead, sizes = sizes_of(op, flat)
-    y, after, saved = loop.forward(op, flat, lead, sizes, save=True)
-    results = loop.backward(op, flat, lead, sizes, saved, gradients[0], gradients[1:])
+    y, after, saved = loop.forward(op, flat, lead, sizes, True)
+    results = loop.backward(op, flat, lead, sizes, saved, gradients)
     names = (op.flat[i].name for i in op.differentiable)
     return {"y": y, "after": after} | {
         f"g_{name}": g for name, g in zip(names, results, strict=True) if g is not None

@@ -15,7 +15,7 @@ def arrangement(request, monkeypatch):
     The value is the number of threads to ask for.
     """
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (most, most), "delta": (most, most)})
+    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
     monkeypatch.setattr(backend, "SIDE_BY_SIDE_STEPS", 0)
     monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(backend, "WORK_PER_MEMBER", 1)

@@ -13,6 +13,7 @@ import pytest
 import srwm
 from srwm._cy import backend
 from tests.cases import Case, random_case, random_delta_case
+from tests.cy.calls import forget
 
 DTYPES = ["float32", "float64", "float16", ml_dtypes.bfloat16]
 
@@ -21,10 +22,11 @@ DTYPES = ["float32", "float64", "float16", ml_dtypes.bfloat16]
 def layout(request, monkeypatch):
     """Sequences one at a time, and side by side."""
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (most, most), "delta": (most, most)})
-    backend._plan.cache_clear()
+    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
+    forget()
     yield request.param
-    backend._plan.cache_clear()
+    monkeypatch.undo()
+    forget()
 
 
 def misplaced(a, offset, apart):
@@ -45,7 +47,7 @@ def results(case):
     if isinstance(case, Case):
         operands, forward, backward = case[:2], srwm.forward, srwm.backward
     else:
-        operands, forward, backward = case[:5], srwm.delta_forward, srwm.delta_backward
+        operands, forward, backward = case[:5], srwm.delta.forward, srwm.delta.backward
     return *forward(*operands, return_state=True, **options), *backward(*operands, *case[-2:], **options)
 
 

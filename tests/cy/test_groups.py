@@ -20,7 +20,7 @@ from tests.cases import (
     run,
     run_delta,
 )
-from tests.cy.calls import forget, poisoned_scratch
+from tests.cy.calls import SRWM, forget, poisoned_scratch, pull_back, save
 
 REAL_TYPES = ["float32", "float64"]
 
@@ -143,11 +143,11 @@ def test_another_number_of_threads_forward_than_backward():
     case = group_case((), 70, 40, 30, [20])
     truth = run(srwm, case, backend="reference")
     got = {}
-    y, W_next, kept = backend.forward(*case[:3], (), keep=True, num_threads=3)
+    flat = (case.x, case.W, None, case.reset)
+    y, W_next, saved = save(SRWM, flat, num_threads=3)
     for threads in (1, 2, 5):
-        arrays = (*case[:3], (), kept, case.grad_y, case.grad_W_next)
-        gx, gW = backend.backward(*arrays, num_threads=threads)
-        got = {"y": y, "W_next": W_next, "gx": gx, "gW": gW}
+        g = pull_back(SRWM, flat, saved, (case.grad_y, case.grad_W_next), num_threads=threads)
+        got = {"y": y, "W_next": W_next, "gx": g["g_x"], "gW": g["g_W"]}
         assert_close(got, truth, TOLERANCE["float64"], f"{threads} threads")
 
 

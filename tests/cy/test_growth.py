@@ -138,7 +138,7 @@ def grown_segments(op, flat, threads):
 
 @pytest.mark.parametrize("D", [1, 4, 16, 64])
 def test_states_that_do_not_grow_are_undone(monkeypatch, D):
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (0, 0), "delta": (0, 0)})
+    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: 0)
     forget()
     lead, sizes = (64,), {"D": D, "Do": D, "M": 3 * D + 4, "L": 100}
     for scale in (1, 3, 10):

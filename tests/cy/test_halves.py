@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm._cy import backend
 
 each_half = pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 
@@ -54,23 +53,6 @@ def test_ties_themselves(dtype):
     a = (1 + units * float(ml_dtypes.finfo(dtype).eps)).astype(dtype)
     b = np.full_like(a, 1.5)
     assert_same_bits(products(a, b), (a.astype(np.float32) * b.astype(np.float32)).astype(dtype))
-
-
-@pytest.mark.parametrize("lead", [(3,), (40,)], ids=["one at a time", "side by side"])
-def test_int16_arrays_are_bfloat16_to_the_backend(lead):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((*lead, 20, 8)).astype(ml_dtypes.bfloat16)
-    W = (rng.standard_normal((*lead, 8, 28)) / 3).astype(ml_dtypes.bfloat16)
-    y, W_next, kept = backend.forward(x, W, None, lead, keep=True)
-    as_int = [a.view(np.int16) for a in (x, W)]
-    y_int, W_next_int, kept_int = backend.forward(*as_int, None, lead, keep=True)
-    np.testing.assert_array_equal(y.view(np.int16), y_int)
-    np.testing.assert_array_equal(W_next.view(np.int16), W_next_int)
-    grad_y = np.ones_like(y)
-    gx, gW = backend.backward(x, W, None, lead, kept, grad_y, None)
-    gx_int, gW_int = backend.backward(*as_int, None, lead, kept_int, grad_y.view(np.int16), None)
-    np.testing.assert_array_equal(gx.view(np.int16), gx_int)
-    np.testing.assert_array_equal(gW.view(np.int16), gW_int)
 
 
 @each_half

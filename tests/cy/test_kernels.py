@@ -43,7 +43,7 @@ def layout(request, monkeypatch):
     """Sequences one at a time, and side by side wherever there are enough of them."""
     monkeypatch.setenv("SRWM_NUM_THREADS", "1")  # with more, a few sequences are better shared out
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_BYTES", {"srwm": (most, most), "delta": (most, most)})
+    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
     forget()
     yield request.param
     monkeypatch.undo()
@@ -219,15 +219,3 @@ def test_best_instruction_set_comes_first():
         kernels = backend.kernels(np.dtype("float64"), layout)
         assert kernels.vector_bytes() in (8, 16, 32, 64)
         assert kernels.sequences() == (sequences or kernels.vector_bytes() // 8)
-
-
-@pytest.mark.parametrize(("name", "value"), [("SRWM_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "two")])
-def test_thread_counts_of_the_environment_are_checked(monkeypatch, name, value):
-    monkeypatch.delenv("SRWM_NUM_THREADS", raising=False)
-    monkeypatch.setenv(name, value)
-    backend._default_threads.cache_clear()
-    with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got '{value}'"):
-        backend._default_threads()
-    monkeypatch.setenv(name, "3")
-    assert backend._default_threads() == 3
-    backend._default_threads.cache_clear()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from srwm import _threads
 from srwm._cy import backend
 from tests.cases import TOLERANCE, assert_close
 from tests.cy.calls import (
@@ -53,10 +54,10 @@ def test_the_layout_is_that_of_the_calls_own_threads(op, monkeypatch):
     saved = {}
     for default in ("1", "64"):
         monkeypatch.setenv("SRWM_NUM_THREADS", default)
-        backend._default_threads.cache_clear()
+        _threads._srwm_variable.cache_clear()
         for threads in (1, 64, None):
             saved[default, threads] = save(op, flat, num_threads=threads)[2]
-    backend._default_threads.cache_clear()
+    _threads._srwm_variable.cache_clear()
     for threads, like in ((1, 1), (64, 64), (None, None)):
         a, b = saved["1", threads], saved["64", like]
         assert np.array_equal(a, b) is (threads is not None)

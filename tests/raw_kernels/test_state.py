@@ -102,8 +102,8 @@ def by_the_kernels(operator: str, operands: dict[str, Any], upstream: Any, lead:
     """All results by name, from the kernels."""
     _, _, forward, backward, names = OPERATORS[operator]
     given = (*(operands[n] for n in names), operands["reset"], lead)
-    y, last, kept = forward(*given, keep=True, state=operands["state"])
-    gradients = backward(*given, kept, *upstream, state=operands["state"])
+    y, last, saved = forward(*given, keep=True, state=operands["state"])
+    gradients = backward(*given, saved, *upstream, state=operands["state"])
     given = names if operands["state"] is None else (*names, "state")
     named = {f"g{n}": g for n, g in zip(given, gradients, strict=True) if g is not None}
     return {"y": y, "last": last} | named
