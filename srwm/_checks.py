@@ -18,6 +18,7 @@ from srwm.operators.spec import Operand, Operator
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 HALVES = ("float16", "bfloat16")
+MOST_AXES = 64  # of NumPy's arrays, and of torch's under its transforms
 
 
 @lru_cache(maxsize=64, typed=True)  # other libraries' dtypes may not be comparable
@@ -166,8 +167,14 @@ def _misfit(
 def _lead(op: Operator, name: str, flat: Sequence[Any]) -> tuple[Any, ...]:
     """The broadcast of the leading axes of all operands."""
     lead: tuple[Any, ...] = ()
+    most = MOST_AXES - max(operand.core for operand in op.flat)
     for operand, a in zip(op.flat, flat, strict=True):
         own = () if a is None else tuple(a.shape)[: len(a.shape) - operand.core]
+        if len(own) > most:
+            raise ValueError(
+                f"{name}: {operand.name}: expected at most {most} leading axes, got {len(own)} in shape "
+                f"{tuple(a.shape)}; merge some of them"
+            )
         if own and own != lead[-len(own) :]:
             both = broadcast_pair(lead, own)
             if both is None:

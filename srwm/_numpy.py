@@ -166,7 +166,7 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
     arrays, reading, checked = flat, exchange.of_numpy(flat, np.ndarray), None
     if reading is None:
         for operand, a in zip(op.flat, flat, strict=True):
-            if hasattr(a, "__dlpack_device__"):  # which raises where the array is a tracer
+            if hasattr(a, "__dlpack__"):  # of a tracer, too, which is on no device
                 _dlpack.device_type(op.verb(verb), operand.name, a)
         checked = _checks.operands(op, op.verb(verb), flat)  # on what came: the messages name its types
         library, arrays = _of_library(op, op.verb(verb), flat)

@@ -28,6 +28,7 @@ from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
     autograd_kernel_is_known,
     below_autograd,
+    below_autograd_is_known,
     has_tangent,
     outer_level,
     single_level_autograd,
@@ -121,6 +122,11 @@ class TorchOperator:
         return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
 
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
+        op, x = self.op, arguments[0]
+        names = (*(operand.name for operand in op.flat), "saved", *op.gradient_names)
+        for argument, t in zip(names, arguments, strict=False):
+            if t is not None:
+                _checks.same_device(op.verb("backward"), argument, t.device, x.device, of=names[0])
         return tuple(
             arguments[0].new_empty(0)
             if arguments[i] is None
@@ -134,18 +140,20 @@ class TorchOperator:
         flat, options = arguments[: self.n], arguments[self.n + 1 :]
         self.refuse_tangents(flat)
         if _wants_gradient(flat):
-            self._require_autograd_kernel()
+            self._require(autograd_kernel_is_known)
             with single_level_autograd():
                 return _apply(self._Forward, *flat, *options)
+        self._require(below_autograd_is_known)
         with below_autograd():
             return self.forward(*arguments)
 
     def _backward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
         self.refuse_tangents(arguments)
         if _wants_gradient(arguments):
-            self._require_autograd_kernel()
+            self._require(autograd_kernel_is_known)
             with single_level_autograd():
                 return _apply(self._Backward, *arguments)
+        self._require(below_autograd_is_known)
         with below_autograd():
             return self.backward(*arguments)
 
@@ -157,8 +165,8 @@ class TorchOperator:
                 "dual tensors) where the call is compiled; call it eagerly, or use reverse mode"
             )
 
-    def _require_autograd_kernel(self) -> None:
-        if not autograd_kernel_is_known:
+    def _require(self, is_known: bool) -> None:
+        if not is_known:
             raise NotImplementedError(
                 f"{self.op.verb('forward')}: expected a version of torch that srwm knows from inside, got "
                 f"{torch.__version__}, in which gradients under transforms and compilers cannot be had; "

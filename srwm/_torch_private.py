@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def _private(path: str) -> Any:
@@ -32,7 +33,7 @@ _profiler_enabled = _private("_C._autograd._profiler_enabled")
 _dispatch_keys = _private("_C._dispatch_keys")
 _key_set = _private("_C.DispatchKeySet")
 _key = _private("_C.DispatchKey")
-_forward_ad = _private("autograd.forward_ad")
+_level = _private("autograd.forward_ad._current_level")  # as it is now: it is read anew at each call
 
 _below_autograd = _private("_C._AutoDispatchBelowAutograd")
 _transforms = _private("_C._functorch.get_interpreter_stack")
@@ -70,11 +71,15 @@ def _key_sets() -> tuple[frozenset[int], frozenset[int]]:
 
 plain_is_known = None not in (
     *(_is_dynamo_compiling, _include_set, _has_torch_function, _profiler_enabled, _dispatch_keys),
-    *(_key_set, _key, _forward_ad, getattr(_forward_ad, "_current_level", None)),
+    *(_key_set, _key, _level),
 )
+below_autograd_is_known = _below_autograd is not None
 autograd_kernel_is_known = None not in (
-    *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode),
-    *(_forward_ad, getattr(_forward_ad, "_current_level", None)),
+    _below_autograd,
+    _transforms,
+    _transform_type,
+    _single_level,
+    _forward_grad_mode,
 )
 _THREAD_KEYS, _TENSOR_KEYS = _key_sets() if plain_is_known else (frozenset(), frozenset())
 
@@ -92,7 +97,7 @@ def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
         or _include_set().raw_repr() not in _THREAD_KEYS
         or _has_torch_function(*operands)  # subclasses, and modes of __torch_function__
         or _profiler_enabled()
-        or _forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0
     ):
         return False
     return all(t is None or _dispatch_keys(t).raw_repr() in _TENSOR_KEYS for t in operands)
@@ -126,7 +131,7 @@ def in_forward_mode(operands: tuple[Any, ...]) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    stack = _transforms() if _transforms is not None else None
+    stack = None if None in (_transforms, _transform_type) else _transforms()
     if stack and any(i.key() == _transform_type.Jvp for i in stack):
         return True
     return has_tangent(operands)
@@ -134,6 +139,4 @@ def in_forward_mode(operands: tuple[Any, ...]) -> bool:
 
 def has_tangent(operands: tuple[Any, ...]) -> bool:
     """Whether an operand has a derivative in forward mode, at the level that the dispatcher is at."""
-    return _forward_ad._current_level >= 0 and any(
-        isinstance(t, Tensor) and _forward_ad.unpack_dual(t).tangent is not None for t in operands
-    )
+    return any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in operands)

@@ -69,7 +69,7 @@ def test_an_operator_without_kernels_runs_by_its_reference(kernels):
     kernels.takes = lambda op: False
 
     class Other:
-        label = "srwm.other"
+        label, name = "srwm.other", "other"
 
     other = Other()
     assert _dispatch.resolve("op", other, "cpu", None) is reference

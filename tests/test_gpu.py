@@ -7,8 +7,19 @@ import pytest
 
 import srwm
 from srwm import _dispatch
-from tests.cases import TOLERANCE, assert_close, random_case, random_delta_case, run, run_delta
-from tests.parity import CUDA, REFERENCE
+from tests.operators import (
+    CUDA,
+    ROWS,
+    SRWM,
+    STARTS,
+    TOLERANCE,
+    assert_close,
+    assert_same,
+    each_operator,
+    each_start,
+    random_case,
+    truth_of,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,147 +28,144 @@ pytestmark = [
 ]
 
 
+def on_device(case, *, dtype=None, requires_grad=False):
+    """The case as tensors on the device, its state and gradients in its own dtype."""
+    import torch
+
+    def tensor(a):
+        t = torch.tensor(a, device="cuda")
+        return t if dtype is None or t.dtype == torch.bool else t.to(getattr(torch, dtype))
+
+    case = case.map(tensor)
+    for t in case.given if requires_grad else ():
+        t.requires_grad_()
+    return case
+
+
+def trained(case):
+    import torch
+
+    results = case.row.forward(case.flat)
+    gradients = torch.autograd.grad(results, case.given, case.incoming, materialize_grads=True)
+    named = {f"g{case.row.op.flat[i].name}": g for i, g in zip(case.places, gradients, strict=True)}
+    named |= dict(zip(case.row.result_names, results, strict=True))
+    return {name: t.detach().double().cpu().numpy() for name, t in named.items()}
+
+
 @pytest.mark.parametrize("D", [16, 32, 64, 128])
-def test_bitwise_the_same_ten_times(D):
-    case = random_case(((64, 4), (4,), 50, D, D), with_reset=True).astype(np.float32)
-    first = run(CUDA, case)
+@each_operator
+def test_bitwise_the_same_ten_times(row, D):
+    case = random_case(row, ((64, 4), (4,), 50, D, D), **STARTS["state-reset"]).astype(np.float32)
+    first = CUDA.run(case)
     for _ in range(10):
-        again = run(CUDA, case)
-        for name, a in first.items():
-            assert np.array_equal(again[name], a), name
+        assert_same(CUDA.run(case), first)
 
 
-def test_more_sequences_than_run_at_a_time():
-    case = random_case(((100_000,), (), 2, 4, 4)).astype(np.float32)
-    assert_close(run(CUDA, case), run(REFERENCE, case.astype(np.float64)), TOLERANCE["float32"])
+@each_operator
+def test_more_sequences_than_run_at_a_time(row):
+    case = random_case(row, ((100_000,), (), 2, 4, 4)).astype(np.float32)
+    assert_close(CUDA.run(case), truth_of(case), TOLERANCE["float32"])
 
 
-def test_cupy_arrays_in_any_stream_and_out_of_it():
+@each_operator
+def test_cupy_arrays_in_any_stream_and_out_of_it(row):
     import cupy
 
-    case = random_case(((8,), (), 20, 16, 16))
-    truth = run(REFERENCE, case)
+    case = random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"])
+    truth = truth_of(case)
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        y = srwm.forward(cupy.asarray(case.x), cupy.asarray(case.W))
+        y, _ = row.forward(case.map(cupy.asarray).flat)
         stream.synchronize()
     assert isinstance(y, cupy.ndarray)
     assert_close({"y": y.get()}, {"y": truth["y"]}, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_torch_tensors(dtype):
+@each_start
+@each_operator
+def test_tensors(row, start, dtype):
     import torch
 
-    case = random_case(((8, 1), (4,), 40, 16, 16), with_reset=True)
-    operands = [torch.tensor(a, dtype=getattr(torch, dtype), device="cuda") for a in (case.x, case.W)]
-    for t in operands:
-        t.requires_grad_()
-    reset = torch.tensor(case.reset, device="cuda")
-    upstream = [
-        torch.tensor(a, dtype=getattr(torch, dtype), device="cuda") for a in (case.grad_y, case.grad_W_next)
-    ]
-    x, W, grad_y, grad_W_next = (t.detach().double().cpu().numpy() for t in (*operands, *upstream))
-    rounded = case._replace(x=x, W=W, grad_y=grad_y, grad_W_next=grad_W_next)
+    case = on_device(random_case(row, ((8, 1), (4,), 40, 16, 16), **start), dtype=dtype, requires_grad=True)
+    rounded = case.map(lambda t: (t if t.dtype == torch.bool else t.detach().double()).cpu().numpy())
     with torch.cuda.stream(torch.cuda.Stream()):
-        y, W_next = srwm.forward(*operands, reset=reset, return_state=True)
-        torch.autograd.backward((y, W_next), upstream)
-        torch.cuda.current_stream().synchronize()
-    got = {"y": y, "W_next": W_next, "gx": operands[0].grad, "gW": operands[1].grad}
-    got = {name: t.detach().double().cpu().numpy() for name, t in got.items()}
-    assert_close(got, run(REFERENCE, rounded), TOLERANCE[dtype])
+        got = trained(case)
+    assert_close(got, truth_of(rounded), TOLERANCE[dtype])
 
 
-def test_torch_gradcheck():
+@each_start
+@each_operator
+def test_gradcheck(row, start):
     import torch
 
-    case = random_case(((2,), (), 5, 3, 4))
-    operands = [torch.tensor(a, device="cuda", requires_grad=True) for a in (case.x, case.W)]
-    assert torch.autograd.gradcheck(lambda x, W: srwm.forward(x, W, return_state=True), operands)
+    case = on_device(random_case(row, ((2,), (), 5, 3, 4), **start), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *a: row.forward(case.of_given(a)), case.given)
 
 
-def test_a_cuda_graph_is_captured_and_replayed():
+@each_operator
+def test_a_cuda_graph_is_captured_and_replayed(row):
     import torch
 
-    case = random_case(((8,), (), 20, 16, 16))
-    x, W = (torch.tensor(a, dtype=torch.float32, device="cuda") for a in (case.x, case.W))
+    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), dtype="float32")
     srwm.warmup(16, 16)
-    srwm.forward(x, W)  # the first call compiles, which no capture can hold
+    row.forward(case.flat)  # the first call compiles, which no capture can hold
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = srwm.forward(x, W)
-    x.mul_(0.5)
+        y, state = row.forward(case.flat)
+    case.flat[0].mul_(0.5)
     graph.replay()
-    assert torch.equal(y, srwm.forward(x, W))
+    for a, b in zip((y, state), row.forward(case.flat), strict=True):
+        assert torch.equal(a, b)
 
 
-def test_the_delta_rule_on_tensors():
+@each_start
+@each_operator
+def test_registration_is_what_torch_expects(row, start):
     import torch
 
-    case = random_delta_case(((8,), (), 40, 16, 16), with_reset=True)
-    operands = [torch.tensor(a, device="cuda") for a in case[:5]]
-    y = srwm.delta.forward(*operands, reset=torch.tensor(case.reset, device="cuda"))
-    assert_close({"y": y.cpu().numpy()}, {"y": run_delta(REFERENCE, case)["y"]}, TOLERANCE["float64"])
+    from srwm._torch_operator import torch_operator
+
+    case = on_device(random_case(row, **start), requires_grad=True)
+    torch.library.opcheck(torch_operator(row.op).forward, (*case.flat, False, True, None, None))
 
 
-def on_device(arrays, requires_grad=False):
+@each_operator
+def test_compiled_calls_are_the_operator(row):
     import torch
 
-    return [torch.tensor(a, device="cuda", requires_grad=requires_grad) for a in arrays]
+    case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **STARTS["state-reset"]), requires_grad=True)
 
-
-def test_registration_is_what_torch_expects():
-    import torch
-
-    case, delta_case = (make(((2, 1), (3,), 7, 4, 5)) for make in (random_case, random_delta_case))
-    operands = on_device(case[:2], requires_grad=True)
-    torch.library.opcheck(torch.ops.srwm.forward.default, (*operands, None, None, True, True, None, None))
-    operands = on_device(delta_case[:5], requires_grad=True)
-    torch.library.opcheck(torch.ops.srwm.delta_forward.default, (*operands, None, None, True, True, None, None))
-
-
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_compiled_calls_are_the_operator(requires_grad):
-    import torch
-
-    operands = on_device(random_case(((4,), (4,), 9, 8, 8))[:2], requires_grad)
-
-    def f(x, W):
-        y, W_next = srwm.forward(x, W, return_state=True)
-        return y.tanh().sum() + W_next.square().sum()
+    def f(*given):
+        y, state = row.forward(case.of_given(given))
+        return y.tanh().sum() + state.square().sum()
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*operands), f(*operands))
-    if requires_grad:
-        torch.testing.assert_close(
-            torch.autograd.grad(compiled(*operands), operands), torch.autograd.grad(f(*operands), operands)
-        )
+    torch.testing.assert_close(compiled(*case.given), f(*case.given))
+    got, expected = (torch.autograd.grad(g(*case.given), case.given) for g in (compiled, f))
+    torch.testing.assert_close(got, expected)
 
 
-def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result():
+@each_operator
+def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
     import torch
 
-    from srwm import autograd
+    from srwm._torch_operator import torch_operator
+    from srwm._torch_private import is_plain
 
-    operands = on_device(random_case(((4,), (4,), 9, 8, 8))[:2], requires_grad=True)
-    assert autograd._forward_of((*operands, None), True) is autograd._differentiable_forward
-    past = srwm.forward(*operands, return_state=True)
-    through = torch.ops.srwm.forward(*operands, None, True, True, None, None)[:2]
-    upstream = [torch.ones_like(a) for a in past]
-    for a, b in zip(past, through, strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(
-        torch.autograd.grad(past, operands, upstream),
-        torch.autograd.grad(through, operands, upstream),
-        strict=True,
-    ):
+    case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **STARTS["state-reset"]))
+    assert is_plain(case.flat)
+    through = torch_operator(row.op).forward(*case.flat, False, True, None, None)[:2]
+    for a, b in zip(row.forward(case.flat), through, strict=True):
         assert torch.equal(a, b)
 
 
-def test_vmap_adds_a_leading_axis():
+@each_operator
+def test_vmap_adds_a_leading_axis(row):
     import torch
 
-    x, W = on_device(random_case(((3,), (3,), 9, 8, 8))[:2])
-    torch.testing.assert_close(torch.func.vmap(srwm.forward)(x, W), srwm.forward(x, W))
+    case = on_device(random_case(row, ((3,), (3,), 9, 8, 8)))
+    vmapped = torch.func.vmap(lambda *given: row.forward(case.of_given(given)))(*case.given)
+    torch.testing.assert_close(vmapped, row.forward(case.flat))
 
 
 @pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
@@ -187,43 +195,37 @@ def test_layers_are_those_of_the_cpu(name):
 
 @pytest.mark.parametrize("lead", [((0,), ()), ((0, 2), (1, 2)), ((2,), (2,))])
 @pytest.mark.parametrize("L", [0, 3])
-def test_tensors_with_empty_axes(lead, L):
-    import torch
-
-    case = random_case((*lead, L, 4, 3))
-    x, W = operands = on_device(case[:2], requires_grad=True)
-    y, W_next = results = srwm.forward(x, W, return_state=True)
-    upstream = on_device([case.grad_y, case.grad_W_next])
-    gx, gW = torch.autograd.grad(results, operands, upstream)
-    got = {"y": y, "W_next": W_next, "gx": gx, "gW": gW}
-    got = {name: t.detach().cpu().numpy() for name, t in got.items()}
-    assert_close(got, run(REFERENCE, case), TOLERANCE["float64"])
+@each_operator
+def test_tensors_with_empty_axes(row, lead, L):
+    plain = random_case(row, (*lead, L, 4, 3), **STARTS["state-reset"])
+    assert_close(trained(on_device(plain, requires_grad=True)), truth_of(plain), TOLERANCE["float64"])
 
 
-def test_the_reference_on_cupy_arrays():
+@each_start
+@each_operator
+def test_the_reference_on_cupy_arrays(row, start):
     import cupy
 
-    case, delta_case = (make(((2,), (), 5, 4, 3)) for make in (random_case, random_delta_case))
-    operands = [cupy.asarray(a) for a in case[:2]]
-    y = srwm.forward(*operands, backend="reference")
-    assert isinstance(y, cupy.ndarray)
-    assert_close({"y": y.get()}, {"y": run(REFERENCE, case)["y"]}, TOLERANCE["float64"])
-    y = srwm.delta.forward(*map(cupy.asarray, delta_case[:5]), backend="reference")
-    assert_close({"y": y.get()}, {"y": run_delta(REFERENCE, delta_case)["y"]}, TOLERANCE["float64"])
+    case = random_case(row, ((2,), (), 5, 4, 3), **start)
+    results, pullback = row.vjp(case.map(cupy.asarray).flat, backend="reference")
+    assert isinstance(results[0], cupy.ndarray)
+    gradients = [None if g is None else g.get() for g in pullback(*map(cupy.asarray, case.incoming))]
+    assert_close(case.named([a.get() for a in results], gradients), truth_of(case), TOLERANCE["float64"])
 
 
 def test_blocks_of_cupy_arrays():
     import cupy
 
-    W = cupy.asarray(random_case(((2,), (2,), 5, 4, 3)).W)
+    W = cupy.asarray(random_case(SRWM, ((2,), (2,), 5, 4, 3))["W"])
     assert (srwm.pack(*srwm.unpack(W)) == W).all()
 
 
-def test_operands_on_two_devices_are_refused():
+@pytest.mark.parametrize("row", ROWS, ids=repr)
+def test_operands_on_two_devices_are_refused(row):
     import torch
 
-    x, W = (torch.tensor(a) for a in random_case(((), (), 3, 4, 4))[:2])
-    with pytest.raises(ValueError, match=r"^srwm\.forward: .*cpu"):
-        srwm.forward(x.cuda(), W)
-    with pytest.raises(ValueError, match=r"^srwm\.forward: .*cpu"):
-        srwm.forward(x, W.cuda())
+    plain = random_case(row, ((), (), 3, 4, 4)).map(torch.tensor)
+    for i in plain.places:
+        flat = (*plain.flat[:i], plain.flat[i].cuda(), *plain.flat[i + 1 :])
+        with pytest.raises(ValueError, match=rf"^{row.op.verb('forward')}: .*cpu"):
+            row.forward(flat)

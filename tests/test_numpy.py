@@ -138,8 +138,18 @@ def test_strides_that_are_no_whole_entries(row):
 @each_operator
 def test_as_many_axes_as_arrays_have(row, to):
     plain = random_case(row, ((), (), 3, 2, 2))
-    got = run(plain.map(lambda a: to(a.reshape((1,) * (64 - a.ndim) + a.shape))))
+
+    def with_leading_axes(n):
+        return plain.map(lambda a: to(a.reshape((1,) * n + a.shape)))
+
+    got = run(with_leading_axes(62))
     assert got["y"].ndim == 64
+    flags = np.zeros(3, bool).reshape((1,) * 63 + (3,))  # 64 axes, as arrays may have, and results may not
+    for verb in ("forward", "vjp"):
+        with pytest.raises(
+            ValueError, match=rf"{verb}: reset: expected at most 62 leading axes, got 63 in shape"
+        ):
+            getattr(row, verb)(plain.map(to).with_(reset=to(flags)).flat)
     plain = run(plain)
     for name, a in plain.items():
         assert_close({name: got[name].reshape(a.shape)}, {name: a}, 1e-13)

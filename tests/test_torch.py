@@ -561,6 +561,7 @@ REFUSED = {"sparse": sparse, "nested": nested, "quantized": quantized}
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, .* are deprecated:UserWarning")
 @pytest.mark.parametrize("verb", ["forward", "vjp", "backward"])
 @pytest.mark.parametrize("kind", REFUSED)
 @each_operator
@@ -592,16 +593,21 @@ def called(operator, named):
     return operator.backward(*named.values(), None, None)
 
 
+def one_less(axis):
+    """Without the last entry along one of its own axes."""
+    return lambda t, core: t.narrow(axis - core, 0, t.shape[axis - core] - 1) if axis < core else None
+
+
+# (a right tensor, the number of its own axes) -> a wrong one, or None where there is no such
 WRONG = {
-    "scalar": lambda t: t.new_zeros(()),
-    "no entries": lambda t: t.new_zeros(0, 0),
-    "one step less": lambda t: t[..., :-1, :] if t.ndim > 1 else t[:-1],
-    "one column less": lambda t: t[..., :-1],
-    "one sequence more": lambda t: torch.cat([t, t[:1]]),
-    "an axis more": lambda t: t[None],
-    "in halves": lambda t: t.half(),
-    "in integers": lambda t: t.int(),
-    "on no device": lambda t: t.to("meta"),
+    "scalar": lambda t, core: t.new_zeros(()),
+    "no entries": lambda t, core: t.new_zeros(0, 0),
+    "one less of the first axis": one_less(0),
+    "one less of the second axis": one_less(1),
+    "one sequence more": lambda t, core: torch.cat([t, t[:1]]),
+    "in halves": lambda t, core: t.half(),
+    "in integers": lambda t, core: t.int(),
+    "on no device": lambda t, core: t.to("meta"),
 }
 
 
@@ -609,21 +615,17 @@ WRONG = {
 @each_start
 @each_operator
 def test_backward_called_by_itself_checks_what_it_is_given(row, start, what):
-    """It never reads foreign memory: each wrong operand raises, or broadcasts as in any call."""
+    """It never reads foreign memory: whatever does not fit the rest raises."""
     operator, named = arguments_of(row, start)
     called(operator, named)
+    cores = {o.name: o.core for o in row.op.flat} | {"saved": 1}
+    cores |= {name: r.core for name, r in zip(row.op.gradient_names, row.op.results, strict=True)}
     for name, t in named.items():
-        if t is None:
+        wrong = None if t is None else WRONG[what](t, cores[name])
+        if wrong is None:
             continue
-        wrong = WRONG[what](t)
-        is_operand = name in {o.name for o in row.op.flat}
-        if is_operand and what == "an axis more":
-            continue  # one of length 1 broadcasts
-        if is_operand and what == "in integers" and t.dtype == torch.bool:
-            wrong = t.int()
-        with pytest.raises(
-            (TypeError, ValueError), match=rf"^{row.op.verb('backward')}|^{row.op.verb('forward')}"
-        ):
+        message = rf"^({row.op.verb('backward')}|{row.op.verb('forward')}): "
+        with pytest.raises((TypeError, ValueError), match=message):
             called(operator, named | {name: wrong})
 
 
@@ -649,16 +651,16 @@ def test_backward_called_by_itself_wants_what_forward_saved_contiguous(row):
         called(operator, named | {"saved": saved})
 
 
-@pytest.mark.parametrize("what", ["scalar", "one step less", "in integers", "in halves", "on no device"])
+@pytest.mark.parametrize("what", [what for what in WRONG if "one" not in what])
 @each_start
 @each_operator
 def test_forward_called_by_itself_checks_what_it_is_given(row, start, what):
     case = tensors_of(row, size=((2,), (3, 1), 5, 4, 6), **start)
     operator = torch_operator(row.op)
-    for i, t in enumerate(case.flat):
+    for i, (operand, t) in enumerate(zip(row.op.flat, case.flat, strict=True)):
         if t is None:
             continue
-        flat = (*case.flat[:i], WRONG[what](t), *case.flat[i + 1 :])
+        flat = (*case.flat[:i], WRONG[what](t, operand.core), *case.flat[i + 1 :])
         with pytest.raises((TypeError, ValueError), match=rf"^{row.op.verb('forward')}: "):
             operator.forward(*flat, True, True, None, None)
 
@@ -716,9 +718,12 @@ import tests.test_transforms as t
 from tests.operators import ROWS, STARTS
 for row in ROWS:
     p = t.Problem(row, STARTS["state-reset"])
-    for name in ("forward", "autograd", "batched gradients", "checkpoint"):
+    for name in ("forward", "autograd", "autograd of each alone", "checkpoint"):
         t.assert_agree(t.EAGER[name](p, p.ours), t.EAGER[name](p, p.plain))  # slower, and right
-    for name in ("func.grad", "vmap(grad)", "vmap", "autograd of vmap", "jvp", "hessian", "create_graph"):
+    for name in (
+        *("batched gradients", "func.grad", "vmap(grad)", "vmap", "autograd of vmap", "jvp", "hessian"),
+        "create_graph",
+    ):
         try:
             got = t.EAGER[name](p, p.ours)
         except NotImplementedError as error:
@@ -748,7 +753,14 @@ def test_all_private_names_are_found_here():
     assert _torch_private.autograd_kernel_is_known
 
 
-@pytest.mark.parametrize("name", private_names())
+# One of those that `is_plain` asks for and one of those that gradients under transforms need run always.
+ALWAYS = ("_C._dispatch_keys", "_C._AutoDispatchBelowAutograd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ALWAYS else pytest.mark.slow) for n in private_names()],
+)
 def test_without_a_private_name_of_torch_calls_are_right_or_raise(name):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_A_NAME, name],

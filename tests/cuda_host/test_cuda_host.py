@@ -12,7 +12,7 @@ import pytest
 from tests.cuda_host import backend
 from tests.cuda_host.raw_module import FLAGS, BoundsError, CudaHostError, Kernel, RaceError, RawModule
 
-# Without a C++ compiler no kernel can be built; in CI tests/parity.py fails for that.
+# Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
 # Sums a row of n <= 64 entries for each block.

@@ -9,12 +9,21 @@ import pytest
 
 from srwm._cy import launch
 from srwm._raw_kernels import loader
-from tests.cases import TOLERANCE, assert_close, random_case, random_delta_case, run, run_delta
 from tests.cuda_host import backend
 from tests.cuda_host.raw_module import CudaHostError
-from tests.parity import CUDA_ON_HOST, REFERENCE
+from tests.operators import (
+    CUDA_ON_HOST,
+    DELTA,
+    SRWM,
+    TOLERANCE,
+    assert_close,
+    assert_same,
+    each_operator,
+    random_case,
+    truth_of,
+)
 
-# Without a C++ compiler no kernel can be built; in CI tests/parity.py fails for that.
+# Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
 # For each way in which the kernels are laid out a size, a dtype, the architecture whose limits they have.
@@ -33,9 +42,9 @@ VARIANTS = {
 each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
-def case_of(variant):
+def case_of(row, variant, **options):
     size, dtype, _ = variant
-    return random_case(size, with_reset=True).astype(dtype)
+    return random_case(row, size, reset=True, **options).astype(dtype)
 
 
 def running(variant, **how):
@@ -44,33 +53,22 @@ def running(variant, **how):
 
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
-def test_no_race_and_nothing_out_of_bounds(variant, mode):
-    case = case_of(variant)
-    truth = run(REFERENCE, case.astype(np.float64))
+@each_operator
+def test_no_race_and_nothing_out_of_bounds(row, variant, mode):
+    case = case_of(row, variant, state=True)
+    truth = truth_of(case)
     with running(variant, mode=mode):
-        assert_close(run(CUDA_ON_HOST, case), truth, TOLERANCE[case.x.dtype.name])
-
-
-@each_variant
-@pytest.mark.parametrize("mode", ["race", "bounds"])
-def test_no_race_and_nothing_out_of_bounds_in_the_delta_rule(variant, mode):
-    size, dtype, _ = variant
-    case = random_delta_case(size, with_reset=True).astype(dtype)
-    truth = run_delta(REFERENCE, case.astype(np.float64))
-    with running(variant, mode=mode):
-        assert_close(run_delta(CUDA_ON_HOST, case), truth, TOLERANCE[dtype])
+        assert_close(CUDA_ON_HOST.run(case), truth, TOLERANCE[variant[1]])
 
 
 @each_variant
 def test_bitwise_the_same_in_any_order_of_threads(variant):
-    case = case_of(variant)
+    case = case_of(SRWM, variant)
     with running(variant):
-        expected = run(CUDA_ON_HOST, case)
+        expected = CUDA_ON_HOST.run(case)
     for how in ({"order": "reverse"}, {"order": "random", "seed": 1}, {"order": "random", "seed": 2}):
         with running(variant, **how):
-            got = run(CUDA_ON_HOST, case)
-        for name, a in expected.items():
-            assert np.array_equal(got[name], a), (name, how)
+            assert_same(CUDA_ON_HOST.run(case), expected)
 
 
 def barriers(kernel):
@@ -103,10 +101,8 @@ def test_no_barrier_can_go_unnoticed(kernel, which):
     ):
         for size in sizes:
             try:
-                if kernel.startswith("srwm"):
-                    run(CUDA_ON_HOST, random_case(size, with_reset=True).astype(np.float32))
-                else:
-                    run_delta(CUDA_ON_HOST, random_delta_case(size, with_reset=True).astype(np.float32))
+                row = SRWM if kernel.startswith("srwm") else DELTA
+                CUDA_ON_HOST.run(random_case(row, size, reset=True).astype(np.float32))
             except CudaHostError:
                 return
     pytest.fail("a barrier was removed and no run noticed")
@@ -125,7 +121,7 @@ def barriers_passed(pass_, D, steps):
     counted = {}
     platform = CountingPlatform(counted)
     with backend.on(platform):
-        run(CUDA_ON_HOST, random_case(((1,), (1,), steps, D, D)).astype(np.float32))
+        CUDA_ON_HOST.run(random_case(SRWM, ((1,), (1,), steps, D, D)).astype(np.float32))
     kernel = pass_("srwm", D, D, "float32", platform.limits()).kernel
     return counted[kernel]["syncthreads"]
 
@@ -159,7 +155,7 @@ def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
             super().launch(bound, addresses, stream)
 
     with backend.on(Asking({})):
-        run(CUDA_ON_HOST, random_case(((5,), own, 3, 16, 16)).astype(np.float32))
+        CUDA_ON_HOST.run(random_case(SRWM, ((5,), own, 3, 16, 16)).astype(np.float32))
     for kernel in ("srwm_forward", "srwm_backward"):
         more, of_a_copy = bytes_asked[kernel]
         assert of_a_copy == 16 * 52 * 4
@@ -168,10 +164,10 @@ def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_go_through(value):
-    case = random_case(((2,), (2,), 5, 16, 16))
-    case.x[0, 2, 3] = value
+    case = random_case(SRWM, ((2,), (2,), 5, 16, 16))
+    case["x"][0, 2, 3] = value
     with np.errstate(invalid="ignore"):
-        got, truth = run(CUDA_ON_HOST, case), run(REFERENCE, case)
+        got, truth = CUDA_ON_HOST.run(case), truth_of(case)
     for name in ("y", "W_next"):
         assert np.array_equal(np.isnan(got[name]), np.isnan(truth[name])), name
     assert not np.isnan(got["gx"][1]).any()

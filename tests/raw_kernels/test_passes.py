@@ -13,7 +13,7 @@ from tests.cases import random_case, random_delta_case
 from tests.cuda_host import backend, calls
 from tests.cuda_host.platform import Platform
 
-# Without a C++ compiler no kernel can be built; in CI tests/parity.py fails for that.
+# Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
 each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)

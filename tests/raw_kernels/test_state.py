@@ -13,7 +13,7 @@ from srwm._cy import launch
 from tests.cases import TOLERANCE, assert_close, random_case, random_delta_case
 from tests.cuda_host import backend
 
-# Without a C++ compiler no kernel can be built; in CI tests/parity.py fails for that.
+# Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
 
