@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from srwm import _checks
+from srwm._run import Options, together
 from srwm.operators.spec import Operator
-
-Options = tuple[str | None, int | None]
 
 # By the name of the package of an array type.
 FRONT_ENDS = {"torch": "srwm._torch"}
@@ -116,8 +115,3 @@ def _several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
             f"{_checks.type_name(grad_state)}; None stands for zero"
         )
     return grad_state
-
-
-def together(matrices: Sequence[Any]) -> Any:
-    """One matrix as it is, several as a tuple: how states are returned."""
-    return matrices[0] if len(matrices) == 1 else tuple(matrices)

@@ -125,11 +125,8 @@ def _sizes(op: Operator, name: str, flat: Sequence[Any]) -> dict[str, Any]:
         for letter, n in zip(operand.letters, own, strict=True):
             if letter not in sizes:
                 sizes[letter], owners[letter] = n, (operand, a)
-                if letter != "L" and n < 1:
-                    raise ValueError(
-                        f"{name}: {operand.name}: expected shape {operand.form} with {letter} >= 1, got "
-                        f"{tuple(a.shape)}; an axis without entries leaves nothing to compute"
-                    )
+                if n < 1 and letter != "L":
+                    entries(name, operand.name, a, operand.letters)
             elif n != sizes[letter]:
                 raise _misfit(name, operand, a, letter, sizes, *owners[letter])
     by_name = {operand.name: a for operand, a in zip(op.flat, flat, strict=True)}
@@ -243,6 +240,16 @@ def rank(name: str, argument: str, a: Any, least: int, form: str) -> None:
             f"{name}: {argument}: expected shape {form}, got {tuple(a.shape)} with {len(a.shape)} axes; "
             "add the missing axes"
         )
+
+
+def entries(name: str, argument: str, a: Any, letters: Sequence[str]) -> None:
+    """Raise ValueError unless each of its own axes, but that of steps, has an entry."""
+    for letter, n in zip(letters, tuple(a.shape)[len(a.shape) - len(letters) :], strict=True):
+        if n < 1 and letter != "L":
+            raise ValueError(
+                f"{name}: {argument}: expected shape (..., {', '.join(letters)}) with {letter} >= 1, got "
+                f"{tuple(a.shape)}; an axis without entries leaves nothing to compute"
+            )
 
 
 def thread_count(name: str, argument: str, n: Any) -> int:

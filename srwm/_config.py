@@ -38,7 +38,8 @@ def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
     >>> srwm.warmup(16, 16)  # doctest: +SKIP
     """
     op = "srwm.warmup"
-    storage = _checks.dtype_name(dtype if hasattr(dtype, "itemsize") else np.dtype(dtype))
+    is_numpys = isinstance(dtype, (type, np.dtype))  # np.float32 and np.dtype("float32")
+    storage = np.dtype(dtype).name if is_numpys else str(dtype).rpartition(".")[2]
     _checks.one_of(op, "dtype", storage, _checks.DTYPES)
     _dispatch.resolve(op, SRWM, "cuda", "cuda").warmup(D, Do, storage)
 

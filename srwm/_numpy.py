@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srwm import _checks, _dlpack, _plan, _run
-from srwm._call import Options, together
 from srwm._cy import exchange
 from srwm._cy.recycled import Recycled
 from srwm._plan import Plan
+from srwm._run import Options, together
 from srwm.operators.spec import Operator
 
 # From this size on memory is recycled: smaller blocks come from memory that is in use anyway.
@@ -156,6 +156,9 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
     library: Any = _HOST
     arrays, reading, checked = flat, exchange.of_numpy(flat, np.ndarray), None
     if reading is None:
+        for operand, a in zip(op.flat, flat, strict=True):
+            if hasattr(a, "__dlpack_device__"):  # which raises where the array is a tracer
+                _dlpack.device_type(op.verb(verb), operand.name, a)
         checked = _checks.operands(op, op.verb(verb), flat)  # on what came: the messages name its types
         library, arrays = _of_library(op, op.verb(verb), flat)
         reading = library.read(arrays)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from srwm import _checks, _torch_kernels
-from srwm._call import Options, together
+from srwm import _checks, _dispatch, _torch_kernels
+from srwm._run import Options, together
 from srwm._torch_operator import torch_operator
 from srwm._torch_private import in_forward_mode, is_plain
 from srwm.operators.spec import Operator
@@ -137,5 +137,8 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
     flat, options = _as_tensors(op, verb, flat, options)
     _refuse_layouts(op, verb, flat)
     lead, sizes = _checks.operands(op, op.verb(verb), flat)
+    kind = flat[0].device.type
+    if kind != "meta":
+        _dispatch.resolve(op.verb(verb), op, kind, options[0])  # the message names the verb
     shapes = tuple(result.shape(lead, sizes) for result in op.results)
     return _Prepared(op, tuple(None if t is None else t.detach() for t in flat), shapes, options)

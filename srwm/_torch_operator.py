@@ -51,8 +51,7 @@ class TorchOperator:
 
     def __init__(self, op: Operator) -> None:
         self.op, self.n = op, len(op.flat)
-        prefix = "" if op.name == "srwm" else f"{op.name}_"
-        names = f"{prefix}forward", f"{prefix}backward"
+        names = f"{op.prefix}forward", f"{op.prefix}backward"
         operands = ", ".join(
             f"Tensor{'?' if operand.optional else ''} {_identifier(operand.name)}" for operand in op.flat
         )
@@ -98,6 +97,9 @@ class TorchOperator:
         op, x = self.op, flat[0]
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
+        for operand, t in zip(op.flat, flat, strict=True):
+            if t is not None:
+                _checks.same_device(name, operand.name, t.device, x.device, of=op.flat[0].name)
         states = [flat[i] for i in op.places("state")]
         dtype = next((state.dtype for state in states if state is not None), x.dtype)
         y = x.new_empty(op.output.shape(lead, sizes))

@@ -1,7 +1,8 @@
 """The table that every suite walks: each operator, how its random operands are drawn, and one step of it.
 
-A row is an operator's description, its public functions, and what only its tests need. From these follow cases
-of any size, with and without a state, resets and optional operands, on every backend and in every dtype.
+A row is an operator's description, its public functions, and what only its tests need. From these follow
+cases of any size, with and without a state, resets and optional operands, on every backend and in every
+dtype.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
 # ---- sizes
 
 
-# (leading axes of the data operands, of the initial ones, L, D, Do): every size at which a loop, a vector or
-# a segment can end.
+# (leading axes of the data operands, of the initial ones, L, D, Do): every size at which a loop, a vector
+# or a segment can end.
 SIZES = [
     ((), (), 1, 1, 1),
     ((2,), (2,), 2, 2, 3),
@@ -194,7 +195,7 @@ each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The operands of a call in the flat order, and the gradients of its results; None for what is not given."""
+    """Operands in the flat order, and the gradients of the results; None for what is not given."""
 
     row: Row
     flat: tuple[Any, ...]
@@ -209,13 +210,17 @@ class Case:
         )
 
     def astype(self, dtype: Any, state_dtype: Any = None) -> Case:
-        """The case rounded to `dtype`; the state, and the gradient of the state, to `state_dtype` if given."""
+        """The case rounded to `dtype`; the state and its gradient to `state_dtype`, if that is given."""
         wide = self.map(lambda a: a if a.dtype == bool else a.astype(state_dtype or dtype))
         case = self.map(lambda a: a if a.dtype == bool else a.astype(dtype))
         places = self.row.op.places("state")
-        flat = tuple(w if i in places else a for i, (a, w) in enumerate(zip(case.flat, wide.flat, strict=True)))
+        flat = tuple(
+            w if i in places else a for i, (a, w) in enumerate(zip(case.flat, wide.flat, strict=True))
+        )
         with_state = any(self.flat[i] is not None for i in places)
-        return replace(case, flat=flat, incoming=(case.incoming[0], *(wide if with_state else case).incoming[1:]))
+        return replace(
+            case, flat=flat, incoming=(case.incoming[0], *(wide if with_state else case).incoming[1:])
+        )
 
     def with_(self, **operands: Any) -> Case:
         """The case with other operands, or None, under these names."""
@@ -401,7 +406,9 @@ def plain_loop(row: Row, flat: Sequence[Any]) -> tuple[Any, Any]:
     reset = flags[0] if flags else None
     if initial is None:
         sizes = {
-            letter: n for o, a in data for letter, n in zip(o.letters, a.shape[a.ndim - o.core :], strict=True)
+            letter: n
+            for o, a in data
+            for letter, n in zip(o.letters, a.shape[a.ndim - o.core :], strict=True)
         }
         initial = data[0][1].new_zeros(op.initials[0].shape((), sizes))
     matrix = initial if state is None else state
@@ -435,7 +442,9 @@ class Backend:
 
         In CI a backend of the CPU that lacks a compiler or an operator fails.
         """
-        reason = _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else "it is not in the table"
+        reason = (
+            _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else "it is not in the table"
+        )
         if reason == "usable" and self.name in _dispatch.BACKENDS:
             taken = _dispatch._module(_dispatch.BACKENDS[self.name]).takes(op)
             reason = "usable" if taken else f"{self.name} has no kernels of {op.label}"

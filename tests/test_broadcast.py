@@ -7,24 +7,44 @@ from itertools import product
 import numpy as np
 import pytest
 
-from srwm import _broadcast
+from srwm import _broadcast, _checks
+from tests.operators import each_operator, random_case
 
-LEADS = [(), (1,), (3,), (2, 3), (2, 1), (1, 3), (2, 2, 3), (0,), (2, 0)]
+LEADS = [(), (1,), (3,), (2, 3), (2, 1), (1, 3), (2, 2, 3), (0,), (2, 0), (5, 1, 1)]
 
 
-@pytest.mark.parametrize(("x_lead", "W_lead", "reset_lead"), list(product(LEADS, LEADS, LEADS[:4])))
-def test_leading_shape_is_numpys(x_lead, W_lead, reset_lead):
-    x, W, reset = np.zeros((*x_lead, 4, 2)), np.zeros((*W_lead, 2, 9)), np.zeros((*reset_lead, 4))
+@pytest.mark.parametrize(("a", "b"), list(product(LEADS, LEADS)))
+def test_broadcast_of_two_is_numpys(a, b):
     try:
-        expected = np.broadcast_shapes(x_lead, W_lead, reset_lead)
+        expected = np.broadcast_shapes(a, b)
     except ValueError:
-        with pytest.raises(ValueError, match="broadcast"):
-            _broadcast.leading_shape("op", x, W, reset)
-    else:
-        assert _broadcast.leading_shape("op", x, W, reset) == expected
+        expected = None
+    assert _broadcast.broadcast_pair(a, b) == expected
 
 
-@pytest.mark.parametrize(("shape", "lead"), [((3, 1, 4), (2, 3, 5, 4)), ((4,), (7, 4)), ((2, 4), (2, 4))])
+@each_operator
+def test_leading_axes_of_all_operands_are_numpys(row):
+    """Of every operand in turn beside every other one."""
+    case = random_case(row, ((), (), 4, 2, 3), state=True, reset=True)
+    for (i, a), (j, b) in product(enumerate(LEADS), enumerate(LEADS[:6])):
+        flat = list(case.flat)
+        first, second = i % len(flat), (i + j + 1) % len(flat)
+        for place, lead in ((first, a), (second, b)):
+            flat[place] = np.broadcast_to(case.flat[place], (*lead, *case.flat[place].shape))
+        own = [a for place, a in ((first, a), (second, b))] if first != second else [b]
+        try:
+            expected = np.broadcast_shapes(*own)
+        except ValueError:
+            with pytest.raises(ValueError, match="expected leading axes that broadcast"):
+                _checks.operands(row.op, "op", flat)
+        else:
+            assert _checks.operands(row.op, "op", flat)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "lead"),
+    [((3, 1, 4), (2, 3, 5, 4)), ((4,), (7, 4)), ((2, 4), (2, 4)), ((1,), (0,)), ((), (2, 3))],
+)
 def test_sum_to_shape_is_the_transpose_of_broadcasting(shape, lead):
     rng = np.random.default_rng(0)
     a, g = rng.standard_normal(shape), rng.standard_normal(lead)

@@ -11,43 +11,66 @@ from pathlib import Path
 
 import pytest
 
+from srwm.operators.table import OPERATORS
+
 ROOT = Path(__file__).parents[1]
 
 # From top to bottom: a module imports from its own row and from rows below it. A row is a module,
 # or a folder with all that is in it (only the first `srwm` is srwm/__init__.py alone). Beside each
 # row: the packages it may import beyond the standard library and NumPy; None: whatever it wants.
+# A table of modules to import by name is an import too: front ends and backends load when they are needed.
 LAYERS: dict[str, set[str] | None] = {
     "examples": None,
     "benchmarks": None,
     "srwm": set(),
     "srwm.nn": {"torch"},
-    "srwm.autograd": {"torch"},
-    "srwm.delta_autograd": {"torch"},
-    "srwm.delta_ops": set(),
-    "srwm.ops": set(),
-    "srwm._tensors": {"torch"},
+    "srwm.torch_operators": set(),
+    "srwm.delta": set(),
+    "srwm._config": set(),
+    "srwm._memory": set(),
+    "srwm.operators": set(),
     "srwm._call": set(),
-    "srwm._dlpack": {"cupy", "torch"},
+    "srwm._numpy": {"cupy"},
+    "srwm._dlpack": {"cupy"},
+    "srwm._torch": {"torch"},
+    "srwm._torch_operator": {"torch"},
+    "srwm._torch_kernels": {"torch"},
+    "srwm._torch_private": {"torch"},
+    "srwm._run": set(),
+    "srwm._plan": set(),
     "srwm._dispatch": set(),
     "srwm._raw_kernels": {"cupy"},
-    "srwm._memory": set(),
     "srwm._cy": {"cython"},
-    "srwm._reference": set(),
-    "srwm._delta_reference": set(),
-    "srwm.operators": set(),
+    "srwm._layouts": set(),
     "srwm.reference": set(),
-    "srwm.operators.spec": set(),
     "srwm._threads": set(),
-    "srwm._version": set(),
-    "srwm._arrays": set(),
-    "srwm._broadcast": set(),
     "srwm._checks": set(),
+    "srwm._broadcast": set(),
+    "srwm.operators.spec": set(),
+    "srwm._version": set(),
 }
 ROWS = list(LAYERS)
 
-# The one step up, made by name when the first tensor arrives: so that torch is not loaded before,
-# the table that srwm.ops asks names the module above it that takes tensors.
-STEP_UP = ("srwm._dispatch", "srwm.autograd")
+# What knows arrays and no operator: a further one touches none of these.
+NAMES_NO_OPERATOR = (
+    "_call",
+    "_numpy",
+    "_dlpack",
+    "_torch",
+    "_torch_operator",
+    "_torch_kernels",
+    "_torch_private",
+    "_run",
+    "_plan",
+    "_dispatch",
+    "_layouts",
+    "_checks",
+    "_broadcast",
+    "reference.loop",
+    "reference.arrays",
+    "reference.functions",
+    "reference.backend",
+)
 
 OURS = {"srwm", "examples", "benchmarks", "tests"}
 
@@ -130,7 +153,7 @@ def test_imports_point_down(path: Path) -> None:
     own_row = row_of(module_name(path))
     assert own_row is not None
     for imported, _ in imports(path):
-        if imported.split(".")[0] in OURS and (module_name(path), imported) != STEP_UP:
+        if imported.split(".")[0] in OURS:
             row = row_of(imported)
             assert row is not None, f"{imported}, imported here, stands in no row of LAYERS"
             assert row >= own_row, f"{ROWS[own_row]} stands below {ROWS[row]} and may not import {imported}"
@@ -147,6 +170,21 @@ def test_imports_only_the_packages_of_its_row(path: Path) -> None:
     allowed = allowed | OURS | {"numpy", "cpython", "libc"} | sys.stdlib_module_names
     roots = {name.split(".")[0] for name, only_for_types in imports(path) if not only_for_types}
     assert not roots - allowed
+
+
+@pytest.mark.parametrize("module", NAMES_NO_OPERATOR)
+def test_what_knows_arrays_names_no_operator(module: str) -> None:
+    """Neither by an import, nor by a name or a string, nor by comparing with the name of the first one."""
+    path = ROOT.joinpath("srwm", *module.split(".")).with_suffix(".py")
+    assert not {name for name, _ in imports(path) if name.startswith("srwm.operators")} - {
+        "srwm.operators.spec"
+    }
+    names = {name for op in OPERATORS for name in (op, op.upper())} - {"srwm"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        found = {getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "value", None)}
+        assert not {a for a in found if isinstance(a, str)} & names, ast.unparse(node)
+        if isinstance(node, ast.Compare):
+            assert "'srwm'" not in ast.unparse(node), ast.unparse(node)
 
 
 def test_only_the_dlpack_module_calls_from_dlpack() -> None:

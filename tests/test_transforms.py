@@ -1,6 +1,6 @@
 """Every transform and tool of torch on every operator, against a plain loop in torch operations.
 
-Rows that compile, export or start processes are slow: the first start of each operator runs in `make test`, the
+Rows that compile, export or start processes are slow: one start of each operator runs in `make test`, the
 others, marked `slow`, in `make test-all`.
 """
 
@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[1]
 class Problem:
     """Operands, and two functions of them: the operator's, and a plain loop.
 
-    args: the operands that are given, with an axis of three sequences; one: the first sequence of each. Both
-    functions take them, and a `reset`, by default the problem's own, which all sequences share.
+    args: the operands that are given, with an axis of three sequences; one: the first sequence of each.
+    Both functions take them, and a `reset`, by default the problem's own, which all sequences share.
     """
 
     def __init__(self, row: Row, start: dict[str, bool]) -> None:
@@ -131,7 +131,9 @@ def batched_gradients(f, args):
     y, state = f(*a)
     upstream = torch.stack([y.detach(), y.detach().cos(), -y.detach()])
     of_state = torch.stack([state.detach()] * 3)
-    gradients = torch.autograd.grad((y, state), a, (upstream, of_state), is_grads_batched=True, allow_unused=True)
+    gradients = torch.autograd.grad(
+        (y, state), a, (upstream, of_state), is_grads_batched=True, allow_unused=True
+    )
     return [t.new_zeros(3, *t.shape) if g is None else g for g, t in zip(gradients, a, strict=True)]
 
 
@@ -199,7 +201,7 @@ def nested_vmap(p, f):
     return F.vmap(lambda a: F.vmap(lambda b: f(a, *p.one[1:-1], b))(p.args[-1]))(p.args[0])
 
 
-def N(p):
+def every(p):
     return tuple(range(len(p.args)))
 
 
@@ -207,18 +209,20 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "forward": lambda p, f: f(*p.args),
     "resets of their own": lambda p, f: f(*p.args, reset=p.resets),
     "autograd": lambda p, f: autograd_of(loss(f), p.args),
-    "autograd, resets of their own": lambda p, f: autograd_of(lambda *a: loss(f)(*a, reset=p.resets), p.args),
+    "autograd, resets of their own": lambda p, f: autograd_of(
+        lambda *a: loss(f)(*a, reset=p.resets), p.args
+    ),
     "autograd of the output": lambda p, f: autograd_of(lambda *a: f(*a)[0].sin().sum(), p.args),
     "autograd of the state": lambda p, f: autograd_of(lambda *a: f(*a)[1].sin().sum(), p.args),
     "autograd of each alone": lambda p, f: of_each_alone(f, p.args),
     "batched gradients": lambda p, f: batched_gradients(f, p.args),
-    "func.grad": lambda p, f: F.grad(loss(f), N(p))(*p.one),
-    "func.grad of the last": lambda p, f: F.grad(loss(f), N(p)[-1])(*p.one),
-    "func.grad_and_value": lambda p, f: F.grad_and_value(loss(f), N(p))(*p.one),
+    "func.grad": lambda p, f: F.grad(loss(f), every(p))(*p.one),
+    "func.grad of the last": lambda p, f: F.grad(loss(f), every(p)[-1])(*p.one),
+    "func.grad_and_value": lambda p, f: F.grad_and_value(loss(f), every(p))(*p.one),
     "func.vjp": lambda p, f: F.vjp(loss(f), *p.one)[1](torch.ones((), dtype=torch.float64)),
-    "jacrev": lambda p, f: F.jacrev(lambda *a: f(*a)[0], N(p))(*p.one),
-    "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[1], N(p))(*p.one),
-    "jacrev in chunks": lambda p, f: F.jacrev(lambda *a: f(*a)[0], N(p), chunk_size=7)(*p.one),
+    "jacrev": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p))(*p.one),
+    "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[1], every(p))(*p.one),
+    "jacrev in chunks": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p), chunk_size=7)(*p.one),
     "jacobian, vectorized": lambda p, f: torch.autograd.functional.jacobian(f, p.one, vectorize=True),
     "vmap": lambda p, f: F.vmap(f)(*p.args),
     "vmap of axis 1": lambda p, f: F.vmap(f, in_dims=1, out_dims=1)(
@@ -227,25 +231,30 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "vmap of the first": lambda p, f: vmap_of_one(p, f, 0),
     "vmap of the last": lambda p, f: vmap_of_one(p, f, len(p.args) - 1),
     "vmap in chunks": lambda p, f: F.vmap(f, chunk_size=2)(*p.args),
-    "vmap, leading axes left": lambda p, f: F.vmap(lambda a: f(a, *p.one[1:]))(torch.stack([p.args[0]] * 2)),
+    "vmap, leading axes left": lambda p, f: F.vmap(lambda a: f(a, *p.one[1:]))(
+        torch.stack([p.args[0]] * 2)
+    ),
     "vmap in vmap": nested_vmap,
     "vmap of resets": lambda p, f: F.vmap(lambda r, *a: f(*a, reset=r))(p.resets, *p.args),
     "vmap of resets alone": lambda p, f: F.vmap(lambda r: f(*p.one, reset=r))(p.resets),
     "vmap(grad) of resets": lambda p, f: F.vmap(
-        lambda r, *a: F.grad(lambda *b: loss(f)(*b, reset=r), N(p))(*a)
+        lambda r, *a: F.grad(lambda *b: loss(f)(*b, reset=r), every(p))(*a)
     )(p.resets, *p.args),
-    "vmap(grad)": lambda p, f: F.vmap(F.grad(loss(f), N(p)))(*p.args),
+    "vmap(grad)": lambda p, f: F.vmap(F.grad(loss(f), every(p)))(*p.args),
     "vmap(grad), each shared": lambda p, f: [
-        F.vmap(F.grad(loss(f), N(p)), in_dims=dims)(*args) for dims, args in (shared(p, i) for i in N(p))
+        F.vmap(F.grad(loss(f), every(p)), in_dims=dims)(*args)
+        for dims, args in (shared(p, i) for i in every(p))
     ],
-    "grad(vmap)": lambda p, f: F.grad(lambda *a: F.vmap(loss(f))(*a).sum(), N(p))(*p.args),
+    "grad(vmap)": lambda p, f: F.grad(lambda *a: F.vmap(loss(f))(*a).sum(), every(p))(*p.args),
     "autograd of vmap": lambda p, f: autograd_of(lambda *a: F.vmap(loss(f))(*a).sum(), p.args),
     "autograd of vmap, each shared": lambda p, f: [
         autograd_of(lambda *a, dims=dims: F.vmap(loss(f), in_dims=dims)(*a).sum(), args)
-        for dims, args in (shared(p, i) for i in N(p))
+        for dims, args in (shared(p, i) for i in every(p))
     ],
     "autograd of vmap in vmap": lambda p, f: autograd_of(
-        lambda *a: F.vmap(lambda b: F.vmap(lambda *c: loss(f)(*c))(*a[:-1], b.expand(3, *b.shape)))(a[-1]).sum(),
+        lambda *a: F.vmap(lambda b: F.vmap(lambda *c: loss(f)(*c))(*a[:-1], b.expand(3, *b.shape)))(
+            a[-1]
+        ).sum(),
         p.args,
     ),
     "jacrev over vmap": lambda p, f: F.jacrev(lambda a: F.vmap(loss(f))(a, *p.args[1:]))(p.args[0]),
@@ -263,12 +272,12 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "jvp of grad": lambda p, f: F.jvp(F.grad(loss(f)), p.one, tuple(t * 0.3 for t in p.one))[1],
     "hessian": lambda p, f: F.hessian(loss(f))(*p.one),
     "vmap(hessian)": lambda p, f: F.vmap(F.hessian(loss(f)))(*p.args),
-    "jacrev of jacrev": lambda p, f: F.jacrev(F.jacrev(loss(f), N(p)), N(p))(*p.one),
+    "jacrev of jacrev": lambda p, f: F.jacrev(F.jacrev(loss(f), every(p)), every(p))(*p.one),
     "grad of grad": lambda p, f: F.grad(
-        lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), N(p))(*a)), N(p)
+        lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), every(p))(*a)), every(p)
     )(*p.one),
     "vmap(grad of grad)": lambda p, f: F.vmap(
-        F.grad(lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), N(p))(*a)), N(p))
+        F.grad(lambda *a: sum(g.pow(2).sum() for g in F.grad(loss(f), every(p))(*a)), every(p))
     )(*p.args),
     "create_graph": lambda p, f: twice(f, p.args),
     "create_graph, third": lambda p, f: three_times(f, p.one),
@@ -281,7 +290,10 @@ each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 # What is slow runs once in `make test`: with everything an operator takes.
 each_start_slowly = pytest.mark.parametrize(
     "start",
-    [STARTS["state-reset"], *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in STARTS if s != "state-reset")],
+    [
+        STARTS["state-reset"],
+        *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in STARTS if s != "state-reset"),
+    ],
     ids=["state-reset", *(s for s in STARTS if s != "state-reset")],
 )
 
@@ -364,30 +376,28 @@ def test_compiled_training(row, start, way, compiled):
 @each_operator
 def test_one_compilation_serves_all_batches_and_lengths(row, start, compiled):
     counter = CompileCounterWithBackend("inductor")
-    f = None
+    f = compiled(lambda *flat: loss(lambda *a: row.forward(a))(*flat), backend=counter)
     for B, L in ((3, 5), (4, 7), (2, 9)):
         case = random_case(row, ((B,), (B,), L, 4, 6), **start).map(torch.tensor)
-        if f is None:
-            f = compiled(lambda *flat: loss(lambda *a: row.forward(a))(*flat), backend=counter)
         a, b = (case.of_given(free(case.given)) for _ in range(2))
         for i, operand in enumerate(row.op.flat):
             if a[i] is not None:
                 torch._dynamo.mark_dynamic(a[i], 0)
                 if "L" in operand.letters:
                     torch._dynamo.mark_dynamic(a[i], 1 + operand.letters.index("L"))
-        value, expected = f(*a), loss(lambda *c: plain_loop(row, c))(*b)
+        value, expected = f(*a), loss(lambda *flat: plain_loop(row, flat))(*b)
         assert_agree(value, expected)
-        of = [[c[i] for i in case.places] for c in (a, b)]
-        assert_agree(gradient(value, of[0]), gradient(expected, of[1]))
+        of_a, of_b = ([flat[i] for i in case.places] for flat in (a, b))
+        assert_agree(gradient(value, of_a), gradient(expected, of_b))
     assert counter.frame_count == 1
 
 
 COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
-    "grad": lambda p, f: (F.grad(loss(f), N(p)), p.one),
+    "grad": lambda p, f: (F.grad(loss(f), every(p)), p.one),
     "vjp": lambda p, f: (lambda *a: F.vjp(f, *a)[1](f(*a)), p.one),
     "vmap": lambda p, f: (F.vmap(f), p.args),
-    "vmap(grad)": lambda p, f: (F.vmap(F.grad(loss(f), N(p))), p.args),
-    "jacrev": lambda p, f: (F.jacrev(lambda *a: f(*a)[0], N(p)), p.one),
+    "vmap(grad)": lambda p, f: (F.vmap(F.grad(loss(f), every(p))), p.args),
+    "jacrev": lambda p, f: (F.jacrev(lambda *a: f(*a)[0], every(p)), p.one),
     "grad of grad": lambda p, f: (F.grad(lambda *a: F.grad(loss(f))(*a).pow(2).sum()), p.one),
 }
 
@@ -413,9 +423,7 @@ def test_compiled_per_sample_gradients(row, start, compiled):
 
     per_sample = F.vmap(F.grad(of), in_dims=(None, *(0,) * len(rest)))
     weight = cell.weight.detach()
-    assert_agree(
-        compiled(per_sample, backend="aot_eager")(weight, *rest), per_sample_gradients(p, p.plain)
-    )
+    assert_agree(compiled(per_sample, backend="aot_eager")(weight, *rest), per_sample_gradients(p, p.plain))
 
 
 def beside_another_term(f):
@@ -513,7 +521,9 @@ torch.save(module(*torch.load(folder + "/args.pt")), folder + "/results.pt")
     assert_agree(torch.load(tmp_path / "results.pt"), p.plain(*p.args))
 
 
-@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # torch's own
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
+)  # torch's own
 @each_start_slowly
 @each_operator
 def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, tmp_path):
@@ -527,8 +537,8 @@ def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, tmp_path):
 @each_start
 def test_make_fx(row, start):
     p = Problem(row, start)
-    of_grad = F.grad(loss(p.ours), N(p))
-    assert_agree(make_fx(of_grad)(*p.one)(*p.one), F.grad(loss(p.plain), N(p))(*p.one))
+    of_grad = F.grad(loss(p.ours), every(p))
+    assert_agree(make_fx(of_grad)(*p.one)(*p.one), F.grad(loss(p.plain), every(p))(*p.one))
     graph = make_fx(p.ours, pre_dispatch=True)(*p.one).graph
     name = torch_operator(row.op).forward.name().replace("::", ".")
     assert name in {str(node.target).removesuffix(".default") for node in graph.nodes}
@@ -610,7 +620,10 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
     assert [g.dtype for g in gradients] == [t.dtype for t in given]
     for got, expected in zip((y, state), row.forward(rounded), strict=True):
         torch.testing.assert_close(got, expected)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False), pytest.raises(TypeError, match="dtype of"):
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        pytest.raises(TypeError, match="dtype of"),
+    ):
         row.forward(halves)
 
 
@@ -618,7 +631,7 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
 @pytest.mark.parametrize("backend", [None, "reference"])
 @each_operator
 def test_autocast_has_no_part_in_what_is_computed(row, backend, transform):
-    """Every road through torch's own operations computes in the precision of the operands, as the kernels do."""
+    """Every road through torch's own operations computes in the precision of the operands."""
     p = Problem(row, STARTS["state-reset"])
     case = p.case.map(lambda t: t.float() if t.is_floating_point() else t)
     p.args, p.one = case.given, tuple(a[0] for a in case.given)
@@ -669,3 +682,21 @@ def test_modules_are_copied_and_pickled(row):
         other.zero_grad()
         sum(t.sum() for t in other(*data)).backward()
         assert_agree(other.weight.grad, layer.weight.grad)
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@each_operator
+def test_two_processes_train_as_one(row, how):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*command, "-m", "tests.distributed", row.op.name, how],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]

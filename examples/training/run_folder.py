@@ -215,9 +215,8 @@ class RunFolder:
                 yield from (path for path in self.path.glob(name) if not path.is_dir())
 
     def _delete(self) -> None:
-        if self.trackers.is_symlink() or self.trackers.is_file():
-            self.trackers.unlink()
-        elif self.trackers.exists():  # in one step; `_remove_partial` does the rest
+        if self.trackers.is_symlink() or self.trackers.exists():
+            # In one step; `_remove_partial` does the rest, and of a link does not follow it.
             self.trackers.replace(self.trackers.with_suffix(_PARTIAL))
         for file in (*self.files_of_training, *self._evaluations()):
             file.unlink(missing_ok=True)

@@ -112,6 +112,7 @@ INLINE void fetch(const void *p, ptrdiff_t bytes) {
 }
 
 INLINE void fetch_row(const View *a, ptrdiff_t at, ptrdiff_t n) {
+    if (a->data[0] == NULL) return;
     for (ptrdiff_t s = 0; s < SEQUENCES; s++) fetch(a->data[s] + at, n * a->inner);
 }
 

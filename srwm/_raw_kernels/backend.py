@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from srwm._cy import launch
 from srwm._raw_kernels import loader
 from srwm._raw_kernels.passes import Backward, Bound, Forward, plans_of, saved_of
-from srwm.operators.spec import Operator
-from srwm.operators.table import OPERATORS
+from srwm.operators.spec import Operator, described
 
 __all__ = [
     "NEEDS_ALIGNMENT",
@@ -112,6 +111,6 @@ def warmup(D: int, Do: int, dtype: str) -> None:
     import cupy
 
     device = _Device(cupy.cuda.Device().id)
-    for operator in filter(takes, OPERATORS.values()):
+    for operator in filter(takes, described.values()):
         for plan in plans_of(operator, D, Do, dtype, device.limits()):
             device.kernel(plan)

@@ -155,6 +155,11 @@ class Operator:
         return "srwm" if self.name == "srwm" else f"srwm.{self.name}"
 
     @cached_property
+    def prefix(self) -> str:
+        """Of the names of its torch operators: "", or "delta_"."""
+        return "".join(f"{part}_" for part in self.label.split(".")[1:])
+
+    @cached_property
     def initials(self) -> tuple[Operand, ...]:
         """The matrices with which sequences begin."""
         return self.of_role("initial")

@@ -234,6 +234,7 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
         _checks.same_kind(name, argument, block, W_y, of="W_y")
         _checks.same_dtype(name, argument, block, W_y.dtype, of="W_y")
         _checks.rank(name, argument, block, 2, "(..., D, columns)")
+    _checks.entries(name, "W_y", W_y, ("D", "Do"))
     D = W_y.shape[-2]
     lead: tuple[Any, ...] | None = ()
     for argument, block in blocks.items():
@@ -253,7 +254,7 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
             )
     assert lead is not None
     xp = namespace(W_y)
-    return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], -1)
+    return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], axis=-1)
 
 
 def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
@@ -283,6 +284,7 @@ def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
     _checks.array(name, "W", W)
     _checks.floating(name, "W", W)
     _checks.rank(name, "W", W, 2, "(..., D, M)")
+    _checks.entries(name, "W", W, ("D", "M"))
     D, M = W.shape[-2:]
     Do = _checks.derived(SRWM, name, {"D": D, "M": M}, {"W": W})["Do"]
     return W[..., :Do], W[..., Do : Do + D], W[..., Do + D : Do + 2 * D], W[..., Do + 2 * D :]

@@ -49,16 +49,16 @@ def step_backward(
     """The gradients of q_t, k_t, v_t, beta_t and S, from g_y and G, that of the S after the step."""
     Delta, u, S_next = _update(k_t, v_t, beta_t, S)
     # 5'
-    g_q = product_transposed(xp, g_y, S_next)
+    g_q = product_transposed(g_y, S_next)
     G = G + outer(q_t, g_y)
     # 4'
     g_u = product(k_t, G)
-    g_k = product_transposed(xp, u, G)
+    g_k = product_transposed(u, G)
     # 3'
     g_beta = inner(xp, g_u, Delta)[..., 0]
     g_Delta = beta_t[..., None] * g_u
     # 2'
     g_v, g_v_bar = g_Delta, -g_Delta
     # 1'
-    g_k = g_k + product_transposed(xp, g_v_bar, S)
+    g_k = g_k + product_transposed(g_v_bar, S)
     return g_q, g_k, g_v, g_beta, G + outer(k_t, g_v_bar)

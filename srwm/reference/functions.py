@@ -10,9 +10,9 @@ def product(v: Any, A: Any) -> Any:
     return (v[..., None, :] @ A)[..., 0, :]
 
 
-def product_transposed(xp: Any, v: Any, A: Any) -> Any:
+def product_transposed(v: Any, A: Any) -> Any:
     """v Aᵀ: (..., m) and (..., n, m) -> (..., n)."""
-    return product(v, xp.swapaxes(A, -1, -2))
+    return product(v, A.mT)
 
 
 def outer(a: Any, b: Any) -> Any:

@@ -20,6 +20,11 @@ def _at(operand: Operand, a: Any, t: int) -> Any:
     return a[(..., t, *(slice(None),) * (operand.core - 1 - operand.letters.index("L")))]
 
 
+def _copy(xp: Any, a: Any) -> Any:
+    """A result that no step has made: of a matrix, or a gradient, as it came. Results are nobody else's."""
+    return xp.stack([a])[0]
+
+
 class _Operands:
     """The operands of a call, in the precision that they are computed in, by role."""
 
@@ -64,7 +69,7 @@ class _Operands:
             return zeros(shape, self.zeros[0])
         axis = operand.letters.index("L") - operand.core
         entry = tuple(n for i, n in enumerate(shape) if i != len(shape) + axis)
-        return self.xp.stack([self.xp.broadcast_to(step, entry) for step in steps], axis)
+        return self.xp.stack([self.xp.broadcast_to(step, entry) for step in steps], axis=axis)
 
 
 def saved_shape(op: Operator, lead: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -95,6 +100,8 @@ def forward(
         before.append(matrices)
         y_t, *matrices = op.reference.step(xp, *operands.arguments(t, matrices))
         outputs.append(y_t)
+    if not operands.steps:
+        matrices = [_copy(xp, a) for a in matrices]
     y = operands.stacked(op.output, outputs, op.output.shape(lead, sizes))
     saved = None
     if save:
@@ -108,7 +115,7 @@ def forward(
             else []
         )
         no_steps = zeros(saved_shape(op, lead, sizes), operands.zeros[0])
-        saved = xp.concat(flattened, -1) if flattened else no_steps
+        saved = xp.concat(flattened, axis=-1) if flattened else no_steps
     given = [flat[i] for i in op.places("state")]
     next_states = [
         cast(xp, a, (flat[0] if s is None else s).dtype) for a, s in zip(matrices, given, strict=True)
@@ -157,6 +164,8 @@ def backward(
             of_initials = [a + g for a, g in zip(of_initials, at_reset, strict=True)]
             G = operands.where_reset(t, operands.zeros, G)
 
+    if not L:
+        G = [_copy(xp, g) for g in G]
     results: dict[int, Any] = {}
     for i, (operand, _), steps in zip(op.places("data"), operands.data, of_data, strict=True):
         results[i] = operands.stacked(operand, steps, operand.shape(lead, sizes))

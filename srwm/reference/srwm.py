@@ -38,7 +38,9 @@ def _rates(xp: Any, beta: Any, D: int, M: int) -> Any:
     """beta (..., 4) -> (..., M): the rate of each column's block."""
     sizes = (M - 2 * D - 4, D, D, 4)
     lead = beta.shape[:-1]
-    return xp.concat([xp.broadcast_to(beta[..., j : j + 1], (*lead, n)) for j, n in enumerate(sizes)], -1)
+    return xp.concat(
+        [xp.broadcast_to(beta[..., j : j + 1], (*lead, n)) for j, n in enumerate(sizes)], axis=-1
+    )
 
 
 def _gates_and_update(xp: Any, x_t: Any, W: Any) -> tuple[Any, ...]:
@@ -68,17 +70,17 @@ def step_backward(xp: Any, x_t: Any, W: Any, g_y: Any, G: Any) -> tuple[Any, Any
     _, q, k, beta, rates, Delta, u = _gates_and_update(xp, x_t, W)
     # 5'
     g_u = product(k, G)
-    g_k = product_transposed(xp, u, G)
+    g_k = product_transposed(u, G)
     # 4'
     g_Delta = rates * g_u
-    g_beta = xp.stack([xp.sum(block, axis=-1) for block in _blocks(g_u * Delta, D)], -1)
+    g_beta = xp.stack([xp.sum(block, axis=-1) for block in _blocks(g_u * Delta, D)], axis=-1)
     # 3'
-    g_d = product_transposed(xp, g_Delta, W)
+    g_d = product_transposed(g_Delta, W)
     g_q, g_k = g_d, g_k - g_d
     G = G + outer(q - k, g_Delta)
     # 2'
     g_q_hat, g_k_hat = softmax_backward(xp, g_q, q), softmax_backward(xp, g_k, k)
     g_b_hat = g_beta * beta * (1 - beta)
     # 1'
-    g_o = xp.concat([g_y, g_q_hat, g_k_hat, g_b_hat], -1)
-    return product_transposed(xp, g_o, W), G + outer(x_t, g_o)
+    g_o = xp.concat([g_y, g_q_hat, g_k_hat, g_b_hat], axis=-1)
+    return product_transposed(g_o, W), G + outer(x_t, g_o)

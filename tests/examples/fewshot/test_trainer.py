@@ -11,9 +11,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from examples.fewshot.schedule import published
+from examples.fewshot.settings import build_learner
 from examples.fewshot.trainer import Trainer
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder, describe, load
 from tests.examples.runs import numbers_of, without_times
 
 
@@ -145,6 +146,24 @@ def test_the_encoder_of_another_run(settings, splits):
         run(dataclasses.replace(taken, name="none", encoder_from=settings.runs / "nothing"), splits)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * torch.nan, "is not finite"),
+        (lambda value: value.half(), "has the dtype torch.float16, expected torch.float32"),
+    ],
+)
+def test_a_damaged_encoder_of_another_run_is_named(settings, splits, change, message):
+    source = RunFolder(settings.runs / "first")
+    learner = build_learner(settings).state_dict()
+    name = min(name for name in learner if name.startswith("encoder.") and name.endswith("weight"))
+    learner[name] = change(learner[name])
+    source.begin(settings, {**describe(settings), "progress": {}, "learner": learner})
+    taken = dataclasses.replace(settings, encoder_warmup_steps=3, encoder_from=source.path)
+    with pytest.raises(ValueError, match=rf"first.checkpoint\.pt: the weight .* {message}; put back"):
+        Trainer(taken, [splits], RunFolder(taken.folder))
+
+
 def test_workers_draw_the_same_images(settings, splits):
     alone, lines = run(dataclasses.replace(settings, name="alone"), splits)
     helped, others = run(dataclasses.replace(settings, name="helped", workers=2), splits)
@@ -228,6 +247,9 @@ def test_a_resumed_run_goes_on_in_wandb_and_a_new_one_begins(settings, splits, w
     first, resumed, anew = (options["id"] for options in wandb_runs)
     assert first == resumed != anew
     assert {(options["project"], options["resume"]) for options in wandb_runs} == {("fewshot", "allow")}
+    (folder.trackers / "wandb.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"wandb.json has no id of a run in Weights & Biases; remove it"):
+        trainer.train(StopRequest())
 
 
 def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch):
