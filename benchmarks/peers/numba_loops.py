@@ -1,10 +1,10 @@
 """Plain loops in Python, compiled by numba: what a patient user gets without leaving Python.
 
 The same algorithm as srwm's, step numbers as in srwm/reference/srwm.py: it keeps q, k, beta and Delta of
-every step, W of every 32nd, and undoes updates in between. Of the forms tried the fastest is kept: D and M are
-constants of the compiled code; fastmath, so that sums along rows are vectors too; the update and the next
-x W in one sweep of W; and four rows at a time (a fifth to a quarter faster than one at a time, and faster
-than without the fusion), for which the rows are padded with zeros.
+every step, W of every 32nd, and undoes updates in between. Of the forms tried the fastest is kept: D and
+M are constants of the compiled code; fastmath, so that sums along rows are vectors too; the update and
+the next x W in one sweep of W; and four rows at a time (a fifth to a quarter faster than one at a time,
+and faster than without the fusion), for which the rows are padded with zeros.
 """
 
 from __future__ import annotations
