@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from srwm import _checks
-from srwm._run import Options, together
+from srwm._layouts import Options, together
 from srwm.operators.spec import Operator
 
 # By the name of the package of an array type.

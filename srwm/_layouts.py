@@ -1,11 +1,18 @@
-"""How arrays lie in memory, and what is known of a call but their addresses."""
+"""How arrays lie in memory, what is known of a call but their addresses, and how its states come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from srwm.operators.spec import Operator
+
+Options = tuple[str | None, int | None]  # of a call: backend, num_threads
+
+
+def together(matrices: Sequence[Any]) -> Any:
+    """One matrix as it is, several as a tuple: how states are returned."""
+    return matrices[0] if len(matrices) == 1 else tuple(matrices)
 
 
 class Layout(NamedTuple):

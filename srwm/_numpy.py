@@ -15,8 +15,8 @@ import numpy as np
 from srwm import _checks, _dlpack, _plan, _run
 from srwm._cy import exchange
 from srwm._cy.recycled import Recycled
+from srwm._layouts import Options, together
 from srwm._plan import Plan
-from srwm._run import Options, together
 from srwm.operators.spec import Operator
 
 # From this size on memory is recycled: smaller blocks come from memory that is in use anyway.

@@ -18,13 +18,6 @@ from typing import Any
 from srwm._plan import Plan
 from srwm.reference import loop
 
-Options = tuple[str | None, int | None]  # of a call: backend, num_threads
-
-
-def together(matrices: Sequence[Any]) -> Any:
-    """One matrix as it is, several as a tuple: how states are returned."""
-    return matrices[0] if len(matrices) == 1 else tuple(matrices)
-
 
 def forward(
     plan: Plan,

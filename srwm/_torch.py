@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
-from srwm._run import Options, together
+from srwm._layouts import Options, together
 from srwm._torch_operator import torch_operator
 from srwm._torch_private import in_forward_mode, is_plain
 from srwm.operators.spec import Operator

@@ -8,12 +8,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+import srwm
 from srwm import _plan, _threads
 from srwm._cy import backend
 from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
 from srwm.reference import loop
+from tests.cases import DeltaCase
 
 SRWM, DELTA = OPERATORS["srwm"], OPERATORS["delta"]
 
@@ -161,3 +163,12 @@ def reference(op: Operator, flat: Sequence[Any], gradients: Sequence[Any]) -> di
     return {"y": y, "after": after} | {
         f"g_{name}": g for name, g in zip(names, results, strict=True) if g is not None
     }
+
+
+def run_delta(case: DeltaCase, **options: Any) -> dict[str, Any]:
+    """All results of a case of the delta rule by name, from `srwm.delta.vjp`."""
+    operands = (case.q, case.k, case.v, case.beta, case.S)
+    (y, S_next), pullback = srwm.delta.vjp(*operands, reset=case.reset, **options)
+    names = ("gq", "gk", "gv", "gbeta", "gS")
+    gradients = dict(zip(names, pullback(case.grad_y, case.grad_S_next), strict=True))
+    return {"y": y, "S_next": S_next} | {name: g for name, g in gradients.items() if g is not None}
