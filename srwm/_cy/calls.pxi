@@ -74,8 +74,8 @@ def layout(str name, Py_ssize_t D, Py_ssize_t Do):
             s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
-# What forward writes behind all else that it saves of a sequence: how many are computed side by side, and the
-# signature of the call, a number below 2^16 that calls of other shapes or another order do not share.
+# What forward writes behind all else that it saves of a sequence: how many are computed side by side, and
+# the signature of the call, a number below 2^16 that calls of other shapes or another order do not share.
 cdef inline real mark_of(Py_ssize_t lanes, Py_ssize_t signature) noexcept nogil:
     return signature * 64 + lanes
 

@@ -1,10 +1,10 @@
 """Arrays of any library to what a plan goes by: a key of their layouts, and their addresses.
 
-NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3; torch from 2.9 on)
-through that: no Python call, no capsule, and the storage stays as it was. Others come described.
+NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3; torch from
+2.9 on) through that: no Python call, no capsule, and the storage stays as it was. Others come described.
 
-The key is bytes: for each array its dtype, its device, its shape, and its strides in bytes; whether its address is
-aligned; nothing but a mark for None. Arrays of different libraries with one layout have one key.
+The key is bytes: for each array its dtype, its device, its shape, its strides in bytes, and whether its
+address is aligned; for None a mark. Arrays of different libraries with one layout have one key.
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
@@ -19,7 +19,8 @@ cdef extern from *:
     typedef struct { int32_t device_type, device_id; } SrwmDevice;
     typedef struct { uint8_t code, bits; uint16_t lanes; } SrwmType;
     typedef struct {
-        void *data; SrwmDevice device; int32_t ndim; SrwmType dtype; int64_t *shape, *strides; uint64_t byte_offset;
+        void *data; SrwmDevice device; int32_t ndim; SrwmType dtype; int64_t *shape, *strides;
+        uint64_t byte_offset;
     } SrwmTensor;
     typedef struct { uint32_t major, minor; } SrwmVersion;
     typedef struct {
@@ -100,8 +101,8 @@ cdef inline bint add_none(Reading *reading) noexcept:
     return True
 
 
-cdef inline void add(Reading *reading, int64_t *place, uint64_t address, int code, int bits, int device_type,
-                     int device, Py_ssize_t ndim) noexcept:
+cdef inline void add(Reading *reading, int64_t *place, uint64_t address, int code, int bits,
+                     int device_type, int device, Py_ssize_t ndim) noexcept:
     place[0] = ndim << 32 | (address % (bits // 8) != 0) << 16 | code << 8 | bits
     place[1], place[2] = device_type, device
     reading.addresses[reading.arrays] = address
@@ -117,7 +118,7 @@ cdef tuple result_of(Reading *reading):
 def pack(descriptions):
     """(key, addresses) of arrays that are described.
 
-    descriptions: for each array None, or its address, its name of a type, its (DLPack device type, index), its
+    descriptions: for each array None, or its address, the name of its type, (DLPack device type, index), its
     shape, and its strides in bytes. None where an array is of no type that operators compute with.
     """
     cdef Reading reading
@@ -227,7 +228,7 @@ def has_api(object kind):
 def of_exchange(tuple arrays, object kind):
     """(key, addresses) of arrays or None, through the exchange API of the type `kind`, which has one.
 
-    All are of that type, which is not asked. None where an array's entries are of no type that operators know.
+    All are of that type, which is not asked. None where entries are of no type that operators know.
     """
     cdef Reading reading
     cdef SrwmExchange *api = _api_of(kind)
