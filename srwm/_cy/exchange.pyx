@@ -118,7 +118,7 @@ cdef tuple result_of(Reading *reading):
 def pack(descriptions):
     """(key, addresses) of arrays that are described.
 
-    descriptions: for each array None, or its address, the name of its type, (DLPack device type, index), its
+    descriptions: for each array None, or its address, its type by name, (DLPack device type, index), its
     shape, and its strides in bytes. None where an array is of no type that operators compute with.
     """
     cdef Reading reading
