@@ -115,15 +115,20 @@ def test_a_matrix_that_grows_by_a_quarter_at_every_step(arrangement, lead, dtype
 
 def test_a_matrix_that_grows_after_a_reset_to_a_small_one(arrangement, lead):
     # What it is compared with is what it was after the reset, not the large state of before.
-    case = growth_case(steps=64, growth=1.2**64)
+    case = growth_case(steps=32, growth=1.22**32)
     flat = [np.stack([a] * lead[0]) for a in (case.x, case.W)]
     state = flat[1].copy()
     state[..., :16] *= 1e4
-    reset = np.zeros((*lead, 64), bool)
+    reset = np.zeros((*lead, 32), bool)
     reset[:, 1] = True
     gradients = [np.stack([a] * lead[0]) for a in (case.grad_y, case.grad_W_next)]
-    gradients[0][:, 0] = 0
-    assert_as_exact(SRWM, [*flat, state, reset], gradients, "float32", arrangement)
+    gradients[0][:, 8:], gradients[1][...] = 0, 0  # of what is small alone
+    flat, gradients = as_dtype([*flat, state, reset], np.float32), as_dtype(gradients, np.float32)
+    truth = reference(SRWM, as_dtype(flat, np.float64), as_dtype(gradients, np.float64))
+    stored = reference(SRWM, flat, gradients)
+    got = run(SRWM, flat, gradients, num_threads=arrangement)
+    error, allowed = (np.abs(a["g_x"] - truth["g_x"])[:, 1:8].max() for a in (got, stored))
+    assert error < 10 * allowed
 
 
 def grown_segments(op, flat, threads):
