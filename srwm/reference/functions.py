@@ -12,7 +12,7 @@ def product(v: Any, A: Any) -> Any:
 
 def product_transposed(v: Any, A: Any) -> Any:
     """v Aᵀ: (..., m) and (..., n, m) -> (..., n)."""
-    return product(v, A.mT)
+    return (A @ v[..., :, None])[..., 0]
 
 
 def outer(a: Any, b: Any) -> Any:
