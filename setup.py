@@ -51,6 +51,7 @@ def extensions():
         ("processor", ["processor.h"]),
         ("recycled", ["pages.h"]),
         ("exchange", []),
+        ("cpu", []),
         ("launch", []),
     ):
         yield Extension(

@@ -62,6 +62,7 @@ def front_end_of(kind: type) -> Any:
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
+    options = _checked(op, "forward", options)
     return _loaded[_path_of(type(flat[0]))].forward(op, flat, return_state, options)
 
 
@@ -69,6 +70,7 @@ def vjp(
     op: Operator, flat: tuple[Any, ...], options: Options
 ) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
     """The output and the matrices, and the function from their gradients to those of the operands."""
+    options = _checked(op, "vjp", options)
     call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
     y, *matrices, saved = call.forward(True)
 
@@ -82,8 +84,15 @@ def backward(
     op: Operator, flat: tuple[Any, ...], grad_y: Any, grad_state: Any, options: Options
 ) -> tuple[Any, ...]:
     """The gradients of the operands, from those of the results; a state's only where one is given."""
+    options = _checked(op, "backward", options)
     call = front_end_of(type(flat[0])).prepare(op, "backward", flat, options)
     return _pull_back(op, "backward", call, grad_y, grad_state, lambda: call.forward(False)[-1])
+
+
+def _checked(op: Operator, verb: str, options: Options) -> Options:
+    """The options, the number of threads as an int."""
+    backend, n = options
+    return options if n is None else (backend, _checks.thread_count(op.verb(verb), "num_threads", n))
 
 
 def _pull_back(

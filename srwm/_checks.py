@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from srwm._broadcast import broadcast_pair
 from srwm.operators.spec import Operand, Operator
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -162,6 +161,15 @@ def _misfit(
         f"{name}: {operand.name}: expected shape (..., {form}) to go with {owner.name} {tuple(of.shape)}, "
         f"got {tuple(a.shape)}; {letter} is {where} of {owner.name}"
     )
+
+
+def broadcast_pair(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """numpy.broadcast_shapes of two, or None; also for torch's symbolic sizes, and in a microsecond."""
+    length = max(len(a), len(b))
+    a, b = (1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b
+    if any(m != n and m != 1 and n != 1 for m, n in zip(a, b, strict=True)):
+        return None
+    return tuple(n if m == 1 else m for m, n in zip(a, b, strict=True))
 
 
 def _lead(op: Operator, name: str, flat: Sequence[Any]) -> tuple[Any, ...]:

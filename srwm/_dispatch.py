@@ -24,6 +24,7 @@ import importlib
 from functools import cache
 from typing import Any
 
+from srwm._version import __version__
 from srwm.operators.spec import Operator
 
 BACKENDS = {
@@ -79,6 +80,19 @@ def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
     if found is None:
         raise RuntimeError(f"{name}: {reason}")
     return found
+
+
+def layout_of_saved() -> str:
+    """A name of how what forward saves for backward is laid out, on every backend of this process."""
+    try:
+        instructions = module("cython").instruction_set()
+    except ImportError:  # its kernels are not built
+        instructions = "none"
+    return f"{__version__} {instructions}"
+
+
+# As torch.compiler.assume_constant_result, without torch: its compiler calls it, and does not trace it.
+layout_of_saved._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def states() -> dict[str, str]:

@@ -23,6 +23,20 @@ class Layout(NamedTuple):
     dtype: str
 
 
+def itemsize(dtype: str) -> int:
+    """Bytes of an entry."""
+    return {"float64": 8, "float32": 4, "bool": 1}.get(dtype, 2)
+
+
+def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
+    """The layout of a new array."""
+    strides, size = [], itemsize(dtype)
+    for n in reversed(shape):
+        strides.append(size)
+        size *= max(1, n)
+    return Layout(shape, tuple(reversed(strides)), dtype)
+
+
 class Call(NamedTuple):
     """What is known of a call of an operator: all but addresses and options."""
 

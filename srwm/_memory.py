@@ -4,10 +4,10 @@
 def free_memory() -> None:
     """Give the memory that is held between calls back to the system.
 
-    Large results of calls on the CPU, and what forward saves for backward, lie in memory that is used
-    again by later calls: fresh memory would cost more time than many calls take. At most 256 MiB of it are
-    held while nobody uses them. This call gives back all of that; each thread that has called an operator
-    keeps up to 1 MiB of working memory as long as it lives. Arrays in use are not touched.
+    Large results of calls on the CPU, what forward saves for backward, and the working memory of calls lie
+    in memory that is used again by later calls: fresh memory would cost more time than many calls take. At
+    most 256 MiB of it are held while nobody uses them. This call gives back all of that. Arrays in use are
+    not touched.
 
     Memory on GPUs is CuPy's or PyTorch's: ``cupy.get_default_memory_pool().free_all_blocks()``,
     ``torch.cuda.empty_cache()``.

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srwm import _checks, _dlpack, _plan, _run
+from srwm import _checks, _dlpack, _plan
 from srwm._cy import exchange
-from srwm._cy.recycled import Recycled
+from srwm._cy.recycled import Recycled, room
 from srwm._layouts import Options, together
-from srwm._plan import Plan
+from srwm._run import Ready, ready
 from srwm.operators.spec import Operator
 
 # From this size on memory is recycled: smaller blocks come from memory that is in use anyway.
@@ -55,14 +55,10 @@ class _Host:
 
     @staticmethod
     def room(like: Any) -> Callable[[int], tuple[int, Any]]:
-        return _room
+        return room
 
+    copy = staticmethod(np.copy)
     own_precision = staticmethod(nullcontext)
-
-
-def _room(size: int) -> tuple[int, np.ndarray]:
-    memory = np.empty(size, np.uint8)
-    return memory.ctypes.data, memory
 
 
 class _Cuda:
@@ -102,52 +98,51 @@ class _Cuda:
 
         return room
 
+    @staticmethod
+    def copy(array: Any) -> Any:
+        return array.copy()
+
     own_precision = staticmethod(nullcontext)
 
 
+_HOST, _CUDA = _Host(), _Cuda()
+
+
 class _Prepared(NamedTuple):
-    """Checked operands of one library, and where they are; see `srwm._call.Prepared`."""
+    """Checked operands, as they came and as the library's arrays; see `srwm._call.Prepared`."""
 
     op: Operator
-    plan: Plan
-    library: Any
-    arrays: tuple[Any, ...]  # the operands as the library's
-    addresses: tuple[int, ...]
-    flat: tuple[Any, ...]  # the operands as they came
+    flat: tuple[Any, ...]
+    ready: Ready
     options: Options
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return self.plan.results
+        return self.ready.plan.results
+
+    def own(self) -> _Prepared:
+        library, arrays = self.ready.library, self.ready.arrays
+        own = tuple(None if a is None else library.copy(a) for a in arrays)
+        call = ready(library, self.op, "vjp", own, self.options[0], library.read(own))
+        return self._replace(flat=self.flat if self.is_foreign else own, ready=call)
 
     @property
     def is_foreign(self) -> bool:
         """Whether results must become arrays of another library."""
-        return self.arrays is not self.flat
+        return not isinstance(self.flat[0], type(self.ready.arrays[0]))
 
-    def own(self) -> _Prepared:
-        arrays = tuple(None if a is None else a.copy() for a in self.arrays)
-        own = prepare(self.op, "vjp", arrays, self.options)
-        return own._replace(flat=self.flat) if self.is_foreign else own
-
-    def run(self, save: bool, return_state: bool) -> list[Any]:
-        """The results as the library's arrays, and what backward wants."""
-        place = self.plan, self.library, self.arrays, self.addresses
-        return _run.forward(*place, save, return_state, self.options[1])
-
-    def forward(self, return_state: bool) -> tuple[Any, ...]:
-        *results, saved = self.run(True, return_state)
-        return *self.given_back(results), saved
+    def forward(self, return_state: bool, save: bool = True) -> tuple[Any, ...]:
+        *results, saved = self.ready.forward(save, return_state, self.options[1])
+        return *self.given_back(tuple(results)), saved
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-        incoming = _views(self.library, self.op.verb("backward"), self.op.gradient_names, incoming)
-        place = self.plan, self.library, self.arrays, self.addresses
-        return self.given_back(_run.backward(*place, saved, incoming, self.options[1]))
+        incoming = _views(self.ready.library, self.op.verb("backward"), self.op.gradient_names, incoming)
+        return self.given_back(self.ready.backward(saved, incoming, self.options[1]))
 
-    def given_back(self, results: Any) -> tuple[Any, ...]:
+    def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:
         """Results as the array type that came."""
         if not self.is_foreign:
-            return tuple(results)
+            return results
         return tuple(None if a is None else _dlpack.back(a, self.flat[0]) for a in results)
 
 
@@ -157,60 +152,33 @@ def _views(library: Any, name: str, names: Any, arrays: tuple[Any, ...]) -> tupl
     return tuple(None if a is None else view(name, n, a) for n, a in zip(names, arrays, strict=True))
 
 
-_HOST, _CUDA = _Host(), _Cuda()
-
-
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
     """The operands, checked, with their plan."""
     library: Any = _HOST
-    arrays, reading, checked = flat, exchange.of_numpy(flat, np.ndarray), None
+    arrays, reading, checked = flat, library.read(flat), None
     if reading is None:
+        name = op.verb(verb)
         for operand, a in zip(op.flat, flat, strict=True):
             if hasattr(a, "__dlpack__"):  # of a tracer, too, which is on no device
-                _dlpack.device_type(op.verb(verb), operand.name, a)
-        checked = _checks.operands(op, op.verb(verb), flat)  # on what came: the messages name its types
-        library, arrays = _of_library(op, op.verb(verb), flat)
+                _dlpack.device_type(name, operand.name, a)
+        checked = _checks.operands(op, name, flat)  # on what came: the messages name its types
+        library, arrays = _of_library(op, name, flat)
         reading = library.read(arrays)
-    plan = _plan.find((op, options[0], reading[0]))
-    if plan is None:
-        checked = checked or _checks.operands(op, op.verb(verb), arrays)
-        plan = _plan.make(op, op.verb(verb), checked, reading[0], options[0])
-    if options[1] is not None:
-        options = options[0], _checks.thread_count(op.verb(verb), "num_threads", options[1])
-    if plan.copies:
-        arrays = tuple(a.copy() if i in plan.copies else a for i, a in enumerate(arrays))
-        return prepare(op, verb, arrays, options)._replace(flat=flat)
-    return _Prepared(op, plan, library, arrays, reading[1], flat, options)
+    return _Prepared(op, flat, ready(library, op, verb, arrays, options[0], reading, checked), options)
 
 
 def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The library that computes with arrays of any type, and they as its arrays."""
-    names = [operand.name for operand in op.flat]
-    first = flat[0]
-    if isinstance(first, np.ndarray):
-        return _HOST, _views(_HOST, name, names, flat)
+    names, first = [operand.name for operand in op.flat], flat[0]
     library: Any = _HOST if _dlpack.device_type(name, names[0], first) == _plan.CPU else _CUDA
     arrays = _views(library, name, names, flat)
-    if arrays[0] is first:
-        return library, flat
-    _dlpack.check_takes_back(
-        name, names[0], first, library.empty((1,), _checks.dtype_name(arrays[0].dtype), arrays[0])
-    )
+    if not isinstance(first, type(arrays[0])):
+        sample = library.empty((1,), _checks.dtype_name(arrays[0].dtype), arrays[0])
+        _dlpack.check_takes_back(name, names[0], first, sample)
     return library, arrays
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and the matrices after the last step where `return_state`."""
-    reading = exchange.of_numpy(flat, np.ndarray)
-    plan = None if reading is None else _plan.find((op, options[0], reading[0]))
-    if reading is None or plan is None:
-        call = prepare(op, "forward", flat, options)
-        results = call.run(False, return_state)
-        if call.is_foreign:
-            results[:-1] = call.given_back(results[:-1])
-    else:  # the same in a hurry, for arrays like ones that were met before
-        num_threads = options[1]
-        if num_threads is not None:
-            num_threads = _checks.thread_count(op.verb("forward"), "num_threads", num_threads)
-        results = _run.forward(plan, _HOST, flat, reading[1], False, return_state, num_threads)
-    return (results[0], together(results[1:-1])) if return_state else results[0]
+    y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
+    return (y, together(matrices)) if return_state else y

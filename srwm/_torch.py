@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
 from srwm._layouts import Options, together
-from srwm._torch_operator import torch_operator
+from srwm._torch_operator import differentiable, torch_operator
 from srwm._torch_private import in_forward_mode, is_plain
 from srwm.operators.spec import Operator
 
@@ -24,32 +24,18 @@ def _function_of(op: Operator) -> Any:
     """The autograd Function of plain operands: (*flat, return_state, *options) -> results."""
     n = len(op.flat)
 
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-            flat, return_state, ctx.options = arguments[:n], arguments[n], arguments[n + 1 :]
-            *results, saved = _torch_kernels.forward(op, flat, True, return_state, *ctx.options)
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*flat, saved)
-            return tuple(results)
+    def run(*arguments: Any) -> list[Any]:
+        return _torch_kernels.forward(op, arguments[:n], True, *arguments[n:])
 
-        @staticmethod
-        def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
-            *flat, saved = ctx.saved_tensors
-            result: list[Any] = [None] * (n + 3)
-            if any(g is not None for g in incoming):
-                gradients = _gradients(op, tuple(flat), saved, incoming, ctx.options)
-                for i, g in zip(op.differentiable, gradients, strict=True):
-                    result[i] = g
-            return tuple(result)
+    def gradients(*arguments: Any) -> tuple[Any, ...]:
+        return _gradients(op, *arguments)
 
-    # Function.apply itself would look once more for functorch's wrappers, at the price of a kernel.
-    apply = _functions[op.name] = super(torch.autograd.Function, Differentiable).apply
+    apply = _functions[op.name] = differentiable(op, run, gradients, returns_saved=False)
     return apply
 
 
 def _gradients(
-    op: Operator, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], options: Options
+    op: Operator, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
 ) -> tuple[Any, ...]:
     """The gradients of the operands that have one, which can be differentiated in grad mode."""
     if not torch.is_grad_enabled() and is_plain((*flat, saved, *incoming)):
@@ -70,8 +56,6 @@ def _as_tensors(
         if not isinstance(t, Tensor) and not (t is None and operand.optional):
             _checks.array(name, operand.name, t)
             _checks.same_kind(name, operand.name, t, flat[0], of=op.flat[0].name)
-    if options[1] is not None:
-        options = options[0], _checks.thread_count(name, "num_threads", options[1])
     device = flat[0].device.type
     if device in _torch_kernels.WITH_AUTOCAST and torch.is_autocast_enabled(device):
         matrices = op.places("initial", "parameter")
@@ -102,7 +86,7 @@ def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Op
         if in_forward_mode(flat):
             results = operator.reference(flat)
         else:
-            results = operator.forward(*flat, False, return_state, *options)[:-1]
+            results = operator.forward(*flat, None, return_state, *options)[:-1]
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
         results = (_functions.get(op.name) or _function_of(op))(*flat, return_state, *options)
     else:
@@ -125,11 +109,12 @@ class _Prepared(NamedTuple):
     def forward(self, return_state: bool) -> tuple[Any, ...]:
         if is_plain(self.flat):
             return tuple(_torch_kernels.forward(self.op, self.flat, True, return_state, *self.options))
-        return torch_operator(self.op).forward(*self.flat, True, return_state, *self.options)
+        saved = _dispatch.layout_of_saved()
+        return torch_operator(self.op).forward(*self.flat, saved, return_state, *self.options)
 
     @torch.no_grad()
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _gradients(self.op, self.flat, saved, incoming, self.options)
+        return _gradients(self.op, self.flat, saved, incoming, *self.options)
 
 
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srwm import _checks, _plan, _run
+from srwm import _checks
 from srwm._cy import exchange
+from srwm._cy.recycled import room
 from srwm._plan import Plan
+from srwm._run import Ready, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
@@ -24,25 +26,13 @@ Tensors = tuple[Tensor | None, ...]
 
 WITH_AUTOCAST = ("cpu", "cuda")
 
-_HAS_API = exchange.has_api(Tensor)  # torch's from 2.9 on
-_DEVICE_TYPES = {"cpu": _plan.CPU, "cuda": _plan.CUDA}
-
-
-def _described(t: Tensor) -> exchange.Description:
-    size = t.element_size()
-    strides = tuple(stride * size for stride in t.stride())
-    device = (_DEVICE_TYPES.get(t.device.type, -1), t.device.index or 0)
-    return t.data_ptr(), _checks.dtype_name(t.dtype), device, tuple(t.shape), strides
-
 
 class _Tensors:
     """Dense tensors, as srwm/_run.py wants them."""
 
     @staticmethod
     def read(tensors: Tensors) -> exchange.Reading | None:
-        if _HAS_API:
-            return exchange.of_exchange(tensors, Tensor)
-        return exchange.pack(None if t is None else _described(t) for t in tensors)
+        return exchange.of_exchange(tensors, Tensor)
 
     @staticmethod
     def addresses(tensors: Tensors) -> tuple[int, ...]:
@@ -57,47 +47,32 @@ class _Tensors:
         return torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
 
     @staticmethod
-    def room(like: Tensor) -> Callable[[int], tuple[int, Tensor]]:
-        def room(size: int) -> tuple[int, Tensor]:
+    def room(like: Tensor) -> Callable[[int], tuple[int, Any]]:
+        def on_device(size: int) -> tuple[int, Tensor]:
             memory = torch.empty(size, dtype=torch.uint8, device=like.device)
             return memory.data_ptr(), memory
 
-        return room
+        return on_device if like.is_cuda else room
+
+    @staticmethod
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def own_precision(like: Tensor) -> AbstractContextManager[Any]:
-        return own_precision(like)
+        """In it the reference computes in its operands' precision, whatever autocast would make of it."""
+        device = like.device.type
+        if device in WITH_AUTOCAST and torch.is_autocast_enabled(device):
+            return torch.autocast(device, enabled=False)
+        return nullcontext()
 
 
 _TENSORS = _Tensors()
+own_precision = _TENSORS.own_precision
 
 
-def _prepared(op: Operator, flat: Tensors, backend: str | None) -> tuple[Plan, _Tensors, Tensors, Any]:
-    """The plan of the operands, their library, they as the plan takes them, and where they are."""
-    reading = _TENSORS.read(flat)
-    plan = None if reading is None else _plan.find((op, backend, reading[0]))
-    if plan is None:
-        name = op.verb("forward")
-        checked = _checks.operands(op, name, flat)
-        assert reading is not None, "operands that pass the checks have a key"
-        plan = _plan.make(op, name, checked, reading[0], backend)
-    assert reading is not None
-    if plan.copies:
-        contiguous = torch.contiguous_format
-        flat = tuple(
-            t.clone(memory_format=contiguous) if t is not None and i in plan.copies else t
-            for i, t in enumerate(flat)
-        )
-        return _prepared(op, flat, backend)
-    return plan, _TENSORS, flat, reading[1]
-
-
-def own_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """In it the reference computes in the precision of its operands, whatever autocast would make of it."""
-    device = like.device.type
-    if device in WITH_AUTOCAST and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+def _ready(op: Operator, flat: Tensors, backend: str | None) -> Ready:
+    return ready(_TENSORS, op, "forward", flat, backend, _TENSORS.read(flat))
 
 
 def _threads(num_threads: int | None) -> int:
@@ -113,7 +88,7 @@ def forward(
     num_threads: int | None,
 ) -> list[Any]:
     """The output, the matrices after the last step or None, and what backward wants or None."""
-    return _run.forward(*_prepared(op, flat, backend), save, return_state, _threads(num_threads))
+    return _ready(op, flat, backend).forward(save, return_state, _threads(num_threads))
 
 
 def backward(
@@ -125,16 +100,14 @@ def backward(
     num_threads: int | None,
 ) -> Tensors:
     """The gradients of the operands that have one; None where they are not given."""
-    prepared = _prepared(op, flat, backend)
-    plan = prepared[0]
-    x, name = flat[0], op.verb("backward")
+    call, x, name = _ready(op, flat, backend), flat[0], op.verb("backward")
     assert x is not None
-    _check_saved(name, plan, saved, x)
-    _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
+    _check_saved(name, call.plan, saved, x)
+    _checks.gradients(op, name, flat, call.plan.results, incoming, optional=True)
     for argument, g in zip(op.gradient_names, incoming, strict=True):
         if g is not None:
             _checks.same_device(name, argument, g.device, x.device, of=op.flat[0].name)
-    return _run.backward(*prepared, saved, incoming, _threads(num_threads))
+    return call.backward(saved, incoming, _threads(num_threads))
 
 
 def _check_saved(name: str, plan: Plan, saved: Tensor, x: Tensor) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
+from srwm._dispatch import layout_of_saved
 from srwm._layouts import Call
 from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
@@ -43,11 +44,13 @@ class TorchOperator:
     """The two operators of torch.library for one operator: `forward` and `backward`.
 
     Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
-    backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. Of
-    `backward` (what forward saved, the gradients of the results or None, backend, num_threads) -> the
-    gradients of the operands that have one, in the order of ``op.flat``; empty where one is not given.
-    A list of those that are given would do, but for torch's older vmap, that of `is_grads_batched`: it
-    calls an operator once for each entry, and knows how only where each result is a tensor.
+    backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. `save` is
+    None, or the name of what is saved (`srwm._dispatch.layout_of_saved`): compilers keep what they compiled
+    by the arguments, and the size of what is saved is in it. Of `backward` (what forward saved, the
+    gradients of the results or None, backend, num_threads) -> the gradients of the operands that have one,
+    in the order of ``op.flat``; empty where one is not given. A list of those that are given would do, but
+    for torch's older vmap, that of `is_grads_batched`: it calls an operator once for each entry, and knows
+    how only where each result is a tensor.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -60,12 +63,13 @@ class TorchOperator:
         gradients = ", ".join(f"Tensor? {name}" for name in op.gradient_names)
         options = "str? backend, int? num_threads"
         LIBRARY.define(
-            f"{names[0]}({operands}, bool save, bool return_state, {options}) -> ({results}, Tensor saved)"
+            f"{names[0]}({operands}, str? save, bool return_state, {options}) -> ({results}, Tensor saved)"
         )
         returned = ", ".join(f"Tensor grad_{_identifier(op.flat[i].name)}" for i in op.differentiable)
         LIBRARY.define(f"{names[1]}({operands}, Tensor saved, {gradients}, {options}) -> ({returned})")
         self.forward, self.backward = (getattr(torch.ops.srwm, name).default for name in names)
-        self._Forward, self._Backward = _functions(self)
+        self._differentiable = differentiable(op, self._forward_below, self.gradients, returns_saved=True)
+        self._twice_differentiable = _twice_differentiable(self)
         for verb, name in zip(("forward", "backward"), names, strict=True):
             kernel, fake, autograd, vmap = (
                 getattr(self, f"_{verb}_{what}") for what in ("kernel", "fake", "autograd", "vmap")
@@ -89,8 +93,8 @@ class TorchOperator:
     # On a device, and without one
 
     def _forward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
-        flat, options = arguments[: self.n], arguments[self.n :]
-        results = _torch_kernels.forward(self.op, flat, *options)
+        flat, (save, *options) = arguments[: self.n], arguments[self.n :]
+        results = _torch_kernels.forward(self.op, flat, save is not None, *options)
         return tuple(flat[0].new_empty(0) if t is None else t for t in results)
 
     def _forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -108,7 +112,7 @@ class TorchOperator:
             x.new_empty(result.shape(lead, sizes) if return_state else 0, dtype=dtype)
             for result in op.next_states
         ]
-        if not save or x.device.type == "meta":
+        if save is None or x.device.type == "meta":
             return y, *matrices, x.new_empty(0)
         call = Call(
             op, (None,) * self.n, lead, sizes, _checks.dtype_name(x.dtype), _checks.dtype_name(dtype), 0
@@ -137,33 +141,36 @@ class TorchOperator:
     # Gradients
 
     def _forward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
-        flat, options = arguments[: self.n], arguments[self.n + 1 :]
-        self.refuse_tangents(flat)
-        if _wants_gradient(flat):
-            self._require(autograd_kernel_is_known)
-            with single_level_autograd():
-                return _apply(self._Forward, *flat, *options)
-        self._require(below_autograd_is_known)
-        with below_autograd():
-            return self.forward(*arguments)
+        differentiable = (*arguments[: self.n], *arguments[self.n + 1 :])  # which always saves
+        return self._autograd(self.forward, arguments, self._differentiable, differentiable)
 
     def _backward_autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
-        self.refuse_tangents(arguments)
-        if _wants_gradient(arguments):
-            self._require(autograd_kernel_is_known)
-            with single_level_autograd():
-                return _apply(self._Backward, *arguments)
-        self._require(below_autograd_is_known)
-        with below_autograd():
-            return self.backward(*arguments)
+        return self._autograd(self.backward, arguments, self._twice_differentiable, arguments)
 
-    def refuse_tangents(self, operands: tuple[Any, ...]) -> None:
-        """Raise where forward mode comes this far, as it does when compiled: it would give zeros."""
-        if has_tangent(operands):
+    def _autograd(
+        self, operator: Any, arguments: tuple[Any, ...], function: Any, of_function: tuple[Any, ...]
+    ) -> Any:
+        """An operator where no gradient is wanted, and its autograd Function where one is."""
+        if has_tangent(arguments):  # forward mode comes this far when compiled, and would give zeros
             raise NotImplementedError(
                 f"{self.op.verb('forward')}: expected no forward-mode derivative (jvp, jacfwd, hessian, "
                 "dual tensors) where the call is compiled; call it eagerly, or use reverse mode"
             )
+        tensors = (t for t in arguments if isinstance(t, Tensor))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):  # as seen at this level
+            self._require(autograd_kernel_is_known)
+            with single_level_autograd():
+                return function(*of_function)
+        self._require(below_autograd_is_known)
+        with below_autograd():
+            return operator(*arguments)
+
+    def _forward_below(self, *arguments: Any) -> tuple[Tensor, ...]:
+        with outer_level():
+            results: tuple[Tensor, ...] = self.forward(
+                *arguments[: self.n], layout_of_saved(), *arguments[self.n :]
+            )
+        return results
 
     def _require(self, is_known: bool) -> None:
         if not is_known:
@@ -220,7 +227,7 @@ class TorchOperator:
         results = self.forward(*mapped, *options)
         save, return_state = options[:2]
         matrices = (0 if return_state else None for _ in self.op.states)
-        return results, (0, *matrices, 0 if save else None)
+        return results, (0, *matrices, None if save is None else 0)
 
     def _backward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
         n, size = self.n, info.batch_size
@@ -229,7 +236,7 @@ class TorchOperator:
         mapped = [_mapped(t, dim, m, max(own), size) for t, dim, m in zip(flat, dims, own, strict=False)]
         grads = [_mapped(g, dim, 0, 0, size) for g, dim in zip(incoming, dims[n + 1 : -2], strict=True)]
         if dims[n] is None:  # the rows of a Jacobian: what forward saved belongs to its sequences together
-            saved = self.forward(*mapped, True, False, *options)[-1]
+            saved = self.forward(*mapped, layout_of_saved(), False, *options)[-1]
         else:
             saved = saved.movedim(dims[n], 0).contiguous()
         gradients = self.backward(*mapped, saved, *grads, *options)
@@ -240,33 +247,41 @@ class TorchOperator:
         return shaped, tuple(None if flat[i] is None else 0 for i in self.op.differentiable)
 
 
-def _functions(operator: TorchOperator) -> tuple[type, type]:
-    """The autograd Functions of an operator's forward and backward."""
-    op, n = operator.op, operator.n
-    states = len(op.states)
+def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: bool) -> Any:
+    """The autograd Function of forward: (*flat, return_state, *options) -> results.
 
-    class Forward(torch.autograd.Function):
+    `run` takes the same and gives what backward wants as well, last; that is a result where it is not to
+    be left out. `gradients` takes (flat, saved, incoming, *options).
+    """
+    n, states = len(op.flat), len(op.states)
+
+    class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-            flat, return_state = arguments[:n], arguments[n]
-            ctx.options = arguments[n + 1 :]
-            with outer_level():
-                results = operator.forward(*flat, True, return_state, *ctx.options)
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+            results, return_state, ctx.options = run(*arguments), arguments[n], arguments[n + 1 :]
             ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*arguments[:n], results[-1])
+            if not returns_saved:
+                return tuple(results[:-1])
             ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
-            ctx.save_for_backward(*flat, results[-1])
-            return results
+            return tuple(results)
 
         @staticmethod
         def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
             *flat, saved = ctx.saved_tensors
-            grads = incoming[: 1 + states]
             result: list[Any] = [None] * (n + 3)
-            if any(g is not None for g in grads):
-                gradients = operator.gradients(tuple(flat), saved, grads, *ctx.options)
-                for i, g in zip(op.differentiable, gradients, strict=True):
+            if any(g is not None for g in incoming[: 1 + states]):
+                found = gradients(tuple(flat), saved, incoming[: 1 + states], *ctx.options)
+                for i, g in zip(op.differentiable, found, strict=True):
                     result[i] = g
             return tuple(result)
+
+    return _apply_of(Differentiable)
+
+
+def _twice_differentiable(operator: TorchOperator) -> Any:
+    """The autograd Function of backward: the arguments of the operator -> gradients."""
+    op, n = operator.op, operator.n
 
     class Backward(torch.autograd.Function):
         @staticmethod
@@ -296,22 +311,17 @@ def _functions(operator: TorchOperator) -> tuple[type, type]:
             of_flat = [next(found) if t is not None and i in places else None for i, t in enumerate(flat)]
             return (*of_flat, None, *(None if g is None else next(found) for g in incoming), None, None)
 
-    return Forward, Backward
+    return _apply_of(Backward)
 
 
-def _apply(function: Any, *arguments: Any) -> tuple[Tensor, ...]:
+def _apply_of(function: Any) -> Any:
     """C++'s own apply: Function.apply would begin functorch's transforms once more."""
-    return super(torch.autograd.Function, function).apply(*arguments)
+    return super(torch.autograd.Function, function).apply
 
 
 def _identifier(name: str) -> str:
     """The name of an operand in a schema: that of the second state is state_1."""
     return name.replace("[", "_").replace("]", "")
-
-
-def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
-    """Whether a gradient is wanted at the level that the dispatcher is at."""
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
 
 
 def _mapped(t: Tensor | None, dim: int | None, own: int, lead: int, size: int | None) -> Tensor | None:

@@ -154,7 +154,7 @@ def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
 
     case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **STARTS["state-reset"]))
     assert is_plain(case.flat)
-    through = torch_operator(row.op).forward(*case.flat, False, True, None, None)[:2]
+    through = torch_operator(row.op).forward(*case.flat, None, True, None, None)[:2]
     for a, b in zip(row.forward(case.flat), through, strict=True):
         assert torch.equal(a, b)
 

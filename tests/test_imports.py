@@ -45,7 +45,6 @@ LAYERS: dict[str, set[str] | None] = {
     "srwm.reference": set(),
     "srwm._threads": set(),
     "srwm._checks": set(),
-    "srwm._broadcast": set(),
     "srwm.operators.spec": set(),
     "srwm._version": set(),
 }
@@ -65,7 +64,6 @@ NAMES_NO_OPERATOR = (
     "_dispatch",
     "_layouts",
     "_checks",
-    "_broadcast",
     "reference.loop",
     "reference.arrays",
     "reference.functions",

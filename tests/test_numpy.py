@@ -306,7 +306,7 @@ def test_a_library_that_takes_nothing_back_is_refused_before_the_work(row, verb,
     def work(*_):
         raise AssertionError("work was done before")
 
-    monkeypatch.setattr(_run, "forward", work)
+    monkeypatch.setattr(_run.Ready, "forward", work)
     case = random_case(row).map(OneWay)
     first = row.op.flat[0].name
     message = (

@@ -583,7 +583,7 @@ def arguments_of(row, start):
     """Those of torch.ops.srwm.*backward, all right, by name."""
     case = tensors_of(row, size=((2,), (3, 1), 5, 4, 6), **start)
     operator = torch_operator(row.op)
-    *results, saved = operator.forward(*case.flat, True, True, None, None)
+    *results, saved = operator.forward(*case.flat, "it", True, None, None)
     named = dict(zip([o.name for o in row.op.flat], case.flat, strict=True))
     grads = dict(zip(row.op.gradient_names, results, strict=True))
     return operator, named | {"saved": saved} | grads
@@ -662,13 +662,13 @@ def test_forward_called_by_itself_checks_what_it_is_given(row, start, what):
             continue
         flat = (*case.flat[:i], WRONG[what](t, operand.core), *case.flat[i + 1 :])
         with pytest.raises((TypeError, ValueError), match=rf"^{row.op.verb('forward')}: "):
-            operator.forward(*flat, True, True, None, None)
+            operator.forward(*flat, "it", True, None, None)
 
 
 @each_operator
 def test_what_is_not_wanted_is_empty(row):
     case = tensors_of(row)
-    results = torch_operator(row.op).forward(*case.flat, False, False, None, None)
+    results = torch_operator(row.op).forward(*case.flat, None, False, None, None)
     assert [t.numel() > 0 for t in results] == [True, False, False]
 
 
@@ -686,19 +686,9 @@ def test_importing_the_module_registers_all_operators():
 # ---- bridges and private names
 
 
-@each_operator
-def test_without_the_exchange_api_tensors_are_described(row, monkeypatch):
-    """torch before 2.9 has none: keys and addresses are the same."""
-    case = tensors_of(row, **STARTS["state-reset"])
-    tensors = (*case.flat, None, case.flat[0].half(), case.flat[0].bfloat16(), case.flat[1].mT)
+def test_entries_of_no_type_that_operators_know_are_not_read():
     assert exchange.has_api(torch.Tensor)
-    library = _torch_kernels._TENSORS
-    with_api = library.read(tensors)
-    monkeypatch.setattr(_torch_kernels, "_HAS_API", False)
-    assert library.read(tensors) == with_api
-    assert library.read((torch.ones(2, dtype=torch.int32),)) is None
-    monkeypatch.setattr(_torch_kernels, "_HAS_API", True)
-    assert library.read((torch.ones(2, dtype=torch.int32),)) is None
+    assert _torch_kernels._TENSORS.read((torch.ones(2, dtype=torch.int32),)) is None
 
 
 WITHOUT_A_NAME = """

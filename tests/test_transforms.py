@@ -590,13 +590,13 @@ def test_meta_tensors_are_checked(row, start):
 def test_registration_is_what_torch_expects(row, start):
     p = Problem(row, start)
     operator, flat = torch_operator(row.op), p._flat(p.args, None)
-    for save in (False, True):
+    for save in (None, "it"):
         for return_state in (False, True):
             arguments = (*flat, save, return_state, None, None)
             torch.library.opcheck(operator.forward, arguments)
-    wanting = (*p._flat(tuple(free(p.args)), None), False, True, None, None)
+    wanting = (*p._flat(tuple(free(p.args)), None), None, True, None, None)
     torch.library.opcheck(operator.forward, wanting)
-    *results, saved = operator.forward(*flat, True, True, None, None)
+    *results, saved = operator.forward(*flat, "it", True, None, None)
     for incoming in (results, (results[0], None), (None, results[1])):
         torch.library.opcheck(operator.backward, (*flat, saved, *incoming, None, None))
 

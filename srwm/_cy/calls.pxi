@@ -8,6 +8,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 cdef enum:
     MOST_AXES = 64
+    SUMMED_AT_ONCE = 512  # entries of parts that are added up before the next ones: in the innermost cache
 
 
 # An array, but for its address: bytes from one entry to the next along its own axes and the leading ones.
@@ -105,12 +106,28 @@ def clear(uintptr_t address, Py_ssize_t nbytes):
         memset(<void *> address, 0, nbytes)
 
 
-def round_to(object sums, uintptr_t address, int kind):
-    """Write sums, a contiguous array of this module's real type, to an array of a dtype."""
-    cdef const real[::1] entries = sums.reshape(-1)
-    cdef Py_ssize_t i, size = sizeof(real) if kind == REAL else 2
-    for i in range(entries.shape[0]):
-        write_entry(<char *> address + i * size, kind, entries[i])
+def add_up(uintptr_t parts, const int64_t[::1] index, const int64_t[::1] starts, Py_ssize_t entries,
+           uintptr_t address, int kind):
+    """Write sums of `entries` of this module's real type each to an array of a dtype.
+
+    Sum i is that of the parts from place starts[i] to starts[i + 1] of `index`, in this order; without an
+    index, of the parts at these places.
+    """
+    cdef const real *part
+    cdef char *out = <char *> address
+    cdef real[SUMMED_AT_ONCE] sums
+    cdef Py_ssize_t i, j, n, e, first = 0, size = sizeof(real) if kind == REAL else 2
+    for i in range(starts.shape[0] - 1):
+        for first in range(0, entries, SUMMED_AT_ONCE):
+            n = min(entries - first, <Py_ssize_t> SUMMED_AT_ONCE)
+            memset(sums, 0, n * sizeof(real))
+            for j in range(starts[i], starts[i + 1]):
+                part = <const real *> parts + (j if index is None else index[j]) * entries + first
+                for e in range(n):
+                    sums[e] += part[e]
+            for e in range(n):
+                write_entry(out, kind, sums[e])
+                out += size
 
 
 cdef class Call:

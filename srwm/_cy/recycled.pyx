@@ -137,6 +137,12 @@ cdef class Recycled:
             give_back(self.address, self.rounded, self.size_class)
 
 
+def room(Py_ssize_t size):
+    """Memory of so many bytes: its address, and what keeps it."""
+    cdef Recycled memory = Recycled(size)
+    return <size_t> memory.address, memory
+
+
 def idle_bytes():
     """Bytes held here that nobody uses."""
     return idle_total

@@ -63,6 +63,10 @@ class Operand:
         """Its shape, with these leading axes and these sizes of the letters."""
         return (*lead, *(sizes[letter] for letter in self.letters))
 
+    def lead(self, a: Any) -> tuple[Any, ...]:
+        """The leading axes of an array, or of its layout."""
+        return tuple(a.shape)[: len(a.shape) - self.core]
+
 
 @dataclass(frozen=True)
 class Derived:

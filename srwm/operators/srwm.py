@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from srwm import _broadcast, _call, _checks
+from srwm import _call, _checks
 from srwm.operators.spec import Derived, Operand, Operator
 from srwm.reference import srwm as reference
 from srwm.reference.arrays import namespace
@@ -245,7 +245,7 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
                 f"{tuple(W_y.shape)}, got {tuple(block.shape)}; a block has D = {D} rows"
             )
         assert lead is not None
-        lead = _broadcast.broadcast_pair(lead, tuple(block.shape[:-2]))
+        lead = _checks.broadcast_pair(lead, tuple(block.shape[:-2]))
         if lead is None:
             shapes = ", ".join(str(tuple(b.shape)) for b in blocks.values())
             raise ValueError(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from srwm._broadcast import sum_to_shape
 from srwm.operators.spec import Operand, Operator
 from srwm.reference.arrays import cast, namespace, widen, zeros
 
@@ -23,6 +22,18 @@ def _at(operand: Operand, a: Any, t: int) -> Any:
 def _copy(xp: Any, a: Any) -> Any:
     """A result that no step has made: of a matrix, or a gradient, as it came. Results are nobody else's."""
     return xp.stack([a])[0]
+
+
+def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    """The gradient of an array of `shape` from that of its broadcast, g: sums over the new axes."""
+    if tuple(g.shape) == tuple(shape):
+        return g
+    added = len(g.shape) - len(shape)
+    axes = (
+        *range(added),
+        *(added + i for i, n in enumerate(shape) if n == 1 != g.shape[added + i]),
+    )
+    return xp.reshape(xp.sum(g, axis=axes), shape)
 
 
 class _Operands:

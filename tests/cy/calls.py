@@ -7,10 +7,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import srwm
-from srwm import _plan, _threads
-from srwm._cy import backend
+from srwm import _numpy, _plan, _threads
+from srwm._cy import backend, cpu
 from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
@@ -25,17 +26,28 @@ def forget() -> None:
     for cached in (
         backend.instruction_set,
         backend.kernels,
-        backend._gathering,
+        cpu.gathering_of,
         _threads._srwm_variable,
     ):
         cached.cache_clear()
     _plan.forget()
 
 
-def poisoned_scratch(size: int) -> tuple[int, Any, int]:
+def poisoned_room(size: int) -> tuple[int, Any]:
     """Working memory that is full of NaN wherever it was not written."""
     memory = np.full(size + 64, 0xFF, np.uint8)
-    return -(-memory.ctypes.data // 64) * 64, memory, size
+    return -(-memory.ctypes.data // 64) * 64, memory
+
+
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all memory of NumPy's calls be full of NaN: what is not written shows."""
+
+    def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        kind = _numpy._dtype(dtype, like)
+        return np.full((*shape, kind.itemsize), 0xFF, np.uint8).view(kind)[..., 0]
+
+    monkeypatch.setattr(_numpy._Host, "empty", staticmethod(empty))
+    monkeypatch.setattr(_numpy._Host, "room", staticmethod(lambda like: poisoned_room))
 
 
 def sizes_of(op: Operator, flat: Sequence[Any]) -> tuple[tuple[int, ...], dict[str, int]]:
@@ -110,6 +122,11 @@ def new(shape: tuple[int, ...], like: Any) -> Any:
     return np.full(shape, np.nan, like.dtype)
 
 
+def options_of(num_threads: int | None) -> dict[str, Any]:
+    """What a run on addresses is told beside them."""
+    return {"num_threads": num_threads, "stream": 0, "empty": poisoned_room}
+
+
 def save(op: Operator, flat: Sequence[Any], *, num_threads: int | None = None) -> tuple[Any, ...]:
     """The output, the matrix after the last step, and what forward saved for backward."""
     call, state = call_of(op, flat), flat[op.places("state")[0]]
@@ -119,7 +136,7 @@ def save(op: Operator, flat: Sequence[Any], *, num_threads: int | None = None) -
     saved = np.full(shape, np.nan, dtype)
     at = tuple(map(address_of, flat))
     run_forward = backend.forward_of(call, True)
-    run_forward(at, (address_of(y), address_of(after)), address_of(saved), num_threads=num_threads)
+    run_forward(at, (address_of(y), address_of(after)), address_of(saved), **options_of(num_threads))
     return y, after, saved
 
 
@@ -144,7 +161,7 @@ def pull_back(
     run_backward = backend.backward_of(call, tuple(map(layout_of, gradients)))
     at, into = tuple(map(address_of, flat)), tuple(map(address_of, results))
     incoming = tuple(map(address_of, gradients))
-    run_backward(at, address_of(saved), incoming, into, num_threads=num_threads)
+    run_backward(at, address_of(saved), incoming, into, **options_of(num_threads))
     return {f"g_{name}": g for name, g in zip(names, results, strict=True) if g is not None}
 
 

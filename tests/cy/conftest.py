@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from srwm._cy import backend
-from tests.cy.calls import forget, poisoned_scratch
+from srwm._cy import cpu
+from tests.cy.calls import forget, poison
 
 
 @pytest.fixture(params=["one", "many", "shared"])
@@ -15,11 +15,11 @@ def arrangement(request, monkeypatch):
     The value is the number of threads to ask for.
     """
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
-    monkeypatch.setattr(backend, "SIDE_BY_SIDE_STEPS", 0)
-    monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(backend, "WORK_PER_MEMBER", 1)
-    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
+    monkeypatch.setattr(cpu, "most_bytes", lambda layout, save: most)
+    monkeypatch.setattr(cpu, "SIDE_BY_SIDE_STEPS", 0)
+    monkeypatch.setattr(cpu, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(cpu, "WORK_PER_MEMBER", 1)
+    poison(monkeypatch)
     forget()
     yield 3 if request.param == "shared" else 1
     monkeypatch.undo()

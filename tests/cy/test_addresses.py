@@ -19,6 +19,7 @@ from tests.cy.calls import (
     as_dtype,
     call_of,
     layout_of,
+    options_of,
     pull_back,
     random_gradients,
     random_operands,
@@ -116,8 +117,8 @@ def test_outputs_that_are_not_wanted(arrangement, lead, op):
     for keep in (False, True):
         run_forward = backend.forward_of(call, keep)
         only_y, only_after = np.full_like(y, np.nan), np.full_like(after, np.nan)
-        run_forward(at, (only_y.ctypes.data, 0), 0, num_threads=arrangement)
-        run_forward(at, (0, only_after.ctypes.data), 0, num_threads=arrangement)
+        run_forward(at, (only_y.ctypes.data, 0), 0, **options_of(arrangement))
+        run_forward(at, (0, only_after.ctypes.data), 0, **options_of(arrangement))
         assert_close({"y": only_y, "after": only_after}, {"y": y, "after": after}, 1e-12)
 
 
@@ -130,11 +131,11 @@ def test_nothing_beside_the_results_is_written(arrangement, lead, op):
     guarded = [np.full(np.prod(shape, dtype=int) + 64, 7.25) for shape in shapes]
     y, after, saved = (g[32:-32].ctypes.data for g in guarded)
     at = tuple(map(address_of, flat))
-    backend.forward_of(call, True)(at, (y, after), saved, num_threads=arrangement)
+    backend.forward_of(call, True)(at, (y, after), saved, **options_of(arrangement))
     into = [np.full(flat[i].size + 64, 7.25) for i in op.differentiable]
     run_backward = backend.backward_of(call, tuple(map(layout_of, gradients)))
     addresses = tuple(g[32:-32].ctypes.data for g in into)
-    run_backward(at, saved, tuple(map(address_of, gradients)), addresses, num_threads=arrangement)
+    run_backward(at, saved, tuple(map(address_of, gradients)), addresses, **options_of(arrangement))
     for a in (*guarded, *into):
         assert (a[:32] == 7.25).all()
         assert (a[-32:] == 7.25).all()
@@ -156,10 +157,10 @@ def test_one_plan_in_many_threads(op):
         for _ in range(20):
             y, saved = np.empty((40, 37, 5)), np.empty(backend.saved_of(call)[0])
             at = tuple(map(address_of, flat))
-            run_forward(at, (y.ctypes.data, 0), saved.ctypes.data, num_threads=1)
+            run_forward(at, (y.ctypes.data, 0), saved.ctypes.data, **options_of(1))
             into = [np.empty_like(flat[i]) for i in op.differentiable]
             addresses = tuple(map(address_of, into))
-            run_backward(at, saved.ctypes.data, (grad_y.ctypes.data, 0), addresses, num_threads=2)
+            run_backward(at, saved.ctypes.data, (grad_y.ctypes.data, 0), addresses, **options_of(2))
             results = [y, *into]
             expected = expected or results
             if any((a != b).any() for a, b in zip(results, expected, strict=True)):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm._cy import backend
+from srwm._cy import cpu
 from tests.cases import Case, random_case, random_delta_case
 from tests.cy.calls import forget
 
@@ -22,7 +22,7 @@ DTYPES = ["float32", "float64", "float16", ml_dtypes.bfloat16]
 def layout(request, monkeypatch):
     """Sequences one at a time, and side by side."""
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
+    monkeypatch.setattr(cpu, "most_bytes", lambda layout, save: most)
     forget()
     yield request.param
     monkeypatch.undo()

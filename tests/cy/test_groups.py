@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm._cy import backend
+from srwm._cy import cpu
 from tests.cases import (
     TOLERANCE,
     Case,
@@ -20,7 +20,7 @@ from tests.cases import (
     run,
     run_delta,
 )
-from tests.cy.calls import SRWM, forget, poisoned_scratch, pull_back, save
+from tests.cy.calls import SRWM, forget, poison, pull_back, save
 
 REAL_TYPES = ["float32", "float64"]
 
@@ -28,8 +28,8 @@ REAL_TYPES = ["float32", "float64"]
 @pytest.fixture(autouse=True)
 def always_groups(monkeypatch):
     """Every thread that is asked for is used, however little there is for it to do."""
-    monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(backend, "WORK_PER_MEMBER", 1)
+    monkeypatch.setattr(cpu, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(cpu, "WORK_PER_MEMBER", 1)
     forget()
     yield
     forget()
@@ -38,7 +38,7 @@ def always_groups(monkeypatch):
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
     """Working memory that is full of NaN wherever it was not written."""
-    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
+    poison(monkeypatch)
 
 
 def group_case(lead: tuple[int, ...], L: int, D: int, Do: int, resets: list[int] | None = None) -> Case:
@@ -98,7 +98,7 @@ def test_several_groups(threads):
 
 def test_one_group_for_several_sequences_in_turn(monkeypatch):
     # One W for all of them in one chunk, and a NaN in one that must stay in it.
-    monkeypatch.setattr(backend, "CHUNKS", 1)
+    monkeypatch.setattr(cpu, "CHUNKS", 1)
     forget()
     case = random_case(((3,), (3,), 33, 20, 20), with_reset=True)
     case.x[0, 20] = np.nan
@@ -163,7 +163,7 @@ def test_delta_rule(L, D, Do, threads, dtype, with_reset):
 
 
 def test_delta_rule_of_several_sequences_in_turn(monkeypatch):
-    monkeypatch.setattr(backend, "CHUNKS", 1)
+    monkeypatch.setattr(cpu, "CHUNKS", 1)
     forget()
     case = random_delta_case(((3,), (3,), 33, 20, 40), with_reset=True)
     case.k[0, 20] = np.nan
@@ -187,8 +187,8 @@ def test_delta_rule_is_the_same_to_the_bit_from_run_to_run(threads):
 FORKED = """
 import os, signal
 import numpy as np, srwm
-from srwm._cy import backend
-backend.WORK_PER_THREAD = backend.WORK_PER_MEMBER = 1
+from srwm._cy import cpu
+cpu.WORK_PER_THREAD = cpu.WORK_PER_MEMBER = 1
 x, W = np.full((40, 64), 0.1), np.full((64, 196), 0.01)
 y = srwm.forward(x, W, num_threads=2)
 child = os.fork()

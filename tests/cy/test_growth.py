@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srwm._cy import backend
+from srwm._cy import backend, cpu
 from tests.cases import growth_case
 from tests.cy.calls import (
     DELTA,
@@ -135,15 +135,15 @@ def grown_segments(op, flat, threads):
     """Whether forward says of each segment of each sequence that the state may have grown."""
     _, sizes = sizes_of(op, flat)
     saved = save(op, flat, num_threads=threads)[2]
-    one = backend.kernels(saved.dtype, "one").layout(op.name, sizes["D"], sizes["Do"])
-    before = sizes["L"] * one[0] + backend.segments(sizes["L"]) * one[1]
-    number = -(-sizes["L"] // backend.SEGMENT)
+    one = backend.kernels(saved.dtype.name, "one").layout(op.name, sizes["D"], sizes["Do"])
+    before = sizes["L"] * one[0] + cpu.segments(sizes["L"]) * one[1]
+    number = -(-sizes["L"] // cpu.SEGMENT)
     return saved[..., before : before + number * one[2]].reshape(*saved.shape[:-1], number, -1).any(-1)
 
 
 @pytest.mark.parametrize("D", [1, 4, 16, 64])
 def test_states_that_do_not_grow_are_undone(monkeypatch, D):
-    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: 0)
+    monkeypatch.setattr(cpu, "most_bytes", lambda layout, save: 0)
     forget()
     lead, sizes = (64,), {"D": D, "Do": D, "M": 3 * D + 4, "L": 100}
     for scale in (1, 3, 10):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm._cy import backend, processor
+from srwm._cy import backend, cpu, processor
 from tests.cases import (
     TOLERANCE,
     Case,
@@ -18,7 +18,7 @@ from tests.cases import (
     random_delta_case,
     run,
 )
-from tests.cy.calls import SRWM, as_dtype, call_of, forget, poisoned_scratch, random_operands, run_delta
+from tests.cy.calls import SRWM, as_dtype, call_of, forget, poison, random_operands, run_delta
 
 USABLE = [name for name in backend.INSTRUCTION_SETS if processor.has(name)]
 
@@ -42,7 +42,7 @@ def layout(request, monkeypatch):
     """Sequences one at a time, and side by side wherever there are enough of them."""
     monkeypatch.setenv("SRWM_NUM_THREADS", "1")  # with more, a few sequences are better shared out
     most = 1 << 30 if request.param == "many" else 0
-    monkeypatch.setattr(backend, "_most_bytes", lambda layout, keep: most)
+    monkeypatch.setattr(cpu, "most_bytes", lambda layout, save: most)
     forget()
     yield request.param
     monkeypatch.undo()
@@ -51,21 +51,8 @@ def layout(request, monkeypatch):
 
 @pytest.fixture
 def poisoned_outputs(monkeypatch):
-    """Memory that the backend allocates is full of NaN: what it does not write cannot pass."""
-
-    def poisoned(shape, dtype=np.float64):
-        filling = np.nan if np.issubdtype(dtype, np.floating) else 0xFF
-        return np.full(shape, filling, dtype)
-
-    class Poisoned:
-        empty = staticmethod(poisoned)
-
-        def __getattr__(self, name):
-            return getattr(np, name)
-
-    monkeypatch.setattr(backend, "np", Poisoned())
-    monkeypatch.setattr(backend, "Recycled", lambda size: poisoned(-(-size // 8)).view(np.uint8)[:size])
-    monkeypatch.setattr(backend, "_scratch", poisoned_scratch)
+    """Memory of results and kernels is full of NaN: what is not written cannot pass."""
+    poison(monkeypatch)
 
 
 @each_reset
@@ -130,12 +117,12 @@ def test_one_sequence_with_nan_leaves_the_others_beside_it_alone(layout):
 
 
 def test_layouts_are_chosen_by_size_number_length_and_threads():
-    lanes = backend.kernels(np.dtype("float32"), "many").sequences()
+    lanes = backend.kernels("float32", "many").sequences()
 
     def side_by_side(N, L, D, threads=1):
         sizes = {"L": L, "D": D, "Do": D, "M": 3 * D + 4}
         call = call_of(SRWM, as_dtype(random_operands(SRWM, (N,), sizes), np.float32))
-        return backend._Binding(call, keep=True).side_by_side(threads)
+        return backend.forward_of(call, True).side_by_side(threads)
 
     assert side_by_side(5 * lanes + 3, 100, 16) == 5 * lanes
     assert side_by_side(lanes - 1, 100, 16) == 0
@@ -190,10 +177,10 @@ def test_growing_state_is_undone_as_exactly_as_if_it_had_been_kept(layout):
 
 def test_instruction_set_asked_for_by_name(monkeypatch):
     use_instruction_set(monkeypatch, "baseline")
-    assert backend.kernels(np.dtype("float32"), "one").__name__ == "srwm._cy.baseline_f32_one"
+    assert backend.kernels("float32", "one").__name__ == "srwm._cy.baseline_f32_one"
     use_instruction_set(monkeypatch, "neon9")
     with pytest.raises(ValueError, match=r"SRWM_INSTRUCTION_SET: expected one of .*baseline.*'neon9'"):
-        backend.kernels(np.dtype("float32"), "one")
+        backend.kernels("float32", "one")
     monkeypatch.undo()
     forget()
 
@@ -215,6 +202,6 @@ def test_gates_are_exact_to_a_few_ulps(instruction_set, dtype):
 def test_best_instruction_set_comes_first():
     assert backend.instruction_set() == USABLE[0]
     for layout, sequences in (("one", 1), ("many", None)):
-        kernels = backend.kernels(np.dtype("float64"), layout)
+        kernels = backend.kernels("float64", layout)
         assert kernels.vector_bytes() in (8, 16, 32, 64)
         assert kernels.sequences() == (sequences or kernels.vector_bytes() // 8)

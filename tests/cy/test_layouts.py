@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srwm import _threads
-from srwm._cy import backend
+from srwm._cy import cpu
 from tests.cases import TOLERANCE, assert_close
 from tests.cy.calls import (
     DELTA,
@@ -29,7 +29,7 @@ SIZES = {"L": 20, "D": 8, "Do": 8, "M": 28}
 @pytest.fixture(autouse=True)
 def all_threads(monkeypatch):
     """Every thread that is asked for is used, but for those that would share a sequence."""
-    monkeypatch.setattr(backend, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(cpu, "WORK_PER_THREAD", 1)
     forget()
     yield
     forget()

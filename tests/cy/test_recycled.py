@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm._cy import backend
 from srwm._cy.recycled import Recycled, idle_bytes, release_idle
 from tests.cases import assert_close, random_case, run
 
@@ -161,14 +160,12 @@ def test_the_system_gets_it():
     assert len(between) == 2000
 
 
-def test_threads_leave_no_large_scratch_behind():
+def test_working_memory_goes_back_when_a_call_ends():
     x, W = np.ones((2, 600, 300)), np.ones((2, 300, 1204)) / 1000  # scratch of more than a megabyte
-    assert backend.SCRATCH_HELD == 1 << 20
     srwm.backward(x, W, np.ones((2, 600, 600)), num_threads=2)
-    assert backend._per_thread.scratch[2] <= 1 << 20
-    small = backend._scratch(1000)
-    assert backend._scratch(900) is small
-    assert backend._scratch((1 << 20) + 1)[1] is not backend._scratch((1 << 20) + 1)[1]
+    assert idle_bytes() > 1 << 20
+    srwm.free_memory()
+    assert idle_bytes() == 0
 
 
 def test_pullbacks_that_live_side_by_side_keep_what_is_theirs():

@@ -1,0 +1,343 @@
+# cython: boundscheck=True, wraparound=True, cdivision=False
+"""Calls bound to the CPU kernels: what follows from layouts is settled once, addresses come with each call.
+
+The kernels of an operator go by the description of its operands. A call is bound in both layouts (lanes.h):
+sequences one at a time, or many side by side, one in each lane of a vector. They have positions, such that
+those that share an initial matrix follow one another. Memory is the caller's.
+"""
+
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from srwm._layouts import contiguous, itemsize
+from srwm._threads import default_threads, threads_allowed
+
+# Steps from one kept W to the next. Between them W comes back by undoing updates: 32 costs D M / 32
+# entries a step beside the 3 D + M + 8 of the trace, and keeps a W that grows as exact as stored ones.
+SEGMENT = 32
+
+# A last segment of this many steps or fewer is replayed: that costs less than the memory of one more
+# W, of which single steps of many sequences would need most.
+REPLAYED = 4
+
+# Sequences are computed side by side where their matrices are small, and where there are steps enough to
+# pay for bringing these into that layout.
+SIDE_BY_SIDE_STEPS = 4
+
+# Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
+# milliseconds where the threads have been idle for long.
+WORK_PER_THREAD = 1 << 22
+
+# Where sequences are fewer than threads, those that share the columns of one have at least this many
+# entries of its state each, so that two begin at D = 147. A step's two products with so many take 2.8 us
+# forward in float32 (AVX2, 2.4 GHz), and over twice that backward. Sharing costs a meeting of the threads a
+# step, 0.2 us between two, and the softmaxes on every one of them. Two threads of one core gain a third of
+# the time at D = 256, hardly any at 128; two cores would gain from fewer entries on, but where other
+# programs want the processors too, threads wait for one another at every step, which a small gain is not
+# worth.
+WORK_PER_MEMBER = 1 << 15
+
+# Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
+# sums are the same whatever the number of threads.
+CHUNKS = 64
+
+cdef enum:
+    LINE = 64  # bytes of a cache line
+
+cdef dict KINDS = {"float16": 1, "bfloat16": 2}  # of entries, as the kernels know them; 0 for others
+
+
+def real_of(str dtype):
+    """The name of the type that arrays of a dtype are computed in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def segments(L):
+    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps.
+
+    L may be a symbol of torch's compiler, here and in `entries_saved`.
+    """
+    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
+
+
+def entries_saved(kernels, call):
+    """Entries saved of a sequence, whole cache lines: there is room for either layout, and to say which."""
+    L, line = call.sizes["L"], LINE // itemsize(real_of(call.dtype))
+    of_step, of_matrix, of_growth = kernels(real_of(call.dtype), "one").layout(*name_and_sizes(call))[:3]
+    return -(-(L * of_step + segments(L) * of_matrix + -(-L // SEGMENT) * of_growth + 1) // line) * line
+
+
+cdef tuple name_and_sizes(call):
+    """The operator's name, rows of the matrices, entries of an output."""
+    op = call.operator
+    return op.name, op.initials[0].shape((), call.sizes)[0], op.output.shape((), call.sizes)[-1]
+
+
+def most_bytes(tuple layout, bint save):
+    """Bytes of matrices up to which sequences are computed side by side, with backward or without."""
+    return layout[6 if save else 5]
+
+
+cdef tuple record(a, of, tuple lead):
+    """What the kernels know of an array: bytes between neighbours along its axes, and the kind of entries.
+
+    Along its last axis but one, its last, and the axes of `lead`, to which its leading ones broadcast.
+    """
+    if a is None:
+        return None
+    own = of.lead(a)
+    along = [0 if n == 1 else step for n, step in zip(own, a.strides)]
+    outer = a.strides[-2] if of.core == 2 else 0
+    return outer, a.strides[-1], (*(0,) * (len(lead) - len(own)), *along), KINDS.get(a.dtype, 0)
+
+
+cdef list records(operands, layouts, tuple lead):
+    return [record(a, of, lead) for of, a in zip(operands, layouts, strict=True)]
+
+
+def by_entry(tuple lead, tuple own):
+    """Which of the sequences of `lead` share each array of `own`: int64 (arrays, sequences of each)."""
+    padded = (1,) * (len(lead) - len(own)) + own
+    axes = sorted(range(len(lead)), key=lambda axis: padded[axis] == 1)
+    index = np.arange(prod(lead), dtype=np.int64).reshape(lead).transpose(axes)
+    return index.reshape(prod(own), prod(n for n, m in zip(lead, padded) if m == 1))
+
+
+@lru_cache(maxsize=16)  # these are as long as there are sequences
+def order_of(tuple lead, tuple initial_lead):
+    """The sequences, those that share a matrix together; None where they are together as they are."""
+    together = prod(initial_lead) in (1, prod(lead))
+    return None if together else by_entry(lead, initial_lead).reshape(-1)
+
+
+class Gathering(NamedTuple):
+    """How gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
+
+    slots: np.ndarray  # for each position the slot that its gradient is added to
+    starts: np.ndarray  # the first slot of each matrix, and the end
+    many: np.ndarray  # chunks of the positions computed side by side: where each starts, and the end
+    one: np.ndarray  # chunks of the others
+
+
+@lru_cache(maxsize=16)
+def gathering_of(tuple lead, tuple initial_lead, tuple own, Py_ssize_t side_by_side, Py_ssize_t lanes):
+    """That of matrices with the leading axes `own`, of sequences in the order of `initial_lead`."""
+    N, order = prod(lead), order_of(lead, initial_lead)
+    many, one = chunks(0, side_by_side, lanes), chunks(side_by_side, N, 1)
+    number = len(many) + len(one)
+    matrix = np.broadcast_to(np.arange(prod(own)).reshape(own), lead).reshape(-1)
+    chunk = np.searchsorted(np.concatenate([many[:-1], one[:-1]]), np.arange(N), side="right")
+    of_slot, slots = np.unique(
+        (matrix if order is None else matrix[order]) * number + chunk, return_inverse=True
+    )
+    starts = np.searchsorted(of_slot // number, np.arange(prod(own) + 1))
+    return Gathering(slots.astype(np.int64, copy=False), starts.astype(np.int64, copy=False), many, one)
+
+
+cdef chunks(Py_ssize_t first, Py_ssize_t last, Py_ssize_t lanes):
+    """Where the chunks of positions first ... last - 1 start, and where the last one ends."""
+    size = lanes * max(1, -(-((last - first) // lanes) // CHUNKS))
+    return np.append(np.arange(first, last, size, dtype=np.int64), np.int64(last))
+
+
+cdef class Bound:
+    """What both directions of a call have in common."""
+
+    cdef readonly object call, one, many, order
+    cdef tuple initial_lead
+    cdef str real
+    cdef readonly Py_ssize_t N, lanes, saved
+    cdef Py_ssize_t work, members, signature, scratch
+    cdef bint fits
+
+    def __init__(self, kernels, call, bint save, bint backward, list results, list incoming,
+                 list gradients):
+        cdef Py_ssize_t bytes_each
+        op, sizes, lead = call.operator, call.sizes, call.lead
+        initial, L = op.initials[0], sizes["L"]
+        self.call, self.real, self.N = call, real_of(call.dtype), prod(lead)
+        entries = prod(initial.shape((), sizes))
+        self.work = self.N * L * entries  # multiply-adds of a product of every step with the matrix
+        self.members = max(1, entries // WORK_PER_MEMBER)  # threads that gain by sharing one sequence
+        self.initial_lead = self.lead_of(op.places("initial")[0])
+        self.order = order_of(lead, self.initial_lead)
+        self.saved = entries_saved(kernels, call)
+        _, rows, Do = name_and_sizes(call)
+        modules = [kernels(self.real, layout) for layout in ("one", "many")]
+        one, many = (module.layout(op.name, rows, Do) for module in modules)
+        of_kernels = rows, Do, L, SEGMENT, segments(L)
+        # What is saved lies in this order of the sequences: backward of another call must not read it.
+        of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead
+        self.signature = crc32(repr(of_call).encode()) & 0xFFFF
+        bytes_each, self.lanes = itemsize(self.real), modules[1].sequences()
+        self.scratch = bytes_each * max(of[4 if backward else 3] for of in (one, many))  # of a thread
+        self.fits = (
+            self.lanes > 1
+            and L >= SIDE_BY_SIDE_STEPS
+            and many[1] * self.lanes * bytes_each <= most_bytes(many, save)
+        )
+        arrays = records(op.flat, call.operands, lead), results, incoming, gradients
+        rest = self.saved, self.order, self.members, self.signature
+        self.one, self.many = [module.Call(op.name, of_kernels, lead, *arrays, *rest) for module in modules]
+
+    cdef tuple lead_of(self, int place):
+        """The leading axes of an operand, none where it is not given."""
+        a = self.call.operands[place]
+        return () if a is None else self.call.operator.flat[place].lead(a)
+
+    cdef int threads(self, num_threads, Py_ssize_t products) except -1:
+        """Threads for so many products of every step with the matrix."""
+        cdef Py_ssize_t most = self.N * self.members, work = products * self.work, least = WORK_PER_THREAD
+        if work < 2 * least or most < 2 or not threads_allowed():
+            return 1
+        wanted = default_threads() if num_threads is None else num_threads
+        return max(1, min(wanted, most, work // least))
+
+    cpdef Py_ssize_t side_by_side(self, Py_ssize_t threads):
+        """How many of the positions, from the first on, that many threads compute side by side."""
+        cdef Py_ssize_t number = self.N // self.lanes
+        return number * self.lanes if self.fits and number >= threads else 0
+
+
+cdef class Forward(Bound):
+    """The forward pass of a call, with what backward wants or without."""
+
+    def __init__(self, kernels, call, bint save):
+        op = call.operator
+        shapes = [of.shape(call.lead, call.sizes) for of in op.results]
+        results = [contiguous(shape, dtype) for shape, dtype in zip(shapes, call.result_dtypes)]
+        super().__init__(kernels, call, save, False, records(op.results, results, call.lead), [], [])
+
+    def __call__(self, tuple operands, tuple outputs, saved, *, num_threads, stream, empty):
+        """Fill the outputs, and what backward wants, unless their addresses are 0."""
+        cdef int threads = self.threads(num_threads, 3)
+        cdef Py_ssize_t many = self.side_by_side(threads)
+        scratch, _owner = empty(threads * self.scratch)
+        if many > 0:
+            self.many.forward(operands, outputs, saved, scratch, 0, many, threads)
+        if many < self.N:
+            self.one.forward(operands, outputs, saved, scratch, many, self.N - many, threads)
+
+
+class Gradient(NamedTuple):
+    """Where the gradient of an operand is computed, for one layout of a call."""
+
+    place: int  # of the operand
+    zeroed: int  # bytes that are added to, in the gradient itself or in the parts
+    parts: int | None  # bytes of the parts that are computed instead; None: the gradient itself is
+    index: np.ndarray | None  # the parts of each sum after one another, None: as they are
+    starts: np.ndarray  # where those of each sum begin, and the end
+    entries: int  # of a sum
+    kind: int  # of the entries of the gradient
+
+
+class Walk(NamedTuple):
+    """What follows from how many sequences are computed side by side."""
+
+    runs: tuple  # (kernels, address of the starts of chunks, chunks)
+    gradients: tuple  # of the operands that have one; None where one is not given
+    slots: tuple  # for each operand, addresses
+    owner: object
+
+
+cdef class Backward(Bound):
+    """The backward pass of a call, for gradients of its results with these layouts."""
+
+    cdef object library
+    cdef dict walks
+
+    def __init__(self, kernels, call, incoming):
+        op, lead, real = call.operator, call.lead, real_of(call.dtype)
+        gradients = [None] * len(op.flat)
+        for i in op.differentiable:
+            a, of = call.operands[i], op.flat[i]
+            if a is not None and of.role == "data":
+                dtype = real if is_summed(call, i) else a.dtype
+                gradients[i] = record(contiguous(of.shape(lead, call.sizes), dtype), of, lead)
+            elif a is not None:  # slots are the only leading axis
+                slot = contiguous(of.shape((1,), call.sizes), real)
+                gradients[i] = (*record(slot, of, ())[:2], slot.strides[:1], 0)
+        incoming = records(op.results, incoming, lead)
+        super().__init__(kernels, call, True, True, [], incoming, gradients)
+        self.library, self.walks = kernels(real, "one"), {}
+
+    def __call__(self, tuple operands, saved, tuple incoming, tuple gradients, *, num_threads, stream,
+                 empty):
+        """Fill the gradients, unless their addresses are 0, from what forward saved."""
+        cdef int threads = self.threads(num_threads, 7)
+        cdef list at = [0] * len(operands), sums = []
+        library = self.library
+        walk = self.walk(library.side_by_side(saved, self.N, self.saved, self.lanes, self.signature))
+        for g, address in zip(walk.gradients, gradients, strict=True):
+            if g is not None and address != 0:
+                at[g.place] = address
+                if g.parts is not None:
+                    at[g.place], owner = empty(g.parts)
+                    sums.append((g, at[g.place], address, owner))
+                library.clear(at[g.place], g.zeroed)
+        scratch, _owner = empty(threads * self.scratch)
+        into = tuple(at)
+        for run, starts, number in walk.runs:
+            run.backward(operands, saved, incoming, into, walk.slots, starts, number, scratch, threads)
+        for g, parts, address, _ in sums:
+            library.add_up(parts, g.index, g.starts, g.entries, address, g.kind)
+
+    cdef walk(self, Py_ssize_t many):
+        """The chunks and gradients where so many positions are computed side by side."""
+        walk = self.walks.get(many)
+        if walk is not None:
+            return walk
+        call = self.call
+        if many < 0:
+            raise ValueError(
+                f"{call.operator.verb('backward')}: expected what forward saved for backward, {self.real} "
+                f"{(*call.lead, self.saved)}, got other content; pass what forward of the same operands "
+                "returned"
+            )
+        base = gathering_of(call.lead, self.initial_lead, self.initial_lead, many, self.lanes)
+        slots, gradients, held = [0] * len(call.operands), [], [base]
+        for i in call.operator.differentiable:
+            if call.operands[i] is None:
+                gradients.append(None)
+            elif call.operator.flat[i].role == "data":
+                gradients.append(self.of_steps(i))
+            else:
+                gathering = gathering_of(call.lead, self.initial_lead, self.lead_of(i), many, self.lanes)
+                slots[i] = gathering.slots.ctypes.data
+                gradients.append(self.of_matrix(i, gathering.starts))
+                held.append(gathering)
+        runs = [
+            (kernels, starts.ctypes.data, len(starts) - 1)
+            for kernels, starts in ((self.many, base.many), (self.one, base.one))
+            if len(starts) > 1
+        ]
+        walk = self.walks[many] = Walk(tuple(runs), tuple(gradients), tuple(slots), held)
+        return walk
+
+    cdef of_steps(self, int i):
+        """That of an operand with an entry for each step."""
+        call, a, of = self.call, self.call.operands[i], self.call.operator.flat[i]
+        parts = index = None
+        starts, entries = np.zeros(1, np.int64), prod(of.shape((), call.sizes))
+        if is_summed(call, i):
+            index = by_entry(call.lead, self.lead_of(i))
+            starts = np.arange(len(index) + 1, dtype=np.int64) * index.shape[1]
+            index, parts = index.reshape(-1), self.N * entries * itemsize(self.real)
+        return Gradient(i, 0, parts, index, starts, entries, KINDS.get(a.dtype, 0))
+
+    cdef of_matrix(self, int i, starts):
+        """That of a matrix: each sequence adds to a slot."""
+        dtype, of = self.call.operands[i].dtype, self.call.operator.flat[i]
+        entries = prod(of.shape((), self.call.sizes))
+        slots = entries * itemsize(self.real) * starts[-1]
+        parts = None if dtype == self.real and starts[-1] == len(starts) - 1 else slots
+        return Gradient(i, slots, parts, None, starts, entries, KINDS.get(dtype, 0))
+
+
+cdef bint is_summed(call, int i):
+    """Whether the gradient of an operand of steps is a sum over sequences."""
+    return prod(call.operator.flat[i].lead(call.operands[i])) != prod(call.lead)
