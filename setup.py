@@ -52,6 +52,7 @@ def extensions():
         ("recycled", ["pages.h"]),
         ("exchange", []),
         ("cpu", []),
+        ("run", []),
         ("launch", []),
     ):
         yield Extension(

@@ -239,13 +239,14 @@ def same_dtype(name: str, argument: str, a: Any, dtype: Any, *, of: str, alterna
         )
 
 
-def same_device(name: str, argument: str, device: Any, first_device: Any, *, of: str) -> None:
-    """Raise ValueError unless both arrays lie on one device; `of`: the name of the first."""
-    if device != first_device:
-        raise ValueError(
-            f"{name}: {argument}: expected on the device of {of}, {first_device}, got {device}; move one "
-            "of the two, nothing is moved silently"
-        )
+def one_device(name: str, arguments: Sequence[str], devices: Sequence[Any]) -> None:
+    """Raise ValueError unless all arrays lie on the device of the first; None stands for no array."""
+    for argument, device in zip(arguments, devices, strict=True):
+        if device is not None and device != devices[0]:
+            raise ValueError(
+                f"{name}: {argument}: expected on the device of {arguments[0]}, {devices[0]}, got "
+                f"{device}; move one of the two, nothing is moved silently"
+            )
 
 
 def rank(name: str, argument: str, a: Any, least: int, form: str) -> None:

@@ -1,6 +1,6 @@
 """The ordered table of backends, and who takes an array: the first row that does not decline.
 
-A backend is a module with these constants and functions; `call` is a `srwm._plan.Call`:
+A backend is a module with these constants and functions; `call` is a `srwm._layouts.Call`:
 
     RUNS_ON_ARRAYS    whether it is no backend of addresses, but the reference, which takes arrays
     NEEDS_ALIGNMENT   whether entries must lie on whole entries: others are copied before
@@ -43,28 +43,23 @@ def module(backend: str) -> Any:
 @cache
 def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
     """(backend module, "") or (None, why there is none)."""
-    if backend is not None:
-        found = module(backend)
-        reason = found.unusable() or found.declines(device) or _lacks(found, op)
-        return (found, "") if reason is None else (None, f"backend {backend!r} cannot run: {reason}")
     reasons = []
-    for name in BACKENDS:
+    for name in BACKENDS if backend is None else (backend,):
         found = module(name)
-        reason = found.declines(device) or _lacks(found, op) or found.unusable()
-        if reason is None and found.RUNS_ON_ARRAYS and any(_has_kernels(other, op) for other in BACKENDS):
+        lacks = None if found.takes(op) else f"it has no kernels of {op.label}"
+        reason = found.declines(device) or lacks or found.unusable()
+        if reason is None and backend is None and found.RUNS_ON_ARRAYS and _has_kernels(op):
             reason = "it is the readable definition, and runs only when asked for by name"
         if reason is None:
             return found, ""
         reasons.append(f"{name}: {reason}")
+    if backend is not None:
+        return None, f"backend {backend!r} cannot run: {reason}"
     return None, f"no backend takes arrays on the {device} here ({'; '.join(reasons)})"
 
 
-def _lacks(backend: Any, op: Operator) -> str | None:
-    return None if backend.takes(op) else f"it has no kernels of {op.label}"
-
-
-def _has_kernels(name: str, op: Operator) -> bool:
-    return not module(name).RUNS_ON_ARRAYS and module(name).takes(op)
+def _has_kernels(op: Operator) -> bool:
+    return any(not module(name).RUNS_ON_ARRAYS and module(name).takes(op) for name in BACKENDS)
 
 
 def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:

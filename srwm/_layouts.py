@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 from srwm.operators.spec import Operator
 
+# DLPack's device types.
+CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+
+Reading = tuple[bytes, tuple[int, ...]]  # of arrays: their key and their addresses (exchange.pyx)
 Options = tuple[str | None, int | None]  # of a call: backend, num_threads
 
 
@@ -21,6 +25,8 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
     dtype: str
+    device: tuple[int, int] = (CPU, 0)  # DLPack's type, and index
+    is_aligned: bool = True  # whether its address and its strides are multiples of an entry's bytes
 
 
 def itemsize(dtype: str) -> int:

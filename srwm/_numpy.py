@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srwm import _checks, _dlpack, _plan
+from srwm import _checks, _dlpack
 from srwm._cy import exchange
 from srwm._cy.recycled import Recycled, room
-from srwm._layouts import Options, together
-from srwm._run import Ready, ready
+from srwm._cy.run import Ready
+from srwm._layouts import CPU, CUDA, Options, Reading, together
+from srwm._plan import ready
 from srwm.operators.spec import Operator
 
 # From this size on memory is recycled: smaller blocks come from memory that is in use anyway.
@@ -31,10 +32,10 @@ def _dtype(name: str, like: Any) -> np.dtype:
 
 
 class _Host:
-    """NumPy's arrays, as srwm/_run.py wants them."""
+    """NumPy's arrays, as srwm/_cy/run.pyx wants them."""
 
     @staticmethod
-    def read(arrays: tuple[Any, ...]) -> exchange.Reading | None:
+    def read(arrays: tuple[Any, ...]) -> Reading | None:
         return exchange.of_numpy(arrays, np.ndarray)
 
     @staticmethod
@@ -62,12 +63,12 @@ class _Host:
 
 
 class _Cuda:
-    """CuPy's arrays, as srwm/_run.py wants them."""
+    """CuPy's arrays, as srwm/_cy/run.pyx wants them."""
 
     @staticmethod
-    def read(arrays: tuple[Any, ...]) -> exchange.Reading | None:
+    def read(arrays: tuple[Any, ...]) -> Reading | None:
         def described(a: Any) -> exchange.Description:
-            device = (_plan.CUDA, a.device.id)
+            device = (CUDA, a.device.id)
             return a.data.ptr, _checks.dtype_name(a.dtype), device, a.shape, a.strides
 
         return exchange.pack(None if a is None else described(a) for a in arrays)
@@ -170,7 +171,7 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
 def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The library that computes with arrays of any type, and they as its arrays."""
     names, first = [operand.name for operand in op.flat], flat[0]
-    library: Any = _HOST if _dlpack.device_type(name, names[0], first) == _plan.CPU else _CUDA
+    library: Any = _HOST if _dlpack.device_type(name, names[0], first) == CPU else _CUDA
     arrays = _views(library, name, names, flat)
     if not isinstance(first, type(arrays[0])):
         sample = library.empty((1,), _checks.dtype_name(arrays[0].dtype), arrays[0])

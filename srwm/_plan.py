@@ -11,11 +11,11 @@ from typing import Any
 
 from srwm import _checks, _dispatch
 from srwm._cy.exchange import unpack
-from srwm._layouts import Call, Layout
+from srwm._cy.run import Ready
+from srwm._layouts import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, Call, Reading
 from srwm.operators.spec import Operator
 
-# DLPack's device types, and the kind of backend that takes arrays there.
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+# By DLPack's device type, the kind of backend that takes arrays there.
 _KINDS = {CPU: "cpu", CUDA: "cuda", CUDA_HOST: "cuda", CUDA_MANAGED: "cuda"}
 
 
@@ -25,20 +25,26 @@ class Plan:
     Attributes
     ----------
     call : Call
-    backend : module
     results : tuple of tuples of int
         Shapes of the output and of the matrices after the last step.
     saved : tuple of int, str
         Shape and dtype of what forward saves for backward.
+    runs_on_arrays : bool
+        Whether there are no functions to bind: the reference runs, on arrays.
     copies : tuple of int
         The places of operands that the backend takes as aligned contiguous copies only.
     """
 
-    def __init__(self, call: Call, backend: Any, copies: tuple[int, ...] = ()) -> None:
-        self.call, self.backend, self.copies = call, backend, copies
+    def __init__(self, call: Call, backend: Any) -> None:
+        self.call, self._backend = call, backend
         self.results = tuple(result.shape(call.lead, call.sizes) for result in call.operator.results)
         self.saved: tuple[tuple[int, ...], str] = backend.saved_of(call)
         self.runs_on_arrays: bool = backend.RUNS_ON_ARRAYS
+        self.copies = tuple(
+            i
+            for i, a in enumerate(call.operands)
+            if backend.NEEDS_ALIGNMENT and a is not None and not a.is_aligned
+        )
         # Bound when first wanted: without a backward pass, with one, and backward by the key of gradients.
         self._forward: list[Any] = [None, None]
         self._backward: dict[bytes, Any] = {}
@@ -47,7 +53,7 @@ class Plan:
         """The backend's forward pass of this call; `save`: for a backward pass."""
         bound = self._forward[save]
         if bound is None:
-            bound = self._forward[save] = self.backend.forward_of(self.call, save)
+            bound = self._forward[save] = self._backend.forward_of(self.call, save)
         return bound
 
     def backward(self, key: bytes) -> Any:
@@ -56,8 +62,7 @@ class Plan:
         if bound is None:
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
-            incoming = tuple(None if a is None else Layout(a[2], a[3], a[0]) for a in unpack(key))
-            bound = self._backward[key] = self.backend.backward_of(self.call, incoming)
+            bound = self._backward[key] = self._backend.backward_of(self.call, tuple(unpack(key)))
         return bound
 
 
@@ -75,52 +80,59 @@ def forget() -> None:
     _plans.clear()
 
 
+def ready(
+    library: Any,
+    op: Operator,
+    verb: str,
+    arrays: tuple[Any, ...],
+    backend: str | None,
+    reading: Reading | None,
+    checked: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
+) -> Ready:
+    """The operands with their plan; they are checked where it is new, unless they are already.
+
+    `library` is theirs (srwm/_cy/run.pyx), `reading` what it reads of them. Raises ValueError where they
+    are on several devices, RuntimeError where no backend can run.
+    """
+    plan = None if reading is None else find((op, backend, reading[0]))
+    if plan is None:
+        name = op.verb(verb)
+        checked = checked or _checks.operands(op, name, arrays)
+        assert reading is not None, "operands that pass the checks have a key"
+        plan = make(op, name, checked, reading[0], backend)
+    assert reading is not None
+    if plan.copies:
+        arrays = tuple(library.copy(a) if i in plan.copies else a for i, a in enumerate(arrays))
+        return ready(library, op, verb, arrays, backend, library.read(arrays))
+    return Ready(plan, library, arrays, reading[1])
+
+
 def make(
     op: Operator, name: str, checked: tuple[Any, Mapping[str, int]], key: bytes, backend: str | None
 ) -> Plan:
     """The plan of operands with this key, which is not known yet; it is from now on.
 
-    `checked` is what `srwm._checks.operands` says of them; `name` begins messages. Raises ValueError
-    where they are on several devices, RuntimeError where no backend can run.
+    `checked` is what `srwm._checks.operands` says of them; `name` begins messages.
     """
-    lead, sizes = checked
-    arrays = unpack(key)
-    first = arrays[0]
+    (lead, sizes), layouts = checked, tuple(unpack(key))
+    first = layouts[0]
     assert first is not None
-    layouts: list[Layout | None] = []
-    for operand, array in zip(op.flat, arrays, strict=True):
-        if array is not None:
-            _checks.same_device(
-                name, operand.name, _device_name(array[1]), _device_name(first[1]), of=op.flat[0].name
-            )
-        layouts.append(None if array is None else Layout(array[2], array[3], array[0]))
-    module = _dispatch.resolve(name, op, _kind(first[1]), backend)
-    given = [layouts[i] for i in op.places("state")]
-    state_dtype = next((layout.dtype for layout in given if layout is not None), first[0])
-    call = Call(op, tuple(layouts), lead, sizes, first[0], state_dtype, first[1][1])
-    copies = tuple(
-        i
-        for i, array in enumerate(arrays)
-        if module.NEEDS_ALIGNMENT and array is not None and not _is_aligned(array)
-    )
-    plan = Plan(call, module, copies)
+    devices = [None if a is None else _device_name(*a.device) for a in layouts]
+    _checks.one_device(name, [operand.name for operand in op.flat], devices)
+    module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
+    states = (layouts[i] for i in op.places("state"))
+    state_dtype = next((state.dtype for state in states if state is not None), first.dtype)
+    plan = Plan(Call(op, layouts, lead, sizes, first.dtype, state_dtype, first.device[1]), module)
     if len(_plans) >= _MOST_PLANS:
         _plans.clear()
     _plans[op, backend, key] = plan
     return plan
 
 
-def _is_aligned(array: tuple[Any, ...]) -> bool:
-    """Whether the entries of an array that a key describes lie on whole entries."""
-    name, _, _, strides, has_aligned_address = array
-    size = {"float64": 8, "float32": 4, "bool": 1}.get(name, 2)
-    return has_aligned_address and all(stride % size == 0 for stride in strides)
+def _kind(device_type: int) -> str:
+    return _KINDS.get(device_type, f"DLPack device type {device_type}")
 
 
-def _kind(device: tuple[int, int]) -> str:
-    return _KINDS.get(device[0], f"DLPack device type {device[0]}")
-
-
-def _device_name(device: tuple[int, int]) -> str:
-    kind = _kind(device)
-    return kind if kind == "cpu" else f"{kind}:{device[1]}"
+def _device_name(device_type: int, index: int) -> str:
+    kind = _kind(device_type)
+    return kind if kind == "cpu" else f"{kind}:{index}"

@@ -115,12 +115,10 @@ def _openmp_variable() -> int | None:
 
 def threads_asked_for() -> int | None:
     """What was asked for of srwm alone, by `set_num_threads` or SRWM_NUM_THREADS; None: nothing was."""
-    if _Setting.number is not None:
-        return _Setting.number
     number, complaint = _srwm_variable()
-    if complaint:
+    if _Setting.number is None and complaint:
         raise ValueError(complaint.pop())
-    return number
+    return _Setting.number or number
 
 
 def _processors() -> int:
@@ -139,14 +137,15 @@ def threads_described() -> str:
     number, complaint = _srwm_variable()
     if not threads_allowed():
         return "1, since this process was forked from one with threads"
-    if _Setting.number is not None:
-        return f"{_Setting.number}, by srwm.set_num_threads"
-    if complaint:
+    if complaint and _Setting.number is None:
         return complaint[0]
-    if number is not None:
-        return f"{number}, by SRWM_NUM_THREADS"
-    if _openmp_variable() is not None:
-        return f"{_openmp_variable()}, by OMP_NUM_THREADS"
+    for chosen, what in (
+        (_Setting.number, "by srwm.set_num_threads"),
+        (number, "by SRWM_NUM_THREADS"),
+        (_openmp_variable(), "by OMP_NUM_THREADS"),
+    ):
+        if chosen is not None:
+            return f"{chosen}, {what}"
     return f"{_processors()}, the processors of this process"
 
 

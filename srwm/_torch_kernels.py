@@ -15,8 +15,9 @@ from torch import Tensor
 from srwm import _checks
 from srwm._cy import exchange
 from srwm._cy.recycled import room
-from srwm._plan import Plan
-from srwm._run import Ready, ready
+from srwm._cy.run import Ready
+from srwm._layouts import Reading
+from srwm._plan import Plan, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
@@ -28,10 +29,10 @@ WITH_AUTOCAST = ("cpu", "cuda")
 
 
 class _Tensors:
-    """Dense tensors, as srwm/_run.py wants them."""
+    """Dense tensors, as srwm/_cy/run.pyx wants them."""
 
     @staticmethod
-    def read(tensors: Tensors) -> exchange.Reading | None:
+    def read(tensors: Tensors) -> Reading | None:
         return exchange.of_exchange(tensors, Tensor)
 
     @staticmethod
@@ -104,9 +105,8 @@ def backward(
     assert x is not None
     _check_saved(name, call.plan, saved, x)
     _checks.gradients(op, name, flat, call.plan.results, incoming, optional=True)
-    for argument, g in zip(op.gradient_names, incoming, strict=True):
-        if g is not None:
-            _checks.same_device(name, argument, g.device, x.device, of=op.flat[0].name)
+    devices = [None if t is None else t.device for t in (x, *incoming)]
+    _checks.one_device(name, (op.flat[0].name, *op.gradient_names), devices)
     return call.backward(saved, incoming, _threads(num_threads))
 
 

@@ -102,9 +102,7 @@ class TorchOperator:
         op, x = self.op, flat[0]
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
-        for operand, t in zip(op.flat, flat, strict=True):
-            if t is not None:
-                _checks.same_device(name, operand.name, t.device, x.device, of=op.flat[0].name)
+        _checks.one_device(name, [operand.name for operand in op.flat], _devices(flat))
         states = [flat[i] for i in op.places("state")]
         dtype = next((state.dtype for state in states if state is not None), x.dtype)
         y = x.new_empty(op.output.shape(lead, sizes))
@@ -126,11 +124,9 @@ class TorchOperator:
         return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
 
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
-        op, x = self.op, arguments[0]
+        op = self.op
         names = (*(operand.name for operand in op.flat), "saved", *op.gradient_names)
-        for argument, t in zip(names, arguments, strict=False):
-            if t is not None:
-                _checks.same_device(op.verb("backward"), argument, t.device, x.device, of=names[0])
+        _checks.one_device(op.verb("backward"), names, _devices(arguments[: len(names)]))
         return tuple(
             arguments[0].new_empty(0)
             if arguments[i] is None
@@ -165,12 +161,9 @@ class TorchOperator:
         with below_autograd():
             return operator(*arguments)
 
-    def _forward_below(self, *arguments: Any) -> tuple[Tensor, ...]:
-        with outer_level():
-            results: tuple[Tensor, ...] = self.forward(
-                *arguments[: self.n], layout_of_saved(), *arguments[self.n :]
-            )
-        return results
+    @outer_level()
+    def _forward_below(self, *arguments: Any) -> Any:
+        return self.forward(*arguments[: self.n], layout_of_saved(), *arguments[self.n :])
 
     def _require(self, is_known: bool) -> None:
         if not is_known:
@@ -317,6 +310,10 @@ def _twice_differentiable(operator: TorchOperator) -> Any:
 def _apply_of(function: Any) -> Any:
     """C++'s own apply: Function.apply would begin functorch's transforms once more."""
     return super(torch.autograd.Function, function).apply
+
+
+def _devices(tensors: tuple[Tensor | None, ...]) -> list[torch.device | None]:
+    return [None if t is None else t.device for t in tensors]
 
 
 def _identifier(name: str) -> str:

@@ -17,7 +17,9 @@ import pytest
 import torch
 
 import srwm
-from srwm import _dispatch, _run
+from srwm import _dispatch
+from srwm._plan import Plan
+from srwm.reference import loop
 from tests.operators import DELTA, ROWS, SRWM, Case, Row, random_case
 
 VERBS = ("forward", "vjp", "backward")
@@ -194,8 +196,9 @@ def no_work(monkeypatch):
     def forward(*_: Any) -> Any:
         raise AssertionError("work was done before the checks")
 
-    monkeypatch.setattr(_run, "forward", forward)
-    monkeypatch.setattr(_run, "backward", forward)
+    for place in (Plan, loop):
+        monkeypatch.setattr(place, "forward", forward)
+        monkeypatch.setattr(place, "backward", forward)
 
 
 def call(row, verb, flat, options):
@@ -312,10 +315,10 @@ def test_bad_gradients(row, what, gradients, error, message, library, monkeypatc
     def backward(*_):
         raise AssertionError("work was done before the checks")
 
-    monkeypatch.setattr(_run, "backward", backward)
+    monkeypatch.setattr(Plan, "backward", backward)
     with pytest.raises(error, match=rf"^{re.escape(row.op.verb('vjp'))}: {message}"):
         pullback(*gradients)
-    monkeypatch.setattr(_run, "forward", backward)
+    monkeypatch.setattr(Plan, "forward", backward)
     with pytest.raises(error, match=rf"^{re.escape(row.op.verb('backward'))}: {message}"):
         row.backward(flat, *gradients)
 

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import srwm
-from srwm import _dispatch, _run
+from srwm import _dispatch
+from srwm._plan import Plan
 from tests.operators import (
     CYTHON,
     DELTA,
@@ -306,7 +307,7 @@ def test_a_library_that_takes_nothing_back_is_refused_before_the_work(row, verb,
     def work(*_):
         raise AssertionError("work was done before")
 
-    monkeypatch.setattr(_run.Ready, "forward", work)
+    monkeypatch.setattr(Plan, "forward", work)
     case = random_case(row).map(OneWay)
     first = row.op.flat[0].name
     message = (

@@ -135,7 +135,7 @@ def test_what_is_bound_for_backward_is_bounded(monkeypatch):
     """A plan remembers the layouts of gradients, too: not of all that ever came."""
 
     class Backend:
-        RUNS_ON_ARRAYS = False
+        RUNS_ON_ARRAYS = NEEDS_ALIGNMENT = False
 
         @staticmethod
         def saved_of(call):

@@ -1,7 +1,7 @@
 """Arrays of any library to what a plan goes by: a key of their layouts, and their addresses.
 
-NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3; torch from
-2.9 on) through that: no Python call, no capsule, and the storage stays as it was. Others come described.
+NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3) through
+that: no Python call, no capsule, and the storage stays as it was. Others come described.
 
 The key is bytes: for each array its dtype, its device, its shape, its strides in bytes, and whether its
 address is aligned; for None a mark. Arrays of different libraries with one layout have one key.
@@ -11,6 +11,8 @@ from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuff
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from srwm._layouts import Layout
 
 cdef extern from *:
     """
@@ -267,21 +269,23 @@ def current_stream(object kind, int device_type, int device_id):
 
 
 def unpack(bytes key):
-    """What a key holds: for each array None, or (name of its type, device, shape, strides, is aligned)."""
+    """What a key holds: a list of layouts, None where there is no array."""
     cdef const int64_t *numbers = <const int64_t *> <const char *> key
-    cdef Py_ssize_t i, at = 0, count = len(key) // <Py_ssize_t> sizeof(int64_t), ndim
-    arrays = []
+    cdef Py_ssize_t i, at = 0, count = len(key) // <Py_ssize_t> sizeof(int64_t), ndim, size
+    cdef list layouts = []
+    cdef bint is_aligned
     while at < count:
         if numbers[at] < 0:
-            arrays.append(None)
+            layouts.append(None)
             at += 1
             continue
-        ndim = numbers[at] >> 32
-        arrays.append((
-            _names[numbers[at] & 0xffff], (numbers[at + 1], numbers[at + 2]),
-            tuple([numbers[at + HEAD + i] for i in range(ndim)]),
-            tuple([numbers[at + HEAD + ndim + i] for i in range(ndim)]),
-            not numbers[at] >> 16 & 1,
-        ))
+        ndim, size = numbers[at] >> 32, (numbers[at] & 0xff) // 8
+        shape = tuple([numbers[at + HEAD + i] for i in range(ndim)])
+        strides = tuple([numbers[at + HEAD + ndim + i] for i in range(ndim)])
+        is_aligned = not numbers[at] >> 16 & 1
+        for i in range(ndim):
+            is_aligned &= numbers[at + HEAD + ndim + i] % size == 0
+        device = numbers[at + 1], numbers[at + 2]
+        layouts.append(Layout(shape, strides, _names[numbers[at] & 0xffff], device, is_aligned))
         at += HEAD + 2 * ndim
-    return arrays
+    return layouts
