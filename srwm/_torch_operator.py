@@ -29,7 +29,6 @@ from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
     autograd_kernel_is_known,
     below_autograd,
-    below_autograd_is_known,
     has_tangent,
     outer_level,
     single_level_autograd,
@@ -147,6 +146,12 @@ class TorchOperator:
         self, operator: Any, arguments: tuple[Any, ...], function: Any, of_function: tuple[Any, ...]
     ) -> Any:
         """An operator where no gradient is wanted, and its autograd Function where one is."""
+        if not autograd_kernel_is_known:
+            raise NotImplementedError(
+                f"{self.op.verb('forward')}: expected a version of torch that srwm knows from inside, got "
+                f"{torch.__version__}, where it runs on plain tensors alone; call it eagerly, outside of "
+                "transforms, or use a version of torch within the range that srwm names"
+            )
         if has_tangent(arguments):  # forward mode comes this far when compiled, and would give zeros
             raise NotImplementedError(
                 f"{self.op.verb('forward')}: expected no forward-mode derivative (jvp, jacfwd, hessian, "
@@ -154,24 +159,14 @@ class TorchOperator:
             )
         tensors = (t for t in arguments if isinstance(t, Tensor))
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):  # as seen at this level
-            self._require(autograd_kernel_is_known)
             with single_level_autograd():
                 return function(*of_function)
-        self._require(below_autograd_is_known)
         with below_autograd():
             return operator(*arguments)
 
     @outer_level()
     def _forward_below(self, *arguments: Any) -> Any:
         return self.forward(*arguments[: self.n], layout_of_saved(), *arguments[self.n :])
-
-    def _require(self, is_known: bool) -> None:
-        if not is_known:
-            raise NotImplementedError(
-                f"{self.op.verb('forward')}: expected a version of torch that srwm knows from inside, got "
-                f"{torch.__version__}, in which gradients under transforms and compilers cannot be had; "
-                "call it eagerly, or use a version of torch within the range that srwm names"
-            )
 
     def gradients(
         self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any

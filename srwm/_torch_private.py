@@ -2,7 +2,7 @@
 
 Each is asked for once. `plain_is_known` says whether `is_plain` can tell; without, it answers no, and
 calls take the slower road through the dispatcher. `autograd_kernel_is_known` says whether an autograd
-kernel of our own can be written; without, tensors under a transform are refused, and eager calls have an
+kernel of our own can be written; without, what is no plain tensor is refused, and plain ones have an
 autograd.Function.
 """
 
@@ -73,13 +73,8 @@ plain_is_known = None not in (
     *(_is_dynamo_compiling, _include_set, _has_torch_function, _profiler_enabled, _dispatch_keys),
     *(_key_set, _key, _level),
 )
-below_autograd_is_known = _below_autograd is not None
 autograd_kernel_is_known = None not in (
-    _below_autograd,
-    _transforms,
-    _transform_type,
-    _single_level,
-    _forward_grad_mode,
+    *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode),
 )
 _THREAD_KEYS, _TENSOR_KEYS = _key_sets() if plain_is_known else (frozenset(), frozenset())
 
