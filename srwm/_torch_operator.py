@@ -329,9 +329,15 @@ _operators: dict[str, TorchOperator] = {}
 
 
 def _registered(name: str) -> str:
-    """The name of an operator, whose torch operators are registered now."""
-    if name not in _operators:
-        _operators[name] = TorchOperator(described[name])
+    """The name of an operator, whose torch operators are registered now, with those of all others.
+
+    All at once: the compiler reads the table once for a graph, and an operator that the same graph calls
+    later would not be in what it read.
+    """
+    if len(_operators) < len(described):
+        for other in described.values():
+            if other.name not in _operators:
+                _operators[other.name] = TorchOperator(other)
     return name
 
 

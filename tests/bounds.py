@@ -36,7 +36,13 @@ FOLDER = ROOT / ".bounds"
 # NumPy 2, more than the package does, and without a GPU it could only be imported.
 EXTRAS = ("torch", "examples", "bench", "test")
 
-TESTS = ("tests/test_numpy.py", "tests/test_torch.py", "tests/test_transforms.py", "tests/nn")
+TESTS = (
+    "tests/test_numpy.py",
+    "tests/test_torch.py",
+    "tests/test_transforms.py",
+    "tests/test_distributed.py",
+    "tests/nn",
+)
 OPTIONS = ("-m", "not slow and not gpu", "-o", "filterwarnings=", "-p", "no:cacheprovider")
 
 # What a build leaves in a checkout, and what has no part in one.

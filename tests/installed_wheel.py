@@ -29,7 +29,9 @@ NOT_THE_OPERATORS = (
     "nn",  # the layers need torch
     "test_build.py",  # read the checkout's sources
     "test_imports.py",
-    "test_forks.py",  # these four need torch
+    "distributed.py",  # these six need torch
+    "test_distributed.py",
+    "test_forks.py",
     "test_new_operator.py",
     "test_torch.py",
     "test_transforms.py",

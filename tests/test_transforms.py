@@ -682,21 +682,3 @@ def test_modules_are_copied_and_pickled(row):
         other.zero_grad()
         sum(t.sum() for t in other(*data)).backward()
         assert_agree(other.weight.grad, layer.weight.grad)
-
-
-# ---- several processes
-
-
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@each_operator
-def test_two_processes_train_as_one(row, how):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run(
-        [*command, "-m", "tests.distributed", row.op.name, how],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,19 @@ def do_jobs(
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-            for name, (what, recorded) in jobs.items():
-                torch.save(known[what](load(recorded)), out / f"{name}-{rank}.pt")
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-            return
+            status, groups = 1, []
+            try:
+                for name, (what, recorded) in jobs.items():
+                    torch.save(known[what](load(recorded)), out / f"{name}-{rank}.pt")
+                    # Held to the end, which is without that of an interpreter: where the last reference to
+                    # a process group goes, PyTorch 2.13 joins its threads while it holds the lock that
+                    # they may wait for. Such a process was seen to hang.
+                    groups += [torch.distributed.group.WORLD]
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
         children.append(child)
     statuses = [os.waitpid(child, 0)[1] for child in children]
     assert statuses == [0] * processes, statuses

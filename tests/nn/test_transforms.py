@@ -4,46 +4,26 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.func import functional_call, grad, jacrev, stack_module_state, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
-from tests.nn.loops import by_loop, flat, random_state, randomised
+from tests.nn.layers import MAKERS, B, L, arguments, d_model, made
+from tests.nn.loops import by_loop, flat
 
-B, L, H, D = 3, 4, 2, 3
-d_model = H * D
+ROOT = Path(__file__).parents[2]
 
-MAKERS = {
-    "SRWM": lambda **options: SRWM(d_model, H, residual="pre_norm", input_softmax=True, **options),
-    "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
-    "SRDelta": lambda **options: SRDelta(d_model, H, residual="norm_skip", **options),
-    "FakeSR": lambda **options: FakeSR(d_model, H, **options),
-    "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
-    "Stack": lambda **options: Stack([SRWM(d_model, H, **options), FeedForward(d_model, 5, **options)]),
-}
 each_layer = pytest.mark.parametrize("name", MAKERS)
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def made(name):
-    return randomised(MAKERS[name]())
-
-
-def arguments(layer, count=B):
-    """h with NaN at padding, a state, resets, a mask."""
-    mask = torch.tensor([[True, True, True, False], [False, True, True, True], [True, False, True, True]])
-    mask = mask.repeat(count // B, 1)
-    h = torch.randn(count, L, d_model, dtype=torch.double)
-    h[~mask] = torch.nan
-    reset = torch.tensor([[False, True, False, False], [True] * 4, [False] * 4]).repeat(count // B, 1)
-    return h, random_state(layer, count, requires_grad=False), reset, mask
 
 
 def loss(results):
@@ -187,6 +167,25 @@ def test_compiled_as_one_graph_for_several_sizes(name):
         torch.testing.assert_close(
             dict(zip(parameters, got, strict=True)), expected_gradients(layer, given)
         )
+
+
+def test_two_operators_are_compiled_as_one_graph_where_none_was_called_before():
+    """The torch operators of both are registered while the compiler traces the first."""
+    program = """
+import torch
+from srwm.nn import SRWM, DeltaNet, Stack
+stack, h = Stack([SRWM(6, 2), DeltaNet(6, 2)]), torch.randn(2, 3, 6)
+compiled = torch.compile(stack, fullgraph=True, backend="eager")
+torch.testing.assert_close(compiled(h), stack(h))
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 @each_layer
