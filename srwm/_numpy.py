@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from srwm import _checks, _dlpack
-from srwm._cy import exchange
-from srwm._cy.recycled import Recycled, room
+from srwm._cy import exchange, recycled
 from srwm._cy.run import Ready
 from srwm._layouts import CPU, CUDA, Options, Reading, together
 from srwm._plan import ready
 from srwm.operators.spec import Operator
-
-# From this size on memory is recycled: smaller blocks come from memory that is in use anyway.
-RECYCLED_BYTES = 64 << 10
 
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 
@@ -40,11 +35,7 @@ class _Host:
 
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
-        kind = _dtype(dtype, like)
-        size = prod(shape) * kind.itemsize
-        if size < RECYCLED_BYTES:
-            return np.empty(shape, kind)
-        return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(kind).reshape(shape)
+        return recycled.empty(shape, _dtype(dtype, like))
 
     @staticmethod
     def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
@@ -56,7 +47,7 @@ class _Host:
 
     @staticmethod
     def room(like: Any) -> Callable[[int], tuple[int, Any]]:
-        return room
+        return recycled.room
 
     copy = staticmethod(np.copy)
     own_precision = staticmethod(nullcontext)

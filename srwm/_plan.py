@@ -120,12 +120,10 @@ def make(
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
     _checks.one_device(name, [operand.name for operand in op.flat], devices)
     module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
-    states = (layouts[i] for i in op.places("state"))
-    state_dtype = next((state.dtype for state in states if state is not None), first.dtype)
-    plan = Plan(Call(op, layouts, lead, sizes, first.dtype, state_dtype, first.device[1]), module)
+    call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
     if len(_plans) >= _MOST_PLANS:
         _plans.clear()
-    _plans[op, backend, key] = plan
+    plan = _plans[op, backend, key] = Plan(call, module)
     return plan
 
 

@@ -102,18 +102,13 @@ class TorchOperator:
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
         _checks.one_device(name, [operand.name for operand in op.flat], _devices(flat))
-        states = [flat[i] for i in op.places("state")]
-        dtype = next((state.dtype for state in states if state is not None), x.dtype)
-        y = x.new_empty(op.output.shape(lead, sizes))
-        matrices = [
-            x.new_empty(result.shape(lead, sizes) if return_state else 0, dtype=dtype)
-            for result in op.next_states
-        ]
+        y, dtype = x.new_empty(op.output.shape(lead, sizes)), op.state_dtype(flat)
+        shapes = (result.shape(lead, sizes) if return_state else 0 for result in op.next_states)
+        matrices = [x.new_empty(shape, dtype=dtype) for shape in shapes]
         if save is None or x.device.type == "meta":
             return y, *matrices, x.new_empty(0)
-        call = Call(
-            op, (None,) * self.n, lead, sizes, _checks.dtype_name(x.dtype), _checks.dtype_name(dtype), 0
-        )
+        dtypes = _checks.dtype_name(x.dtype), _checks.dtype_name(dtype)
+        call = Call(op, (None,) * self.n, lead, sizes, *dtypes, 0)
         shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
         return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
 

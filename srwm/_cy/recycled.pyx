@@ -11,12 +11,18 @@ the lock. A free-threaded Python turns it on when it imports this module, since 
 could do without.
 """
 
+from math import prod
+
+import numpy as np
 from cpython.buffer cimport PyBuffer_FillInfo
 
 cdef extern from "pages.h" nogil:
     void *allocate(size_t size)
     void release(void *memory)
     void trim()
+
+# From this size on arrays are recycled: smaller ones come from memory that is in use anyway.
+RECYCLED_BYTES = 64 << 10
 
 cdef size_t IDLE_BYTES = 256 << 20  # a thirtieth of a small laptop's memory
 
@@ -135,6 +141,14 @@ cdef class Recycled:
     def __dealloc__(self):
         if self.address != NULL:
             give_back(self.address, self.rounded, self.size_class)
+
+
+def empty(tuple shape, dtype):
+    """An array of this numpy.dtype, not initialised; a large one on memory that was used before."""
+    size = prod(shape) * dtype.itemsize
+    if size < RECYCLED_BYTES:
+        return np.empty(shape, dtype)
+    return np.frombuffer(memoryview(Recycled(size)).cast("B"), np.uint8).view(dtype).reshape(shape)
 
 
 def room(Py_ssize_t size):

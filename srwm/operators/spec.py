@@ -203,6 +203,11 @@ class Operator:
         """The places in `flat` of the operands that have a gradient."""
         return tuple(i for i, operand in enumerate(self.flat) if operand.role != "flag")
 
+    def state_dtype(self, flat: Sequence[Any]) -> Any:
+        """The dtype of the matrices after the last step: of a given state, else of the first operand."""
+        states = (flat[i] for i in self.places("state"))
+        return next((state.dtype for state in states if state is not None), flat[0].dtype)
+
     def of_role(self, role: Role) -> tuple[Operand, ...]:
         """The operands of one role, in the order of the signature."""
         return tuple(operand for operand in self.operands if operand.role == role)
