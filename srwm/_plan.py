@@ -6,7 +6,7 @@ The one cache in front of the kernels. Its key holds shapes, strides, dtypes and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srwm import _checks, _dispatch
@@ -56,7 +56,10 @@ class Plan:
         if bound is None:
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
-            incoming = tuple(None if a is None else Layout(a[2], a[3], a[0]) for a in unpack(key))
+            arrays = unpack(key)
+            if self.backend.NEEDS_ALIGNMENT:
+                _check_alignment(self.call.operator, arrays)
+            incoming = tuple(None if a is None else Layout(a[2], a[3], a[0]) for a in arrays)
             bound = self._backward[key] = self.backend.backward_of(self.call, incoming)
         return bound
 
@@ -115,6 +118,18 @@ def _is_aligned(array: tuple[Any, ...]) -> bool:
     name, _, _, strides, has_aligned_address = array
     size = {"float64": 8, "float32": 4, "bool": 1}.get(name, 2)
     return has_aligned_address and all(stride % size == 0 for stride in strides)
+
+
+def _check_alignment(op: Operator, arrays: Sequence[tuple[Any, ...] | None]) -> None:
+    """Raise ValueError for gradients of results that do not lie on whole entries."""
+    for name, array in zip(op.gradient_names, arrays, strict=True):
+        if array is not None and not _is_aligned(array):
+            dtype, _, _, strides, has_aligned_address = array
+            address = "an aligned address" if has_aligned_address else "a misaligned address"
+            raise ValueError(
+                f"{op.verb('backward')}: {name}: expected entries that lie on multiples of their size, got "
+                f"{dtype} at {address} with strides of {strides} bytes; pass a contiguous copy"
+            )
 
 
 def _kind(device: tuple[int, int]) -> str:
