@@ -3,7 +3,7 @@
 srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set, real type and layout (one
 sequence at a time, or many side by side: lanes.h); srwm/_cy/backend.py picks when they are first used. No
 -march=native: the modules run wherever their instruction set does. launch.pyx configures the CUDA kernels,
-which are compiled when they are first used.
+cuda.pyx calls them; CuPy compiles them when they are first used.
 
 SRWM_BOUNDS_CHECKED=1 checks every index of the kernels; SRWM_BUILD_INSTRUCTION_SETS names the instruction
 sets to build, separated by commas, instead of all that this architecture has.
@@ -54,6 +54,7 @@ def extensions():
         ("cpu", []),
         ("run", []),
         ("launch", []),
+        ("cuda", []),
     ):
         yield Extension(
             f"srwm._cy.{name}",

@@ -34,6 +34,11 @@ def itemsize(dtype: str) -> int:
     return {"float64": 8, "float32": 4, "bool": 1}.get(dtype, 2)
 
 
+def real_of(dtype: str) -> str:
+    """The dtype that arrays of a dtype are computed in, and in which sums and what is saved are."""
+    return "float64" if dtype == "float64" else "float32"
+
+
 def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
     """The layout of a new array."""
     strides, size = [], itemsize(dtype)

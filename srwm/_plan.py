@@ -6,13 +6,13 @@ The one cache in front of the kernels. Its key holds shapes, strides, dtypes and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srwm import _checks, _dispatch
 from srwm._cy.exchange import unpack
 from srwm._cy.run import Ready
-from srwm._layouts import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, Call, Reading
+from srwm._layouts import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, Call, Layout, Reading
 from srwm.operators.spec import Operator
 
 # By DLPack's device type, the kind of backend that takes arrays there.
@@ -62,7 +62,10 @@ class Plan:
         if bound is None:
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
-            bound = self._backward[key] = self._backend.backward_of(self.call, tuple(unpack(key)))
+            incoming = tuple(unpack(key))
+            if self._backend.NEEDS_ALIGNMENT:
+                _check_alignment(self.call.operator, incoming)
+            bound = self._backward[key] = self._backend.backward_of(self.call, incoming)
         return bound
 
 
@@ -134,3 +137,13 @@ def _kind(device_type: int) -> str:
 def _device_name(device_type: int, index: int) -> str:
     kind = _kind(device_type)
     return kind if kind == "cpu" else f"{kind}:{index}"
+
+
+def _check_alignment(op: Operator, incoming: Sequence[Layout | None]) -> None:
+    """Raise ValueError for gradients of results that do not lie on whole entries."""
+    for name, a in zip(op.gradient_names, incoming, strict=True):
+        if a is not None and not a.is_aligned:
+            raise ValueError(
+                f"{op.verb('backward')}: {name}: expected an address and strides that are multiples of an "
+                f"entry's size, got {a.dtype} with strides of {a.strides} bytes; pass a contiguous copy"
+            )

@@ -118,9 +118,10 @@ def _check_saved(name: str, plan: Plan, saved: Tensor, x: Tensor) -> None:
             f"{name}: saved: expected what forward saved, of dtype {dtype}, got {saved.dtype}; a hook on "
             "saved tensors must give back what it was given"
         )
-    if tuple(saved.shape) != tuple(shape) or not saved.is_contiguous() or saved.device != x.device:
+    is_dense = saved.is_contiguous() and saved.data_ptr() % saved.element_size() == 0
+    if tuple(saved.shape) != tuple(shape) or not is_dense or saved.device != x.device:
         raise ValueError(
-            f"{name}: saved: expected what forward saved for these operands, contiguous, of shape "
-            f"{tuple(shape)} on {x.device}, got shape {tuple(saved.shape)}, strides {saved.stride()} on "
-            f"{saved.device}; pass forward's last result as it is"
+            f"{name}: saved: expected what forward saved for these operands, contiguous and aligned, of "
+            f"shape {tuple(shape)} on {x.device}, got shape {tuple(saved.shape)}, strides {saved.stride()} "
+            f"at address {saved.data_ptr():#x} on {saved.device}; pass forward's last result as it is"
         )

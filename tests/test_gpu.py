@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,16 @@ def test_cupy_arrays_in_any_stream_and_out_of_it(row):
         stream.synchronize()
     assert isinstance(y, cupy.ndarray)
     assert_close({"y": y.get()}, {"y": truth["y"]}, TOLERANCE["float64"])
+
+
+@each_operator
+def test_calls_of_a_thread_that_has_used_no_device_yet(row):
+    """It has no context: PyTorch's allocator may have memory for it without making one."""
+    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), requires_grad=True)
+    for _ in range(2):
+        expected = trained(case)
+        with ThreadPoolExecutor(1) as thread:
+            assert_same(thread.submit(trained, case).result(), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -292,6 +292,13 @@ def test_saved_tensors_may_lie_on_disk_or_be_copies(row):
         assert_close(trained(case), expected, 0.0)
 
 
+def at_odd_address(a):
+    """The same entries, one byte behind where they would be aligned."""
+    moved = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    moved[...] = a
+    return moved
+
+
 BAD_SAVED = {
     "in halves": (lambda t: t.half(), TypeError, "saved: expected what forward saved, of dtype"),
     "of another shape": (lambda t: t[..., :-1], ValueError, "saved: expected what forward saved for these"),
@@ -300,6 +307,11 @@ BAD_SAVED = {
         lambda t: torch.stack([t, t], -1)[..., 0],
         ValueError,
         "saved: expected what forward saved for these operands, contiguous",
+    ),
+    "not aligned": (
+        lambda t: torch.from_numpy(at_odd_address(t.numpy())),
+        ValueError,
+        "saved: expected what forward saved for these operands, contiguous and aligned",
     ),
 }
 

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from srwm._cy import cpu, processor
-from srwm._layouts import Call, Layout
+from srwm._layouts import Call, Layout, real_of
 from srwm._threads import threads_described
 from srwm.operators.spec import Operator
 
@@ -82,7 +82,7 @@ def saved_of(call: Call) -> tuple[tuple[int, ...], str]:
 
     What is in it only this backend knows; K depends on sizes and dtype, and on the processor.
     """
-    return (*call.lead, cpu.entries_saved(kernels, call)), cpu.real_of(call.dtype)
+    return (*call.lead, cpu.entries_saved(kernels, call)), real_of(call.dtype)
 
 
 def forward_of(call: Call, save: bool) -> cpu.Forward:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from srwm._layouts import contiguous, itemsize
+from srwm._layouts import contiguous, itemsize, real_of
 from srwm._threads import default_threads, threads_allowed
 
 # Steps from one kept W to the next. Between them W comes back by undoing updates: 32 costs D M / 32
@@ -49,11 +49,6 @@ cdef enum:
     LINE = 64  # bytes of a cache line
 
 cdef dict KINDS = {"float16": 1, "bfloat16": 2}  # of entries, as the kernels know them; 0 for others
-
-
-def real_of(str dtype):
-    """The name of the type that arrays of a dtype are computed in."""
-    return "float64" if dtype == "float64" else "float32"
 
 
 def segments(L):

@@ -16,7 +16,7 @@
 //   SRWM_SEGMENT   steps from one saved matrix to the next
 //
 // The parameters of a kernel have the names of the operator's operands, and `namespace arg` numbers those that have a
-// view, in the order in which srwm/_raw_kernels/passes.py gives them. Letters and the numbered steps: srwm/reference.
+// view, in the order in which srwm/_cy/cuda.pyx gives them. Letters and the numbered steps: srwm/reference.
 // Vectors are rows.
 #ifndef SRWM_ARRAYS_CUH
 #define SRWM_ARRAYS_CUH

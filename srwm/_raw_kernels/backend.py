@@ -7,26 +7,14 @@ each gradient that is a sum. Memory is the caller's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple
 
 from srwm._cy import launch
+from srwm._cy.cuda import Backward, Forward, plans_of
+from srwm._cy.cuda import saved_of as saved_of
+from srwm._layouts import Call, Layout
 from srwm._raw_kernels import loader
-from srwm._raw_kernels.passes import Backward, Bound, Forward, plans_of, saved_of
 from srwm.operators.spec import Operator, described
-
-__all__ = [
-    "NEEDS_ALIGNMENT",
-    "RUNS_ON_ARRAYS",
-    "backward_of",
-    "declines",
-    "forward_of",
-    "saved_of",
-    "takes",
-    "unusable",
-    "warmup",
-]
 
 RUNS_ON_ARRAYS = False
 NEEDS_ALIGNMENT = True  # a kernel walks whole entries
@@ -56,61 +44,57 @@ def takes(operator: Operator) -> bool:
     return operator.name in launch.OPERATORS
 
 
-class _Stream(NamedTuple):
-    """A stream as CuPy's launch wants it: whatever has such an attribute. Nothing becomes current."""
-
-    ptr: int
-
-
-class _Device:
-    """A platform of `passes`: the device of this index."""
+class Device:
+    """A driver of `srwm._cy.cuda`: the device of this index."""
 
     def __init__(self, index: int) -> None:
-        self.index = index
-
-    def _current(self) -> AbstractContextManager[Any]:
-        """Makes the device current where another one is."""
         import cupy
 
-        if cupy.cuda.runtime.getDevice() == self.index:
-            return nullcontext()
-        device: AbstractContextManager[Any] = cupy.cuda.Device(self.index)
-        return device
+        self.index, self._cuda = index, cupy.cuda
+        # Of every launch: looked up once.
+        self._current, self._context = cupy.cuda.runtime.getDevice, cupy.cuda.driver.ctxGetCurrent
+        self._launch = cupy.cuda.driver.launchKernel
 
     def limits(self) -> launch.Limits:
+        """What it allows."""
         return loader.limits(self.index)
 
-    def kernel(self, plan: launch.Plan) -> Any:
-        with self._current():
-            return loader.function(plan, self.index)
+    def kernel(self, plan: launch.Plan) -> int:
+        """The handle of a kernel, which stays loaded."""
+        with self._cuda.Device(self.index):
+            handle: int = loader.function(plan, self.index).kernel.ptr
+        return handle
 
-    def launch(self, bound: Bound, addresses: tuple[int, ...], stream: int) -> None:
-        with self._current():
-            bound.kernel(
-                (bound.blocks,),
-                (bound.threads,),
-                (*addresses, *bound.values),
-                shared_mem=bound.dynamic,
-                stream=_Stream(stream),
-            )
+    def launch(
+        self, kernel: int, blocks: int, threads: int, shared_bytes: int, stream: int, extra: int
+    ) -> None:
+        """Launch it; where the thread has no context yet, or that of another device, in the device's."""
+        current = self._current()
+        if current != self.index or not self._context():
+            self._cuda.runtime.setDevice(self.index)
+        try:
+            self._launch(kernel, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, 0, extra)
+        finally:
+            if current != self.index:
+                self._cuda.runtime.setDevice(current)
 
 
-def forward_of(call: Any, keep: bool) -> Forward:
+def forward_of(call: Call, keep: bool) -> Forward:
     """The forward pass of a kind of call; ValueError for sizes that the kernels do not run."""
     del keep  # the kernel looks whether it is given an address
-    return Forward(_Device(call.device), call)
+    return Forward(Device(call.device), call)
 
 
-def backward_of(call: Any, incoming: Sequence[Any]) -> Backward:
+def backward_of(call: Call, incoming: Sequence[Layout | None]) -> Backward:
     """The backward pass of a kind of call whose results have gradients of these layouts, None for zero."""
-    return Backward(_Device(call.device), call, incoming)
+    return Backward(Device(call.device), call, incoming)
 
 
 def warmup(D: int, Do: int, dtype: str) -> None:
     """Compile the kernels of every operator for these sizes and this dtype, for CuPy's current device."""
     import cupy
 
-    device = _Device(cupy.cuda.Device().id)
+    device = Device(cupy.cuda.Device().id)
     for operator in filter(takes, described.values()):
         for plan in plans_of(operator, D, Do, dtype, device.limits()):
             device.kernel(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from srwm._layouts import real_of
 from srwm.operators.spec import Operator
 from srwm.reference.loop import saved_shape
 
@@ -30,5 +31,4 @@ def takes(op: Operator) -> bool:
 
 def saved_of(call: Any) -> tuple[tuple[Any, ...], str]:
     """Shape and dtype of what forward saves for backward."""
-    dtype = "float64" if call.dtype == "float64" else "float32"
-    return saved_shape(call.operator, call.lead, call.sizes), dtype
+    return saved_shape(call.operator, call.lead, call.sizes), real_of(call.dtype)

@@ -1,7 +1,7 @@
 """The CUDA backend on a CPU: a row for the table of backends that takes addresses of the host.
 
-All of `srwm._raw_kernels` is under test but the few lines that call CuPy: configuration, the order of
-arguments, the kernels, the sums of gradients. What a call writes is NaN before, which shows whether all of
+All that stands in front of CuPy is under test: configuration, the order of parameters, the block that holds
+them, the kernels, the sums of gradients. What a call writes is NaN before, which shows whether all of
 it was written.
 """
 
@@ -15,10 +15,8 @@ from functools import cache
 from math import prod
 from typing import Any
 
-from srwm._cy import launch
-from srwm._raw_kernels import passes
-from srwm._raw_kernels.passes import saved_of
-from srwm._raw_kernels.views import ITEM_BYTES
+from srwm._cy import cuda, launch
+from srwm._cy.cuda import saved_of
 from srwm.operators.delta import DELTA
 from srwm.operators.spec import Operator
 from srwm.operators.srwm import SRWM
@@ -47,6 +45,8 @@ __all__ = [
 
 RUNS_ON_ARRAYS = False
 NEEDS_ALIGNMENT = True
+
+STREAM = 7  # the handle of every call, so that a test can see whether it arrives
 
 _platforms: list[Any] = [Platform()]
 
@@ -93,7 +93,9 @@ def _memory(layout: Any, address: int, *, writeable: bool = False) -> Memory | N
     ends = [(n - 1) * stride for n, stride in zip(layout.shape, layout.strides, strict=True)]
     if min(ends, default=0) < 0 and prod(layout.shape):
         raise CudaHostError("an array with a negative stride cannot be sent")
-    nbytes = sum(ends) + ITEM_BYTES[layout.dtype] if prod(layout.shape) else 0
+    if any(at % calls.ITEM_BYTES[layout.dtype] for at in (address, *layout.strides)):
+        raise CudaHostError("an array whose entries are not aligned: a device would lose its context")
+    nbytes = sum(ends) + calls.ITEM_BYTES[layout.dtype] if prod(layout.shape) else 0
     return Memory(address, nbytes, writeable)
 
 
@@ -119,14 +121,14 @@ class _OnHost:
             for m in memory:
                 if m is not None and m.writeable:
                     ctypes.memset(m.address, 0xFF, m.nbytes)
-            self._make(_platforms[-1])(*addresses, stream=0, empty=known_empty)
+            self._make(_platforms[-1])(*addresses, stream=STREAM, empty=known_empty)
         finally:
             known.clear()
 
 
 class _Forward(_OnHost):
     def __init__(self, call: Any) -> None:
-        super().__init__(lambda platform: passes.Forward(platform, call))
+        super().__init__(lambda platform: cuda.Forward(platform, call))
         self._call = call
 
     def __call__(
@@ -149,7 +151,7 @@ class _Forward(_OnHost):
 
 class _Backward(_OnHost):
     def __init__(self, call: Any, incoming: Sequence[Any]) -> None:
-        super().__init__(lambda platform: passes.Backward(platform, call, incoming))
+        super().__init__(lambda platform: cuda.Backward(platform, call, incoming))
         self._call, self._incoming = call, incoming
 
     def __call__(

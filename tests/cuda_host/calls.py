@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from srwm._raw_kernels.views import ITEM_BYTES, contiguous_along, is_aligned
+from srwm._cy.exchange import TYPES
+from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 
-
-class Layout(NamedTuple):
-    """One array, without its address."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in bytes
-    dtype: str
+ITEM_BYTES = {name: bits // 8 for name, (_, bits) in TYPES.items()}
 
 
-class Call(NamedTuple):
-    """All that is known of a call but addresses."""
+def arrays_of_forward(operator: Operator) -> tuple[str, ...]:
+    """The arrays of a forward kernel of which its last argument has a view, in the order of both."""
+    return tuple(operand.name for operand in operator.flat)
 
-    operator: Operator
-    operands: tuple[Layout | None, ...]
-    lead: tuple[int, ...]
-    sizes: Any
-    dtype: str
-    state_dtype: str
-    device: int
+
+def arrays_of_backward(operator: Operator) -> tuple[str, ...]:
+    """The same of a backward kernel."""
+    gradients = (f"g{operator.flat[i].name}" for i in operator.differentiable)
+    return (*arrays_of_forward(operator), "saved", *operator.gradient_names, *gradients)
 
 
 def name_of(dtype: Any) -> str:
@@ -44,7 +39,8 @@ def layout_of(a: Any) -> Layout | None:
 
 def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
     """Of a contiguous array."""
-    return Layout(shape, contiguous_along(shape, range(len(shape)), ITEM_BYTES[dtype]), dtype)
+    strides = (prod(shape[i + 1 :]) * ITEM_BYTES[dtype] for i in range(len(shape)))
+    return Layout(shape, tuple(strides), dtype)
 
 
 def call_of(operator: Operator, operands: Sequence[Any], lead: tuple[int, ...]) -> Call:
@@ -90,7 +86,11 @@ def _new(layout: Layout, like: Any) -> np.ndarray:
 
 def aligned(arrays: Sequence[Any]) -> list[Any]:
     """The arrays, or copies of those whose entries are not a whole number of entries apart."""
-    return [a if a is None or is_aligned(layout_of(a)) else a.copy() for a in arrays]
+
+    def is_aligned(a: Any) -> bool:
+        return not any(stride % a.itemsize for stride in a.strides)
+
+    return [a if a is None or is_aligned(a) else a.copy() for a in arrays]
 
 
 def forward(

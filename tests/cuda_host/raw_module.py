@@ -179,6 +179,8 @@ def _by_value(argument: Any) -> bytes | None:
         isinstance(argument, np.ndarray) and argument.dtype.type is not np.void
     ):
         return None
+    if isinstance(argument, bytes):
+        return argument
     if isinstance(argument, (np.ndarray, np.generic)):
         return argument.tobytes()
     if isinstance(argument, bool):
@@ -200,11 +202,21 @@ def _loaded(built: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
+def parameters(code: str, name: str) -> list[str]:
+    """The declarations of a kernel's parameters."""
+    found = re.search(rf"\b{name}\(([^)]*)\)\s*\{{", code)
+    if found is None:
+        raise CudaHostError(f"cannot find the parameters of {name}; write {name}(...) {{")
+    return found[1].split(",")
+
+
 class Kernel:
     """A kernel, called as CuPy's: ``kernel(grid, block, args, shared_mem=0)``."""
 
     def __init__(self, module: RawModule, name: str) -> None:
         self.name = name
+        # Of each parameter whether it is an address, and not a value.
+        self.takes_addresses = ["*" in parameter for parameter in parameters(module.code, name)]
         self._module = module
         built = _built(
             module.code, (name,) if module.mode != "plain" else module.kernels, module.options, module.mode

@@ -9,8 +9,8 @@ import pytest
 
 from srwm._cy import launch
 from srwm._raw_kernels import loader
-from srwm._raw_kernels.passes import arrays_of_backward, arrays_of_forward
 from srwm.operators.table import OPERATORS
+from tests.cuda_host.calls import arrays_of_backward, arrays_of_forward
 
 PLANS = {
     f"{operator}_{direction.__name__}": partial(direction, operator)

@@ -127,7 +127,7 @@ def barriers_passed(pass_, D, steps):
 
 
 class CountingPlatform:
-    """A platform that remembers what each kernel counted."""
+    """A driver that remembers what each kernel counted."""
 
     def __init__(self, counted):
         self.counted, self.of = counted, backend.Platform()
@@ -136,9 +136,9 @@ class CountingPlatform:
     def kernel(self, plan):
         return plan, self.of.kernel(plan)
 
-    def launch(self, bound, addresses, stream):
-        plan, kernel = bound.kernel
-        self.of._replace(most_blocks=bound.blocks).launch(bound._replace(kernel=kernel), addresses, stream)
+    def launch(self, kernel, blocks, *rest):
+        plan, kernel = kernel
+        self.of._replace(most_blocks=blocks).launch(kernel, blocks, *rest)
         self.counted[plan.kernel] = kernel.counts
 
 
@@ -149,10 +149,10 @@ def test_a_weight_of_all_sequences_is_copied_into_shared_memory(own, copies):
     bytes_asked = {}
 
     class Asking(CountingPlatform):
-        def launch(self, bound, addresses, stream):
-            plan, _ = bound.kernel
-            bytes_asked[plan.kernel] = (bound.dynamic - plan.dynamic_bytes, plan.cached_bytes)
-            super().launch(bound, addresses, stream)
+        def launch(self, kernel, blocks, threads, shared_bytes, *rest):
+            plan, _ = kernel
+            bytes_asked[plan.kernel] = (shared_bytes - plan.dynamic_bytes, plan.cached_bytes)
+            super().launch(kernel, blocks, threads, shared_bytes, *rest)
 
     with backend.on(Asking({})):
         CUDA_ON_HOST.run(random_case(SRWM, ((5,), own, 3, 16, 16)).astype(np.float32))

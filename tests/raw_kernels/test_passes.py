@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 
 import numpy as np
 import pytest
 
-from srwm._raw_kernels.passes import Backward, Forward, plans_of, saved_of
+from srwm._cy.cuda import Backward, Forward, plans_of, saved_of
+from srwm._raw_kernels import loader
 from srwm.operators.table import OPERATORS
 from tests.cases import random_case, random_delta_case
 from tests.cuda_host import backend, calls
-from tests.cuda_host.platform import Platform
+from tests.cuda_host.platform import WORD, Platform, parameters_of
+from tests.cuda_host.raw_module import parameters as declared
+from tests.operators import CUDA_ON_HOST, assert_same
+from tests.operators import each_operator as each_row
+from tests.operators import random_case as random_row
 
 # Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
@@ -70,37 +76,103 @@ def with_odd_strides(a):
     return record["value"]
 
 
-@each_operator
-def test_strides_of_no_whole_number_of_entries_are_refused(operator):
-    """A kernel would read between the entries."""
-    operands, incoming = case_of(operator, ((3,), (), 5, 4, 3))
-    for i, operand in enumerate(operator.flat):
+def at_odd_address(a):
+    """The same entries, one byte behind where they would be aligned."""
+    moved = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    moved[...] = a
+    return moved
+
+
+NO_WORKING_MEMORY = 0
+
+# A device would read between the entries, or lose its context.
+each_fault = pytest.mark.parametrize("misaligned", [with_odd_strides, at_odd_address])
+
+
+def public(row, case):
+    """All results by the public functions, on operands as they come: `vjp` would copy them."""
+    results = row.forward(case.flat, backend=CUDA_ON_HOST.name)
+    gradients = row.backward(case.flat, *case.incoming, backend=CUDA_ON_HOST.name)
+    return case.named(results, gradients)
+
+
+@each_row
+@each_fault
+def test_misaligned_operands_are_copied(row, misaligned):
+    case = random_row(row, ((3,), (), 5, 4, 3), state=True, reset=True)
+    expected = public(row, case)
+    for i, operand in enumerate(row.op.flat):
         if operand.role != "flag":
-            odd = [with_odd_strides(a) if j == i else a for j, a in enumerate(operands)]
-            name = re.escape(f"{operator.verb('forward')}: {operand.name}: expected strides")
-            with pytest.raises(ValueError, match=f"^{name}"):
-                Forward(Platform(), calls.call_of(operator, odd, (3,)))
-    call = calls.call_of(operator, operands, (3,))
-    for i, result in enumerate(operator.results):
-        layouts = [calls.layout_of(with_odd_strides(g) if j == i else g) for j, g in enumerate(incoming)]
-        name = re.escape(f"{operator.verb('backward')}: grad_{result.name}: expected strides")
-        with pytest.raises(ValueError, match=f"^{name}"):
-            Backward(Platform(), call, layouts)
+            assert_same(public(row, case.with_(**{operand.name: misaligned(case.flat[i])})), expected)
+
+
+@each_row
+@each_fault
+def test_misaligned_gradients_of_results_are_refused(row, misaligned):
+    case = random_row(row, ((3,), (), 5, 4, 3), state=True, reset=True)
+    for i, name in enumerate(row.op.gradient_names):
+        incoming = [misaligned(g) if j == i else g for j, g in enumerate(case.incoming)]
+        message = re.escape(f"{row.op.verb('backward')}: {name}: expected an address and strides that are ")
+        with pytest.raises(ValueError, match=rf"^{message}.*, got float64 with .*; pass a contiguous copy$"):
+            row.backward(case.flat, *incoming, backend=CUDA_ON_HOST.name)
 
 
 @each_operator
-def test_an_address_that_is_not_aligned_is_refused(operator):
-    operands, incoming = case_of(operator, ((3,), (), 5, 4, 3), "float32")
+def test_parameters_come_in_the_order_of_the_kernels(operator):
+    """In that of the names that tests/cy/test_launch.py finds in the kernels' text."""
+    operands, incoming = case_of(operator, ((3,), (), 5, 4, 3))
     call = calls.call_of(operator, operands, (3,))
-    addresses = [calls.address_of(a) for a in operands]
-    name = operator.flat[-2].name
-    addresses[-2] += 2
-    with pytest.raises(ValueError, match=rf"^{operator.verb('forward')}: {name}: .*multiple of 4 bytes"):
-        Forward(Platform(), call)(addresses, (0, 0), 0, stream=0, empty=calls.empty)
-    backward = Backward(Platform(), call, [calls.layout_of(g) for g in incoming])
-    addresses[-2] -= 2
-    with pytest.raises(ValueError, match=rf"^{operator.verb('backward')}: grad_y: .*multiple of 4"):
-        backward(addresses, 0, (2, 0), (0,) * 6, stream=0, empty=calls.empty)
+    results, flat = [result.name for result in operator.results], calls.arrays_of_forward(operator)
+    names = (*flat, *results, "saved")
+    of_both = (*calls.arrays_of_backward(operator), *results)
+    address = dict(zip(of_both, count(WORD, WORD), strict=False))
+
+    def at(names):
+        return [address[name] for name in names]
+
+    driver = Remembering([])
+    Forward(driver, call)(at(flat), at(results), address["saved"], stream=5, empty=None)
+    assert driver.launched == [(5, [*at(names), NO_WORKING_MEMORY])]
+    driver = Remembering([])
+    names = calls.arrays_of_backward(operator)
+    gradients = names[-len(operator.differentiable) :]
+    rest = at(operator.gradient_names), at(gradients)
+    fresh = count(1000)  # the addresses of partial sums
+    backward = Backward(driver, call, [calls.layout_of(g) for g in incoming])
+    backward(at(flat), address["saved"], *rest, stream=5, empty=lambda nbytes: (next(fresh), None))
+    (stream, (*addresses, working)), *sums = driver.launched
+    assert (stream, working) == (5, NO_WORKING_MEMORY)
+    partial = {to: written for written, to in zip(addresses, at(names), strict=True) if written != to}
+    assert partial
+    assert set(partial) <= set(at(gradients))
+    assert sums == [(5, [written, to]) for to, written in partial.items()]
+
+
+@each_operator
+def test_a_pass_can_run_while_it_runs(operator):
+    """Threads share it: while one launches, another one's addresses are not seen."""
+    operands, _ = case_of(operator, ((3,), (), 5, 4, 3))
+    driver = Remembering([])
+    forward = Forward(driver, calls.call_of(operator, operands, (3,)))
+
+    def at(first):
+        numbers = range(first, first + len(operands) + len(operator.results) + 1)
+        *flat, y, state, saved = numbers
+        return flat, (y, state), saved
+
+    launch = driver.launch
+
+    def launch_after_another(*arguments):
+        driver.launch = launch
+        forward(*at(1000), stream=1, empty=None)
+        launch(*arguments)
+
+    driver.launch = launch_after_another
+    forward(*at(2000), stream=2, empty=None)
+    (stream, first), (later_stream, later) = driver.launched
+    assert (stream, first[0]) == (1, 1000)
+    assert (later_stream, later[0]) == (2, 2000)
+    assert [a - b for a, b in zip(later, first, strict=True)] == [*(1000 for _ in later[:-1]), 0]
 
 
 @each_operator
@@ -124,15 +196,21 @@ def test_warmup_compiles_what_calls_launch(lead):
                 call = calls.call_of(operator, given, lead)
                 Forward(platform, call)
                 Backward(platform, call, [calls.layout_of(g) for g in incoming])
-                ahead = list(plans_of(operator, 4, 4, dtype, platform.limits()))
+                ahead = plans_of(operator, 4, 4, dtype, platform.limits())
                 assert set(asked) <= set(ahead)
 
 
 class Remembering:
-    """A platform that compiles nothing."""
+    """A driver that compiles nothing, and remembers what it is asked for."""
 
     def __init__(self, asked):
-        self.asked, self.limits = asked, Platform().limits
+        self.asked, self.limits, self.launched = asked, Platform().limits, []
 
     def kernel(self, plan):
         self.asked.append(plan)
+        text = loader.source(plan.kernel)
+        return sum("*" in parameter for parameter in declared(text, plan.kernel))
+
+    def launch(self, kernel, blocks, threads, shared_bytes, stream, extra):
+        words = np.frombuffer(parameters_of(extra), np.int64)
+        self.launched.append((stream, words[:kernel].tolist()))

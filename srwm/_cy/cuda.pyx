@@ -1,0 +1,290 @@
+"""Calls of the CUDA kernels: all but addresses and the stream is settled once, so that a call is a launch.
+
+What a kernel takes follows from the operator's description (`srwm.operators.spec`). Its first parameters
+are addresses: of the operands, of what a pass reads and writes beside them, of working memory. The last is
+`ForwardSizes` or `BackwardSizes` of the CUDA text: numbers, the leading axes of the call, and for each
+array how it lies in memory. All of them are made of 64-bit words, so that one block of words holds them.
+
+A `call` is a `srwm._layouts.Call`. A driver is what the kernels run on: a device
+(srwm/_raw_kernels/backend.py), or the tests' stand-in for one. It has three methods:
+
+    limits() -> launch.Limits    what the device allows
+    kernel(plan) -> kernel       compiled and loaded there
+    launch(kernel, blocks, threads, shared_bytes, stream, extra)
+                                 in that stream, without waiting for it; `extra` is the address of what
+                                 cuLaunchKernel takes under this name, and is valid during this call alone
+
+An `empty(nbytes)` gives the address of fresh memory on the device, and what owns it. Owners need not
+outlive a call: their memory then goes to what comes later in the same stream.
+"""
+
+from math import prod
+from struct import pack
+from typing import NamedTuple
+
+from libc.stdint cimport uint64_t, uintptr_t
+from libc.string cimport memcpy
+
+from srwm._cy import launch
+from srwm._layouts import itemsize, real_of
+
+cdef enum:
+    LEADING = 8  # leading axes that a kernel walks, at the most: arrays.cuh
+    MOST_WORDS = 512  # of a block of parameters: CUDA takes 4 KB
+    # CUDA's numbers for what follows each of them in `extra`.
+    BLOCK_FOLLOWS = 1
+    SIZE_OF_BLOCK_FOLLOWS = 2
+
+# Chunks of sequences in which the gradient of a shared matrix is summed: enough to keep a large device
+# busy, but no more than these bytes hold. They are fixed, so that sums are the same on every device.
+MOST_CHUNKS = 1024
+CHUNKS_BYTES = 1 << 26
+
+
+class View(NamedTuple):
+    """Strides of an array, in entries: along the leading axes of a call, its rows, a row's entries."""
+
+    lead: tuple
+    row: int = 0
+    entry: int = 0
+
+
+def view_of(layout, lead, core):
+    """The view of an array whose last `core` axes are its own: 0 along the axes where it is broadcast."""
+    if layout is None:
+        return View((0,) * len(lead))
+    size, missing = itemsize(layout.dtype), len(lead) + core - len(layout.shape)
+    strides = [0 if n == 1 else stride // size for n, stride in zip(layout.shape, layout.strides)]
+    strides = [0] * missing + strides
+    return View(tuple(strides[: len(lead)]), *strides[len(lead):])
+
+
+cdef _views_of(layouts, operands, lead):
+    return [view_of(layout, lead, operand.core) for layout, operand in zip(layouts, operands, strict=True)]
+
+
+cdef _contiguous(lead, order, size):
+    """The view of a contiguous array of `size` entries a sequence, its leading axes in that order."""
+    along = [0] * len(lead)
+    for axis in reversed(order):
+        along[axis] = size
+        size *= lead[axis]
+    return View(tuple(along))
+
+
+def order_by_sharing(lead, own):
+    """The axes of `lead`, those along which an array of leading axes `own` has entries of its own first.
+
+    And how many sequences share each of its entries: in this order they follow each other.
+    """
+    padded = (1,) * (len(lead) - len(own)) + own
+    shared = [axis for axis, n in enumerate(padded) if n == 1]
+    separate = [axis for axis, n in enumerate(padded) if n != 1]
+    return separate + shared, prod([lead[axis] for axis in shared])
+
+
+def sizes(op, lead, order, counts, views):
+    """A kernel's last parameter, as bytes, for sequences in the order of these axes of `lead`.
+
+    Axes that follow each other in every array are merged. Raises ValueError where the arrays then have more
+    of them than a kernel walks.
+    """
+    merged = []  # (size, strides of all arrays)
+    for axis in order:
+        size, strides = lead[axis], [view.lead[axis] for view in views]
+        if size == 1:
+            continue
+        if merged:
+            outer_size, outer = merged.pop()
+            if outer == [size * stride for stride in strides]:
+                size *= outer_size
+            else:
+                merged.append((outer_size, outer))
+        merged.append((size, strides))
+    if len(merged) > LEADING:
+        raise ValueError(
+            f"{op}: expected at most {LEADING} leading axes after merging those that follow each other in "
+            f"memory, got {len(merged)} of {lead}; reshape the arrays, or make them contiguous"
+        )
+    unused = [0] * (LEADING - len(merged))
+    words = [*counts, len(merged), *[size for size, _ in merged], *unused]
+    for i, view in enumerate(views):
+        words += [*[strides[i] for _, strides in merged], *unused, view.row, view.entry]
+    return pack(f"{len(words)}q", *words)
+
+
+cdef class Launch:
+    """A kernel and how it is launched: all but the stream and its first parameters, which are addresses."""
+
+    cdef object driver, kernel
+    cdef int blocks, threads, shared_bytes
+    cdef bytes values  # its other parameters
+
+    def __init__(self, driver, plan, items, cached, values):
+        self.driver, self.kernel, self.values = driver, driver.kernel(plan), values
+        self.blocks = launch.grid(plan, items, driver.limits().multiprocessors)
+        self.threads, self.shared_bytes = plan.threads, plan.dynamic_bytes + cached
+
+    cdef run(self, tuple addresses, stream):
+        cdef uint64_t[MOST_WORDS] block  # on the stack: threads share this object
+        cdef uintptr_t[5] extra
+        cdef size_t count = len(addresses), rest = len(self.values), i
+        cdef size_t size = count * sizeof(uint64_t) + rest
+        assert size <= sizeof(block), "more parameters than CUDA takes"
+        for i in range(count):
+            block[i] = addresses[i]
+        memcpy(&block[count], <const char *> self.values, rest)
+        extra[:] = [BLOCK_FOLLOWS, <uintptr_t> block, SIZE_OF_BLOCK_FOLLOWS, <uintptr_t> &size, 0]
+        self.driver.launch(
+            self.kernel, self.blocks, self.threads, self.shared_bytes, stream, <uintptr_t> extra
+        )
+
+
+cdef class Pass:
+    """What both directions have in common."""
+
+    cdef Launch launch  # None: there is nothing to compute
+    cdef object working_bytes
+
+    cdef bind(self, driver, call, verb, plan, items, counts, order, views):
+        """Settle the launch over so many items of work."""
+        operator, L = call.operator, call.sizes["L"]
+        (initial,) = [call.operands[i] for i in operator.places("initial")]
+        (state,) = [call.operands[i] for i in operator.places("state")]
+        # Where all sequences begin with one matrix, each block copies it into its shared memory.
+        cached = 0
+        if state is None and initial is not None:
+            if prod(call.lead) > prod(operator.initials[0].lead(initial)) == 1:
+                cached = plan.cached_bytes
+        counts = (*counts, L, launch.segments(L), cached > 0)
+        values = sizes(operator.verb(verb), call.lead, order, counts, views)
+        if items > 0:
+            self.launch = Launch(driver, plan, items, cached, values)
+            groups = self.launch.blocks * plan.groups
+            self.working_bytes = groups * plan.working * itemsize(real_of(call.dtype))
+
+    cdef run(self, tuple addresses, stream, empty):
+        if self.launch is not None:
+            working, owner = empty(self.working_bytes) if self.working_bytes else (0, None)
+            self.launch.run((*addresses, working), stream)
+            del owner
+
+
+def saved_of(call):
+    """Shape and dtype of what forward saves for backward: of each sequence its steps, then matrices."""
+    of = call.sizes
+    entries = launch.saved_entries(call.operator.name, of["L"], of["D"], of["Do"])
+    return (*call.lead, entries), real_of(call.dtype)
+
+
+cdef class Forward(Pass):
+    """The forward pass of one kind of call, on addresses."""
+
+    def __init__(self, driver, call):
+        of, lead, sequences = call.sizes, call.lead, prod(call.lead)
+        plan = launch.forward(
+            call.operator.name, of["D"], of["Do"], call.dtype, driver.limits(), call.state_dtype
+        )
+        views = _views_of(call.operands, call.operator.flat, lead)
+        self.bind(
+            driver, call, "forward", plan, sequences * plan.tiles, (sequences,), range(len(lead)), views
+        )
+
+    def __call__(self, operands, outputs, saved, *, num_threads=None, stream, empty):
+        """Write the results; 0 is the address of what is not given or not wanted."""
+        self.run((*operands, *outputs, saved), stream, empty)
+
+
+cdef class Gradient:
+    """How the gradient of an operand comes about."""
+
+    cdef object view, nbytes  # of what the kernel writes of it
+    cdef Launch add_up  # of what the kernel wrote; None: the kernel writes the gradient itself
+    cdef bint is_required  # whether the kernel writes it also where it is not wanted
+
+    def __init__(self, driver, call, operand, layout, chunks, are_sums):
+        self.is_required, of_initial = operand.role == "data", operand.role == "initial"
+        self.view, self.nbytes = View((0,) * len(call.lead)), 0
+        if layout is None:
+            return
+        own, real = operand.lead(layout), real_of(call.dtype)
+        outer, size = prod(own), prod(layout.shape[len(own):])
+        order, parts = order_by_sharing(call.lead, own)
+        if of_initial:  # the kernel finds the sum of a chunk by the number of the chunk
+            parts = chunks
+        else:
+            self.view = _contiguous(call.lead, order, size)
+        written = real if of_initial or are_sums else layout.dtype
+        self.nbytes = outer * parts * size * itemsize(written)
+        if written != layout.dtype or (parts != 1 and outer * size > 0):
+            plan = launch.add_partial_sums(layout.dtype)
+            items = -(-outer * size // plan.threads)
+            self.add_up = Launch(driver, plan, items, 0, pack("3q", outer, parts, size))
+
+
+cdef _sequences_of_a_chunk(call, matrices, sharing):
+    """Sequences whose gradients of the initial matrix one thread group adds up, in their order."""
+    entries = prod(call.operator.initials[0].shape((), call.sizes))
+    most = max(1, min(MOST_CHUNKS, CHUNKS_BYTES // (entries * itemsize(real_of(call.dtype)))))
+    return max(1, -(-sharing // max(1, most // max(1, matrices))))
+
+
+cdef class Backward(Pass):
+    """The backward pass of one kind of call, on addresses.
+
+    `incoming` are the layouts of the gradients of its results, None for zero.
+    """
+
+    cdef list gradients
+
+    def __init__(self, driver, call, incoming):
+        operator, lead, of, operands = call.operator, call.lead, call.sizes, call.operands
+        (place,) = operator.places("initial")  # the kernels that there are have one matrix
+        own = lead if operands[place] is None else operator.flat[place].lead(operands[place])
+        order, sharing = order_by_sharing(lead, own)
+        # If one gradient is a sum over sequences, the kernel writes all of them in the dtype of sums.
+        are_sums = any(
+            operands[i] is not None and prod(operator.flat[i].lead(operands[i])) != prod(lead)
+            for i in operator.places("data", "state")
+        )
+        plan = launch.backward(
+            operator.name, of["D"], of["Do"], call.dtype, driver.limits(), are_sums, call.state_dtype
+        )
+        sequences = _sequences_of_a_chunk(call, prod(own), sharing)
+        chunks = -(-sharing // sequences)
+        self.gradients = [
+            Gradient(driver, call, operator.flat[i], operands[i], chunks, are_sums)
+            for i in operator.differentiable
+        ]
+        (*_, saved), _ = saved_of(call)
+        views = [
+            *_views_of(operands, operator.flat, lead),
+            _contiguous(lead, range(len(lead)), saved),
+            *_views_of(incoming, operator.results, lead),
+            *[(<Gradient> gradient).view for gradient in self.gradients],
+        ]
+        items = prod(own) * chunks
+        self.bind(driver, call, "backward", plan, items, (items, chunks, sequences, sharing), order, views)
+
+    def __call__(self, operands, saved, incoming, gradients, *, num_threads=None, stream, empty):
+        """Write the gradients; 0 is the address of what is not given or not wanted."""
+        cdef Gradient gradient
+        written, owners = [], []
+        for gradient, address in zip(self.gradients, gradients, strict=True):
+            if gradient.add_up is not None if address else gradient.is_required:
+                address, owner = empty(gradient.nbytes)
+                owners.append(owner)
+            written.append(address)
+        self.run((*operands, saved, *incoming, *written), stream, empty)
+        for gradient, partial_sums, address in zip(self.gradients, written, gradients):
+            if address and gradient.add_up is not None:
+                gradient.add_up.run((partial_sums, address), stream)
+
+
+def plans_of(operator, D, Do, dtype, limits):
+    """Plans of the kernels that calls of these sizes and this dtype need."""
+    plans = [launch.add_partial_sums(dtype)]
+    for state in {dtype, real_of(dtype)}:
+        plans.append(launch.forward(operator.name, D, Do, dtype, limits, state))
+        plans.append(launch.backward(operator.name, D, Do, dtype, limits, state=state))
+    return plans
