@@ -1,0 +1,83 @@
+"""The files of operators: what stands in each is its own alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from srwm.operators.table import OPERATORS
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 5  # of code that may stand in two operators' files alike
+
+# By the folder of the package: the end of the names of an operator's files.
+FILES = {
+    "operators": (".py",),
+    "reference": (".py",),
+    "_cy": (".pxi",),
+    "_raw_kernels": ("_forward.cu", "_backward.cu"),
+}
+COMMENTS = {
+    ".pxi": re.compile(r'""".*?"""|#[^\n]*', re.S),
+    ".cu": re.compile(r"/\*.*?\*/|//[^\n]*", re.S),
+}
+# From the name of a function to where its body begins: signatures may be alike.
+SIGNATURES = {
+    ".pxi": re.compile(r"^cdef [^\n=]*\((?:[^()]|\([^()]*\))*\)[^\n]*:$", re.M),
+    ".cu": re.compile(r'^extern "C" __global__[^{]*\{', re.M),
+}
+
+NOT_COUNTED = ast.FunctionDef, ast.Import, ast.ImportFrom
+
+
+def lines_of_python(text: str) -> list[str]:
+    """Statements of function bodies and of the module, without docstrings and imports."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.stmt) or isinstance(
+            node, ast.FunctionDef | ast.Import | ast.ImportFrom
+        ):
+            continue
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            lines += ast.unparse(node).splitlines()
+    return lines
+
+
+def code_of(path: Path) -> list[str]:
+    """The lines of a file that are code, without signatures."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return lines_of_python(text)
+    text = SIGNATURES[path.suffix].sub("", COMMENTS[path.suffix].sub("", text))
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def repeated(first: list[str], second: list[str]) -> list[tuple[str, ...]]:
+    """The runs of more than MOST_LINES lines that both have."""
+
+    def runs(lines: list[str]) -> list[tuple[str, ...]]:
+        n = MOST_LINES + 1
+        return [tuple(lines[i : i + n]) for i in range(len(lines) - n + 1)]
+
+    known = set(runs(second))
+    return [run for run in runs(first) if run in known]
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_no_six_lines_of_code_stand_in_the_files_of_two_operators(folder):
+    for one, other in combinations(OPERATORS, 2):
+        for end in FILES[folder]:
+            paths = [ROOT / "srwm" / folder / f"{name}{end}" for name in (one, other)]
+            assert repeated(*map(code_of, paths)) == [], f"{paths[0].name} and {paths[1].name}"
+
+
+def test_what_stands_twice_is_found():
+    for path in (ROOT / "srwm/_cy/srwm.pxi", ROOT / "srwm/_raw_kernels/srwm_forward.cu"):
+        lines = code_of(path)
+        assert len(lines) > 50
+        assert len(repeated(lines[10:17], ["something else", *lines])) == 2
+        assert repeated(lines[10:15], lines) == []
