@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
+from ..training.opening import use_threads
 from ..training.outputs import reserve
 from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import (
@@ -154,8 +154,7 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     ValueError, OSError : for options, runs or data that do not fit together.
     """
     options.check()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     folders = [RunFolder(path) for path in options.runs]
     runs = [load_run(folder, options) for folder in folders]
     for run in runs:

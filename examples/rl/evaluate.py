@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
 from tqdm import tqdm
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
+from ..training.opening import use_threads
 from ..training.outputs import reserve
 from ..training.run_folder import RunFolder, write_json
 from ..training.settings import flag
@@ -126,8 +126,7 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     ValueError, OSError, ImportError : for options, runs or games that do not allow it.
     """
     options.check()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     runs = [load_run(RunFolder(path)) for path in options.runs]
     _check_alike(runs)
     settings = runs[0].settings

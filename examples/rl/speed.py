@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks import timing
 
 from ..training.freed_memory import keep_freed_memory
+from ..training.opening import use_threads
 from ..training.run_folder import write_json
 from .environments import make_environment
 from .losses import actor_critic_losses
@@ -203,7 +204,7 @@ def main(options: Speed) -> dict[str, Any]:
     options.check()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     results = {
         "threads": options.threads,
         "rounds": options.rounds,

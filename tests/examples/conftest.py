@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import srwm
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _on_the_cpu() -> Iterator[None]:
@@ -21,3 +23,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_of_another_run() -> Iterator[None]:
+    """Programs set them for the whole process."""
+    yield
+    srwm.set_num_threads(None)

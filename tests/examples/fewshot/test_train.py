@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+import srwm
 from examples.fewshot import evaluate, train
 from examples.fewshot import trainer as trainer_module
 from examples.fewshot.bootstrapping import Bootstrapping
@@ -212,7 +213,7 @@ def threads_of_steps(monkeypatch) -> list[int]:
     forward = EpisodeTraining.forward
 
     def noting(self, batch):
-        seen.append(torch.get_num_threads())
+        seen.append((torch.get_num_threads(), srwm.get_num_threads()))
         return forward(self, batch)
 
     monkeypatch.setattr(EpisodeTraining, "forward", noting)
@@ -220,8 +221,9 @@ def threads_of_steps(monkeypatch) -> list[int]:
 
 
 def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, monkeypatch):
-    """Unless it is told otherwise: PyTorch's sums depend on their number."""
+    """Unless it is told otherwise: PyTorch's sums and srwm's depend on their number."""
     without_pictures(monkeypatch)
+    monkeypatch.setenv("SRWM_NUM_THREADS", "5")  # has no part in it
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)  # PyTorch's own choice on some machine
@@ -233,9 +235,9 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, monkeyp
         with monkeypatch.context() as patch:
             act_at_step(patch, EpisodeTraining, 1, press_ctrl_c)
             assert train.main(dataclasses.replace(settings, resume=True)) == train.INTERRUPTED
-        assert seen == [3, 3]
+        assert seen == [(3, 3)] * 2
         assert train.main(dataclasses.replace(settings, resume=True, threads=2)) == 0
-        assert seen == [3, 3, 2, 2]
+        assert seen == [(3, 3)] * 2 + [(2, 2)] * 2
         assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
     finally:
         torch.set_num_threads(before)

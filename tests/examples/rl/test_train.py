@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import srwm
 from examples.rl import train
 from examples.rl.division import Block, session_seed
 from examples.rl.evaluate import Evaluation, evaluate
@@ -109,7 +110,7 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, made, m
     learn = Trainer._learn
 
     def noting(self, unroll):
-        seen.append(torch.get_num_threads())
+        seen.append((torch.get_num_threads(), srwm.get_num_threads()))
         return learn(self, unroll)
 
     monkeypatch.setattr(Trainer, "_learn", noting)
@@ -120,7 +121,7 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, made, m
                 act_in_update(patch, update, press_ctrl_c)
                 assert train.main(dataclasses.replace(settings, **change)) == train.INTERRUPTED
             torch.set_num_threads(1)
-        assert seen == [3, 3, 2]
+        assert seen == [(3, 3), (3, 3), (2, 2)]
         assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
     finally:
         torch.set_num_threads(before)
