@@ -9,10 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +22,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from srwm._torch_operator import torch_operator
 from tests.operators import ROWS, STARTS, Row, each_operator, plain_loop, random_case
+from tests.programs import by_another_process, compiled_ahead
 
 # torch's own forward mode is made of its deprecated scripts.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 F = torch.func
-ROOT = Path(__file__).parents[1]
 
 
 class Problem:
@@ -504,21 +501,42 @@ def test_export_of_any_batch_and_length(row, start):
     assert_agree(program.module()(*other.given), plain_loop(row, other.flat))
 
 
+def of_all_operators(start, run, folder):
+    """The problems of all operators, and what `run` of tests/programs.py makes of them."""
+    problems = [Problem(row, start) for row in ROWS]
+    modules, args = [Forward(p) for p in problems], [p.args for p in problems]
+    if run is by_another_process:
+        modules = [torch.export.export(m, a) for m, a in zip(modules, args, strict=True)]
+    return problems, run(modules, args, folder)
+
+
+def once_for_all_operators(run):
+    """A fixture: what `run` makes of them at a start, made when it is first asked for."""
+
+    @pytest.fixture(scope="module")
+    def results(tmp_path_factory):
+        made: dict[tuple[str, ...], Any] = {}
+
+        def results(row, start):
+            if tuple(start) not in made:
+                made[tuple(start)] = of_all_operators(start, run, tmp_path_factory.mktemp("programs"))
+            problems, found = made[tuple(start)]
+            return problems[ROWS.index(row)], found[ROWS.index(row)]
+
+        return results
+
+    return results
+
+
+loaded_elsewhere = once_for_all_operators(by_another_process)
+packaged = once_for_all_operators(compiled_ahead)
+
+
 @each_start_slowly
 @each_operator
-def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, tmp_path):
-    p = Problem(row, start)
-    torch.export.save(torch.export.export(Forward(p), p.args), tmp_path / "program.pt2")
-    torch.save(p.args, tmp_path / "args.pt")
-    program = """
-import sys, torch
-import srwm.torch_operators
-folder = sys.argv[1]
-module = torch.export.load(folder + "/program.pt2").module()
-torch.save(module(*torch.load(folder + "/args.pt")), folder + "/results.pt")
-"""
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
-    assert_agree(torch.load(tmp_path / "results.pt"), p.plain(*p.args))
+def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, loaded_elsewhere):
+    p, results = loaded_elsewhere(row, start)
+    assert_agree(results, p.plain(*p.args))
 
 
 @pytest.mark.filterwarnings(
@@ -526,11 +544,9 @@ torch.save(module(*torch.load(folder + "/args.pt")), folder + "/results.pt")
 )  # torch's own
 @each_start_slowly
 @each_operator
-def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, tmp_path):
-    p = Problem(row, start)
-    program = torch.export.export(Forward(p), p.args)
-    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "package.pt2"))
-    assert_agree(torch._inductor.aoti_load_package(path)(*p.args), p.plain(*p.args))
+def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, packaged):
+    p, results = packaged(row, start)
+    assert_agree(results, p.plain(*p.args))
 
 
 @each_operator

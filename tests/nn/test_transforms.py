@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, jacrev, stack_module_state, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from tests.nn.layers import MAKERS, B, L, arguments, d_model, made
 from tests.nn.loops import by_loop, flat
+from tests.programs import by_another_process, compiled_ahead
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,22 +153,29 @@ def test_checkpointing(name):
         torch.testing.assert_close(got, torch.autograd.grad(value, [own, *layer.parameters()]))
 
 
+@pytest.mark.parametrize("backend", ["inductor", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @each_layer
-def test_compiled_as_one_graph_for_several_sizes(name):
+def test_one_compilation_trains_with_all_batches_and_lengths(name, backend):
     torch.compiler.reset()
     layer = made(name)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
-    for count in (B, 2 * B):
-        given = arguments(layer, count)
-        results = compiled(*given)
-        torch.testing.assert_close(flat(results), flat(by_loop(layer, *given)))
-        parameters = dict(layer.named_parameters())
-        got = torch.autograd.grad(
-            loss(results), list(parameters.values()), allow_unused=True, materialize_grads=True
-        )
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    for count, steps in ((3, 4), (6, 7), (2, 9)):
+        h, state, reset, mask = arguments(layer, count, steps)
+        wanted = [h.requires_grad_(), *(t.requires_grad_() for t in flat(state)), *layer.parameters()]
+        for tensor in (h, reset, mask, *flat(state)):
+            torch._dynamo.mark_dynamic(tensor, 0)
+        for tensor in (h, reset, mask):
+            torch._dynamo.mark_dynamic(tensor, 1)
+        results, expected = compiled(h, state, reset, mask), layer(h, state, reset, mask)
+        torch.testing.assert_close(flat(results), flat(expected))
         torch.testing.assert_close(
-            dict(zip(parameters, got, strict=True)), expected_gradients(layer, given)
+            *(
+                torch.autograd.grad(loss(of), wanted, allow_unused=True, materialize_grads=True)
+                for of in (results, expected)
+            )
         )
+    assert counter.frame_count == 1
 
 
 def test_two_operators_are_compiled_as_one_graph_where_none_was_called_before():
@@ -188,17 +197,65 @@ torch.testing.assert_close(compiled(h), stack(h))
     assert run.returncode == 0, run.stderr[-3000:]
 
 
+def exported(layer):
+    """As a program of any batch and length."""
+    given = arguments(layer)
+    count, steps = torch.export.Dim("count", min=2, max=64), torch.export.Dim("steps", min=2, max=64)
+
+    def of_state(state):
+        if isinstance(state, tuple):
+            return tuple(of_state(own) for own in state)
+        return None if state is None else {0: count}
+
+    of_steps = {0: count, 1: steps}
+    return torch.export.export(
+        layer, given, dynamic_shapes=(of_steps, of_state(given[1]), of_steps, of_steps)
+    )
+
+
 @each_layer
 def test_exported(name):
     layer = made(name).eval()
-    given = arguments(layer)
-    count = torch.export.Dim("count", min=2, max=64)
-    states = given[1]
-    of_state = {0: count} if isinstance(states, torch.Tensor) else None
-    if isinstance(states, tuple):
-        of_state = tuple(None if s is None else {0: count} for s in states)
-    shapes = ({0: count}, of_state, {0: count}, {0: count})
-    program = torch.export.export(layer, given, dynamic_shapes=shapes)
-    for n in (B, 2 * B):
-        given = arguments(layer, n)
-        torch.testing.assert_close(flat(program.module()(*given)), flat(layer(*given)))
+    module = exported(layer).module()
+    for n, steps in ((B, L), (2 * B, 7), (2, 3)):
+        given = arguments(layer, n, steps)
+        torch.testing.assert_close(flat(module(*given)), flat(layer(*given)))
+
+
+@pytest.fixture(scope="module")
+def all_layers():
+    """Every layer of the table and its arguments, by name."""
+    torch.manual_seed(0)
+    layers = {name: made(name).eval() for name in MAKERS}
+    return {name: (layer, arguments(layer)) for name, layer in layers.items()}
+
+
+@pytest.fixture(scope="module")
+def loaded_elsewhere(all_layers, tmp_path_factory):
+    """What another process finds that loads the programs of all layers, by name."""
+    programs = [exported(layer) for layer, _ in all_layers.values()]
+    given = [given for _, given in all_layers.values()]
+    results = by_another_process(programs, given, tmp_path_factory.mktemp("programs"))
+    return dict(zip(all_layers, results, strict=True))
+
+
+@pytest.fixture(scope="module")
+def packaged(all_layers, tmp_path_factory):
+    """The results of all layers as one package, by name."""
+    results = compiled_ahead(*zip(*all_layers.values(), strict=True), tmp_path_factory.mktemp("package"))
+    return dict(zip(all_layers, results, strict=True))
+
+
+@each_layer
+def test_an_exported_program_is_saved_and_loaded_by_another_process(name, all_layers, loaded_elsewhere):
+    layer, given = all_layers[name]
+    torch.testing.assert_close(flat(loaded_elsewhere[name]), flat(layer(*given)))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
+)  # torch's own
+@each_layer
+def test_compiled_ahead_by_inductor_packaged_and_loaded(name, all_layers, packaged):
+    layer, given = all_layers[name]
+    torch.testing.assert_close(flat(packaged[name]), flat(layer(*given)))
