@@ -16,7 +16,7 @@ from srwm import _checks
 from srwm._cy import exchange
 from srwm._cy.recycled import room
 from srwm._cy.run import Ready
-from srwm._layouts import Reading
+from srwm._layouts import CPU, CUDA, Reading
 from srwm._plan import Plan, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
@@ -28,12 +28,24 @@ Tensors = tuple[Tensor | None, ...]
 WITH_AUTOCAST = ("cpu", "cuda")
 
 
+_HAS_API = exchange.has_api(Tensor)  # torch's from 2.11 on
+_DEVICE_TYPES = {"cpu": CPU, "cuda": CUDA}
+
+
+def _described(t: Tensor) -> exchange.Description:
+    strides = tuple(stride * t.element_size() for stride in t.stride())
+    device = (_DEVICE_TYPES.get(t.device.type, -1), t.device.index or 0)
+    return t.data_ptr(), _checks.dtype_name(t.dtype), device, tuple(t.shape), strides
+
+
 class _Tensors:
     """Dense tensors, as srwm/_cy/run.pyx wants them."""
 
     @staticmethod
     def read(tensors: Tensors) -> Reading | None:
-        return exchange.of_exchange(tensors, Tensor)
+        if _HAS_API:
+            return exchange.of_exchange(tensors, Tensor)
+        return exchange.pack(None if t is None else _described(t) for t in tensors)
 
     @staticmethod
     def addresses(tensors: Tensors) -> tuple[int, ...]:

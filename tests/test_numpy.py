@@ -143,17 +143,19 @@ def test_as_many_axes_as_arrays_have(row, to):
     def with_leading_axes(n):
         return plain.map(lambda a: to(a.reshape((1,) * n + a.shape)))
 
-    got = run(with_leading_axes(62))
-    assert got["y"].ndim == 64
+    most = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32  # axes of an array
+    got = run(with_leading_axes(most - 2))
+    assert got["y"].ndim == most
+    for name, a in run(plain).items():
+        assert_close({name: got[name].reshape(a.shape)}, {name: a}, 1e-13)
+    if most < 64:
+        return  # no array has more leading axes than operands may have
     flags = np.zeros(3, bool).reshape((1,) * 63 + (3,))  # 64 axes, as arrays may have, and results may not
     for verb in ("forward", "vjp"):
         with pytest.raises(
             ValueError, match=rf"{verb}: reset: expected at most 62 leading axes, got 63 in shape"
         ):
             getattr(row, verb)(plain.map(to).with_(reset=to(flags)).flat)
-    plain = run(plain)
-    for name, a in plain.items():
-        assert_close({name: got[name].reshape(a.shape)}, {name: a}, 1e-13)
 
 
 # ---- purity

@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import srwm
 from srwm import _torch, _torch_kernels, _torch_private
-from srwm._cy import exchange
 from srwm._torch_operator import torch_operator
 from tests.operators import (
     STARTS,
@@ -698,9 +697,18 @@ def test_importing_the_module_registers_all_operators():
 # ---- bridges and private names
 
 
-def test_entries_of_no_type_that_operators_know_are_not_read():
-    assert exchange.has_api(torch.Tensor)
-    assert _torch_kernels._TENSORS.read((torch.ones(2, dtype=torch.int32),)) is None
+@each_operator
+def test_without_the_exchange_api_tensors_are_described(row, monkeypatch):
+    """Older versions of torch have none: keys and addresses are the same."""
+    case = tensors_of(row, **STARTS["state-reset"])
+    tensors = (*case.flat, None, case.flat[0].half(), case.flat[0].bfloat16(), case.flat[1].mT)
+    library = _torch_kernels._TENSORS
+    of_this_version = library.read(tensors)
+    monkeypatch.setattr(_torch_kernels, "_HAS_API", False)
+    assert library.read(tensors) == of_this_version
+    assert library.read((torch.ones(2, dtype=torch.int32),)) is None
+    monkeypatch.undo()
+    assert library.read((torch.ones(2, dtype=torch.int32),)) is None
 
 
 WITHOUT_A_NAME = """

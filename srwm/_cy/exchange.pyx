@@ -222,6 +222,13 @@ cdef SrwmExchange *_api_of(object kind) except? NULL:
     return <SrwmExchange *> PyCapsule_GetPointer(capsule, b"dlpack_exchange_api")
 
 
+cdef SrwmExchange *known_api_of(object kind) except NULL:
+    cdef SrwmExchange *api = _api_of(kind)
+    if api == NULL:
+        raise TypeError(f"srwm: expected an array type with DLPack's C exchange API, got {kind}")
+    return api
+
+
 def has_api(object kind):
     """Whether arrays of this type are read by `of_exchange`."""
     return _api_of(kind) != NULL
@@ -233,7 +240,7 @@ def of_exchange(tuple arrays, object kind):
     All are of that type, which is not asked. None where entries are of no type that operators know.
     """
     cdef Reading reading
-    cdef SrwmExchange *api = _api_of(kind)
+    cdef SrwmExchange *api = known_api_of(kind)
     cdef SrwmTensor tensor
     cdef int64_t *place
     cdef Py_ssize_t i
@@ -263,7 +270,7 @@ def of_exchange(tuple arrays, object kind):
 def current_stream(object kind, int device_type, int device_id):
     """The handle of the stream in which arrays of a type with an exchange API are computed now."""
     cdef void *stream = NULL
-    if _api_of(kind).stream(device_type, device_id, &stream):
+    if known_api_of(kind).stream(device_type, device_id, &stream):
         raise
     return <uint64_t> stream
 

@@ -152,9 +152,18 @@ def test_no_reference_is_kept():
     assert sys.getrefcount(a) == before
 
 
+def test_a_type_without_the_exchange_api_is_refused():
+    assert not exchange.has_api(np.ndarray)
+    with pytest.raises(TypeError, match="expected an array type with DLPack's C exchange API, got"):
+        exchange.of_exchange((np.zeros(3),), np.ndarray)
+    with pytest.raises(TypeError, match="C exchange API"):
+        exchange.current_stream(np.ndarray, 1, 0)
+
+
 torch = pytest.importorskip("torch")
 
 
+@pytest.mark.skipif(not exchange.has_api(torch.Tensor), reason="this torch has no C exchange API")
 class TestExchange:
     """Through DLPack's C exchange API."""
 
