@@ -80,6 +80,7 @@ def gradients(
 
     Those of the matrices, and where `optional` that of the output, may be None. `flat` are the operands.
     """
+    dense(name, op.gradient_names, incoming)
     first, of = flat[0], op.flat[0].name
     states = (None, *(flat[i] for i in op.places("state")))
     for i, (result, argument) in enumerate(zip(op.results, op.gradient_names, strict=True)):
@@ -207,8 +208,20 @@ def array(name: str, argument: str, a: Any) -> None:
     if not (hasattr(a, "__dlpack__") and hasattr(a, "shape") and hasattr(a, "dtype")):
         raise TypeError(
             f"{name}: {argument}: expected an array (NumPy, CuPy, torch, or anything with __dlpack__), got "
-            f"{type_name(a)}; convert it, e.g. numpy.asarray(..., dtype=numpy.float32)"
+            f"{type_name(a)}; convert it (numpy.asarray, torch.as_tensor, pad_packed_sequence)"
         )
+
+
+def dense(name: str, arguments: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Raise TypeError for a tensor that is sparse, nested or quantized. None stands for no array."""
+    for argument, a in zip(arguments, arrays, strict=True):
+        kinds = [kind for kind in ("nested", "quantized") if getattr(a, f"is_{kind}", False)]
+        layout = str(getattr(a, "layout", ""))  # other libraries may say something else by this name
+        if kinds or (layout.startswith("torch.") and layout != "torch.strided"):
+            raise TypeError(
+                f"{name}: {argument}: expected a dense tensor, got a {(*kinds, layout)[0]} one; make it "
+                "dense first (to_dense, dequantize, torch.nested.to_padded_tensor)"
+            )
 
 
 def floating(name: str, argument: str, a: Any) -> None:
@@ -237,6 +250,14 @@ def same_dtype(name: str, argument: str, a: Any, dtype: Any, *, of: str, alterna
             f"{name}: {argument}: expected the dtype of {of}, {dtype}{other}, got {a.dtype}; cast one of "
             "the two, nothing is cast silently"
         )
+
+
+def device_of(a: Any) -> Any:
+    """The device of an array; None where its library does not say: NumPy before 2, a tracer of JAX."""
+    try:
+        return a.device
+    except (AttributeError, TypeError):
+        return None
 
 
 def one_device(name: str, arguments: Sequence[str], devices: Sequence[Any]) -> None:
@@ -285,5 +306,6 @@ def one_of(name: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> No
     """Raise ValueError unless `value` is one of those."""
     if value not in allowed:
         raise ValueError(
-            f"{name}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}"
+            f"{name}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}; pass one "
+            "of these"
         )

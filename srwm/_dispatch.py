@@ -54,7 +54,7 @@ def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
             return found, ""
         reasons.append(f"{name}: {reason}")
     if backend is not None:
-        return None, f"backend {backend!r} cannot run: {reason}"
+        return None, f"backend {backend!r} cannot run: {reason}; ask for another or none"
     return None, f"no backend takes arrays on the {device} here ({'; '.join(reasons)})"
 
 
@@ -70,7 +70,8 @@ def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
     reference runs by itself only an operator of which no backend has kernels.
     """
     if backend is not None and backend not in BACKENDS:
-        raise ValueError(f"{name}: backend: expected one of {', '.join(BACKENDS)} or None, got {backend!r}")
+        known = ", ".join(BACKENDS)
+        raise ValueError(f"{name}: backend: expected one of {known} or None, got {backend!r}; pass one")
     found, reason = _resolve(op, device, backend)
     if found is None:
         raise RuntimeError(f"{name}: {reason}")

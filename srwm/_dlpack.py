@@ -36,7 +36,8 @@ def device_type(name: str, argument: str, a: Any) -> int:
     try:
         return int(a.__dlpack_device__()[0])
     except Exception as refusal:  # of a library's own making: a tracer's is JAX's ConcretizationTypeError
-        raise _refused(name, argument, a, "NumPy or CuPy", refusal) from refusal
+        remedy = "call from outside a function that is being traced"
+        raise _refused(name, argument, a, "NumPy or CuPy", refusal, remedy) from refusal
 
 
 def back(a: Any, like: Any) -> Any:
@@ -59,9 +60,11 @@ def check_takes_back(name: str, argument: str, a: Any, sample: Any) -> None:
         ) from refusal
 
 
-def _refused(name: str, argument: str, a: Any, library: str, refusal: Exception) -> TypeError:
+def _refused(
+    name: str, argument: str, a: Any, library: str, refusal: Exception, remedy: str = "convert or cast it"
+) -> TypeError:
     return TypeError(
         f"{name}: {argument}: expected an array that DLPack can share with {library}, got "
         f"{_checks.type_name(a)} of dtype {a.dtype}, which refuses: {str(refusal).splitlines()[0]}; "
-        "convert it, or call from outside a function that is being traced"
+        f"{remedy}"
     )

@@ -161,7 +161,7 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
 
 def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """The library that computes with arrays of any type, and they as its arrays."""
-    names, first = [operand.name for operand in op.flat], flat[0]
+    names, first = op.names, flat[0]
     library: Any = _HOST if _dlpack.device_type(name, names[0], first) == CPU else _CUDA
     arrays = _views(library, name, names, flat)
     if not isinstance(first, type(arrays[0])):

@@ -121,7 +121,7 @@ def make(
     first = layouts[0]
     assert first is not None
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
-    _checks.one_device(name, [operand.name for operand in op.flat], devices)
+    _checks.one_device(name, op.names, devices)
     module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
     if len(_plans) >= _MOST_PLANS:

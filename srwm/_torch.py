@@ -65,23 +65,12 @@ def _as_tensors(
     return flat, options
 
 
-def _refuse_layouts(op: Operator, verb: str, flat: tuple[Any, ...]) -> None:
-    """Raise TypeError for tensors that are not dense: sparse, nested, quantised."""
-    for operand, t in zip(op.flat, flat, strict=True):
-        if t is not None and (t.layout is not torch.strided or t.is_nested or t.is_quantized):
-            kind = "nested" if t.is_nested else "quantized" if t.is_quantized else str(t.layout)
-            raise TypeError(
-                f"{op.verb(verb)}: {operand.name}: expected a dense tensor, got a {kind} one; make it "
-                "dense first (to_dense, dequantize, torch.nested.to_padded_tensor)"
-            )
-
-
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
     flat, options = _as_tensors(op, "forward", flat, options)
     results: Any
     if not is_plain(flat):
-        _refuse_layouts(op, "forward", flat)
+        _checks.dense(op.verb("forward"), op.names, flat)
         operator = torch_operator(op)
         if in_forward_mode(flat):
             results = operator.reference(flat)
@@ -120,7 +109,7 @@ class _Prepared(NamedTuple):
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
     """The operands, checked and detached."""
     flat, options = _as_tensors(op, verb, flat, options)
-    _refuse_layouts(op, verb, flat)
+    _checks.dense(op.verb(verb), op.names, flat)
     lead, sizes = _checks.operands(op, op.verb(verb), flat)
     kind = flat[0].device.type
     if kind != "meta":

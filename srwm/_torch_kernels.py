@@ -84,12 +84,14 @@ _TENSORS = _Tensors()
 own_precision = _TENSORS.own_precision
 
 
-def _ready(op: Operator, flat: Tensors, backend: str | None) -> Ready:
-    return ready(_TENSORS, op, "forward", flat, backend, _TENSORS.read(flat))
+def _ready(op: Operator, verb: str, flat: Tensors, backend: str | None) -> Ready:
+    return ready(_TENSORS, op, verb, flat, backend, _TENSORS.read(flat))
 
 
-def _threads(num_threads: int | None) -> int:
-    return num_threads or threads_asked_for() or torch.get_num_threads()
+def _threads(name: str, num_threads: int | None) -> int:
+    if num_threads is not None:
+        return _checks.thread_count(name, "num_threads", num_threads)
+    return threads_asked_for() or torch.get_num_threads()
 
 
 def forward(
@@ -101,7 +103,8 @@ def forward(
     num_threads: int | None,
 ) -> list[Any]:
     """The output, the matrices after the last step or None, and what backward wants or None."""
-    return _ready(op, flat, backend).forward(save, return_state, _threads(num_threads))
+    threads = _threads(op.verb("forward"), num_threads)
+    return _ready(op, "forward", flat, backend).forward(save, return_state, threads)
 
 
 def backward(
@@ -113,13 +116,13 @@ def backward(
     num_threads: int | None,
 ) -> Tensors:
     """The gradients of the operands that have one; None where they are not given."""
-    call, x, name = _ready(op, flat, backend), flat[0], op.verb("backward")
+    call, x, name = _ready(op, "backward", flat, backend), flat[0], op.verb("backward")
     assert x is not None
     _check_saved(name, call.plan, saved, x)
     _checks.gradients(op, name, flat, call.plan.results, incoming, optional=True)
     devices = [None if t is None else t.device for t in (x, *incoming)]
     _checks.one_device(name, (op.flat[0].name, *op.gradient_names), devices)
-    return call.backward(saved, incoming, _threads(num_threads))
+    return call.backward(saved, incoming, _threads(name, num_threads))
 
 
 def _check_saved(name: str, plan: Plan, saved: Tensor, x: Tensor) -> None:

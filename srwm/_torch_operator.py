@@ -101,7 +101,7 @@ class TorchOperator:
         op, x = self.op, flat[0]
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
-        _checks.one_device(name, [operand.name for operand in op.flat], _devices(flat))
+        _checks.one_device(name, op.names, _devices(flat))
         y, dtype = x.new_empty(op.output.shape(lead, sizes)), op.state_dtype(flat)
         shapes = (result.shape(lead, sizes) if return_state else 0 for result in op.next_states)
         matrices = [x.new_empty(shape, dtype=dtype) for shape in shapes]
@@ -119,7 +119,7 @@ class TorchOperator:
 
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
         op = self.op
-        names = (*(operand.name for operand in op.flat), "saved", *op.gradient_names)
+        names = (*op.names, "saved", *op.gradient_names)
         _checks.one_device(op.verb("backward"), names, _devices(arguments[: len(names)]))
         return tuple(
             arguments[0].new_empty(0)
@@ -167,6 +167,7 @@ class TorchOperator:
         self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the operands that have one, None where not given, in any mode."""
+        _checks.dense(self.op.verb("backward"), self.op.gradient_names, incoming)
         if has_tangent((*flat, saved, *incoming)):
             return self.reference_gradients(flat, incoming)
         found = self.backward(*flat, saved, *incoming, *options)

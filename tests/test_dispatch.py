@@ -60,7 +60,8 @@ def test_the_reference_runs_only_when_asked_for(row, kernels):
         refused.value
     )
     with pytest.raises(
-        RuntimeError, match=r"^op: backend 'cython' cannot run: its kernels are on holiday$"
+        RuntimeError,
+        match=r"^op: backend 'cython' cannot run: its kernels are on holiday; ask for",
     ):
         _dispatch.resolve("op", row.op, "cpu", "cython")
 
@@ -74,7 +75,8 @@ def test_an_operator_without_kernels_runs_by_its_reference(kernels):
     other = Other()
     assert _dispatch.resolve("op", other, "cpu", None) is reference
     with pytest.raises(
-        RuntimeError, match=r"^op: backend 'cython' cannot run: it has no kernels of srwm\.other$"
+        RuntimeError,
+        match=r"^op: backend 'cython' cannot run: it has no kernels of srwm\.other; ask for",
     ):
         _dispatch.resolve("op", other, "cpu", "cython")
 
@@ -87,9 +89,8 @@ def test_a_backend_asked_for_does_not_take_arrays_from_elsewhere(kernels):
 
 def test_names_that_are_not_in_the_table():
     for name in ("cupy", "", "Cython", 3):
-        message = (
-            rf"^op: backend: expected one of cython, cuda, reference or None, got {re.escape(repr(name))}$"
-        )
+        got = re.escape(repr(name))
+        message = rf"^op: backend: expected one of cython, cuda, reference or None, got {got}; pass one$"
         with pytest.raises(ValueError, match=message):
             _dispatch.resolve("op", SRWM.op, "cpu", name)
 

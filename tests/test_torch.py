@@ -5,6 +5,7 @@ Every transform and tool of torch: tests/test_transforms.py.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -681,6 +682,81 @@ def test_what_is_not_wanted_is_empty(row):
     case = tensors_of(row)
     results = torch_operator(row.op).forward(*case.flat, None, False, None, None)
     assert [t.numel() > 0 for t in results] == [True, False, False]
+
+
+NOT_DENSE = {
+    "sparse": lambda t: t.to_sparse(),
+    "compressed": lambda t: t.reshape(-1, t.shape[-1]).to_sparse_csr(),
+    "nested": lambda t: torch.nested.nested_tensor([t], layout=torch.jagged),
+}
+each_that_is_not_dense = pytest.mark.parametrize("kind", NOT_DENSE)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@each_that_is_not_dense
+@each_operator
+def test_gradients_that_are_not_dense_are_refused(row, kind):
+    case = tensors_of(row, **STARTS["state-reset"])
+    incoming = [NOT_DENSE[kind](case.incoming[0]), None]
+    message = rf"^{re.escape(row.op.verb('backward'))}: grad_y: expected a dense tensor, got "
+    with pytest.raises(TypeError, match=message):
+        row.backward(case.flat, *incoming)
+    pullback = row.vjp(case.flat)[1]
+    with pytest.raises(TypeError, match=r"grad_y: expected a dense tensor, got "):
+        pullback(*incoming)
+
+
+@each_operator
+def test_a_sparse_gradient_from_autograd_is_refused(row):
+    case = tensors_of(row)
+    y = row.forward(tuple(t.requires_grad_() if t is not None else t for t in case.flat))[0]
+    with pytest.raises(TypeError, match=r"grad_y: expected a dense tensor, got a torch\.sparse_coo one"):
+        y.backward(torch.ones_like(y).to_sparse())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@each_that_is_not_dense
+def test_blocks_that_are_not_dense_are_refused(kind):
+    W = torch.randn(4, 13)
+    blocks = srwm.unpack(W)
+    for i, name in enumerate(("W_y", "W_q", "W_k", "w_beta")):
+        several = [NOT_DENSE[kind](b) if i == j else b for j, b in enumerate(blocks)]
+        with pytest.raises(TypeError, match=rf"^srwm\.pack: {name}: expected a dense tensor, got a "):
+            srwm.pack(*several)
+    with pytest.raises(TypeError, match=r"^srwm\.unpack: W: expected a dense tensor, got a "):
+        srwm.unpack(NOT_DENSE[kind](W))
+
+
+def test_blocks_on_two_devices_are_refused():
+    blocks = srwm.unpack(torch.randn(4, 13))
+    with pytest.raises(ValueError, match=r"^srwm\.pack: W_k: expected on the device of W_y, cpu, got meta"):
+        srwm.pack(*blocks[:2], blocks[2].to("meta"), blocks[3])
+
+
+@pytest.mark.parametrize("n", [0, -3])
+@each_operator
+def test_a_number_of_threads_is_checked_in_the_torch_operators_too(row, n):
+    case, operator = tensors_of(row), torch_operator(row.op)
+    message = rf"^{re.escape(row.op.verb('forward'))}: num_threads: expected an int >= 1, got {n}"
+    with pytest.raises(ValueError, match=message):
+        operator.forward(*case.flat, "it", True, None, n)
+    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+    with pytest.raises(ValueError, match=message.replace("forward", "backward")):
+        operator.backward(*case.flat, saved, *results, None, n)
+
+
+@each_operator
+def test_what_forward_of_other_operands_saved_is_refused(row):
+    """Of those without a reset, a state: backward would read another walk through time."""
+    case, operator = tensors_of(row, **STARTS["state-reset"]), torch_operator(row.op)
+    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+    optional = [i for i, operand in enumerate(row.op.flat) if operand.optional and case.flat[i] is not None]
+    for i in optional:
+        flat = tuple(None if i == j else t for j, t in enumerate(case.flat))
+        with pytest.raises(
+            ValueError, match=r"backward: saved: expected what forward saved for backward, "
+        ):
+            operator.backward(*flat, saved, *results, None, None)
 
 
 def test_importing_the_module_registers_all_operators():

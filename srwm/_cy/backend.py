@@ -66,7 +66,7 @@ def instruction_set() -> str:
         return next(name for name in INSTRUCTION_SETS if processor.has(name))
     if asked not in INSTRUCTION_SETS or not processor.has(asked):
         usable = ", ".join(name for name in INSTRUCTION_SETS if processor.has(name))
-        raise ValueError(f"SRWM_INSTRUCTION_SET: expected one of {usable} on this processor, got {asked!r}")
+        raise ValueError(f"SRWM_INSTRUCTION_SET: expected one of {usable} here, got {asked!r}; unset it")
     return asked
 
 

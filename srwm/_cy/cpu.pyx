@@ -165,8 +165,10 @@ cdef class Bound:
         modules = [kernels(self.real, layout) for layout in ("one", "many")]
         one, many = (module.layout(op.name, rows, Do) for module in modules)
         of_kernels = rows, Do, L, SEGMENT, segments(L)
-        # What is saved lies in this order of the sequences: backward of another call must not read it.
-        of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead
+        # What is saved is that of these operands, in this order of the sequences: backward of another call
+        # must not read it.
+        given = [a is not None for a in call.operands]
+        of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead, given
         self.signature = crc32(repr(of_call).encode()) & 0xFFFF
         bytes_each, self.lanes = itemsize(self.real), modules[1].sequences()
         self.scratch = bytes_each * max(of[4 if backward else 3] for of in (one, many))  # of a thread
@@ -289,9 +291,9 @@ cdef class Backward(Bound):
         call = self.call
         if many < 0:
             raise ValueError(
-                f"{call.operator.verb('backward')}: expected what forward saved for backward, {self.real} "
-                f"{(*call.lead, self.saved)}, got other content; pass what forward of the same operands "
-                "returned"
+                f"{call.operator.verb('backward')}: saved: expected what forward saved for backward, "
+                f"{self.real} {(*call.lead, self.saved)}, got other content; pass what forward of the same "
+                "operands returned"
             )
         base = gathering_of(call.lead, self.initial_lead, self.initial_lead, many, self.lanes)
         slots, gradients, held = [0] * len(call.operands), [], [base]

@@ -199,6 +199,11 @@ class Operator:
         return (*self.operands[: last + 1], *self.states, *self.operands[last + 1 :])
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of `flat`."""
+        return tuple(operand.name for operand in self.flat)
+
+    @cached_property
     def differentiable(self) -> tuple[int, ...]:
         """The places in `flat` of the operands that have a gradient."""
         return tuple(i for i, operand in enumerate(self.flat) if operand.role != "flag")

@@ -228,12 +228,14 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
     """
     name = "srwm.pack"
     blocks = {"W_y": W_y, "W_q": W_q, "W_k": W_k, "w_beta": w_beta}
+    _checks.dense(name, tuple(blocks), tuple(blocks.values()))
     for argument, block in blocks.items():
         _checks.array(name, argument, block)
         _checks.floating(name, argument, block)
         _checks.same_kind(name, argument, block, W_y, of="W_y")
         _checks.same_dtype(name, argument, block, W_y.dtype, of="W_y")
         _checks.rank(name, argument, block, 2, "(..., D, columns)")
+    _checks.one_device(name, tuple(blocks), [*map(_checks.device_of, blocks.values())])
     _checks.entries(name, "W_y", W_y, ("D", "Do"))
     D = W_y.shape[-2]
     lead: tuple[Any, ...] | None = ()
@@ -281,6 +283,7 @@ def unpack(W: Any) -> tuple[Any, Any, Any, Any]:
     [(8, 2, 3), (8, 2, 2), (8, 2, 2), (8, 2, 4)]
     """
     name = "srwm.unpack"
+    _checks.dense(name, ("W",), (W,))
     _checks.array(name, "W", W)
     _checks.floating(name, "W", W)
     _checks.rank(name, "W", W, 2, "(..., D, M)")
