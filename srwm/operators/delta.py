@@ -78,7 +78,8 @@ def forward(
         Forces a backend; by default the device of q decides.
     num_threads : int, optional
         The most threads to use on the CPU; by default `srwm.set_num_threads` and the variables decide, see
-        `srwm.get_num_threads`. The last bits of results may depend on it.
+        `srwm.get_num_threads`. The last bits of results may depend on it, and, where many small sequences
+        are computed together, on how many there are and on which of them have a reset.
 
     Returns
     -------
