@@ -13,7 +13,7 @@ torch.randn(10**6).exp()
 """
 
 
-@pytest.mark.parametrize("instruction_set", ["baseline", ""])
+@pytest.mark.parametrize("instruction_set", [pytest.param("baseline", marks=pytest.mark.slow), ""])
 def test_srwm_imported_in_the_child(instruction_set):
     program = """
 in_child(lambda: call() and allowed() == (not on_linux))
@@ -22,7 +22,7 @@ in_child(lambda: in_child(call) is None and call())
     run(TORCH_USED_THREADS + program, SRWM_INSTRUCTION_SET=instruction_set)
 
 
-@pytest.mark.parametrize("instruction_set", ["baseline", ""])
+@pytest.mark.parametrize("instruction_set", ["baseline", pytest.param("", marks=pytest.mark.slow)])
 def test_srwm_imported_in_the_parent(instruction_set):
     program = """
 import srwm
@@ -32,7 +32,7 @@ in_child(lambda: in_child(call) is None and call())
     run(TORCH_USED_THREADS + program, SRWM_INSTRUCTION_SET=instruction_set)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_tensors(dtype):
     # torch's own operations on large tensors wait in the child: none may be among the operators'.
     program = """

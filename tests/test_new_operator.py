@@ -166,7 +166,7 @@ class Automatic(operators.Backend):
 def parity_rows():
     """Every test of the parity suite that walks the operators, with each of its parameters."""
     for name, test in vars(test_parity).items():
-        arguments = getattr(test, "pytestmark", [])
+        arguments = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
         if not name.startswith("test_") or not any("row" in mark.args[0] for mark in arguments):
             continue
         rows: list[dict[str, Any]] = [{}]

@@ -77,6 +77,14 @@ def case_and_truth(row, size, start, dtype):
     return case, truth_of(case)
 
 
+# Most of what the emulated CUDA costs is the compilation of a kernel for each size and dtype. Each size
+# runs in one of the two, those that take long in float32, and some in both.
+IN_BOTH = [((2, 3), (3,), 63, 3, 5), ((1, 2), (4, 1), 65, 16, 16), ((2,), (2,), 200, 32, 32)]
+
+
+@pytest.mark.slow_where(
+    lambda backend, size: backend is CUDA_ON_HOST and size in SIZES and size not in IN_BOTH
+)
 @each_backend
 @each_size_and_start
 @each_operator
@@ -86,6 +94,7 @@ def test_float32_equals_the_float64_reference(backend, row, size, start):
     assert_close(backend.run(case), truth, TOLERANCE["float32"])
 
 
+@pytest.mark.slow_where(lambda backend, size: backend is CUDA_ON_HOST and size in LONG_OR_WIDE)
 @each_backend
 @each_size_and_start
 @each_operator
@@ -99,6 +108,9 @@ HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 STATES_BESIDE_HALVES = {"no state": None, "half state": "half", "float32 state": np.float32}
 
 
+@pytest.mark.slow_where(
+    lambda backend, size, dtype: backend is CUDA_ON_HOST and dtype is ml_dtypes.bfloat16 and size[2] != 34
+)
 @each_backend
 @pytest.mark.parametrize("state_dtype", STATES_BESIDE_HALVES.values(), ids=STATES_BESIDE_HALVES)
 @pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)

@@ -39,6 +39,15 @@ from tests.operators import (
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def several_threads():
+    """The operators on tensors take as many threads as torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def tensors_of(row, *, requires_grad=False, dtype=None, **options):
     case = random_case(row, **options)
     if dtype is not None:
@@ -790,6 +799,7 @@ def test_without_the_exchange_api_tensors_are_described(row, monkeypatch):
 WITHOUT_A_NAME = """
 import importlib.util, sys
 import torch
+torch.set_num_threads(1)
 missing = sys.argv[1]
 spec = importlib.util.find_spec("srwm._torch_private")
 source = open(spec.origin).read()

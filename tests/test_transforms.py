@@ -356,6 +356,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow_where(lambda way: way == "static")
 @pytest.mark.parametrize("way", WAYS)
 @each_start_slowly
 @each_operator

@@ -72,6 +72,7 @@ def exchanged_of(kernel, of):
     return 3 * columns + (shares * warps * of["ROW_LANES"] * -(-rows // 4) * 4 if warps > 1 else 0)
 
 
+@pytest.mark.slow_where(lambda architecture, storage: storage != "float32" and architecture != 90)
 @each_architecture
 @each_plan
 @pytest.mark.parametrize("storage", launch.STORAGES)

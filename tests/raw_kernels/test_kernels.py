@@ -51,6 +51,22 @@ def running(variant, **how):
     return backend.running(device=launch.ARCHITECTURES[variant[2]]._replace(multiprocessors=1), **how)
 
 
+# The compilers of the sanitizers take long. Every variant runs on one operator at least.
+WITHIN_BOUNDS = ("a head of odd size", "several warps", "a state partly in working memory", "halves")
+NO_RACE_OF_DELTA = ("groups of one warp", "several warps", "sums in working memory", "several segments")
+
+
+def name_of(variant):
+    return next(name for name, own in VARIANTS.items() if own is variant)
+
+
+@pytest.mark.slow_where(
+    lambda row, variant, mode: (
+        name_of(variant) not in WITHIN_BOUNDS
+        if mode == "bounds"
+        else row is DELTA and name_of(variant) not in NO_RACE_OF_DELTA
+    )
+)
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
 @each_operator
@@ -89,6 +105,7 @@ BARRIERS = [
 ]
 
 
+@pytest.mark.slow_where(lambda which: which % 2 == 1)
 @pytest.mark.parametrize(("kernel", "which"), BARRIERS, ids=lambda v: str(v))
 def test_no_barrier_can_go_unnoticed(kernel, which):
     without = list(barriers(kernel))[which]

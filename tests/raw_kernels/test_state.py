@@ -189,6 +189,12 @@ def test_the_delta_rule_without_an_initial_matrix_resets_to_zero(with_state):
     assert_close(got, {n: truth[n] for n in got}, TOLERANCE["float64"])
 
 
+@pytest.mark.slow_where(
+    lambda variant, mode: (
+        variant
+        not in (VARIANTS["no steps"], VARIANTS["several warps" if mode == "race" else "several segments"])
+    )
+)
 @each_operator
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
