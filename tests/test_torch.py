@@ -39,15 +39,6 @@ from tests.operators import (
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def several_threads():
-    """The operators on tensors take as many threads as torch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def tensors_of(row, *, requires_grad=False, dtype=None, **options):
     case = random_case(row, **options)
     if dtype is not None:

@@ -356,7 +356,7 @@ WAYS = {
 }
 
 
-@pytest.mark.slow_where(lambda way: way == "static")
+@pytest.mark.slow_where(lambda way: way != "dynamic")  # inductor: the test after this one
 @pytest.mark.parametrize("way", WAYS)
 @each_start_slowly
 @each_operator
@@ -400,6 +400,7 @@ COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
 }
 
 
+@pytest.mark.slow_where(lambda transform: transform in ("grad", "vjp", "jacrev"))
 @pytest.mark.parametrize("transform", COMPILED_TRANSFORMS)
 @each_start_slowly
 @each_operator

@@ -42,6 +42,7 @@ def test_results_and_gradients(name: str, mode: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile looks at it itself
+@pytest.mark.slow_where(lambda name: name != "torch.compile, loop")
 @pytest.mark.parametrize("name", COMPILED)
 def test_results_and_gradients_of_what_torch_compiles(name: str) -> None:
     check(name, "training", (2, 3, 1, 6))  # each further step of the loop takes seconds

@@ -206,6 +206,7 @@ def test_no_race_and_nothing_out_of_bounds(operator, variant, mode):
     assert_close(got, by_a_loop(operator, operands, upstream, lead), TOLERANCE["float64"])
 
 
+@pytest.mark.slow_where(lambda D: D in (1, 5, 17, 64))
 @each_operator
 @pytest.mark.parametrize("D", [1, 3, 5, 16, 17, 33, 64, 70])
 def test_nothing_after_a_reset_reaches_what_is_before_it(operator, D):

@@ -159,7 +159,7 @@ class StopAfter(StopRequest):
         assert not value
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_resumed_run_encodes_again_and_goes_on_as_if_never_stopped(settings, splits, workers):
     settings = dataclasses.replace(settings, feature_views=2, feature_noise=0.3, pools=0, workers=workers)
     whole = RunFolder(settings.runs / "whole")

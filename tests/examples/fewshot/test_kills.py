@@ -11,6 +11,7 @@ from tests.examples.runs import assert_same_run
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither fork nor SIGKILL")
+@pytest.mark.slow_where(lambda change: change.get("protocol") != "sequential")
 @pytest.mark.parametrize(
     "change",
     [
