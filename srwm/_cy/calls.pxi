@@ -78,8 +78,8 @@ def layout(str name, Py_ssize_t D, Py_ssize_t Do):
             s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
-# The last entry saved for a sequence: how many sequences were computed side by side, and the signature of the
-# call, a 16-bit hash of its shapes and its order of sequences. (Two calls may have the same hash.)
+# The last entry saved for a sequence: how many sequences were computed side by side, and the signature of
+# the call, a 16-bit hash of its shapes and its order of sequences. (Two calls may have the same hash.)
 cdef inline real mark_of(Py_ssize_t lanes, Py_ssize_t signature) noexcept nogil:
     return signature * 64 + lanes
 
@@ -141,8 +141,8 @@ cdef class Call:
     `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists
     of (outer stride, inner stride, strides of the leading axes, kind), or None for an array that is not
     given. The outer and inner strides are those of the last two axes; all are in bytes. Kind 0 is this
-    module's real type, or flags; 1 is float16, 2 bfloat16. `lead` is the sizes of the leading axes; an array
-    has stride 0 along those over which it is broadcast. The gradient of a matrix has slots instead of
+    module's real type, or flags; 1 is float16, 2 bfloat16. `lead` has the sizes of the leading axes; an
+    array has stride 0 along those over which it is broadcast. The gradient of a matrix has slots instead of
     leading axes. `saved` is the number of entries saved for each sequence.
     """
 
@@ -274,9 +274,9 @@ cdef class Call:
                         member_start(group, group.member + 1, s.all_))
         return s
 
-    # Where the data saved for positions p, p + 1, ... begin. If they are new, entries that the operator does
-    # not use are zeroed, so that equal calls save equal arrays, and the last entry of each sequence is set
-    # (mark_of). NULL if nothing is saved.
+    # Where the data saved for positions p, p + 1, ... begin. If they are new, entries that the operator
+    # does not use are zeroed, so that equal calls save equal arrays, and the last entry of each sequence is
+    # set (mark_of). NULL if nothing is saved.
     cdef inline real *place_of(self, real *saved, Py_ssize_t p, bint is_new) noexcept nogil:
         cdef real *place = saved + p * self.saved
         cdef Py_ssize_t i, used = saved_growth(all_segments(&self.s), &self.s), end = SEQUENCES * self.saved

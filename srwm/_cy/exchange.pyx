@@ -86,7 +86,8 @@ cdef inline void begin(Reading *reading) noexcept:
     reading.count = reading.arrays = 0
 
 
-# Reserves the numbers of another array with `ndim` axes; returns where they begin. NULL: too many arrays or axes.
+# Reserves the numbers of another array with `ndim` axes; returns where they begin. NULL: too many arrays or
+# axes.
 cdef inline int64_t *place_for(Reading *reading, Py_ssize_t ndim) noexcept:
     if reading.arrays == MOST_ARRAYS or ndim > MOST_AXES:
         return NULL
@@ -160,7 +161,7 @@ cdef int _numpy_type(object dtype) except -2:
 
 
 def of_numpy(tuple arrays, object ndarray):
-    """(key, addresses) of NumPy arrays or None. Returns None if the type of one is not exactly `ndarray`."""
+    """(key, addresses) of NumPy arrays or None. Returns None if the type of one is not `ndarray` itself."""
     cdef Reading reading
     cdef Py_buffer buffer
     cdef int64_t *place
@@ -236,9 +237,10 @@ def has_api(object kind):
 
 
 def of_exchange(tuple arrays, object kind):
-    """(key, addresses) of arrays or None, through the exchange API of their type `kind`, which must have one.
+    """(key, addresses) of arrays or None, through the exchange API of their type, `kind`.
 
-    All arrays must be of that type; this is not checked. Returns None if a dtype is unknown to operators.
+    `kind` has one, and all arrays are of this type; the type is not checked. Returns None if operators
+    cannot compute with a dtype.
     """
     cdef Reading reading
     cdef SrwmExchange *api = known_api_of(kind)

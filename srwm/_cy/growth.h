@@ -20,7 +20,8 @@
 #define GROWTH 16
 
 /* Updates of the delta rule are undone if they were at most this many times as large as the entries of S
-   at the first update. This is more than GROWTH: an S that begins at zero always grows by its first updates. */
+   at the first update. This is more than GROWTH: an S that begins at zero always grows by its first
+   updates. */
 #define ADDED_GROWTH 256
 
 INLINE int is_any(vector_bits mask) {

@@ -20,7 +20,7 @@ static void *allocate(size_t size) {
     size_t unit = size < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
     if (posix_memalign(&memory, unit, (size + unit - 1) / unit * unit) != 0) return NULL;
 #ifdef MADV_HUGEPAGE
-    if (unit == HUGE_PAGE) madvise(memory, (size + unit - 1) / unit * unit, MADV_HUGEPAGE); /* may be refused */
+    if (unit == HUGE_PAGE) madvise(memory, (size + unit - 1) / unit * unit, MADV_HUGEPAGE); /* a hint */
 #endif
     return memory;
 }

@@ -7,8 +7,8 @@ class takes it. If there would be more, the memory that has been idle for longes
 
 All lists are linked through the idle memory itself. So every operation takes constant time, and none
 allocates: an allocation may start Python's garbage collector, which may release memory to this module. The
-GIL is the lock. A free-threaded Python turns the GIL on when it imports this module, because the module does
-not declare that it runs without.
+GIL is the lock. A free-threaded Python turns the GIL on when it imports this module, because the module
+does not declare that it runs without.
 """
 
 from math import prod

@@ -1,7 +1,7 @@
 """Runs one call: operands of one library, their plan, and the passes of the plan on their addresses.
 
-`library` is an object of a front end, with these functions on its arrays. `like` is an array of the call; its
-device is used:
+`library` is an object of a front end, with these functions on its arrays. `like` is an array of the call;
+its device is used:
 
     read(arrays) -> their key and their addresses, for None a mark and 0; or None if it cannot read one
     addresses(arrays) -> only the addresses
@@ -25,7 +25,7 @@ cdef class Ready:
         self.plan, self.library, self.arrays, self.addresses = plan, library, arrays, addresses
 
     def forward(self, bint save, bint return_state, num_threads):
-        """The output, the matrices after the last step, the data saved for backward; None if not asked for."""
+        """The output, the matrices after the last step, the data saved for backward; None if not needed."""
         plan, library, call, like = self.plan, self.library, self.plan.call, self.arrays[0]
         cdef list results, places
         if plan.runs_on_arrays:
@@ -43,7 +43,7 @@ cdef class Ready:
         return results
 
     def backward(self, saved, tuple incoming, num_threads):
-        """The gradients of the operands, from those of the results; None for an operand that is not given."""
+        """The gradients of the operands, from those of the results; None for operands not given."""
         plan, library, call, like = self.plan, self.library, self.plan.call, self.arrays[0]
         cdef tuple gradients
         cdef list places
