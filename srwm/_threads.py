@@ -1,9 +1,9 @@
 """Threads on the CPU: how many a call may use, and whether this process can use more than one.
 
 The number is the argument `num_threads`, else that of `set_num_threads`, else the variable
-SRWM_NUM_THREADS, else OMP_NUM_THREADS as OpenMP reads it, else the number of processors of this process. For
-torch tensors ``torch.get_num_threads()`` takes the place of the last two. The variables are read once, when
-they are first needed.
+SRWM_NUM_THREADS, else OMP_NUM_THREADS as OpenMP reads it, else the number of processors of this process.
+For torch tensors ``torch.get_num_threads()`` takes the place of the last two. The variables are read once,
+when they are first needed.
 
 A forked child has only the thread that forked. An OpenMP library that had more threads in the parent does
 not notice, and waits for them forever, no matter whether srwm, torch or another library used it. Therefore
@@ -153,8 +153,8 @@ def set_num_threads(n: int | None) -> None:
     """Set how many threads a call on the CPU may use if it has no `num_threads`.
 
     An argument `num_threads` overrides this number. This number overrides the variables SRWM_NUM_THREADS
-    and OMP_NUM_THREADS, and for torch tensors also ``torch.get_num_threads()``. It applies to all threads of
-    this process, from their next call on.
+    and OMP_NUM_THREADS, and for torch tensors also ``torch.get_num_threads()``. It applies to all threads
+    of this process, from their next call on.
 
     Parameters
     ----------

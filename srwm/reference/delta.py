@@ -46,7 +46,7 @@ def step(xp: Any, q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any) -> tuple[An
 def step_backward(
     xp: Any, q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any, g_y: Any, G: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """The gradients of q_t, k_t, v_t, beta_t and S, from g_y and G, the gradient of the S after the step."""
+    """The gradients of q_t, k_t, v_t, beta_t and S, from g_y and G, the gradient of S after the step."""
     Delta, u, S_next = _update(k_t, v_t, beta_t, S)
     # 5'
     g_q = product_transposed(g_y, S_next)

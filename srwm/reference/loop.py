@@ -1,4 +1,4 @@
-"""Runs the step of an operator over sequences: time, resets, states, broadcast axes, for any array namespace.
+"""Runs the step of an operator over sequences: time, resets, states, broadcast axes, any array namespace.
 
 Nothing is written into an array, so that it runs under every transform of torch. The matrices before every
 step are saved for backward, O(L D M) memory; the other backends save fewer and recompute the others.
@@ -20,12 +20,12 @@ def _at(operand: Operand, a: Any, t: int) -> Any:
 
 
 def _copy(xp: Any, a: Any) -> Any:
-    """A copy, for results that are an operand or an incoming gradient: results share no memory with them."""
+    """A copy, for results that are an operand or an incoming gradient: results share no memory."""
     return xp.stack([a])[0]
 
 
 def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
-    """The gradient of an array of `shape`, from g, the gradient of its broadcast: sums over the new axes."""
+    """The gradient of an array of `shape`, from g, that of its broadcast: sums over the new axes."""
     if tuple(g.shape) == tuple(shape):
         return g
     added = len(g.shape) - len(shape)
@@ -91,7 +91,7 @@ def saved_shape(op: Operator, lead: Sequence[Any], sizes: Mapping[str, Any]) -> 
 def forward(
     op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int], save: bool
 ) -> tuple[Any, ...]:
-    """The output, the matrices after the last step, and the data saved for backward, or None without `save`.
+    """The output, the matrices after the last step, and the data saved for backward (None without `save`).
 
     Parameters
     ----------
@@ -144,8 +144,8 @@ def backward(
 ) -> tuple[Any, ...]:
     """The gradients of the differentiable operands, of exactly their shapes; None if one is not given.
 
-    `saved` is the last result of `forward`; `incoming` are the gradients of its other results, None for zero.
-    The other arguments are those of `forward`.
+    `saved` is the last result of `forward`; `incoming` are the gradients of its other results, None for
+    zero. The other arguments are those of `forward`.
     """
     operands = _Operands(op, flat, lead, sizes)
     xp, L = operands.xp, operands.steps
