@@ -1,8 +1,9 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`; the first three also of its sibling, fast weights under
-the delta rule, in `srwm.delta`; `warmup` and `show_config`; torch layers in `srwm.nn`.
+`forward`, `backward`, `vjp`, `pack`, `unpack`. `srwm.delta` has the first three for a related operator,
+fast weights under the delta rule. Torch layers are in `srwm.nn`. `warmup` compiles kernels ahead, and
+`show_config` prints what runs here.
 """
 
 import importlib
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # a function __getattr__ would let type checkers pass any nam
 else:
 
     def __getattr__(name: str) -> Any:
-        """`srwm.nn`, loaded when it is first asked for: it needs torch."""
+        """`srwm.nn`, imported when it is first used, because it needs torch."""
         if name == "nn":
             return importlib.import_module("srwm.nn")
         raise AttributeError(f"module 'srwm' has no attribute {name!r}")

@@ -1,9 +1,9 @@
-"""A call of an operator: the three verbs, over the front end of the array type that came.
+"""The three functions of an operator, `forward`, `vjp` and `backward`, for arrays of any type.
 
-A front end is a module for the arrays of one library, imported when the first of them comes. It has
-`forward(op, flat, return_state, options)`, the fast road, and `prepare(op, verb, flat, options)`, which
-gives the operands checked, see `Prepared`. `flat` are the operands in the order of ``op.flat``, None
-where not given; options are (backend, num_threads).
+A front end is a module for the arrays of one library, imported when a call first gets such an array. It has
+`forward(op, flat, return_state, options)`, the fast path, and `prepare(op, verb, flat, options)`, which
+returns the checked operands, see `Prepared`. `flat` are the operands in the order of ``op.flat``, None for
+one that is not given; options are (backend, num_threads).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from srwm import _checks
 from srwm._layouts import Options, together
 from srwm.operators.spec import Operator
 
-# By the name of the package of an array type.
+# Package of an array type -> its front end.
 FRONT_ENDS = {"torch": "srwm._torch"}
 OTHERS = "srwm._numpy"
 
@@ -31,17 +31,17 @@ class Prepared(Protocol):
     shapes: Sequence[tuple[int, ...]]  # of the results
 
     def own(self) -> Prepared:
-        """The same on copies, which the caller cannot change."""
+        """The same with copies of the operands, which the caller cannot change."""
 
     def forward(self, return_state: bool) -> tuple[Any, ...]:
-        """The results as callers get them, and what backward wants."""
+        """The results as arrays of the caller's type, and the data saved for backward."""
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The gradients of the operands that have one, None where not given, from those of the results."""
+        """The gradients of the operands, from those of the results; None for operands not given."""
 
 
 def _path_of(kind: type) -> str:
-    """The name of an array type's front end, which is loaded now."""
+    """The name of the front end of an array type; imports it."""
     path = _paths.get(kind)
     if path is None:
         packages = (base.__module__.partition(".")[0] for base in kind.__mro__)
@@ -51,7 +51,8 @@ def _path_of(kind: type) -> str:
     return path
 
 
-# As torch.compiler.assume_constant_result, without torch: its compiler calls it, and does not trace it.
+# As torch.compiler.assume_constant_result, but without torch: its compiler calls the function, not traces
+# it.
 _path_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -61,7 +62,7 @@ def front_end_of(kind: type) -> Any:
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
-    """The output, and the matrices after the last step where `return_state`: one, or a tuple of several."""
+    """The output, and with `return_state` the matrices after the last step: one, or a tuple of several."""
     options = _checked(op, "forward", options)
     return _loaded[_path_of(type(flat[0]))].forward(op, flat, return_state, options)
 
@@ -69,7 +70,7 @@ def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Op
 def vjp(
     op: Operator, flat: tuple[Any, ...], options: Options
 ) -> tuple[tuple[Any, Any], Callable[..., tuple[Any, ...]]]:
-    """The output and the matrices, and the function from their gradients to those of the operands."""
+    """The output and the matrices, and a function from their gradients to those of the operands."""
     options = _checked(op, "vjp", options)
     call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
     y, *matrices, saved = call.forward(True)
@@ -83,14 +84,14 @@ def vjp(
 def backward(
     op: Operator, flat: tuple[Any, ...], grad_y: Any, grad_state: Any, options: Options
 ) -> tuple[Any, ...]:
-    """The gradients of the operands, from those of the results; a state's only where one is given."""
+    """The gradients of the operands, from those of the results; of a state only if it is given."""
     options = _checked(op, "backward", options)
     call = front_end_of(type(flat[0])).prepare(op, "backward", flat, options)
     return _pull_back(op, "backward", call, grad_y, grad_state, lambda: call.forward(False)[-1])
 
 
 def _checked(op: Operator, verb: str, options: Options) -> Options:
-    """The options, the number of threads as an int."""
+    """The options, with the number of threads as an int."""
     backend, n = options
     return options if n is None else (backend, _checks.thread_count(op.verb(verb), "num_threads", n))
 
@@ -98,7 +99,7 @@ def _checked(op: Operator, verb: str, options: Options) -> Options:
 def _pull_back(
     op: Operator, verb: str, call: Prepared, grad_y: Any, grad_state: Any, saved: Callable[[], Any]
 ) -> tuple[Any, ...]:
-    """The gradients of the operands as callers get them; `saved` is asked for after the checks."""
+    """The gradients of the operands as arrays of the caller's type; `saved` is called after the checks."""
     name = op.verb(verb)
     incoming = (grad_y, *_several(op, name, grad_state))
     _checks.gradients(op, name, call.flat, call.shapes, incoming)
@@ -111,7 +112,7 @@ def _pull_back(
 
 
 def _several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
-    """The gradients of the matrices, one each, from one, or a tuple, or None for all."""
+    """One gradient for each matrix, from a single one, or a tuple, or None for all."""
     n = len(op.states)
     if grad_state is None:
         return (None,) * n

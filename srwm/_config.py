@@ -1,4 +1,4 @@
-"""What runs here: versions, backends and why one cannot run, and kernels compiled ahead."""
+"""`show_config` prints versions and which backends are usable; `warmup` compiles kernels ahead."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from srwm.operators.srwm import SRWM
 def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
     """Compile the CUDA kernels of one size ahead, for CuPy's current device.
 
-    They are compiled when first used otherwise, which takes a second or two each, and kept on disk in
-    CuPy's folder, `CUPY_CACHE_DIR`. On the CPU there is nothing to compile.
+    Otherwise they are compiled at their first use, which takes a second or two each. CuPy caches them on
+    disk, in `CUPY_CACHE_DIR`. On the CPU there is nothing to compile.
 
     Parameters
     ----------
     D, Do : int
-        Entries of an input and of an output; of the delta rule, of a key and of a value.
+        Entries of an input and of an output; for the delta rule, of a key and of a value.
     dtype : str or dtype
         float16, bfloat16, float32 or float64.
 
     Raises
     ------
     ValueError
-        No such dtype, or sizes that the kernels do not run.
+        An unknown dtype, or sizes that the kernels do not support.
     RuntimeError
         The CUDA backend cannot run here; the message says why.
 
@@ -53,13 +53,13 @@ def show_config() -> None:
     >>> srwm.show_config()  # doctest: +ELLIPSIS
     srwm ...
     """
-    import importlib.metadata  # slow to load, and of use nowhere else
+    import importlib.metadata  # slow to import, and used nowhere else
 
     lines = [
         f"srwm {__version__}",
         f"python {platform.python_version()} on {platform.machine()} ({platform.system()})",
     ]
-    installed = importlib.metadata.packages_distributions()  # CuPy comes as a wheel for each CUDA
+    installed = importlib.metadata.packages_distributions()  # CuPy has a wheel for each version of CUDA
     for package in ("numpy", "torch", "cupy"):
         wheels = [f"{name} {importlib.metadata.version(name)}" for name in installed.get(package, [])]
         lines.append(", ".join(wheels) or f"{package} not installed")

@@ -1,4 +1,4 @@
-"""Arrays of any library to NumPy's or CuPy's and back, without a copy: the only from_dlpack calls."""
+"""Views arrays of any library as NumPy's or CuPy's, and back, without a copy: all from_dlpack calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from srwm import _checks
 
 
 def to_numpy(name: str, argument: str, a: Any) -> np.ndarray:
-    """A NumPy view of a CPU array's memory; TypeError where its library cannot export it."""
+    """A NumPy view of a CPU array's memory; TypeError if its library cannot export it."""
     if isinstance(a, np.ndarray):
         return np.asarray(a)
     try:
@@ -20,7 +20,7 @@ def to_numpy(name: str, argument: str, a: Any) -> np.ndarray:
 
 
 def to_cupy(name: str, argument: str, a: Any) -> Any:
-    """A CuPy view of a CUDA array's memory, in CuPy's current stream, which waits for the array's."""
+    """A CuPy view of a CUDA array's memory. CuPy's current stream waits for the stream of the array."""
     import cupy
 
     if isinstance(a, cupy.ndarray):
@@ -32,23 +32,23 @@ def to_cupy(name: str, argument: str, a: Any) -> Any:
 
 
 def device_type(name: str, argument: str, a: Any) -> int:
-    """DLPack's number of the kind of device that `a` is on."""
+    """DLPack's device type of the device of `a`."""
     try:
         return int(a.__dlpack_device__()[0])
-    except Exception as refusal:  # of a library's own making: a tracer's is JAX's ConcretizationTypeError
+    except Exception as refusal:  # any type: JAX's tracers raise ConcretizationTypeError
         remedy = "call from outside a function that is being traced"
         raise _refused(name, argument, a, "NumPy or CuPy", refusal, remedy) from refusal
 
 
 def back(a: Any, like: Any) -> Any:
-    """`a`, NumPy's or CuPy's, as an array of the library of `like`, sharing its memory where that can."""
-    if isinstance(like, np.ndarray):  # of a class of its own
+    """A NumPy or CuPy array as an array of the library of `like`; shares its memory if that library can."""
+    if isinstance(like, np.ndarray):  # a subclass
         return a
     return like.__array_namespace__().from_dlpack(a)
 
 
 def check_takes_back(name: str, argument: str, a: Any, sample: Any) -> None:
-    """Raise TypeError unless the library of `a` takes results, arrays like `sample`, by DLPack."""
+    """Raise TypeError unless the library of `a` accepts results, arrays like `sample`, by DLPack."""
     try:
         back(sample, a)
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as refusal:

@@ -1,4 +1,4 @@
-"""How arrays lie in memory, what is known of a call but their addresses, and how its states come."""
+"""The layout of arrays in memory, and a call without addresses."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from srwm.operators.spec import Operator
 # DLPack's device types.
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 
-Reading = tuple[bytes, tuple[int, ...]]  # of arrays: their key and their addresses (exchange.pyx)
+Reading = tuple[bytes, tuple[int, ...]]  # of arrays: key and addresses (exchange.pyx)
 Options = tuple[str | None, int | None]  # of a call: backend, num_threads
 
 
 def together(matrices: Sequence[Any]) -> Any:
-    """One matrix as it is, several as a tuple: how states are returned."""
+    """How states are returned: a single matrix as it is, several as a tuple."""
     return matrices[0] if len(matrices) == 1 else tuple(matrices)
 
 
 class Layout(NamedTuple):
-    """One array, but for its address."""
+    """An array without its address."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
@@ -35,7 +35,7 @@ def itemsize(dtype: str) -> int:
 
 
 def real_of(dtype: str) -> str:
-    """The dtype that arrays of a dtype are computed in, and in which sums and what is saved are."""
+    """The dtype of the computation for arrays of this dtype, of sums and of the data saved for backward."""
     return "float64" if dtype == "float64" else "float32"
 
 
@@ -49,10 +49,10 @@ def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
 
 
 class Call(NamedTuple):
-    """What is known of a call of an operator: all but addresses and options."""
+    """A call of an operator, without addresses and options."""
 
     operator: Operator
-    operands: tuple[Layout | None, ...]  # in the order of ``operator.flat``; None where not given
+    operands: tuple[Layout | None, ...]  # in the order of ``operator.flat``; None if not given
     lead: tuple[int, ...]  # the broadcast of their leading axes
     sizes: Mapping[str, int]  # of the letters of their axes
     dtype: str  # of the data operands and of the output

@@ -1,15 +1,14 @@
-"""The memory that the CPU backend holds between calls."""
+"""`free_memory`: releases the memory that the CPU backend keeps between calls."""
 
 
 def free_memory() -> None:
-    """Give the memory that is held between calls back to the system.
+    """Give the memory that srwm keeps between calls back to the system.
 
-    Large results of calls on the CPU, what forward saves for backward, and the working memory of calls lie
-    in memory that is used again by later calls: fresh memory would cost more time than many calls take. At
-    most 256 MiB of it are held while nobody uses them. This call gives back all of that. Arrays in use are
-    not touched.
+    On the CPU, later calls reuse the memory of large results, of the data saved for backward, and of the
+    working memory of calls: the page faults of new memory would take more time than many calls. At most 256
+    MiB are kept while they are unused. This function gives all of that back. Arrays in use are not touched.
 
-    Memory on GPUs is CuPy's or PyTorch's: ``cupy.get_default_memory_pool().free_all_blocks()``,
+    On GPUs, CuPy or PyTorch keep memory: ``cupy.get_default_memory_pool().free_all_blocks()``,
     ``torch.cuda.empty_cache()``.
 
     Raises

@@ -1,6 +1,6 @@
 """The front end of NumPy, CuPy, and every array with DLPack.
 
-Arrays of other libraries are viewed as NumPy's or CuPy's, and results go back as their own type.
+Arrays of other libraries are viewed as NumPy's or CuPy's. Results have the type of the operands.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 
 
 def _dtype(name: str, like: Any) -> np.dtype:
-    """A dtype by name: of bfloat16, which NumPy lacks, that of an operand."""
+    """A dtype by name. NumPy has no bfloat16: then the dtype of an operand."""
     return _DTYPES.get(name) or like.dtype
 
 
 class _Host:
-    """NumPy's arrays, as srwm/_cy/run.pyx wants them."""
+    """The library of NumPy arrays, see srwm/_cy/run.pyx."""
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> Reading | None:
@@ -54,7 +54,7 @@ class _Host:
 
 
 class _Cuda:
-    """CuPy's arrays, as srwm/_cy/run.pyx wants them."""
+    """The library of CuPy arrays, see srwm/_cy/run.pyx."""
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> Reading | None:
@@ -101,7 +101,7 @@ _HOST, _CUDA = _Host(), _Cuda()
 
 
 class _Prepared(NamedTuple):
-    """Checked operands, as they came and as the library's arrays; see `srwm._call.Prepared`."""
+    """Checked operands, as given and as arrays of the library; see `srwm._call.Prepared`."""
 
     op: Operator
     flat: tuple[Any, ...]
@@ -120,7 +120,7 @@ class _Prepared(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether results must become arrays of another library."""
+        """Whether results must be converted to arrays of another library."""
         return not isinstance(self.flat[0], type(self.ready.arrays[0]))
 
     def forward(self, return_state: bool, save: bool = True) -> tuple[Any, ...]:
@@ -132,35 +132,35 @@ class _Prepared(NamedTuple):
         return self.given_back(self.ready.backward(saved, incoming, self.options[1]))
 
     def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Results as the array type that came."""
+        """Results as arrays of the operands' type."""
         if not self.is_foreign:
             return results
         return tuple(None if a is None else _dlpack.back(a, self.flat[0]) for a in results)
 
 
 def _views(library: Any, name: str, names: Any, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays of any type, or None, as the library's."""
+    """Arrays of any type, or None, as arrays of the library."""
     view = _dlpack.to_numpy if library is _HOST else _dlpack.to_cupy
     return tuple(None if a is None else view(name, n, a) for n, a in zip(names, arrays, strict=True))
 
 
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
-    """The operands, checked, with their plan."""
+    """The checked operands with their plan."""
     library: Any = _HOST
     arrays, reading, checked = flat, library.read(flat), None
     if reading is None:
         name = op.verb(verb)
         for operand, a in zip(op.flat, flat, strict=True):
-            if hasattr(a, "__dlpack__"):  # of a tracer, too, which is on no device
+            if hasattr(a, "__dlpack__"):  # raises for tracers, which are on no device
                 _dlpack.device_type(name, operand.name, a)
-        checked = _checks.operands(op, name, flat)  # on what came: the messages name its types
+        checked = _checks.operands(op, name, flat)  # on the given arrays: messages name their types
         library, arrays = _of_library(op, name, flat)
         reading = library.read(arrays)
     return _Prepared(op, flat, ready(library, op, verb, arrays, options[0], reading, checked), options)
 
 
 def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """The library that computes with arrays of any type, and they as its arrays."""
+    """The library that computes with these arrays, of any type; and the arrays as its arrays."""
     names, first = op.names, flat[0]
     library: Any = _HOST if _dlpack.device_type(name, names[0], first) == CPU else _CUDA
     arrays = _views(library, name, names, flat)
@@ -171,6 +171,6 @@ def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tu
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
-    """The output, and the matrices after the last step where `return_state`."""
+    """The output, and with `return_state` the matrices after the last step."""
     y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
     return (y, together(matrices)) if return_state else y

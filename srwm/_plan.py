@@ -1,7 +1,7 @@
-"""A plan: all that follows from the layouts of a call's operands. Found once, then looked up by their key.
+"""A plan: all that follows from the layouts of a call's operands. It is made once, then found by their key.
 
-The one cache in front of the kernels. Its key holds shapes, strides, dtypes and devices
-(srwm/_cy/exchange.pyx), the operator, and the backend that is asked for.
+This is the only cache in front of the kernels. Its key holds shapes, strides, dtypes and devices
+(srwm/_cy/exchange.pyx), the operator, and the backend that the caller names.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from srwm._cy.run import Ready
 from srwm._layouts import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, Call, Layout, Reading
 from srwm.operators.spec import Operator
 
-# By DLPack's device type, the kind of backend that takes arrays there.
+# DLPack's device type -> the kind of backend that takes arrays there.
 _KINDS = {CPU: "cpu", CUDA: "cuda", CUDA_HOST: "cuda", CUDA_MANAGED: "cuda"}
 
 
 class Plan:
-    """A call on a backend: what it returns, and the backend's functions bound to it.
+    """A call on a backend: the shapes of its results, and the backend's functions bound to it.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Plan:
     saved : tuple of int, str
         Shape and dtype of what forward saves for backward.
     runs_on_arrays : bool
-        Whether there are no functions to bind: the reference runs, on arrays.
+        Whether the reference runs, on arrays: then there are no functions to bind.
     copies : tuple of int
-        The places of operands that the backend takes as aligned contiguous copies only.
+        The places of operands that the backend takes only as aligned contiguous copies.
     """
 
     def __init__(self, call: Call, backend: Any) -> None:
@@ -45,12 +45,13 @@ class Plan:
             for i, a in enumerate(call.operands)
             if backend.NEEDS_ALIGNMENT and a is not None and not a.is_aligned
         )
-        # Bound when first wanted: without a backward pass, with one, and backward by the key of gradients.
+        # Bound at the first use: forward without and with a backward pass; backward by the key of
+        # gradients.
         self._forward: list[Any] = [None, None]
         self._backward: dict[bytes, Any] = {}
 
     def forward(self, save: bool) -> Any:
-        """The backend's forward pass of this call; `save`: for a backward pass."""
+        """The backend's forward pass of this call; `save`: a backward pass may follow."""
         bound = self._forward[save]
         if bound is None:
             bound = self._forward[save] = self._backend.forward_of(self.call, save)
@@ -69,8 +70,8 @@ class Plan:
         return bound
 
 
-# What is stored is never changed, so threads need no lock. The bounds are for those who meet ever new
-# shapes.
+# Stored plans never change, so threads need no lock. The limits are for programs whose shapes always
+# change.
 _plans: dict[tuple[Operator, str | None, bytes], Plan] = {}
 _MOST_PLANS = 1024
 _MOST_BACKWARD = 64
@@ -79,7 +80,7 @@ find = _plans.get
 
 
 def forget() -> None:
-    """Forget all plans, as after a change of what they are made from."""
+    """Forget all plans, for example after a change of the backends that they use."""
     _plans.clear()
 
 
@@ -92,10 +93,10 @@ def ready(
     reading: Reading | None,
     checked: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> Ready:
-    """The operands with their plan; they are checked where it is new, unless they are already.
+    """The operands with their plan. If it is new, they are checked, unless `checked` is given.
 
-    `library` is theirs (srwm/_cy/run.pyx), `reading` what it reads of them. Raises ValueError where they
-    are on several devices, RuntimeError where no backend can run.
+    `library` is their library (srwm/_cy/run.pyx), `reading` the result of its `read`. Raises ValueError if
+    they are on several devices, RuntimeError if no backend can run.
     """
     plan = None if reading is None else find((op, backend, reading[0]))
     if plan is None:
@@ -113,9 +114,9 @@ def ready(
 def make(
     op: Operator, name: str, checked: tuple[Any, Mapping[str, int]], key: bytes, backend: str | None
 ) -> Plan:
-    """The plan of operands with this key, which is not known yet; it is from now on.
+    """Make and store the plan of operands with this key.
 
-    `checked` is what `srwm._checks.operands` says of them; `name` begins messages.
+    `checked` is the result of `srwm._checks.operands` for them; messages begin with `name`.
     """
     (lead, sizes), layouts = checked, tuple(unpack(key))
     first = layouts[0]
@@ -140,7 +141,7 @@ def _device_name(device_type: int, index: int) -> str:
 
 
 def _check_alignment(op: Operator, incoming: Sequence[Layout | None]) -> None:
-    """Raise ValueError for gradients of results that do not lie on whole entries."""
+    """Raise ValueError for gradients of results that are not aligned to whole entries."""
     for name, a in zip(op.gradient_names, incoming, strict=True):
         if a is not None and not a.is_aligned:
             raise ValueError(

@@ -1,15 +1,15 @@
-"""Threads on the CPU: how many a call may use, and whether this process can have any.
+"""Threads on the CPU: how many a call may use, and whether this process can use more than one.
 
-How many: the argument `num_threads`, else `set_num_threads`, else the variable SRWM_NUM_THREADS, else
-OMP_NUM_THREADS as OpenMP reads it, else the processors of this process. For torch tensors
-``torch.get_num_threads()`` stands in the place of the last two. The variables are read once, when they
-are first needed.
+The number is the argument `num_threads`, else that of `set_num_threads`, else the variable
+SRWM_NUM_THREADS, else OMP_NUM_THREADS as OpenMP reads it, else the number of processors of this process.
+For torch tensors ``torch.get_num_threads()`` takes the place of the last two. The variables are read once,
+when they are first needed.
 
-Whether any: a forked child has only the thread that forked. An OpenMP library that had others before does
-not notice and waits for them for ever, whoever used it: srwm, torch or another library. Calls therefore use
-one thread in a forked child, unless it is certain that there is nothing to wait for: the parent had a
-single thread in all, or no OpenMP library was loaded. Both can be seen on Linux; elsewhere no forked child
-has threads, and a child that imports srwm only after the fork cannot be recognised.
+A forked child has only the thread that forked. An OpenMP library that had more threads in the parent does
+not notice, and waits for them forever, no matter whether srwm, torch or another library used it. Therefore
+calls in a forked child use one thread, unless OpenMP certainly has nothing to wait for: the parent had only
+one thread, or no OpenMP library was loaded. Both can be checked on Linux. Elsewhere a forked child uses one
+thread, but a child that imports srwm only after the fork cannot be recognised.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from pathlib import Path
 
 from srwm import _checks
 
-# The bit of a process's flags (/proc/self/stat) that says: forked, and no other program started since.
+# The bit of a process's flags (/proc/self/stat) for: forked, without a later exec.
 _FORKED_WITHOUT_EXEC = 0x40
 
-# GNU's, LLVM's and Intel's OpenMP, also under the names that wheels give to their copies.
+# The OpenMP libraries of GNU, LLVM and Intel, also under the names of their copies in wheels.
 _OPENMP_LIBRARY = re.compile(r"/lib(?:g|i)?omp[^/\n]*\.so")
 
-# "4", " 4 ", "4,2": numbers for nested levels of threads, of which a call uses the first.
+# "4", " 4 ", "4,2": numbers for nested levels of threads. A call uses the first.
 _OPENMP_LIST = re.compile(r"\s*\+?[0-9]+\s*(?:,\s*\+?[0-9]+\s*)*", re.ASCII)
 
 
 class _Process:
-    """The running process: its number, and whether an OpenMP library may wait for threads it lacks."""
+    """This process: its number, and whether an OpenMP library may wait for threads lost by a fork."""
 
     number = os.getpid()
     has_lost_threads = False
-    # Whether a child that is forked now would lose some.
+    # Whether a child that is forked now would lose threads.
     child_loses_threads = True
 
 
 def _of_process(field: int) -> int | None:
-    """A numeric field of /proc/self/stat, counted from 1 as in its manual page; None without that file."""
+    """A numeric field of /proc/self/stat, counted from 1 as in its manual page; None without this file."""
     try:
         text = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[field - 3])  # field 2, the name, may hold anything
+    return int(text.rpartition(")")[2].split()[field - 3])  # field 2, the name, may contain anything
 
 
 def _has_openmp() -> bool:
-    """Whether an OpenMP library is loaded; true where that cannot be seen."""
+    """Whether an OpenMP library is loaded; true if that is unknown."""
     try:
         text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -68,7 +68,7 @@ def _after_fork_in_child() -> None:
 
 
 def _is_forked() -> bool:
-    """Whether this process was forked, by a parent that may not have loaded this module."""
+    """Whether this process was forked, perhaps by a parent that had not loaded this module."""
     flags = _of_process(9)
     return flags is not None and flags & _FORKED_WITHOUT_EXEC != 0
 
@@ -79,21 +79,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def threads_allowed() -> bool:
-    """Whether a call may use more threads than its own."""
-    if os.getpid() != _Process.number:  # forked by other means than Python's: nobody looked before
+    """Whether a call may use more than one thread."""
+    if os.getpid() != _Process.number:  # forked without os.fork, so _before_fork did not run
         _Process.number, _Process.has_lost_threads = os.getpid(), True
     return not _Process.has_lost_threads
 
 
 class _Setting:
-    """What `set_num_threads` asked for."""
+    """The number given to `set_num_threads`."""
 
     number: int | None = None
 
 
 @cache
 def _srwm_variable() -> tuple[int | None, list[str]]:
-    """SRWM_NUM_THREADS or None, and what is wrong with it, as long as nobody has been told."""
+    """SRWM_NUM_THREADS or None, and an error message for a wrong value, until it has been raised."""
     value = os.environ.get("SRWM_NUM_THREADS", "").strip()
     if not value or (value.isascii() and value.isdecimal() and int(value) >= 1):
         return int(value or 0) or None, []
@@ -114,7 +114,7 @@ def _openmp_variable() -> int | None:
 
 
 def threads_asked_for() -> int | None:
-    """What was asked for of srwm alone, by `set_num_threads` or SRWM_NUM_THREADS; None: nothing was."""
+    """The number given by `set_num_threads` or SRWM_NUM_THREADS; None if neither is set."""
     number, complaint = _srwm_variable()
     if _Setting.number is None and complaint:
         raise ValueError(complaint.pop())
@@ -128,12 +128,12 @@ def _processors() -> int:
 
 
 def default_threads() -> int:
-    """The threads of a call on arrays that names no number."""
+    """The number of threads of a call without `num_threads`."""
     return threads_asked_for() or _openmp_variable() or _processors()
 
 
 def threads_described() -> str:
-    """The threads of a call that names no number, and what decides that."""
+    """The number of threads of a call without `num_threads`, and what decides it."""
     number, complaint = _srwm_variable()
     if not threads_allowed():
         return "1, since this process was forked from one with threads"
@@ -150,16 +150,16 @@ def threads_described() -> str:
 
 
 def set_num_threads(n: int | None) -> None:
-    """Set how many threads a call on the CPU may use that does not say it itself.
+    """Set how many threads a call on the CPU may use if it has no `num_threads`.
 
-    An argument `num_threads` goes before this number; this number goes before the variables
-    SRWM_NUM_THREADS and OMP_NUM_THREADS, and before ``torch.get_num_threads()`` for torch tensors. It
-    holds for all threads of this process, from their next call on.
+    An argument `num_threads` overrides this number. This number overrides the variables SRWM_NUM_THREADS
+    and OMP_NUM_THREADS, and for torch tensors also ``torch.get_num_threads()``. It applies to all threads
+    of this process, from their next call on.
 
     Parameters
     ----------
     n : int or None
-        At least 1. None takes the number back: the variables decide again.
+        At least 1. None removes the number: the variables decide again.
 
     Raises
     ------
@@ -178,12 +178,12 @@ def set_num_threads(n: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call on CPU arrays may use that does not say it itself.
+    """Return how many threads a call on CPU arrays may use if it has no `num_threads`.
 
-    The number of `set_num_threads`, else of SRWM_NUM_THREADS, else of OMP_NUM_THREADS, else of the
-    processors that this process may use. A call uses fewer where it has too little work for them, and
-    one in a forked child whose parent had threads. For torch tensors ``torch.get_num_threads()`` takes
-    the place of OMP_NUM_THREADS and of the processors.
+    This is the number of `set_num_threads`, else of SRWM_NUM_THREADS, else of OMP_NUM_THREADS, else the
+    number of processors that this process may use. A call with too little work uses fewer threads, and a
+    call in a forked child whose parent had threads uses one. For torch tensors ``torch.get_num_threads()``
+    takes the place of OMP_NUM_THREADS and of the number of processors.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def get_num_threads() -> int:
     Raises
     ------
     ValueError
-        SRWM_NUM_THREADS is not an integer >= 1: once, then the variable is ignored.
+        SRWM_NUM_THREADS is not an integer >= 1. This is raised once; then the variable is ignored.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""Importing this registers all operators with torch: `torch.ops.srwm.forward` and so on.
+"""Importing this module registers all operators with torch: `torch.ops.srwm.forward` and so on.
 
-They are registered when first called otherwise. A program that loads an exported one, by
-`torch.export.load` or as a package of AOTInductor, without calling any of them, imports this module first.
+Otherwise an operator is registered when it is first called. A program that loads an exported program, by
+`torch.export.load` or as a package of AOTInductor, without calling an operator before, must import this
+module first.
 
     >>> import torch
     >>> import srwm.torch_operators

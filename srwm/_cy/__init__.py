@@ -1,4 +1,4 @@
-"""The CPU backend: Cython kernels and what chooses among them."""
+"""The CPU backend: the Cython kernels and the choice among them."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,14 +1,14 @@
 """The CPU backend: picks the kernels for this processor. cpu.pyx binds calls of any operator to them.
 
 The operators that have kernels are those of srwm/_cy/kernels.pxi. Kernels exist for each instruction set,
-real type and layout. The best set that this processor has is used; SRWM_INSTRUCTION_SET (baseline, avx2,
-avx512) asks for one by name.
+real type and layout. The best instruction set of this processor is used; the variable SRWM_INSTRUCTION_SET
+(baseline, avx2, avx512) selects one by name.
 
-Threads (srwm/_threads.py) share out the sequences; where there are fewer of those and their heads are
-large, several threads share the columns of one, and the last bits of results depend on how many do, though
-never on timing. Where there are many small heads, sequences are computed side by side instead, if there are
-enough of them for all threads; last bits depend on that too, and there on whether a sequence beside one has
-a reset or a state that grows.
+Sequences are distributed among threads (srwm/_threads.py). If there are fewer sequences than threads and
+their heads are large, several threads share the columns of one sequence. The last bits of results depend on
+how many do, but never on timing. If there are many small heads, enough for all threads, sequences are
+computed side by side. The last bits depend on that too, and on whether another sequence in the same vector
+has a reset or a state that grows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def takes(operator: Operator) -> bool:
 
 
 def configuration() -> dict[str, str]:
-    """What this backend computes with, for `show_config`."""
+    """The settings of this backend, for `show_config`."""
     asked = " (asked for by SRWM_INSTRUCTION_SET)" if os.environ.get("SRWM_INSTRUCTION_SET") else ""
     return {
         "instruction set": instruction_set() + asked,
@@ -72,7 +72,7 @@ def instruction_set() -> str:
 
 @cache
 def kernels(real: str, layout: str) -> Any:
-    """The kernel module that computes in `real`, sequences in the layout "one" or "many"."""
+    """The kernel module for computation in `real`, with sequences in the layout "one" or "many"."""
     real_type = {"float32": "f32", "float64": "f64"}[real]
     return importlib.import_module(f"srwm._cy.{instruction_set()}_{real_type}_{layout}")
 
@@ -80,13 +80,13 @@ def kernels(real: str, layout: str) -> Any:
 def saved_of(call: Call) -> tuple[tuple[int, ...], str]:
     """Shape (*lead, K) and dtype of the one array that forward saves for backward.
 
-    What is in it only this backend knows; K depends on sizes and dtype, and on the processor.
+    Its content is private to this backend; K depends on sizes and dtype, and on the processor.
     """
     return (*call.lead, cpu.entries_saved(kernels, call)), real_of(call.dtype)
 
 
 def forward_of(call: Call, save: bool) -> cpu.Forward:
-    """The forward pass of a call, to be run on addresses, with what backward wants or without."""
+    """The forward pass of a call, to be run on addresses; `save`: a backward pass may follow."""
     return cpu.Forward(kernels, call, save)
 
 

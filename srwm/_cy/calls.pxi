@@ -1,24 +1,25 @@
 """Calls of any operator: from addresses of arrays to its kernels, on all threads.
 
-All that follows from shapes, strides and dtypes is in a Call, made once; what is left for each call are
-addresses. Sequences have positions, and threads or thread groups take SEQUENCES of them after one another.
+A Call holds all that follows from shapes, strides and dtypes. It is made once; each run only takes
+addresses. Sequences are numbered by positions; each thread or thread group computes SEQUENCES neighbouring
+positions at a time.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 cdef enum:
     MOST_AXES = 64
-    SUMMED_AT_ONCE = 512  # entries of parts that are added up before the next ones: in the innermost cache
+    SUMMED_AT_ONCE = 512  # entries that add_up adds at a time: they stay in the L1 cache
 
 
-# An array, but for its address: bytes from one entry to the next along its own axes and the leading ones.
+# An array without its address: its strides in bytes, along its last two axes and along the leading axes.
 cdef struct Array:
     Py_ssize_t outer, inner
     Py_ssize_t *lead
     int kind
 
 
-# What one call adds: addresses, 0 where there is none.
+# The addresses of one run; NULL or 0 if there is no array.
 cdef struct Addresses:
     char *operands[MOST_OPERANDS]
     char *gradients[MOST_OPERANDS]
@@ -29,7 +30,7 @@ cdef struct Addresses:
     unsigned long long control  # of the calling thread (group.h)
 
 
-# For the gradient of an operand that is summed: for each position the slot to which it is added.
+# For each operand whose gradient is a sum: the slot to which each position adds.
 cdef struct Sums:
     const int64_t *slots[MOST_OPERANDS]
 
@@ -58,14 +59,16 @@ def vector_bytes():
 
 
 def sequences():
-    """Sequences that are computed side by side."""
+    """How many sequences are computed side by side."""
     return SEQUENCES
 
 
 def layout(str name, Py_ssize_t D, Py_ssize_t Do):
-    """Of an operator with matrices (D, ...) and outputs (Do): entries saved of a sequence for each step,
-    for the matrix of a segment and for whether it grew; entries of a thread's scratch forward and backward;
-    bytes of the matrices up to which sequences gain by being side by side, forward and with backward.
+    """Sizes for an operator with matrices (D, ...) and outputs (Do).
+
+    Entries saved for a sequence: for each step, for the matrix of a segment, for the flags of a segment;
+    entries of a thread's scratch: forward, backward; the largest size in bytes of the matrices for which
+    computing sequences side by side is faster: forward, and with backward.
     """
     cdef const Kernels *of = (<Registered> operators[name]).of
     cdef Sizes s
@@ -75,15 +78,17 @@ def layout(str name, Py_ssize_t D, Py_ssize_t Do):
             s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
 
 
-# What forward writes behind all else that it saves of a sequence: how many are computed side by side, and
-# the signature of the call, a number below 2^16 that calls of other shapes or another order do not share.
+# The last entry saved for a sequence: how many sequences were computed side by side, and the signature of
+# the call, a 16-bit hash of its shapes and its order of sequences. (Two calls may have the same hash.)
 cdef inline real mark_of(Py_ssize_t lanes, Py_ssize_t signature) noexcept nogil:
     return signature * 64 + lanes
 
 
 def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t lanes, Py_ssize_t signature):
-    """How many of N sequences, from the first on, forward computed `lanes` side by side. What it saved of
-    each, `entries`, says so; -1 where that is not what forward of a call with this signature saves.
+    """How many of N sequences, from the first on, forward computed side by side, `lanes` at a time.
+
+    The last of the `entries` saved for each sequence says so. -1 if forward of a call with this signature
+    did not save this array.
     """
     cdef const real *end
     cdef Py_ssize_t p, many = N // lanes * lanes
@@ -91,7 +96,7 @@ def side_by_side(uintptr_t saved, Py_ssize_t N, Py_ssize_t entries, Py_ssize_t l
     if lanes == 1 or many == 0 or first[lanes * entries - 1] == mark_of(1, signature):
         many = 0
     for p in range(N):
-        if p < many:  # the last entries of all that are together
+        if p < many:  # their last entries are next to each other
             end = first + (p // lanes + 1) * lanes * entries - p % lanes - 1
         else:
             end = first + (p + 1) * entries - 1
@@ -108,10 +113,10 @@ def clear(uintptr_t address, Py_ssize_t nbytes):
 
 def add_up(uintptr_t parts, const int64_t[::1] index, const int64_t[::1] starts, Py_ssize_t entries,
            uintptr_t address, int kind):
-    """Write sums of `entries` of this module's real type each to an array of a dtype.
+    """Add up partial sums of `entries` each, of this module's real type; write the sums as a dtype.
 
-    Sum i is that of the parts from place starts[i] to starts[i + 1] of `index`, in this order; without an
-    index, of the parts at these places.
+    Sum i adds parts index[starts[i] : starts[i + 1]] in this order; without an index, parts starts[i] to
+    starts[i + 1] - 1.
     """
     cdef const real *part
     cdef char *out = <char *> address
@@ -134,10 +139,11 @@ cdef class Call:
     """An operator on arrays of certain shapes, strides and dtypes.
 
     `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists
-    of (bytes between entries along the last axis but one, and the last; along each leading axis; kind), or
-    None for an array that is not given. Kind 0 is this module's real type, or flags, 1 float16, 2 bfloat16.
-    Leading axes are `lead`; bytes along those that an array lacks or repeats are 0. The gradient of a
-    matrix has slots instead of leading axes. `saved` is the entries saved of each sequence.
+    of (outer stride, inner stride, strides of the leading axes, kind), or None for an array that is not
+    given. The outer and inner strides are those of the last two axes; all are in bytes. Kind 0 is this
+    module's real type, or flags; 1 is float16, 2 bfloat16. `lead` has the sizes of the leading axes; an
+    array has stride 0 along those over which it is broadcast. The gradient of a matrix has slots instead of
+    leading axes. `saved` is the number of entries saved for each sequence.
     """
 
     cdef const Kernels *of
@@ -188,9 +194,9 @@ cdef class Call:
 
     def forward(self, tuple operands, tuple results, uintptr_t saved, uintptr_t scratch, Py_ssize_t first,
                 Py_ssize_t count, int threads):
-        """Fill the results, and what backward wants, of `count` positions from `first` on.
+        """Compute `count` positions from `first` on: write the results and the data saved for backward.
 
-        Addresses, 0 for what is not given or not wanted. `count` is a multiple of `sequences()`.
+        The arrays are addresses, 0 if not given or not needed. `count` is a multiple of `sequences()`.
         """
         cdef Addresses at
         set_addresses(at.operands, operands)
@@ -200,7 +206,7 @@ cdef class Call:
         with nogil, parallel(num_threads=threads):
             self.forward_member(&at, first, count // SEQUENCES, threadid(), threads_here())
 
-    # What thread `thread` of `threads` does of `number` times SEQUENCES positions from `first` on.
+    # The share of thread `thread` of `threads` in `number` times SEQUENCES positions from `first` on.
     cdef void forward_member(self, const Addresses *at, Py_ssize_t first, Py_ssize_t number, int thread,
                              int threads) noexcept nogil:
         cdef unsigned long long control = floating_control()
@@ -220,11 +226,12 @@ cdef class Call:
 
     def backward(self, tuple operands, uintptr_t saved, tuple incoming, tuple gradients, tuple slots,
                  uintptr_t starts, Py_ssize_t chunks, uintptr_t scratch, int threads):
-        """Fill the gradients of the data operands, and add to those of the others.
+        """Write the gradients of the data operands, and add to those of the others.
 
-        Addresses, 0 for what is not given or not wanted. A chunk is the positions from one of `starts` to
-        the next, int64, a multiple of `sequences()`. `slots` are for each operand 0, or the address of
-        int64 that say for each position to which slot of its gradient it adds. No two chunks share one.
+        The arrays are addresses, 0 if not given or not needed. Chunk i is the positions starts[i] to
+        starts[i + 1] - 1 (int64); their number is a multiple of `sequences()`. `slots` has for each operand
+        0, or the address of int64 numbers: for each position, the slot of the gradient to which it adds. No
+        two chunks share a slot.
         """
         cdef Addresses at
         cdef Sums sums
@@ -239,7 +246,7 @@ cdef class Call:
         with nogil, parallel(num_threads=threads):
             self.backward_member(&at, &sums, <const int64_t *> starts, chunks, threadid(), threads_here())
 
-    # What thread `thread` of `threads` does of all chunks.
+    # The share of thread `thread` of `threads` in all chunks.
     cdef void backward_member(self, const Addresses *at, const Sums *sums, const int64_t *starts,
                               Py_ssize_t chunks, int thread, int threads) noexcept nogil:
         cdef unsigned long long control = floating_control()
@@ -267,9 +274,9 @@ cdef class Call:
                         member_start(group, group.member + 1, s.all_))
         return s
 
-    # What is saved of the sequences at positions p, p + 1, ...: what an operator does not use of it is
-    # zeroed, so that equal calls save equal arrays. Last, for each sequence, how many are side by side
-    # here. NULL for none.
+    # Where the data saved for positions p, p + 1, ... begin. If they are new, entries that the operator
+    # does not use are zeroed, so that equal calls save equal arrays, and the last entry of each sequence is
+    # set (mark_of). NULL if nothing is saved.
     cdef inline real *place_of(self, real *saved, Py_ssize_t p, bint is_new) noexcept nogil:
         cdef real *place = saved + p * self.saved
         cdef Py_ssize_t i, used = saved_growth(all_segments(&self.s), &self.s), end = SEQUENCES * self.saved
@@ -285,7 +292,7 @@ cdef class Call:
         cdef int i
         for i in range(self.n_operands):
             self.view(&views.operands[i], &self.operands[i], at.operands[i], p)
-        if self.s.L == 0:  # nobody may ask for the first of no flags
+        if self.s.L == 0:  # no steps: there is no first flag to read
             views.operands[self.of.reset].data[0] = NULL
 
     cdef inline void view_results(self, Views *views, const Addresses *at, Py_ssize_t p) noexcept nogil:
@@ -306,8 +313,7 @@ cdef class Call:
             else:
                 view_slots(&views.gradients[i], &self.gradients[i], at.gradients[i], sums.slots[i] + p)
 
-    # Of one array, the part of the sequences at positions p, p + 1, ... of `order`, or of themselves
-    # without one.
+    # View of one array for the sequences order[p], order[p + 1], ...; without an order, p, p + 1, ...
     cdef inline void view(self, View *view, const Array *a, char *address, Py_ssize_t p) noexcept nogil:
         cdef Py_ssize_t i, n
         cdef int axis

@@ -1,11 +1,11 @@
-"""What the kernels of all operators share: sizes, matrices, segments of a sequence, states brought back.
+"""Shared by the kernels of all operators: sizes, reading and writing matrices, segments, recomputation.
 
-Compiled with them once per instruction set, real type and layout (lanes.h): one sequence at a time, or as
-many side by side as a vector has lanes, SEQUENCES.
+It is compiled with them once for each instruction set, real type and layout (lanes.h). SEQUENCES is the
+number of sequences computed together: 1, or side by side as many as a vector has lanes.
 
-A segment is C steps. Forward saves the matrix at the end of each of the first `segments`: of all but a last
-one that is short. Letters with an underscore (D_, M_) count entries as they are laid out inside: of all
-sequences at hand, padded with zeros to whole vectors. Small letters (d, m) count those vectors.
+A segment is C steps. Forward saves the matrix at the end of each of the first `segments` segments; a short
+last segment has none. D_ and M_ are padded sizes: entries of all sequences computed together, padded with
+zeros to whole vectors. d and m count these vectors.
 
 Updates of a matrix are deferred: a store takes longer than the products that share its load. A sweep adds
 DEFERRED updates at once. In between, products with the matrix are corrected for them.
@@ -64,7 +64,7 @@ cdef extern from "growth.h" nogil:
 
 cdef extern from "views.h" nogil:
     const int REAL, FLOAT16, BFLOAT16
-    # Of one array, the part of each sequence at hand.
+    # The part of one array for each of the sequences computed together.
     ctypedef struct View:
         char **data
         Py_ssize_t outer, inner
@@ -115,15 +115,16 @@ cdef enum:  # places of results
     Y, NEXT
 
 
-# What the kernels of one operator are given of the sequences at hand: its operands and their gradients in
-# the order of its description, its results and their gradients; no data where there is none.
+# The arrays that the kernels of an operator get, for the sequences computed together: the operands and
+# their gradients in the order of its description, the results and their gradients. Without an array, `data`
+# is NULL.
 cdef struct Views:
     View[MOST_OPERANDS] operands, gradients
     View[MOST_RESULTS] results, incoming
 
 
-# Sizes of a call, for a matrix (D, columns) with which sequences begin. Its columns are blocks, each of
-# which begins with a vector inside.
+# Sizes of a call with matrices (D, columns). The columns form blocks; in scratch, each block begins at a
+# whole vector.
 cdef struct Sizes:
     Py_ssize_t D, Do, L, C, segments
     Py_ssize_t d, D_                       # vectors over D; the same in entries
@@ -133,17 +134,17 @@ cdef struct Sizes:
     Py_ssize_t all_                        # entries over all columns
     Py_ssize_t row                         # entries saved for each step
     Py_ssize_t sums                        # entries of the partial sums over columns, of one step
-    Py_ssize_t forward_shared, backward_shared    # entries that a group's members share, in their scratch
+    Py_ssize_t forward_shared, backward_shared    # entries of the scratch that a group's members share
     Py_ssize_t forward_scratch, backward_scratch  # entries of the scratch of one thread
-    Py_ssize_t growths                     # entries that say of a segment whether the matrix grew
-    # Of the columns that this member of a thread group has:
-    Py_ssize_t first_, M_, m               # entries before them; entries; vectors
-    Py_ssize_t matrix, rows                # entries of the matrix; rows of its transpose, padding too
-    Py_ssize_t[MOST_BLOCKS] block, width   # where each block starts among them; vectors
-    Py_ssize_t first, columns              # the first column and how many, where there is one span
-    Py_ssize_t spans                       # of columns that lie beside each other in memory and inside
-    Py_ssize_t[MOST_BLOCKS] begin, length, room  # of each: the first column, how many; entries inside
-    Py_ssize_t growth_first, growth_number  # which of the growths are its own
+    Py_ssize_t growths                     # flags saved for a segment: whether the matrix grew
+    # For the columns of this member of a thread group:
+    Py_ssize_t first_, M_, m               # entries before them; their entries and vectors
+    Py_ssize_t matrix, rows                # entries of the matrix; rows of its transpose, with padding
+    Py_ssize_t[MOST_BLOCKS] block, width   # where each block starts among them; its vectors
+    Py_ssize_t first, columns              # the first column and their number, if spans is 1
+    Py_ssize_t spans                       # runs of columns that are contiguous in memory and in scratch
+    Py_ssize_t[MOST_BLOCKS] begin, length, room  # for each: first column, columns, entries in scratch
+    Py_ssize_t growth_first, growth_number  # the flags of these columns: first, number
 
 
 cdef struct Kernels:
@@ -151,21 +152,21 @@ cdef struct Kernels:
     void (*forward)(const Views *v, real *saved, real *scratch, Group *group, const Sizes *s) noexcept nogil
     void (*backward)(const Views *v, const real *saved, real *scratch, Group *group,
                      const Sizes *s) noexcept nogil
-    # The update of step t, from what forward saved, added to A. `room` is the operator's to use.
+    # Adds the update of step t, computed from what forward saved, to A. `room` is scratch for this.
     void (*redo)(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
                  const Sizes *s) noexcept nogil
     Py_ssize_t initial, state, reset       # places of these operands
-    # Sequences are computed side by side where the matrices of so many have at most these bytes: forward
-    # alone, and where there is a backward pass, which walks through their gradients as well.
+    # Largest size in bytes of the matrices of SEQUENCES sequences for which computing them side by side is
+    # faster: without a backward pass, and with one, which sweeps their gradients as well.
     Py_ssize_t most_forward, most_backward
 
 
-# Entries from one thread's scratch to the next: whole cache lines.
+# Entries from one thread's scratch to the next: rounded up to whole cache lines.
 cdef inline Py_ssize_t apart(Py_ssize_t entries) noexcept nogil:
     return lines_of(entries) * ENTRIES_OF_LINE
 
 
-# From D, Do, L, C, segments, blocks and number: everything else but what an operator adds.
+# Sets all sizes that follow from D, Do, L, C, segments, blocks and number. The operator sets the others.
 cdef inline void set_sizes(Sizes *s) noexcept nogil:
     cdef Py_ssize_t i
     s.d = vectors_for(s.D)
@@ -178,7 +179,7 @@ cdef inline void set_sizes(Sizes *s) noexcept nogil:
     set_columns(s, 0, s.all_)
 
 
-# Of the columns between two entries of a row, whole vectors.
+# Sets the sizes of this member's columns: entries first_ to last_ of a row, both multiples of a vector.
 cdef inline void set_columns(Sizes *s, Py_ssize_t first_, Py_ssize_t last_) noexcept nogil:
     cdef Py_ssize_t i, skipped, before = 0
     cdef bint beside = True
@@ -202,13 +203,13 @@ cdef inline void set_columns(Sizes *s, Py_ssize_t first_, Py_ssize_t last_) noex
         s.growth_first, s.growth_number = first_ // ENTRIES_OF_LINE, lines_of(s.M_)
 
 
-# Segments of L steps, a short last one too.
+# Segments of L steps, including a short last one.
 cdef inline Py_ssize_t all_segments(const Sizes *s) noexcept nogil:
     return (s.L + s.C - 1) // s.C
 
 
-# What forward saves of the sequences at hand: `row` entries of every step, then the matrix at the end of
-# each of the first segments, then whether it grew in each of all segments.
+# Forward saves for the sequences computed together: `row` entries for each step, then the matrix at the end
+# of each of the first `segments` segments, then for each of all segments whether the matrix grew.
 cdef inline Py_ssize_t saved_matrix(Py_ssize_t segment, const Sizes *s) noexcept nogil:
     return s.L * s.row + segment * s.D * s.all_
 
@@ -245,7 +246,7 @@ cdef void read_matrix(real *A, const View *W, const Sizes *s) noexcept nogil:
             A += s.room[i]
 
 
-# As read_matrix, of the sequences alone that begin anew before step t.
+# As read_matrix, but only for the sequences that reset before step t.
 cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssize_t t,
                               const Sizes *s) noexcept nogil:
     cdef Py_ssize_t i, d, j
@@ -262,8 +263,8 @@ cdef void read_reset_matrices(real *A, const View *W, const View *reset, Py_ssiz
                     )
 
 
-# What all sequences start with: `state` if there is one, but where a reset comes first. NULL where they
-# differ.
+# The array that all sequences start from: `state`, or `initial` if there is no state or if all reset before
+# step 0. NULL if the sequences differ.
 cdef inline const View *start_of(const View *initial, const View *state,
                                  const View *reset) noexcept nogil:
     if state.data[0] == NULL or all_reset(reset, 0):
@@ -273,7 +274,7 @@ cdef inline const View *start_of(const View *initial, const View *state,
     return state
 
 
-# The matrices that sequences start with.
+# OUT: the matrices that the sequences start from.
 cdef void read_start(real *A, const View *initial, const View *state, const View *reset,
                      const Sizes *s) noexcept nogil:
     cdef const View *start = start_of(initial, state, reset)
@@ -284,7 +285,7 @@ cdef void read_start(real *A, const View *initial, const View *state, const View
         read_reset_matrices(A, initial, reset, 0, s)
 
 
-# IN: (D, M_) -> OUT: (D, columns) of each sequence, overwritten, or added to; or none.
+# IN: (D, M_) -> OUT: (D, columns) of each sequence, overwritten, or added to if `added`; or none.
 cdef void write_matrix(const View *W, const real *A, bint added, const Sizes *s) noexcept nogil:
     cdef Py_ssize_t d, i, at
     if W.data[0] == NULL:
@@ -299,9 +300,9 @@ cdef void write_matrix(const View *W, const real *A, bint added, const Sizes *s)
             A += s.room[i]
 
 
-# The gradients G (D, M_) of the sequences that begin before step t are complete. They are added to those
-# of what the sequences began with, and zeroed. Before step 0 all begin: with `state` if there is one, but
-# where a reset comes first.
+# Adds G (D, M_) to the gradient of the matrix from which the sequences that begin at step t started, and
+# zeroes G for them. At t > 0 these are the sequences that reset. At t = 0 all begin: from `state` if there
+# is one, unless they reset.
 cdef void hand_over(const View *g_initial, const View *g_state, const View *state, real *G,
                     const View *reset, Py_ssize_t t, const Sizes *s) noexcept nogil:
     cdef Py_ssize_t i, d, j
@@ -338,8 +339,9 @@ cdef inline void copy_matrix(real *out, Py_ssize_t out_step, const real *A, Py_s
         memcpy(out + d * out_step, A + d * step, s.M_ * sizeof(real))
 
 
-# Going forward, A after step t where it is wanted at once: because it is saved or returned, or because a
-# sequence begins anew before the next step, for which it becomes the initial matrix. Whether one does.
+# Forward, after step t: applies the deferred updates if the matrix is needed now, because it is saved or
+# returned or because a reset follows. Saves it, and reads the initial matrix of the sequences that reset.
+# Returns whether a reset follows.
 cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *deferred_u,
                  const View *initial, const View *reset, real *saved, bint is_returned, Py_ssize_t t,
                  const Sizes *s) noexcept nogil:
@@ -355,14 +357,14 @@ cdef bint settle(real *A, int *deferred, const real *deferred_k, const real *def
     return begins
 
 
-# How far matrices may grow (growth.h) is measured from the start of a segment on, and of sequences that
-# begin anew from there on. The members of a thread group, who see their own columns alone, may come to
-# different answers, and groups differ forward and backward. So there is an answer for each cache line of
-# columns; of sequences side by side, for each of them.
+# Growth (growth.h) is measured from the start of a segment, or from the last reset in it. The members of a
+# thread group see only their columns, so they may come to different results, and the groups of the backward
+# pass may differ from those of the forward pass. Therefore each cache line of columns has a flag. With
+# sequences side by side, each sequence has one.
 cdef struct Growth:
-    real *measured   # the operator's: `vectors` of them, and room for as many
+    real *measured   # `vectors` vectors of sums that the operator defines, and scratch for as many
     Py_ssize_t vectors
-    bint is_grown    # before the last reset, in this segment
+    bint is_grown    # whether the matrix grew in this segment before the last reset
     void (*begin)(real *measured, const real *A, const Sizes *s) noexcept nogil
     bint (*has_grown)(const real *measured, const Sizes *s) noexcept nogil
 
@@ -374,7 +376,8 @@ cdef inline void begin_growth(Growth *growth, const real *saved, const real *A,
         growth.begin(growth.measured, A, s)
 
 
-# After step t: the answer is saved where a segment ends, and measuring begins anew there and at resets.
+# After step t: saves the flags if a segment ends. At the end of a segment and at resets, starts to measure
+# again.
 cdef inline void follow_growth(Growth *growth, real *saved, const real *A, const View *reset, bint begins,
                                Py_ssize_t t, const Sizes *s) noexcept nogil:
     cdef bint ends = ends_segment(t, s)
@@ -404,8 +407,8 @@ cdef inline bint may_have_grown(const real *saved, Py_ssize_t t, const Sizes *s)
     return False
 
 
-# OUT: A, the matrix before step t, by doing again what was done since it was last known: at the start of
-# the segment, or of all sequences at hand.
+# OUT: A, the matrix before step t. It is recomputed from the last known matrix: that at the start of the
+# segment, or at the last step before which all sequences reset.
 cdef void replay(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t, const Kernels *of,
                  const Sizes *s) noexcept nogil:
     cdef const View *initial = &v.operands[of.initial]
@@ -426,9 +429,9 @@ cdef void replay(real *A, real *room, const Views *v, const real *saved, Py_ssiz
         step += 1
 
 
-# Going backward, AT is the transpose of the matrix, with `undone` updates still to be taken away. Where
-# undoing does not lead to the matrix after step t, that is brought back otherwise, for the sequences
-# concerned; whether for any.
+# Backward: AT is the transposed matrix; `undone` updates are not subtracted from it yet. If undoing cannot
+# give the matrix after step t, it is read or recomputed, for the sequences concerned. Returns whether any
+# was.
 cdef bint bring_back(real *AT, real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
                      int *undone, const real *undone_u, const real *undone_k, bint is_replayed,
                      const Kernels *of, const Sizes *s) noexcept nogil:
@@ -454,7 +457,7 @@ cdef bint bring_back(real *AT, real *A, real *room, const Views *v, const real *
     return True
 
 
-# AT, the transpose of the matrix before step t, where it is not got by undoing.
+# OUT: AT, the transpose of the matrix before step t. It is recomputed instead of undone.
 cdef inline void replay_transposed(real *AT, real *A, real *room, const Views *v, const real *saved,
                                    Py_ssize_t t, const Kernels *of, const Sizes *s) noexcept nogil:
     replay(A, room, v, saved, t, of, s)

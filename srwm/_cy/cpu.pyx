@@ -1,9 +1,9 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""Calls bound to the CPU kernels: what follows from layouts is settled once, addresses come with each call.
+"""Calls bound to the CPU kernels: what follows from layouts is computed once; a run only takes addresses.
 
-The kernels of an operator go by the description of its operands. A call is bound in both layouts (lanes.h):
-sequences one at a time, or many side by side, one in each lane of a vector. They have positions, such that
-those that share an initial matrix follow one another. Memory is the caller's.
+The kernels use the description of the operator. A call is bound for both layouts (lanes.h): sequences one
+at a time, or many side by side, one in each lane of a vector. Sequences are numbered by positions; those
+with the same initial matrix are neighbours. The caller allocates all memory.
 """
 
 from functools import lru_cache
@@ -16,43 +16,44 @@ import numpy as np
 from srwm._layouts import contiguous, itemsize, real_of
 from srwm._threads import default_threads, threads_allowed
 
-# Steps from one kept W to the next. Between them W comes back by undoing updates: 32 costs D M / 32
-# entries a step beside the 3 D + M + 8 of the trace, and keeps a W that grows as exact as stored ones.
+# Steps from one saved W to the next. In between, W is recovered by undoing updates. With 32 steps the saved
+# matrices cost D M / 32 entries a step, besides the 2 D + M + 4 saved for each step, and a W that grows is
+# recovered as exactly as a saved one.
 SEGMENT = 32
 
-# A last segment of this many steps or fewer is replayed: that costs less than the memory of one more
-# W, of which single steps of many sequences would need most.
+# A last segment of at most this many steps is replayed. That costs less than the memory of one more saved
+# W; for calls of a single step, W would be most of what is saved.
 REPLAYED = 4
 
-# Sequences are computed side by side where their matrices are small, and where there are steps enough to
-# pay for bringing these into that layout.
+# Sequences are computed side by side if their matrices are small, and if there are at least this many
+# steps: it takes time to transpose the matrices into that layout.
 SIDE_BY_SIDE_STEPS = 4
 
-# Below this much work (multiply-adds; 0.2 ms) a second thread costs more than it saves: waking one takes
-# milliseconds where the threads have been idle for long.
+# Below this much work (in multiply-adds; 0.2 ms) a second thread costs more than it saves: it takes
+# milliseconds to wake a thread that has been idle for long.
 WORK_PER_THREAD = 1 << 22
 
-# Where sequences are fewer than threads, those that share the columns of one have at least this many
-# entries of its state each, so that two begin at D = 147. A step's two products with so many take 2.8 us
-# forward in float32 (AVX2, 2.4 GHz), and over twice that backward. Sharing costs a meeting of the threads a
-# step, 0.2 us between two, and the softmaxes on every one of them. Two threads of one core gain a third of
-# the time at D = 256, hardly any at 128; two cores would gain from fewer entries on, but where other
-# programs want the processors too, threads wait for one another at every step, which a small gain is not
-# worth.
+# With fewer sequences than threads, several threads share one sequence if each gets at least this many
+# entries of its matrix: two threads from D = 148 on (Do = D). The two products of a step with so many
+# entries take 2.8 us forward in float32 (AVX2, 2.4 GHz), and over twice that backward. Sharing costs one
+# meeting of the threads a step, 0.2 us for two, and each thread computes the softmaxes. Two threads of one
+# core save a third of the time at D = 256, and hardly any at 128. Two cores would gain with fewer entries,
+# too. But if other programs use the processors as well, the threads wait for each other at every step,
+# which a small gain is not worth.
 WORK_PER_MEMBER = 1 << 15
 
-# Chunks of sequences whose gradients of one W are summed before the chunks are. Fixed, so that the
-# sums are the same whatever the number of threads.
+# Largest number of chunks of sequences. The gradient of a shared W is first summed within each chunk, then
+# over the chunks. The number is fixed, so that the sums do not depend on the number of threads.
 CHUNKS = 64
 
 cdef enum:
     LINE = 64  # bytes of a cache line
 
-cdef dict KINDS = {"float16": 1, "bfloat16": 2}  # of entries, as the kernels know them; 0 for others
+cdef dict KINDS = {"float16": 1, "bfloat16": 2}  # dtype -> kind of entries in the kernels; 0 for others
 
 
 def segments(L):
-    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps.
+    """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps.
 
     L may be a symbol of torch's compiler, here and in `entries_saved`.
     """
@@ -60,27 +61,28 @@ def segments(L):
 
 
 def entries_saved(kernels, call):
-    """Entries saved of a sequence, whole cache lines: there is room for either layout, and to say which."""
+    """Entries saved for a sequence: whole cache lines, enough for both layouts and the mark at the end."""
     L, line = call.sizes["L"], LINE // itemsize(real_of(call.dtype))
     of_step, of_matrix, of_growth = kernels(real_of(call.dtype), "one").layout(*name_and_sizes(call))[:3]
     return -(-(L * of_step + segments(L) * of_matrix + -(-L // SEGMENT) * of_growth + 1) // line) * line
 
 
 cdef tuple name_and_sizes(call):
-    """The operator's name, rows of the matrices, entries of an output."""
+    """The operator's name, the rows of its matrices, the entries of an output."""
     op = call.operator
     return op.name, op.initials[0].shape((), call.sizes)[0], op.output.shape((), call.sizes)[-1]
 
 
 def most_bytes(tuple layout, bint save):
-    """Bytes of matrices up to which sequences are computed side by side, with backward or without."""
+    """Largest size in bytes of the matrices of sequences side by side; `save`: with a backward pass."""
     return layout[6 if save else 5]
 
 
 cdef tuple record(a, of, tuple lead):
-    """What the kernels know of an array: bytes between neighbours along its axes, and the kind of entries.
+    """An array as the kernels take it: outer stride, inner stride, strides along `lead`, kind of entries.
 
-    Along its last axis but one, its last, and the axes of `lead`, to which its leading ones broadcast.
+    Strides are in bytes; the outer and inner ones are those of the last two axes. The leading axes of the
+    array broadcast to `lead`.
     """
     if a is None:
         return None
@@ -95,32 +97,32 @@ cdef list records(operands, layouts, tuple lead):
 
 
 def by_entry(tuple lead, tuple own):
-    """Which of the sequences of `lead` share each array of `own`: int64 (arrays, sequences of each)."""
+    """Which sequences of `lead` share each array of the axes `own`: int64 (arrays, sequences of each)."""
     padded = (1,) * (len(lead) - len(own)) + own
     axes = sorted(range(len(lead)), key=lambda axis: padded[axis] == 1)
     index = np.arange(prod(lead), dtype=np.int64).reshape(lead).transpose(axes)
     return index.reshape(prod(own), prod(n for n, m in zip(lead, padded) if m == 1))
 
 
-@lru_cache(maxsize=16)  # these are as long as there are sequences
+@lru_cache(maxsize=16)  # an entry has the length of the number of sequences
 def order_of(tuple lead, tuple initial_lead):
-    """The sequences, those that share a matrix together; None where they are together as they are."""
+    """An order of the sequences in which those that share a matrix are neighbours; None: they are."""
     together = prod(initial_lead) in (1, prod(lead))
     return None if together else by_entry(lead, initial_lead).reshape(-1)
 
 
 class Gathering(NamedTuple):
-    """How gradients of shared matrices are summed: in slots of chunks, then the slots of each matrix."""
+    """How gradients of shared matrices are summed: each chunk adds to slots, then slots are added up."""
 
-    slots: np.ndarray  # for each position the slot that its gradient is added to
-    starts: np.ndarray  # the first slot of each matrix, and the end
-    many: np.ndarray  # chunks of the positions computed side by side: where each starts, and the end
-    one: np.ndarray  # chunks of the others
+    slots: np.ndarray  # for each position the slot to which its gradient is added
+    starts: np.ndarray  # the first slot of each matrix, then the end of the last one
+    many: np.ndarray  # where the chunks of positions computed side by side start, then the end
+    one: np.ndarray  # the same for the other positions
 
 
 @lru_cache(maxsize=16)
 def gathering_of(tuple lead, tuple initial_lead, tuple own, Py_ssize_t side_by_side, Py_ssize_t lanes):
-    """That of matrices with the leading axes `own`, of sequences in the order of `initial_lead`."""
+    """The Gathering of matrices with leading axes `own`, for sequences in the order of `initial_lead`."""
     N, order = prod(lead), order_of(lead, initial_lead)
     many, one = chunks(0, side_by_side, lanes), chunks(side_by_side, N, 1)
     number = len(many) + len(one)
@@ -134,13 +136,13 @@ def gathering_of(tuple lead, tuple initial_lead, tuple own, Py_ssize_t side_by_s
 
 
 cdef chunks(Py_ssize_t first, Py_ssize_t last, Py_ssize_t lanes):
-    """Where the chunks of positions first ... last - 1 start, and where the last one ends."""
+    """Where the chunks of positions first ... last - 1 start, then where the last one ends."""
     size = lanes * max(1, -(-((last - first) // lanes) // CHUNKS))
     return np.append(np.arange(first, last, size, dtype=np.int64), np.int64(last))
 
 
 cdef class Bound:
-    """What both directions of a call have in common."""
+    """The common part of the two passes of a call."""
 
     cdef readonly object call, one, many, order
     cdef tuple initial_lead
@@ -156,8 +158,8 @@ cdef class Bound:
         initial, L = op.initials[0], sizes["L"]
         self.call, self.real, self.N = call, real_of(call.dtype), prod(lead)
         entries = prod(initial.shape((), sizes))
-        self.work = self.N * L * entries  # multiply-adds of a product of every step with the matrix
-        self.members = max(1, entries // WORK_PER_MEMBER)  # threads that gain by sharing one sequence
+        self.work = self.N * L * entries  # multiply-adds of one product with the matrix in every step
+        self.members = max(1, entries // WORK_PER_MEMBER)  # most threads that share one sequence
         self.initial_lead = self.lead_of(op.places("initial")[0])
         self.order = order_of(lead, self.initial_lead)
         self.saved = entries_saved(kernels, call)
@@ -165,8 +167,8 @@ cdef class Bound:
         modules = [kernels(self.real, layout) for layout in ("one", "many")]
         one, many = (module.layout(op.name, rows, Do) for module in modules)
         of_kernels = rows, Do, L, SEGMENT, segments(L)
-        # What is saved is that of these operands, in this order of the sequences: backward of another call
-        # must not read it.
+        # The saved data are of these operands, in this order of sequences: backward of another call must
+        # not read them.
         given = [a is not None for a in call.operands]
         of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead, given
         self.signature = crc32(repr(of_call).encode()) & 0xFFFF
@@ -182,12 +184,12 @@ cdef class Bound:
         self.one, self.many = [module.Call(op.name, of_kernels, lead, *arrays, *rest) for module in modules]
 
     cdef tuple lead_of(self, int place):
-        """The leading axes of an operand, none where it is not given."""
+        """The leading axes of an operand, none if it is not given."""
         a = self.call.operands[place]
         return () if a is None else self.call.operator.flat[place].lead(a)
 
     cdef int threads(self, num_threads, Py_ssize_t products) except -1:
-        """Threads for so many products of every step with the matrix."""
+        """The number of threads for a pass with `products` products with the matrix in every step."""
         cdef Py_ssize_t most = self.N * self.members, work = products * self.work, least = WORK_PER_THREAD
         if work < 2 * least or most < 2 or not threads_allowed():
             return 1
@@ -195,13 +197,13 @@ cdef class Bound:
         return max(1, min(wanted, most, work // least))
 
     cpdef Py_ssize_t side_by_side(self, Py_ssize_t threads):
-        """How many of the positions, from the first on, that many threads compute side by side."""
+        """How many positions, from the first on, `threads` threads compute side by side."""
         cdef Py_ssize_t number = self.N // self.lanes
         return number * self.lanes if self.fits and number >= threads else 0
 
 
 cdef class Forward(Bound):
-    """The forward pass of a call, with what backward wants or without."""
+    """The forward pass of a call; `save`: a backward pass may follow."""
 
     def __init__(self, kernels, call, bint save):
         op = call.operator
@@ -210,7 +212,7 @@ cdef class Forward(Bound):
         super().__init__(kernels, call, save, False, records(op.results, results, call.lead), [], [])
 
     def __call__(self, tuple operands, tuple outputs, saved, *, num_threads, stream, empty):
-        """Fill the outputs, and what backward wants, unless their addresses are 0."""
+        """Write the outputs and the data saved for backward, unless their addresses are 0."""
         cdef int threads = self.threads(num_threads, 3)
         cdef Py_ssize_t many = self.side_by_side(threads)
         scratch, _owner = empty(threads * self.scratch)
@@ -224,20 +226,20 @@ class Gradient(NamedTuple):
     """Where the gradient of an operand is computed, for one layout of a call."""
 
     place: int  # of the operand
-    zeroed: int  # bytes that are added to, in the gradient itself or in the parts
-    parts: int | None  # bytes of the parts that are computed instead; None: the gradient itself is
-    index: np.ndarray | None  # the parts of each sum after one another, None: as they are
-    starts: np.ndarray  # where those of each sum begin, and the end
+    zeroed: int  # bytes to zero first, because sequences add to them: of the gradient or of the parts
+    parts: int | None  # bytes of partial sums that are computed first; None: directly the gradient
+    index: np.ndarray | None  # the parts of each sum, one sum after the other; None: 0, 1, 2, ...
+    starts: np.ndarray  # where the parts of each sum begin, then the end
     entries: int  # of a sum
     kind: int  # of the entries of the gradient
 
 
 class Walk(NamedTuple):
-    """What follows from how many sequences are computed side by side."""
+    """All that depends on how many sequences are computed side by side."""
 
     runs: tuple  # (kernels, address of the starts of chunks, chunks)
-    gradients: tuple  # of the operands that have one; None where one is not given
-    slots: tuple  # for each operand, addresses
+    gradients: tuple  # of the differentiable operands; None for one that is not given
+    slots: tuple  # for each operand, the address of its slots or 0
     owner: object
 
 
@@ -255,7 +257,7 @@ cdef class Backward(Bound):
             if a is not None and of.role == "data":
                 dtype = real if is_summed(call, i) else a.dtype
                 gradients[i] = record(contiguous(of.shape(lead, call.sizes), dtype), of, lead)
-            elif a is not None:  # slots are the only leading axis
+            elif a is not None:  # the only leading axis is that of the slots
                 slot = contiguous(of.shape((1,), call.sizes), real)
                 gradients[i] = (*record(slot, of, ())[:2], slot.strides[:1], 0)
         incoming = records(op.results, incoming, lead)
@@ -264,7 +266,7 @@ cdef class Backward(Bound):
 
     def __call__(self, tuple operands, saved, tuple incoming, tuple gradients, *, num_threads, stream,
                  empty):
-        """Fill the gradients, unless their addresses are 0, from what forward saved."""
+        """Write the gradients, unless their addresses are 0, from the data that forward saved."""
         cdef int threads = self.threads(num_threads, 7)
         cdef list at = [0] * len(operands), sums = []
         library = self.library
@@ -284,7 +286,7 @@ cdef class Backward(Bound):
             library.add_up(parts, g.index, g.starts, g.entries, address, g.kind)
 
     cdef walk(self, Py_ssize_t many):
-        """The chunks and gradients where so many positions are computed side by side."""
+        """The chunks and gradients if `many` positions are computed side by side."""
         walk = self.walks.get(many)
         if walk is not None:
             return walk
@@ -316,7 +318,7 @@ cdef class Backward(Bound):
         return walk
 
     cdef of_steps(self, int i):
-        """That of an operand with an entry for each step."""
+        """The Gradient of an operand with entries for each step."""
         call, a, of = self.call, self.call.operands[i], self.call.operator.flat[i]
         parts = index = None
         starts, entries = np.zeros(1, np.int64), prod(of.shape((), call.sizes))
@@ -327,7 +329,7 @@ cdef class Backward(Bound):
         return Gradient(i, 0, parts, index, starts, entries, KINDS.get(a.dtype, 0))
 
     cdef of_matrix(self, int i, starts):
-        """That of a matrix: each sequence adds to a slot."""
+        """The Gradient of a matrix: each sequence adds to a slot."""
         dtype, of = self.call.operands[i].dtype, self.call.operator.flat[i]
         entries = prod(of.shape((), self.call.sizes))
         slots = entries * itemsize(self.real) * starts[-1]
@@ -336,5 +338,5 @@ cdef class Backward(Bound):
 
 
 cdef bint is_summed(call, int i):
-    """Whether the gradient of an operand of steps is a sum over sequences."""
+    """Whether the gradient of an operand with entries for each step is a sum over sequences."""
     return prod(call.operator.flat[i].lead(call.operands[i])) != prod(call.lead)

@@ -1,21 +1,21 @@
-"""Calls of the CUDA kernels: all but addresses and the stream is settled once, so that a call is a launch.
+"""Calls of the CUDA kernels: all but addresses and the stream is computed once, so that a call is a launch.
 
-What a kernel takes follows from the operator's description (`srwm.operators.spec`). Its first parameters
-are addresses: of the operands, of what a pass reads and writes beside them, of working memory. The last is
-`ForwardSizes` or `BackwardSizes` of the CUDA text: numbers, the leading axes of the call, and for each
-array how it lies in memory. All of them are made of 64-bit words, so that one block of words holds them.
+The parameters of a kernel follow from the operator's description (`srwm.operators.spec`). The first ones
+are addresses: of the operands, of the other arrays that the pass reads and writes, of working memory. The
+last is `ForwardSizes` or `BackwardSizes` of the CUDA text: counts, the leading axes of the call, and the
+strides of each array. All are 64-bit words, so one block of words holds them.
 
-A `call` is a `srwm._layouts.Call`. A driver is what the kernels run on: a device
-(srwm/_raw_kernels/backend.py), or the tests' stand-in for one. It has three methods:
+A `call` is a `srwm._layouts.Call`. A driver runs the kernels: a device (srwm/_raw_kernels/backend.py), or
+the stand-in of the tests. It has three methods:
 
     limits() -> launch.Limits    what the device allows
     kernel(plan) -> kernel       compiled and loaded there
     launch(kernel, blocks, threads, shared_bytes, stream, extra)
-                                 in that stream, without waiting for it; `extra` is the address of what
-                                 cuLaunchKernel takes under this name, and is valid during this call alone
+                                 in that stream, without waiting for it; `extra` is the address of the
+                                 argument `extra` of cuLaunchKernel, valid only during this call
 
-An `empty(nbytes)` gives the address of fresh memory on the device, and what owns it. Owners need not
-outlive a call: their memory then goes to what comes later in the same stream.
+`empty(nbytes)` gives the address of new memory on the device, and its owner. Owners need not outlive a
+call: their memory is then reused only by later work in the same stream.
 """
 
 from math import prod
@@ -29,20 +29,21 @@ from srwm._cy import launch
 from srwm._layouts import itemsize, real_of
 
 cdef enum:
-    LEADING = 8  # leading axes that a kernel walks, at the most: arrays.cuh
-    MOST_WORDS = 512  # of a block of parameters: CUDA takes 4 KB
+    LEADING = 8  # most leading axes that a kernel takes: arrays.cuh
+    MOST_WORDS = 512  # of a block of parameters: CUDA allows 4 KB
     # CUDA's numbers for what follows each of them in `extra`.
     BLOCK_FOLLOWS = 1
     SIZE_OF_BLOCK_FOLLOWS = 2
 
-# Chunks of sequences in which the gradient of a shared matrix is summed: enough to keep a large device
-# busy, but no more than these bytes hold. They are fixed, so that sums are the same on every device.
+# The gradient of a shared matrix is first summed within chunks of sequences: enough chunks to keep a large
+# device busy, but no more than fit into these bytes. The numbers are fixed, so that sums are the same on
+# every device.
 MOST_CHUNKS = 1024
 CHUNKS_BYTES = 1 << 26
 
 
 class View(NamedTuple):
-    """Strides of an array, in entries: along the leading axes of a call, its rows, a row's entries."""
+    """Strides of an array, in entries: along the leading axes of a call, between rows, within a row."""
 
     lead: tuple
     row: int = 0
@@ -50,7 +51,7 @@ class View(NamedTuple):
 
 
 def view_of(layout, lead, core):
-    """The view of an array whose last `core` axes are its own: 0 along the axes where it is broadcast."""
+    """The view of an array with `core` axes after the leading ones; 0 along the axes of its broadcast."""
     if layout is None:
         return View((0,) * len(lead))
     size, missing = itemsize(layout.dtype), len(lead) + core - len(layout.shape)
@@ -64,7 +65,7 @@ cdef _views_of(layouts, operands, lead):
 
 
 cdef _contiguous(lead, order, size):
-    """The view of a contiguous array of `size` entries a sequence, its leading axes in that order."""
+    """The view of a contiguous array of `size` entries for each sequence, with leading axes in `order`."""
     along = [0] * len(lead)
     for axis in reversed(order):
         along[axis] = size
@@ -73,9 +74,9 @@ cdef _contiguous(lead, order, size):
 
 
 def order_by_sharing(lead, own):
-    """The axes of `lead`, those along which an array of leading axes `own` has entries of its own first.
+    """The axes of `lead`, first those along which an array of leading axes `own` is not broadcast.
 
-    And how many sequences share each of its entries: in this order they follow each other.
+    Also how many sequences share each of its matrices: in this order they are neighbours.
     """
     padded = (1,) * (len(lead) - len(own)) + own
     shared = [axis for axis, n in enumerate(padded) if n == 1]
@@ -84,10 +85,10 @@ def order_by_sharing(lead, own):
 
 
 def sizes(op, lead, order, counts, views):
-    """A kernel's last parameter, as bytes, for sequences in the order of these axes of `lead`.
+    """A kernel's last parameter, as bytes, for sequences with the axes of `lead` in `order`.
 
-    Axes that follow each other in every array are merged. Raises ValueError where the arrays then have more
-    of them than a kernel walks.
+    Neighbouring axes that are contiguous in every array are merged. Raises ValueError if more axes are left
+    than a kernel takes.
     """
     merged = []  # (size, strides of all arrays)
     for axis in order:
@@ -114,11 +115,11 @@ def sizes(op, lead, order, counts, views):
 
 
 cdef class Launch:
-    """A kernel and how it is launched: all but the stream and its first parameters, which are addresses."""
+    """A kernel and its launch: all but the stream and the addresses, which are its first parameters."""
 
     cdef object driver, kernel
     cdef int blocks, threads, shared_bytes
-    cdef bytes values  # its other parameters
+    cdef bytes values  # its last parameter
 
     def __init__(self, driver, plan, items, cached, values):
         self.driver, self.kernel, self.values = driver, driver.kernel(plan), values
@@ -141,17 +142,17 @@ cdef class Launch:
 
 
 cdef class Pass:
-    """What both directions have in common."""
+    """The common part of the two passes."""
 
     cdef Launch launch  # None: there is nothing to compute
     cdef object working_bytes
 
     cdef bind(self, driver, call, verb, plan, items, counts, order, views):
-        """Settle the launch over so many items of work."""
+        """Prepare the launch over `items` items of work."""
         operator, L = call.operator, call.sizes["L"]
         (initial,) = [call.operands[i] for i in operator.places("initial")]
         (state,) = [call.operands[i] for i in operator.places("state")]
-        # Where all sequences begin with one matrix, each block copies it into its shared memory.
+        # If all sequences begin with one matrix, each block copies it into its shared memory.
         cached = 0
         if state is None and initial is not None:
             if prod(call.lead) > prod(operator.initials[0].lead(initial)) == 1:
@@ -171,7 +172,7 @@ cdef class Pass:
 
 
 def saved_of(call):
-    """Shape and dtype of what forward saves for backward: of each sequence its steps, then matrices."""
+    """Shape and dtype of the data saved for backward: for each sequence its steps, then its matrices."""
     of = call.sizes
     entries = launch.saved_entries(call.operator.name, of["L"], of["D"], of["Do"])
     return (*call.lead, entries), real_of(call.dtype)
@@ -191,16 +192,16 @@ cdef class Forward(Pass):
         )
 
     def __call__(self, operands, outputs, saved, *, num_threads=None, stream, empty):
-        """Write the results; 0 is the address of what is not given or not wanted."""
+        """Write the results; an address is 0 if the array is not given or not needed."""
         self.run((*operands, *outputs, saved), stream, empty)
 
 
 cdef class Gradient:
-    """How the gradient of an operand comes about."""
+    """How the gradient of an operand is computed."""
 
-    cdef object view, nbytes  # of what the kernel writes of it
-    cdef Launch add_up  # of what the kernel wrote; None: the kernel writes the gradient itself
-    cdef bint is_required  # whether the kernel writes it also where it is not wanted
+    cdef object view, nbytes  # of the array that the kernel writes
+    cdef Launch add_up  # adds up what the kernel wrote; None: the kernel writes the gradient itself
+    cdef bint is_required  # whether the kernel writes it even if the caller does not need it
 
     def __init__(self, driver, call, operand, layout, chunks, are_sums):
         self.is_required, of_initial = operand.role == "data", operand.role == "initial"
@@ -210,7 +211,7 @@ cdef class Gradient:
         own, real = operand.lead(layout), real_of(call.dtype)
         outer, size = prod(own), prod(layout.shape[len(own):])
         order, parts = order_by_sharing(call.lead, own)
-        if of_initial:  # the kernel finds the sum of a chunk by the number of the chunk
+        if of_initial:  # the number of a chunk is the index of its sum
             parts = chunks
         else:
             self.view = _contiguous(call.lead, order, size)
@@ -223,7 +224,7 @@ cdef class Gradient:
 
 
 cdef _sequences_of_a_chunk(call, matrices, sharing):
-    """Sequences whose gradients of the initial matrix one thread group adds up, in their order."""
+    """How many sequences a chunk has: one thread group adds up their gradients of the initial matrix."""
     entries = prod(call.operator.initials[0].shape((), call.sizes))
     most = max(1, min(MOST_CHUNKS, CHUNKS_BYTES // (entries * itemsize(real_of(call.dtype)))))
     return max(1, -(-sharing // max(1, most // max(1, matrices))))
@@ -232,14 +233,14 @@ cdef _sequences_of_a_chunk(call, matrices, sharing):
 cdef class Backward(Pass):
     """The backward pass of one kind of call, on addresses.
 
-    `incoming` are the layouts of the gradients of its results, None for zero.
+    `incoming` are the layouts of the gradients of its results, None for a zero gradient.
     """
 
     cdef list gradients
 
     def __init__(self, driver, call, incoming):
         operator, lead, of, operands = call.operator, call.lead, call.sizes, call.operands
-        (place,) = operator.places("initial")  # the kernels that there are have one matrix
+        (place,) = operator.places("initial")  # all operators with CUDA kernels have one matrix
         own = lead if operands[place] is None else operator.flat[place].lead(operands[place])
         order, sharing = order_by_sharing(lead, own)
         # If one gradient is a sum over sequences, the kernel writes all of them in the dtype of sums.
@@ -267,7 +268,7 @@ cdef class Backward(Pass):
         self.bind(driver, call, "backward", plan, items, (items, chunks, sequences, sharing), order, views)
 
     def __call__(self, operands, saved, incoming, gradients, *, num_threads=None, stream, empty):
-        """Write the gradients; 0 is the address of what is not given or not wanted."""
+        """Write the gradients; an address is 0 if the array is not given or not needed."""
         cdef Gradient gradient
         written, owners = [], []
         for gradient, address in zip(self.gradients, gradients, strict=True):
@@ -282,7 +283,7 @@ cdef class Backward(Pass):
 
 
 def plans_of(operator, D, Do, dtype, limits):
-    """Plans of the kernels that calls of these sizes and this dtype need."""
+    """Plans of the kernels that calls with these sizes and this dtype need."""
     plans = [launch.add_partial_sums(dtype)]
     for state in {dtype, real_of(dtype)}:
         plans.append(launch.forward(operator.name, D, Do, dtype, limits, state))

@@ -1,10 +1,10 @@
 """The delta rule on the CPU. Letters and numbered steps: srwm/reference/delta.py.
 
-Going forward the fast weights are swept once a step: step 5 of one step and step 1 of the next share every
-load of S. Going backward S is swept once, transposed, and its gradient once.
+Forward sweeps the fast weights once a step: step 5 of one step and step 1 of the next share every load of
+S. Backward sweeps the transposed S once a step, and its gradient once.
 
-The members of a thread group (group.h) have some of the columns each and see nothing of the others. Only
-the gradients of q, k and beta are sums over all columns: for these they meet once a step.
+Each member of a thread group (group.h) has some of the columns, and does not need the others. Only the
+gradients of q, k and beta are sums over all columns; for these sums the members meet once a step, backward.
 """
 
 cdef enum:  # places of operands
@@ -48,7 +48,7 @@ cdef bint delta_has_grown(const real *measured, const Sizes *s) noexcept nogil:
 
 cdef void delta_forward(
     const Views *v,
-    real *saved,     # OUT what backward wants (common.pxi), or NULL
+    real *saved,     # OUT saved for backward (common.pxi), or NULL
     real *scratch,
     Group *group,
     const Sizes *s,
@@ -100,7 +100,7 @@ cdef void delta_forward(
                          deferred_u + deferred * s.M_, s.m)
             memcpy(saved + t * s.row + s.first_, Delta, s.M_ * sizeof(real))
         deferred += 1
-        # 4, deferred, 5, and 1 of step t + 1
+        # 4 (deferred), 5, and 1 of step t + 1
         if deferred == DEFERRED:
             update_and_multiply(A, s.D, s.m, DEFERRED, deferred_k, deferred_u, q_t, k_after, y_t, v_bar)
             deferred = 0
@@ -151,7 +151,7 @@ cdef void delta_backward(
     cdef const View *g_state = &v.gradients[DELTA_STATE]  # IN OUT (D, Do), added to, or none
     cdef real *G = scratch + s.backward_shared         # (D, M_) gradient of S, without the deferred terms
     cdef real *A = G + s.matrix                        # (D, M_)
-    cdef real *AT = A + s.matrix                       # (rows, D_) S transposed, with the `undone` updates
+    cdef real *AT = A + s.matrix                       # (rows, D_) S transposed, with `undone` updates
     cdef real *k_t = AT + s.rows * s.D_                # (D_)
     cdef real *g_q = k_t + s.D_                        # (D_)
     cdef real *g_q_before = g_q + s.D_                 # (D_) of step t - 1
@@ -164,12 +164,12 @@ cdef void delta_backward(
     cdef real *u = undone_u + DEFERRED * s.M_          # (M_)
     cdef real *g_u = u + s.M_                          # (M_)
     cdef real *g_Delta = g_u + s.M_                    # (M_)
-    cdef real *g_y = g_Delta + s.M_                    # (M_) of step t, later of step t - 1
+    cdef real *g_y = g_Delta + s.M_                    # (M_) of step t, then of step t - 1
     cdef real *beta_t = g_y + s.M_                     # (STRIDE)
-    cdef real *room = beta_t + STRIDE                  # (D_ + M_ + STRIDE) of delta_redo
+    cdef real *room = beta_t + STRIDE                  # (D_ + M_ + STRIDE) for delta_redo
     cdef real *group_sums = room + s.D_ + s.M_ + STRIDE  # (sums)
-    cdef real *g_k                                     # (D_) after g_q, before g_beta: sums of this member
-    cdef const real *sums                              # (sums) and of all
+    cdef real *g_k                                     # (D_) partial sums of this member, as g_q and g_beta
+    cdef const real *sums                              # (sums) of all members
     cdef const real *Delta
     cdef bint is_known = False, is_replayed = False
     cdef int deferred = 0, undone = 0
@@ -187,7 +187,7 @@ cdef void delta_backward(
         if bring_back(AT, A, room, v, saved, t, &undone, undone_u, undone_k, is_replayed,
                       &DELTA_KERNELS, s):
             is_known = False
-        # 5'  g_q = g_y S'^T, which the sweep of step t + 1 has left where it led here
+        # 5'  g_q = g_y S'^T, from the sweep of step t + 1 unless S was replaced after it
         if is_known:
             g_q, g_q_before = g_q_before, g_q
         else:
@@ -196,7 +196,7 @@ cdef void delta_backward(
         memcpy(g_k - s.D_, g_q, s.D_ * sizeof(real))
         read_row(k_t, k, t * k.outer, s.D)
         delta_rate(u, beta_t, beta, t, Delta, s)
-        # 1' of step t + 1, 5'  G += q^T g_y, deferred   4'  g_u = k G   g_k = u G^T
+        # 1' of step t + 1, 5'  G += q^T g_y (deferred)   4'  g_u = k G   g_k = u G^T
         memcpy(deferred_a + 2 * deferred * s.D_, minus_k_after, s.D_ * sizeof(real))
         memcpy(deferred_b + 2 * deferred * s.M_, g_Delta, s.M_ * sizeof(real))
         read_row(deferred_a + (2 * deferred + 1) * s.D_, q, t * q.outer, s.D)
@@ -214,7 +214,7 @@ cdef void delta_backward(
         dot(g_k + s.D_, 0, g_u, Delta, s.m)
         scale(g_Delta, beta_t, 0, g_u, s.m)
         write_row(gv, t * gv.outer + s.first * gv.inner, g_Delta, s.columns)
-        # 4 undone, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
+        # Undo 4, 1'  g_k -= g_Delta S^T, and g_q of step t - 1
         if t > 0:
             read_row(g_y, grad_y, (t - 1) * grad_y.outer + s.first * grad_y.inner, s.columns)
         negate(undone_u + undone * s.M_, u, s.m)
@@ -244,7 +244,7 @@ cdef void delta_backward(
                     write_entry(g_beta.data[i] + t * g_beta.inner, g_beta.kind, sums[2 * s.D_ + i])
         negate(minus_k_after, k_t, s.d)
         if t == 0 or any_reset(reset, t):
-            # 1'  with nothing left to defer. g_Delta may be NaN or infinite: it must not meet the next k.
+            # 1'  applied at once: g_Delta may be NaN or infinite, and 0 * NaN would pass the reset
             update(G, s.D, s.m, 2 * deferred, deferred_a, deferred_b)
             update(G, s.D, s.m, 1, minus_k_after, g_Delta)
             deferred = 0

@@ -1,10 +1,11 @@
-"""Arrays of any library to what a plan goes by: a key of their layouts, and their addresses.
+"""Reads arrays of any library: a key of their layouts, by which plans are found, and their addresses.
 
-NumPy arrays are read through Python's buffers, types with DLPack's C exchange API (DLPack 1.3) through
-that: no Python call, no capsule, and the storage stays as it was. Others come described.
+NumPy arrays are read through Python's buffer protocol. Types with DLPack's C exchange API (DLPack 1.3) are
+read through that: without a Python call or a capsule, and without a change to the storage. For other arrays
+the caller describes the layout (`pack`).
 
 The key is bytes: for each array its dtype, its device, its shape, its strides in bytes, and whether its
-address is aligned; for None a mark. Arrays of different libraries with one layout have one key.
+address is aligned; for None a mark. Arrays with the same layout have the same key, whatever their library.
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
@@ -17,7 +18,7 @@ from srwm._layouts import Layout
 cdef extern from *:
     """
     #include <stdint.h>
-    /* The parts of dlpack.h, version 1.3, that are read here. */
+    /* The parts of dlpack.h, version 1.3, that are used here. */
     typedef struct { int32_t device_type, device_id; } SrwmDevice;
     typedef struct { uint8_t code, bits; uint16_t lanes; } SrwmType;
     typedef struct {
@@ -56,24 +57,24 @@ cdef extern from *:
 
 cdef enum:
     MOST_ARRAYS = 24
-    MOST_AXES = 64  # NumPy's bound, and torch's
-    HEAD = 3        # numbers of an array beside its shape and strides
+    MOST_AXES = 64  # the limit of NumPy and of torch
+    HEAD = 3        # numbers of an array in addition to its shape and strides
     MOST_NUMBERS = MOST_ARRAYS * (HEAD + 2 * MOST_AXES)
-    CPU = 1         # DLPack's number
+    CPU = 1         # DLPack's device type
 
-# DLPack's codes of the types of entries, by name.
+# Name of a dtype -> DLPack's type code and bits.
 TYPES = {
     "float16": (2, 16), "bfloat16": (4, 16), "float32": (2, 32), "float64": (2, 64), "bool": (6, 8),
 }
 cdef dict _names = {code << 8 | bits: name for name, (code, bits) in TYPES.items()}
 
 
-# Whether entries are of one of these types.
+# Whether this is one of these types.
 cdef inline bint is_known(int code, int bits) noexcept:
     return code == 2 and bits in (16, 32, 64) or code == 4 and bits == 16 or code == 6 and bits == 8
 
 
-# The numbers of a key and the addresses beside it, in the making.
+# A key and addresses that are being built.
 cdef struct Reading:
     Py_ssize_t count
     int arrays
@@ -85,7 +86,8 @@ cdef inline void begin(Reading *reading) noexcept:
     reading.count = reading.arrays = 0
 
 
-# Room for another array of this many axes: where its numbers begin. NULL where there are too many.
+# Reserves the numbers of another array with `ndim` axes; returns where they begin. NULL: too many arrays or
+# axes.
 cdef inline int64_t *place_for(Reading *reading, Py_ssize_t ndim) noexcept:
     if reading.arrays == MOST_ARRAYS or ndim > MOST_AXES:
         return NULL
@@ -118,10 +120,10 @@ cdef tuple result_of(Reading *reading):
 
 
 def pack(descriptions):
-    """(key, addresses) of arrays that are described.
+    """(key, addresses) of described arrays.
 
-    descriptions: for each array None, or its address, its type by name, (DLPack device type, index), its
-    shape, and its strides in bytes. None where an array is of no type that operators compute with.
+    descriptions: for each array None, or its address, its dtype by name, (DLPack device type, index), its
+    shape, and its strides in bytes. Returns None if operators cannot compute with the dtype of an array.
     """
     cdef Reading reading
     cdef int64_t *place
@@ -146,7 +148,7 @@ def pack(descriptions):
     return result_of(&reading)
 
 
-# The number of a NumPy dtype: what no dictionary finds is asked for by name once.
+# NumPy dtype -> number of its type, -1 if unknown. A cache: dtype.name is slow.
 cdef dict _numpy_types = {}
 
 
@@ -159,7 +161,7 @@ cdef int _numpy_type(object dtype) except -2:
 
 
 def of_numpy(tuple arrays, object ndarray):
-    """(key, addresses) of NumPy arrays or None; None where one is of another type than `ndarray` itself."""
+    """(key, addresses) of NumPy arrays or None. Returns None if the type of one is not `ndarray` itself."""
     cdef Reading reading
     cdef Py_buffer buffer
     cdef int64_t *place
@@ -202,7 +204,7 @@ def addresses_of_numpy(tuple arrays):
     return tuple(addresses)
 
 
-# The exchange API of each array type that has been seen: a capsule, or None.
+# Array type -> the capsule of its exchange API, or None. A cache.
 cdef dict _apis = {}
 
 
@@ -235,9 +237,10 @@ def has_api(object kind):
 
 
 def of_exchange(tuple arrays, object kind):
-    """(key, addresses) of arrays or None, through the exchange API of the type `kind`, which has one.
+    """(key, addresses) of arrays or None, through the exchange API of their type, `kind`.
 
-    All are of that type, which is not asked. None where entries are of no type that operators know.
+    `kind` has one, and all arrays are of this type; the type is not checked. Returns None if operators
+    cannot compute with a dtype.
     """
     cdef Reading reading
     cdef SrwmExchange *api = known_api_of(kind)
@@ -268,7 +271,7 @@ def of_exchange(tuple arrays, object kind):
 
 
 def current_stream(object kind, int device_type, int device_id):
-    """The handle of the stream in which arrays of a type with an exchange API are computed now."""
+    """The handle of the current stream of an array library, through the exchange API of its type."""
     cdef void *stream = NULL
     if known_api_of(kind).stream(device_type, device_id, &stream):
         raise
@@ -276,7 +279,7 @@ def current_stream(object kind, int device_type, int device_id):
 
 
 def unpack(bytes key):
-    """What a key holds: a list of layouts, None where there is no array."""
+    """The layouts in a key, as a list; None where there is no array."""
     cdef const int64_t *numbers = <const int64_t *> <const char *> key
     cdef Py_ssize_t i, at = 0, count = len(key) // <Py_ssize_t> sizeof(int64_t), ndim, size
     cdef list layouts = []

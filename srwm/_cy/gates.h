@@ -1,4 +1,4 @@
-/* What a step does with vectors over columns: sums, softmax, sigmoid. Widths are in vectors. */
+/* Operations of a step on vectors over columns: sums, softmax, sigmoid. Widths are in vectors. */
 #ifndef SRWM_GATES_H
 #define SRWM_GATES_H
 
@@ -6,7 +6,7 @@
 
 /* a . b, in every lane. */
 INLINE vector dot_of(const real *a, const real *b, ptrdiff_t width) {
-    vector sum[2] = {splat(0), splat(0)}; /* two, or each addition would wait for the one before it */
+    vector sum[2] = {splat(0), splat(0)}; /* with one, each addition would wait for the previous one */
     ptrdiff_t j = 0;
     for (; j + 2 <= width; j += 2) {
         sum[0] += load(a + j * LANES) * load(b + j * LANES);
@@ -20,8 +20,8 @@ INLINE void add_scaled_by(real *z, vector s, const real *b, ptrdiff_t width) {
     for (ptrdiff_t j = 0; j < width; j++) store(z + j * LANES, load(z + j * LANES) + s * load(b + j * LANES));
 }
 
-/* z (width) += (x . k) u: corrects a product with x for a deferred update k^T u of the matrix. x and k
-   have `over` vectors. */
+/* z (width) += (x . k) u: the correction of z = x W for a deferred update k^T u of W. x and k have `over`
+   vectors. */
 static void add_correction(real *z, const real *x, const real *k, ptrdiff_t over, const real *u,
                         ptrdiff_t width) {
     add_scaled_by(z, dot_of(x, k, over), u, width);
@@ -37,15 +37,16 @@ static void negate(real *out, const real *a, ptrdiff_t width) {
     for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, -load(a + j * LANES));
 }
 
-/* out = factor i of s, times a. */
+/* out = s_i a, where s_i is factor i of s. */
 static void scale(real *out, const real *s, ptrdiff_t i, const real *a, ptrdiff_t width) {
     vector s_i = factor(s, i);
     for (ptrdiff_t j = 0; j < width; j++) store(out + j * LANES, s_i * load(a + j * LANES));
 }
 
-/* Corrects the products z and Delta of x and r with a matrix for `terms` deferred updates, whose rows b are
-   `b_apart` entries apart:  z += of_z . b   Delta += of_Delta . b. Then  u = beta_i Delta   z += coming u
-   for the update of this step. of_z, of_Delta and coming hold a factor for each update. */
+/* z = x W and Delta = r W, for a W without `terms` deferred updates. Adds the corrections
+   z += of_z . b   Delta += of_Delta . b,  with rows b that are `b_apart` entries apart. Then computes
+   u = beta_i Delta, and the correction of z for the update of this step:  z += coming u. of_z, of_Delta and
+   coming have a factor for each update. */
 INLINE void finish_block(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i, const int terms,
                          const real *b, ptrdiff_t b_apart, const real *of_Delta, const real *of_z,
                          const real *coming, ptrdiff_t width) {
@@ -73,8 +74,8 @@ static void finish(real *Delta, real *u, real *z, const real *beta, ptrdiff_t i,
         finish_block(Delta, u, z, beta, i, 1, b, b_apart, of_Delta, of_z, coming, width);
 }
 
-/* The gradients of u = beta_i Delta, from g_u, which is corrected for `terms` deferred rows b with a factor
-   each:  g_Delta = beta_i g_u   factor i of g_beta = g_u . Delta. */
+/* The gradients through u = beta_i Delta:  g_Delta = beta_i g_u   factor i of g_beta = g_u . Delta. First
+   adds the corrections for `terms` deferred terms to g_u: the rows b, each times its factor. */
 INLINE void scale_backward_block(real *g_Delta, real *g_beta, ptrdiff_t i, const real *g_u, const int terms,
                                  const real *b, ptrdiff_t b_apart, const real *corrections, const real *beta,
                                  const real *Delta, ptrdiff_t width) {
@@ -97,7 +98,7 @@ static void scale_backward(real *g_Delta, real *g_beta, ptrdiff_t i, const real 
         scale_backward_block(g_Delta, g_beta, i, g_u, 2, b, b_apart, corrections, beta, Delta, width);
 }
 
-/* factor i of out = a . b. */
+/* out_i = a . b, where out_i is factor i of out. */
 static void dot(real *out, ptrdiff_t i, const real *a, const real *b, ptrdiff_t width) {
     put_factor(out, i, dot_of(a, b, width));
 }
@@ -105,14 +106,14 @@ static void dot(real *out, ptrdiff_t i, const real *a, const real *b, ptrdiff_t 
 /* Vector j of a, -inf where it is padding: `padding` is 0 where a has an entry, -inf after its end. */
 INLINE vector load_but_padding(const real *a, const real *padding, ptrdiff_t j) {
 #ifdef SRWM_MANY
-    (void)padding; /* there is none */
+    (void)padding; /* this layout has no padding */
     return load(a + j * LANES);
 #else
     return load(a + j * LANES) + load(padding + j * LANES);
 #endif
 }
 
-/* out = exp(a - highest) for n vectors each of q and of k, added to a sum each. */
+/* out = exp(a - highest), for n vectors of q and n of k; each is also added to a sum. */
 INLINE void exps_of(real *out, const real *a, const real *padding, ptrdiff_t width, const int n,
                     const vector *highest, vector *sum) {
     vector e[4];
@@ -125,8 +126,8 @@ INLINE void exps_of(real *out, const real *a, const real *padding, ptrdiff_t wid
     }
 }
 
-/* [ q | k ] = softmax of each of [ q^ | k^ ], of `width` vectors both: together, since each is a chain of
-   operations that wait for one another. */
+/* [ q | k ] = softmax of each of [ q^ | k^ ], which have `width` vectors each. Both are computed together:
+   each alone is a chain of dependent operations. */
 static void softmaxes(real *out, const real *a, const real *padding, ptrdiff_t width) {
     vector highest[2], sum[4] = {splat(0), splat(0), splat(0), splat(0)};
     UNROLL for (int i = 0; i < 2; i++) highest[i] = load_but_padding(a + i * width * LANES, padding, 0);
@@ -155,7 +156,7 @@ static void softmax_backward(real *out, const real *g, const real *q, ptrdiff_t 
         store(out + j * LANES, load(q + j * LANES) * (load(g + j * LANES) - along));
 }
 
-/* `n` vectors of sigmoid(a), without overflow: exp only of -|a|. */
+/* `n` vectors of sigmoid(a). Only exp(-|a|) is computed, which cannot overflow. */
 INLINE void sigmoids_of(real *out, const real *a, const int n) {
     vector e[4];
     UNROLL for (int i = 0; i < n; i++) {

@@ -1,13 +1,13 @@
-/* Thread groups: threads that compute one sequence together, each some of the columns of its matrix.
+/* Thread groups: threads that compute one sequence together. Each has some of the columns of its matrix.
 
-   Members run the same text side by side, on scratch of their own but for two things: rows that each fills
-   at its columns and all read, and partial sums that each leaves in its own scratch and all add up. Both
-   have two places, used in turn, so that one meeting a step is enough: a member writes next where nobody
-   reads any more, since all have come to the meeting in between. How often they meet depends on sizes only,
-   never on what is in the arrays.
+   Members run the same code on separate scratch. They share two things: rows, of which each member fills
+   its columns and all read everything; and partial sums, which each leaves in its scratch and all add up.
+   Both are double-buffered, so one meeting (a barrier) a step is enough: when a member writes to a buffer,
+   all members have met since it was last read. The number of meetings depends on sizes only, never on what
+   is in the arrays.
 
-   Groups have one member each without OpenMP, where threads would run one after the other, and in the
-   layout of sequences side by side, of which there are enough for all threads. */
+   Without OpenMP, groups have one member: threads would run one after the other. They have one member as
+   well if sequences are computed side by side: then there are enough sequences for all threads. */
 #ifndef SRWM_GROUP_H
 #define SRWM_GROUP_H
 
@@ -30,24 +30,24 @@
 
 #define CACHE_LINE 64
 
-/* How often a waiting member looks at the counter before it sleeps: tens of microseconds, several steps. If
-   it waits longer, another member has no processor, perhaps because this one keeps it busy by looking. */
+/* How often a waiting member reads the counter before it sleeps: tens of microseconds, several steps. If
+   the wait is longer, another member has no processor, perhaps because this one occupies it by polling. */
 #define LOOKS 1000
 
 typedef struct {
-    ptrdiff_t size, member;  /* of this thread: 0, 1, ... size - 1 */
-    ptrdiff_t first, last;   /* pieces of work that are this group's */
-    real *scratch;           /* of member 0; the others' follow, each `apart` entries from the one before */
+    ptrdiff_t size, member;  /* members; the number of this one: 0 ... size - 1 */
+    ptrdiff_t first, last;   /* this group's chunks of work: first ... last - 1 */
+    real *scratch;           /* of member 0; that of each next member is `apart` entries further */
     ptrdiff_t apart;
-    ptrdiff_t turn;          /* which of the two places is next: 0 or 1 */
-    uint32_t awaited;        /* arrivals until this meeting is over */
+    ptrdiff_t turn;          /* which of the two buffers is next: 0 or 1 */
+    uint32_t awaited;        /* arrivals at which this meeting is over */
 } Group;
 
 typedef struct {
     uint32_t arrivals, sleepers;
 } Meeting;
 
-/* Threads of the parallel region this is called in: maybe fewer than were asked for. */
+/* Threads of the current parallel region. They may be fewer than requested. */
 INLINE int threads_here(void) {
 #ifdef _OPENMP
     return omp_get_num_threads();
@@ -56,8 +56,8 @@ INLINE int threads_here(void) {
 #endif
 }
 
-/* How this thread rounds, and whether subnormal numbers are zero to it. The threads of a parallel region
-   must do as the one that called, or results would depend on how many there are. */
+/* The rounding mode of this thread, and whether it treats subnormal numbers as zero. All threads use the
+   caller's; otherwise results would depend on their number. */
 #if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>
 INLINE unsigned long long floating_control(void) { return _mm_getcsr(); }
@@ -79,16 +79,16 @@ INLINE void set_floating_control(unsigned long long control) { (void)control; }
 #define ENTRIES_OF_LINE ((ptrdiff_t)(CACHE_LINE / sizeof(real)))
 INLINE ptrdiff_t lines_of(ptrdiff_t entries) { return (entries + ENTRIES_OF_LINE - 1) / ENTRIES_OF_LINE; }
 
-/* What each scratch starts with, a cache line: the meetings of the group whose member 0 it belongs to. */
+/* The first cache line of each scratch. That of member 0 counts the arrivals at its group's meetings. */
 INLINE Meeting *meeting_of(real *scratch) { return (Meeting *)(void *)scratch; }
 
-/* Before the parallel region: nobody has arrived yet. */
+/* Called before the parallel region: no member has arrived yet. */
 static void prepare_groups(real *scratch, ptrdiff_t apart, ptrdiff_t threads) {
     for (ptrdiff_t i = 0; i < threads; i++) *meeting_of(scratch + i * apart) = (Meeting){0, 0};
 }
 
-/* Thread `thread` of the `threads` that there are takes its place in one of the groups, each of at most
-   `most` members, among which `pieces` of work are dealt out. 0 if there is no place left. */
+/* Makes thread `thread` of `threads` a member of a group. Groups have at most `most` members; `pieces`
+   chunks of work are distributed among the groups. Returns 0 if there is no place left. */
 static int join_group(Group *group, ptrdiff_t thread, ptrdiff_t threads, ptrdiff_t pieces, ptrdiff_t most,
                      real *scratch, ptrdiff_t apart) {
     ptrdiff_t groups = threads < pieces ? threads : pieces, size = 1, number;
@@ -135,12 +135,14 @@ static void sleep_unless_changed(uint32_t *word, uint32_t seen) {
 static void wake_all(uint32_t *word) { (void)word; }
 #endif
 
-/* Whether a meeting is over; the counter may have wrapped around, or be counting arrivals at the next one. */
+/* Whether a meeting is over. The counter may have wrapped around, or may already count arrivals at the next
+   meeting. */
 INLINE int is_over(uint32_t arrivals, uint32_t awaited) { return (int32_t)(arrivals - awaited) >= 0; }
 
-/* Arrivals are only ever added to: the last one releases what all before it released, and who sees it has
-   acquired that. Who sleeps is counted before it looks for the last time, and the last to arrive looks for
-   sleepers after it is counted: one of the two sees the other. */
+/* Arrivals only increase. The last arrival releases what all earlier ones released, and a member that sees
+   it acquires all of that. No sleeper is missed: a member counts itself as a sleeper before its last look
+   at the arrivals, and the last to arrive counts itself before it looks for sleepers. One of them sees the
+   other. */
 static void meet_others(Group *group) {
     Meeting *meeting = meeting_of(group->scratch);
     uint32_t arrivals, awaited = group->awaited += (uint32_t)group->size;
@@ -159,7 +161,7 @@ static void meet_others(Group *group) {
 }
 #endif
 
-/* Waits for all members, who then see what each wrote before. */
+/* Waits for all members. Afterwards each sees what the others wrote before. */
 INLINE void meet(Group *group) {
 #ifdef WITH_GROUPS
     if (group->size > 1) meet_others(group);
@@ -168,25 +170,26 @@ INLINE void meet(Group *group) {
 #endif
 }
 
-/* Where a member's columns start in a row of `entries`, and those of the one before end: on a cache line,
-   so that no two write to the same one. Of more members than lines, some would have none. */
+/* Where a member's columns start in a row of `entries`, and those of the previous member end. This is the
+   start of a cache line, so no two members write to the same line. If there were more members than lines,
+   some would have no columns. */
 INLINE ptrdiff_t member_start(const Group *group, ptrdiff_t member, ptrdiff_t entries) {
     ptrdiff_t start = lines_of(entries) * member / group->size * ENTRIES_OF_LINE;
     return start < entries ? start : entries;
 }
 
-/* The row of `n` entries that all members fill and read: the next, or the one after. */
+/* The shared row of `n` entries: this step's (after = 0) or the next step's (1). */
 INLINE real *shared_row(const Group *group, ptrdiff_t after, ptrdiff_t n) {
     return group->scratch + ENTRIES_OF_LINE + (group->turn ^ after) * n;
 }
 
-/* Where this member leaves its partial sums, `n` entries, next. */
+/* Where this member puts its next `n` partial sums. */
 INLINE real *partial_sums(const Group *group, ptrdiff_t n) {
     return group->scratch + group->member * group->apart + ENTRIES_OF_LINE + group->turn * n;
 }
 
-/* Meets, and adds up what all have left, always in the same order -> the sums, in `sums` unless the member
-   is alone: its own are all there are. */
+/* Meets and adds up the partial sums of all members, always in the same order. The sums are in `sums`;
+   those of a member that is alone stay where they are. Returns where they are. */
 static const real *meet_and_add(Group *group, real *sums, ptrdiff_t n) {
     const real *first = group->scratch + ENTRIES_OF_LINE + group->turn * n;
     meet(group);

@@ -1,8 +1,8 @@
-/* How far a matrix may have grown within a segment. Going backward its updates are undone. That leaves an
-   error in proportion to the largest matrix passed. Where a matrix grew much, its early entries are lost in
-   that error, and backward computes them again from the copy at the start of the segment instead.
+/* How much a matrix may have grown within a segment. Backward undoes its updates. That leaves an error in
+   proportion to the largest matrix of the segment. If the matrix grew much, its early entries are lost in
+   that error; then backward recomputes them from the matrix saved at the start of the segment.
 
-   Forward measures growth by a few sums a step. They are vectors whose lanes are added up at the end. */
+   Forward measures growth by a few sums a step. They are vectors, whose lanes are added up at the end. */
 #ifndef SRWM_GROWTH_H
 #define SRWM_GROWTH_H
 
@@ -16,11 +16,12 @@
 #define LARGEST FLT_MAX
 #endif
 
-/* Updates are undone where the matrix grew by at most this factor. */
+/* Updates are undone if the matrix grew by at most this factor. */
 #define GROWTH 16
 
-/* Updates of the delta rule are undone where they were at most so many times as large as what S held at the
-   first one. More than GROWTH, since an S that begins at zero always grows by its first updates. */
+/* Updates of the delta rule are undone if they were at most this many times as large as the entries of S
+   at the first update. This is more than GROWTH: an S that begins at zero always grows by its first
+   updates. */
 #define ADDED_GROWTH 256
 
 INLINE int is_any(vector_bits mask) {
@@ -41,8 +42,9 @@ static void add_squares(real *sum, const real *a, ptrdiff_t width) {
     store(sum, total);
 }
 
-/* Whether any of n blocks may have grown by more than GROWTH: updates add at most the sum of their norms,
-   which is at most the root of steps times the sum of their squares. `start` is the square of the block. */
+/* Whether any of n blocks may have grown by more than GROWTH. Updates add at most the sum of their norms,
+   which is at most sqrt(steps * the sum of their squares). `start` is the sum of squares of the block at
+   the start. */
 static int has_grown(const real *updates, const real *start, ptrdiff_t n, ptrdiff_t steps) {
     const real limit = (real)((GROWTH - 1) * (GROWTH - 1)) / (real)steps;
     int grown = 0;
@@ -52,9 +54,10 @@ static int has_grown(const real *updates, const real *start, ptrdiff_t n, ptrdif
     return grown;
 }
 
-/* A step of the delta rule multiplies S by I - beta k^T k, which is |1 - beta k^2| along k, and adds
-   beta k^T v. Measured are the product of those factors that are above 1, the sum of the squares of the
-   updates, and the square of what S held at the first one, (v_bar^2 + Delta^2) / k^2: infinite before it. */
+/* A step of the delta rule multiplies S by I - beta k^T k, which is the factor |1 - beta k^2| along k, and
+   adds beta k^T v. PRODUCT is the product of the factors above 1. UPDATES is the sum of the squares of the
+   updates. START is the square of what S held when it was first updated, (v_bar^2 + Delta^2) / k^2;
+   infinity until then. */
 enum { PRODUCT, UPDATES, START, DELTA_GROWTHS };
 
 static void measure_step(real *growth, const real *beta, const real *k, ptrdiff_t d, const real *v_bar,

@@ -1,5 +1,5 @@
-/* Entries in memory: the real type computed in, or halves that are converted as they are read and
-   written. Rounding is to nearest, ties to even; NaN stays NaN. */
+/* Entries in memory: the real type of the computation, or halves, which are converted when they are read
+   and written. Rounding is to nearest, ties to even; NaN stays NaN. */
 #ifndef SRWM_HALVES_H
 #define SRWM_HALVES_H
 
@@ -10,7 +10,7 @@ enum { REAL, FLOAT16, BFLOAT16 };
 static real from_float16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
     float value;
-    if (exponent == 0) { /* zero and subnormal: mantissa units of 2^-24 */
+    if (exponent == 0) { /* zero or subnormal: mantissa * 2^-24 */
         value = (float)mantissa * 0x1p-24f;
         return (real)(sign ? -value : value);
     }
@@ -30,7 +30,7 @@ static uint16_t to_float16(real a) {
     if (magnitude < 0x38800000) {                       /* below 2^-14: subnormal */
         float shifted;
         memcpy(&shifted, &magnitude, sizeof shifted);
-        shifted += 0.5f; /* its unit in the last place is 2^-24, as a subnormal's: the sum rounds */
+        shifted += 0.5f; /* the last place of 0.5f is 2^-24, as that of a subnormal: the sum rounds */
         memcpy(&magnitude, &shifted, sizeof magnitude);
         return sign | (uint16_t)(magnitude - 0x3f000000);
     }
@@ -49,7 +49,7 @@ static uint16_t to_bfloat16(real a) {
     float value = (float)a;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN, a quiet one */
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* a quiet NaN */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 

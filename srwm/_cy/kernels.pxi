@@ -1,4 +1,4 @@
-"""All kernels of one instruction set, real type and layout: one module, whose name says which."""
+"""All kernels for one instruction set, real type and layout. The name of the module says which."""
 
 include "common.pxi"
 include "calls.pxi"

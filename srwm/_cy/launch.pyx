@@ -1,9 +1,9 @@
 """Launch configuration of the CUDA kernels: pure integers, no device needed.
 
-For sizes, dtype and a device's limits it says how many threads work on a sequence, how much of the
-matrix each of them holds in registers, what the kernel is compiled with, and how many blocks are launched.
-A thread group is the threads that work on one sequence; a quad is four neighbouring entries, which are
-loaded together. The definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh,
+From sizes, dtype and a device's limits it computes how many threads work on a sequence, how much of the
+matrix each of them holds in registers, with which definitions the kernel is compiled, and how many blocks
+are launched. A thread group is the threads that work on one sequence; a quad is four neighbouring entries,
+which are loaded together. The definitions are explained where they are used: srwm/_raw_kernels/arrays.cuh,
 columns.cuh, tile.cuh.
 """
 
@@ -12,27 +12,27 @@ from typing import NamedTuple
 
 cdef enum:
     WARP = 32
-    GROUPS_OF_A_WARP = 4  # thread groups in a block where each is one warp: blocks are scarce too
+    GROUPS_OF_A_WARP = 4  # thread groups of a block if each is one warp: blocks are limited, too
     VIEW_BYTES = 8  # shared memory of a thread group for the start of its sequence in one array
-    PROGRESS = 4  # entries of that size in which a backward group counts its sequences: tile.cuh
+    PROGRESS = 4  # entries of this size in which a backward group counts its sequences: tile.cuh
     PARTITIONS = 4  # of a multiprocessor: each has its own warps and a quarter of the registers
     REGISTER_STEP = 8  # a thread's registers are allocated in multiples of 8
     LARGEST_D = 256
     LARGEST_DO = 1024
-    WORDS_OF_A_THREAD = 28  # entries of the matrix that a backward thread should own, about
+    WORDS_OF_A_THREAD = 28  # about how many entries of the matrix a backward thread should own
     LARGEST_CACHED = 204800  # bytes of an initial matrix that a block may copy: arrays.cuh
     MOST_BACKWARD_WARPS = 16  # with more, each thread would have too few registers
-    REPLAYED = 4  # steps after the last saved matrix that backward does again, at the most
+    REPLAYED = 4  # most steps after the last saved matrix, which backward recomputes
 
 SEGMENT = 32  # steps from one saved matrix to the next
-SHARED_BYTES = 49152  # shared memory that every architecture gives a block unasked
+SHARED_BYTES = 49152  # shared memory that a block has on every architecture without a request
 
 
 class Limits(NamedTuple):
     """What a device allows."""
 
     threads_per_block: int
-    shared_bytes_per_block: int  # for a kernel that asks for more than the usual 48 KB
+    shared_bytes_per_block: int  # for a kernel that requests more than the usual 48 KB
     registers_per_block: int
     threads_per_multiprocessor: int
     multiprocessors: int
@@ -55,11 +55,11 @@ ARCHITECTURES = {
 
 
 class Storage(NamedTuple):
-    """A dtype of the caller's arrays, as the kernels know it."""
+    """A dtype of the caller's arrays in the CUDA text."""
 
     type: str  # C++ type of the arrays
     real: str  # C++ type of the matrix in registers and of every sum
-    macro: str  # for the halves: makes arrays.cuh include the header of their type
+    macro: str  # for half types: makes arrays.cuh include their header
     bytes: int  # of an entry of the arrays
 
 
@@ -78,13 +78,13 @@ class Plan(NamedTuple):
     options: tuple[str, ...]  # -D definitions
     group: int  # threads of a thread group
     groups: int  # thread groups of a block
-    tiles: int  # thread groups that share one sequence, each with columns of its own
+    tiles: int  # thread groups that share one sequence; each has separate columns
     working: int  # entries of working memory for each thread group
-    blocks: int  # that a multiprocessor runs at a time, at least
+    blocks: int  # that a multiprocessor runs at the same time, at least
     registers: int  # that the compiler may use for a thread
     shared_bytes: int  # of a block, declared in the kernel
-    dynamic_bytes: int  # shared memory that a launch adds to them
-    cached_bytes: int  # more of it, for a copy of the one initial matrix of all sequences; 0: no room
+    dynamic_bytes: int  # shared memory of a block that the launch adds
+    cached_bytes: int  # more of it, for a copy of an initial matrix that all sequences share; 0: no room
 
     @property
     def threads(self) -> int:
@@ -93,29 +93,29 @@ class Plan(NamedTuple):
 
 
 def segments(L) -> int:
-    """Segments of L steps whose last matrix is saved: all but a last one of at most REPLAYED steps."""
+    """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps."""
     return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
 
 
 def grid(plan, items, multiprocessors) -> int:
-    """Blocks for so many items of work: enough for all, but no more than run at a time."""
+    """Blocks for `items` items of work: enough for all, but no more than run at the same time."""
     wanted = -(-items // plan.groups)
     return max(1, min(wanted, multiprocessors * plan.blocks))
 
 
 class _Needs(NamedTuple):
-    """How many registers a kernel needs beside those that hold the matrix.
+    """How many registers a kernel needs besides those that hold the matrix.
 
-    The numbers were found with the compile matrix, which fails where a kernel spills.
+    The numbers were found with the compile matrix, which fails if a kernel spills.
     """
 
-    fewest: int  # registers of a thread, at least
+    fewest: int  # least registers of a thread
     share: int  # percent of the registers that are available for the matrix
-    always: int  # hundredths of a register that are not, beside these
-    memory: int  # more of them for each entry of a quad, where a part of the matrix is in memory
+    always: int  # hundredths of a register that are always used otherwise
+    memory: int  # the same for each register of a quad, if a part of the matrix is in memory
 
 
-# By kernel and bytes of the type of the sums.
+# (kernel, bytes of the type of the sums) -> needs.
 _NEEDS = {
     ("srwm_forward", 4): _Needs(56, 100, 9000, 500),
     ("srwm_forward", 8): _Needs(112, 45, 2400, 100),
@@ -129,15 +129,15 @@ _NEEDS = {
 
 
 cdef int _words_held(int registers, needs, int of_quad):
-    """How many of a thread's registers can hold its part of the matrix; below 0: more are needed.
+    """How many registers of a thread can hold its part of the matrix; below 0: there are too few.
 
-    `of_quad`: registers that a quad takes while it is out of memory, 0 where no quad is in memory.
+    `of_quad`: registers for a quad that was loaded from memory; 0 if no quad is in memory.
     """
     return (<int>needs.share * registers - <int>needs.always - <int>needs.memory * of_quad) // 100
 
 
 cdef int _parts(int n, int size):
-    """How many parts of `size` make up n; the last one may be smaller."""
+    """n / size, rounded up."""
     return (n + size - 1) // size
 
 
@@ -154,14 +154,14 @@ cdef int _power_of_two(int n):
 
 
 class _Fit(NamedTuple):
-    held: tuple  # quads in registers, of each part
+    held: tuple  # quads in registers, for each part
     blocks: int
     registers: int
-    free: int  # registers left over; below 0: the kernel would spill
+    free: int  # unused registers; below 0: the kernel would spill
 
 
 cdef int _registers(int threads, limits):
-    """How many registers each of so many threads of a multiprocessor can have."""
+    """How many registers a thread can have if a multiprocessor runs `threads` threads."""
     cdef int warps = _parts(_parts(threads, WARP), PARTITIONS)
     cdef int file = limits.registers_per_block
     return min(255, file // PARTITIONS // (warps * WARP) // REGISTER_STEP * REGISTER_STEP)
@@ -170,9 +170,9 @@ cdef int _registers(int threads, limits):
 def _fit(str op, kernel, int threads, list parts, int size, limits):
     """How many quads of each part a thread holds in registers, and how many blocks then fit.
 
-    A part (quads, lines, absent) has so many quads in each of its lines, of entries of `size` bytes; in the
-    last quad so many entries are absent. Quads are put into registers from the last one on, and those of
-    earlier parts before those of later ones.
+    A part (quads, lines, absent) has `lines` lines of `quads` quads, with entries of `size` bytes; the last
+    quad of a line lacks `absent` entries. The last quads of a part go into registers first, and earlier
+    parts before later ones.
     """
     if threads > limits.threads_per_block:
         raise ValueError(
@@ -247,14 +247,14 @@ def _plan(kernel, storage, state, int D, int Do, int M, int group, int groups, i
 cdef int _near(int quads, int held, long quad_bytes, long room):
     """How many of the quads that are not in registers go into shared memory.
 
-    None where there is room for less than an eighth of them all: the loop over them would not pay.
+    If not all of them fit, and less than 1/8 of all quads do, none: the loop over so few would not pay.
     """
     cdef int near = min(quads - held, max(0, room) // quad_bytes)
     return near if near == quads - held or 8 * near >= quads else 0
 
 
 def _resident(fit, int threads, int shared, limits):
-    """The same fit, with no more blocks than shared memory has room for."""
+    """The fit with only as many blocks as fit into shared memory."""
     cdef int blocks = max(1, min(<int>fit.blocks, <int>limits.shared_bytes_per_block // shared))
     return fit._replace(blocks=blocks, registers=_registers(blocks * threads, limits))
 
@@ -268,8 +268,8 @@ def _columns_of_a_group(str op, int D, int Do, int M, str storage, limits, int v
         group, groups, columns = WARP, GROUPS_OF_A_WARP, _parts(M, WARP)
         fit = _fit(op, "srwm_forward", group * groups, [(quads, columns, 0)], size, limits)
     else:
-        # Take the number of columns with which the least of W is in memory, and then a partition has the
-        # least work. A warp's work is that for its columns, and about that for one more column.
+        # Take the number of columns for which the least of W is in memory; of these, that for which a
+        # partition has the least work. A warp costs about as much as its columns and one more.
         best = None
         for other in range(1, 9):
             other_group = _up_to(_parts(M, other), WARP)
@@ -302,7 +302,7 @@ def _columns_of_a_group(str op, int D, int Do, int M, str storage, limits, int v
 
 
 class _Tile(NamedTuple):
-    """How the threads of a group share a matrix of D rows and M columns in a backward pass."""
+    """How the threads of a group divide a matrix of D rows and M columns in a backward pass."""
 
     row_lanes: int  # neighbouring lanes that share columns
     rows: int  # of a thread
@@ -312,7 +312,7 @@ class _Tile(NamedTuple):
 
 
 def _tile(int D, int M, int warps):
-    """The tile of each thread of so many warps; warps that would have no columns are left out."""
+    """The tile of a thread if a group has `warps` warps; warps without columns are left out."""
     cdef int row_lanes = min(max(_power_of_two(_parts(D, 4)), 4), WARP)
     cdef int lanes = WARP // row_lanes, columns = _parts(M, warps * lanes)
     return _Tile(row_lanes, _parts(D, row_lanes), columns, _parts(columns, 4), _parts(M, columns * lanes))
@@ -322,13 +322,13 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
            state):
     """The plan of a backward kernel, whose threads own tiles of the matrix and of its gradient: tile.cuh.
 
-    In shared memory each thread group has `shares` vectors over rows for each warp, `staged` vectors over
-    rows that come from memory, and `views` places.
+    Each thread group has in shared memory `shares` vectors over rows for each warp, `staged` vectors over
+    rows that are loaded from memory, and the start of its sequence in `views` arrays.
     """
     cdef int size = 8 if storage == "float64" else 4
     cdef int natural = max(1, _parts(D * M, WORDS_OF_A_THREAD * WARP)), least = -1, words, groups
     natural = min(natural, MOST_BACKWARD_WARPS, limits.threads_per_block // WARP)
-    # Take the largest number of warps among those with which about the least is in memory.
+    # Among the numbers of warps with almost the least data in memory, take the largest.
     for warps in (natural, 8, 4):
         other = _tile(D, M, min(warps, natural))
         groups = GROUPS_OF_A_WARP if other.warps == 1 else 1
@@ -344,8 +344,8 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
     cdef int exchanged = 3 * columns + (shares * tile.warps * rows if tile.warps > 1 else 0)
     cdef int shared = groups * (size * (staged * rows + 8 + 6 * tile.warps) + views * VIEW_BYTES)
     _check_shared(op, shared, limits)
-    # Shared memory has first what threads exchange, then what is not in registers: G before W, since G is
-    # read more often.
+    # Shared memory first holds the values that threads exchange, then the quads that are not in registers:
+    # G before W, because G is read more often.
     cdef int held_G = fit.held[0], held_W = fit.held[1], near_G, near_W
     cdef int of_quad = groups * size * 4 * tile.rows * group
     cdef int room = limits.shared_bytes_per_block - shared, dynamic = 0, working
@@ -389,14 +389,14 @@ def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int vie
 
 
 class Kernels(NamedTuple):
-    """What launches of an operator's kernels depend on."""
+    """The properties of an operator's kernels that their launches depend on."""
 
     columns: object  # of its matrix: a function of D and Do
-    saved: object  # entries that forward saves of a step for backward: a function of D and Do
-    forward: object  # makes the plan of its forward kernel: threads share the columns in one of two ways
+    saved: object  # entries saved of a step for backward: a function of D and Do
+    forward: object  # the function that makes the plan of its forward kernel
     forward_views: int  # arrays of its forward kernel: a thread group has the start of its sequence in each
     backward_views: int  # arrays of its backward kernel
-    shares: int  # vectors over rows of which each warp of a backward group has a partial sum
+    shares: int  # vectors over rows of which each warp of a backward group has partial sums
     staged: int  # vectors over rows that a backward group reads from memory; double-buffered
 
 
@@ -410,12 +410,12 @@ OPERATORS = {
 
 
 cdef _label(operator):
-    """The operator as messages name it."""
+    """The name of the operator in messages."""
     return "srwm" if operator == "srwm" else f"srwm.{operator}"
 
 
 def saved_entries(str operator, L, D, Do) -> int:
-    """How many entries forward saves of a sequence for backward: those of its steps, then its matrices."""
+    """How many entries forward saves of a sequence for backward: first for its steps, then its matrices."""
     kind = OPERATORS[operator]
     return L * kind.saved(D, Do) + segments(L) * D * kind.columns(D, Do)
 
@@ -424,7 +424,7 @@ def saved_entries(str operator, L, D, Do) -> int:
 def forward(str operator, int D, int Do, str storage, limits, state=None) -> Plan:
     """The plan of an operator's forward kernel.
 
-    `state`: the dtype of the state that is given and returned; None: that of the other arrays.
+    `state`: the dtype of the state that is given and returned; None: the dtype of the other arrays.
     """
     op, kind = f"{_label(operator)}.forward", OPERATORS[operator]
     _check_sizes(op, D, Do)
@@ -436,7 +436,7 @@ def forward(str operator, int D, int Do, str storage, limits, state=None) -> Pla
 def backward(str operator, int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
     """The plan of an operator's backward kernel; `state` as for `forward`.
 
-    `sums`: gradients of sequences will be added up, so the kernel writes all of them in the type of sums.
+    `sums`: gradients of sequences are added up afterwards, so the kernel writes all in the type of sums.
     """
     op, kind = f"{_label(operator)}.backward", OPERATORS[operator]
     _check_sizes(op, D, Do)
@@ -448,6 +448,6 @@ def backward(str operator, int D, int Do, str storage, limits, sums=False, state
 
 @lru_cache(maxsize=1024)
 def add_partial_sums(str storage) -> Plan:
-    """The plan of add_partial_sums: each thread has an entry of the sum."""
+    """The plan of add_partial_sums: each thread computes entries of the sum."""
     fit = _Fit((), 8, 0, 0)
     return _plan("add_partial_sums", storage, storage, 1, 1, 1, WARP, 8, 1, 0, fit, 0, 0, None, {})

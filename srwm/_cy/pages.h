@@ -1,5 +1,5 @@
-/* Memory for what is walked through once and is large: on huge pages where the system gives them when asked,
-   since every step of a long sequence is on another page of the usual size. */
+/* Large memory that is read once, on huge pages if the system gives them: otherwise each step of a long
+   sequence touches a new page. */
 #ifndef SRWM_PAGES_H
 #define SRWM_PAGES_H
 
@@ -20,7 +20,7 @@ static void *allocate(size_t size) {
     size_t unit = size < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
     if (posix_memalign(&memory, unit, (size + unit - 1) / unit * unit) != 0) return NULL;
 #ifdef MADV_HUGEPAGE
-    if (unit == HUGE_PAGE) madvise(memory, (size + unit - 1) / unit * unit, MADV_HUGEPAGE); /* a wish */
+    if (unit == HUGE_PAGE) madvise(memory, (size + unit - 1) / unit * unit, MADV_HUGEPAGE); /* a hint */
 #endif
     return memory;
 }
@@ -33,7 +33,7 @@ static void *allocate(size_t size) {
 static void release(void *memory) { free(memory); }
 #endif
 
-/* Gives the system what `release` left with the C library: GNU's keeps what lies between blocks in use. */
+/* Returns released memory to the system: glibc keeps free memory that lies between used blocks. */
 #if defined(__GLIBC__)
 #include <malloc.h>
 static void trim(void) { malloc_trim(0); }

@@ -1,4 +1,4 @@
-/* What this processor and its operating system can run, as the compiler's own run-time check says. */
+/* What this processor and its operating system can run, by the compiler's run-time check. */
 #ifndef SRWM_PROCESSOR_H
 #define SRWM_PROCESSOR_H
 

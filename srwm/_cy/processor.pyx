@@ -1,4 +1,4 @@
-"""What this processor and this build have, for the choice of kernels at run time."""
+"""Features of this processor and this build, for the choice of kernels at run time."""
 
 cdef extern from "processor.h" nogil:
     bint has_avx2_and_fma()
@@ -16,5 +16,5 @@ def has(str name):
 
 
 def has_openmp():
-    """Whether the kernels were compiled with OpenMP: this module has their flags."""
+    """Whether the kernels were compiled with OpenMP. This module is compiled with the same flags."""
     return with_openmp

@@ -1,14 +1,14 @@
-"""Memory that is used again: fresh pages cost more than what small heads compute in them.
+"""Memory that is reused: page faults in new memory cost more time than small heads compute.
 
-What forward keeps for backward, and results too, are megabytes that live for milliseconds, one after the
-other of the same size. Memory given back stays here, idle, up to IDLE_BYTES altogether, and the next that
-wants one of its size class takes it. Where there would be more, the memory that has been idle for longest
-goes back to the system; `release_idle` gives back all of it.
+Results and the data saved for backward are megabytes, live for milliseconds, and are followed by others of
+the same size. Released memory stays here, idle, up to IDLE_BYTES in total; the next request of its size
+class takes it. If there would be more, the memory that has been idle for longest goes back to the system;
+`release_idle` gives back all of it.
 
-Every list here is linked through the idle memory itself, so that no step of it takes longer where there
-is more, or allocates: an allocation may start Python's garbage collector, which comes back here. The GIL is
-the lock. A free-threaded Python turns it on when it imports this module, since nothing here says that it
-could do without.
+All lists are linked through the idle memory itself. So every operation takes constant time, and none
+allocates: an allocation may start Python's garbage collector, which may release memory to this module. The
+GIL is the lock. A free-threaded Python turns the GIL on when it imports this module, because the module
+does not declare that it runs without.
 """
 
 from math import prod
@@ -21,17 +21,17 @@ cdef extern from "pages.h" nogil:
     void release(void *memory)
     void trim()
 
-# From this size on arrays are recycled: smaller ones come from memory that is in use anyway.
+# Arrays of at least this size are recycled. Smaller ones come from pages that are in use anyway.
 RECYCLED_BYTES = 64 << 10
 
-cdef size_t IDLE_BYTES = 256 << 20  # a thirtieth of a small laptop's memory
+cdef size_t IDLE_BYTES = 256 << 20  # 1/32 of 8 GB
 
 cdef enum:
-    SMALLEST = 64  # bytes, so that what links idle memory has room in it
-    CLASSES = 512  # eight for each doubling of the size, of any size there is
+    SMALLEST = 64  # bytes: large enough for an Idle
+    CLASSES = 512  # eight for each doubling of the size, up to any size
 
 
-# What idle memory begins with.
+# The header at the start of idle memory.
 cdef struct Idle:
     size_t size
     int size_class
@@ -46,7 +46,7 @@ cdef Idle *top[CLASSES]
 cdef size_t idle_total = 0
 
 
-# The class of a size, and the bytes that all of the class have: at most an eighth, or 63 bytes, more.
+# The class of a size. OUT: `rounded`, the size of all memory of the class, at most 1/8 or 63 bytes more.
 cdef int class_of(size_t size, size_t *rounded) noexcept nogil:
     cdef size_t step = SMALLEST
     cdef size_t steps
@@ -107,7 +107,7 @@ cdef void give_back(void *address, size_t size, int size_class) noexcept nogil:
     release_oldest(IDLE_BYTES)
 
 
-# Of the class, what was given back last: its pages are most likely in a cache.
+# The memory of the class that was released last: it is most likely still in a cache.
 cdef void *take(int size_class) noexcept nogil:
     cdef Idle *memory = top[size_class]
     if memory != NULL:
@@ -116,7 +116,7 @@ cdef void *take(int size_class) noexcept nogil:
 
 
 cdef class Recycled:
-    """`size` bytes, not initialised, on a cache line; a buffer, which numpy.frombuffer takes."""
+    """`size` bytes, not initialised, aligned to a cache line; supports the buffer protocol."""
 
     cdef void *address
     cdef Py_ssize_t size
@@ -129,7 +129,7 @@ cdef class Recycled:
         self.address = take(self.size_class)
         if self.address == NULL:
             self.address = allocate(self.rounded)
-        if self.address == NULL:  # perhaps there is room where memory of other sizes is idle
+        if self.address == NULL:  # idle memory of other sizes may make room
             release_oldest(0)
             self.address = allocate(self.rounded)
         if self.address == NULL:
@@ -144,7 +144,7 @@ cdef class Recycled:
 
 
 def empty(tuple shape, dtype):
-    """An array of this numpy.dtype, not initialised; a large one on memory that was used before."""
+    """An array of this numpy.dtype, not initialised; a large one is in recycled memory."""
     size = prod(shape) * dtype.itemsize
     if size < RECYCLED_BYTES:
         return np.empty(shape, dtype)
@@ -152,17 +152,17 @@ def empty(tuple shape, dtype):
 
 
 def room(Py_ssize_t size):
-    """Memory of so many bytes: its address, and what keeps it."""
+    """Memory of `size` bytes: its address, and the object that owns it."""
     cdef Recycled memory = Recycled(size)
     return <size_t> memory.address, memory
 
 
 def idle_bytes():
-    """Bytes held here that nobody uses."""
+    """Bytes of idle memory held here."""
     return idle_total
 
 
 def release_idle():
-    """Give all of them back to the system."""
+    """Give all idle memory back to the system."""
     release_oldest(0)
     trim()

@@ -1,14 +1,15 @@
-"""A call at hand: operands of one library, their plan, and its passes on their addresses.
+"""Runs one call: operands of one library, their plan, and the passes of the plan on their addresses.
 
-A library is what a front end says of its arrays; `like` is one of them, on the device at hand:
+`library` is an object of a front end, with these functions on its arrays. `like` is an array of the call;
+its device is used:
 
-    read(arrays) -> their key and their addresses, for None a mark and 0; or None where it cannot read one
-    addresses(arrays) -> the addresses alone
+    read(arrays) -> their key and their addresses, for None a mark and 0; or None if it cannot read one
+    addresses(arrays) -> only the addresses
     copy(array) -> a contiguous copy
     empty(shape, dtype, like) -> an array, not initialised; dtype by name
     stream(like) -> the handle of the device's current stream, 0 on the CPU
-    room(like) -> a function from bytes to memory there: its address, and what keeps it alive
-    own_precision(like) -> a context in which nothing is cast behind the reference's back
+    room(like) -> a function from bytes to memory on the device: its address, and the object that owns it
+    own_precision(like) -> a context in which the library casts no dtype of the reference (no autocast)
 """
 
 from srwm.reference import loop
@@ -24,7 +25,7 @@ cdef class Ready:
         self.plan, self.library, self.arrays, self.addresses = plan, library, arrays, addresses
 
     def forward(self, bint save, bint return_state, num_threads):
-        """The output, the matrices after the last step, what backward wants; None for what is unwanted."""
+        """The output, the matrices after the last step, the data saved for backward; None if not needed."""
         plan, library, call, like = self.plan, self.library, self.plan.call, self.arrays[0]
         cdef list results, places
         if plan.runs_on_arrays:
@@ -42,7 +43,7 @@ cdef class Ready:
         return results
 
     def backward(self, saved, tuple incoming, num_threads):
-        """The gradients of the operands that have one, from those of the results; None where not given."""
+        """The gradients of the operands, from those of the results; None for operands not given."""
         plan, library, call, like = self.plan, self.library, self.plan.call, self.arrays[0]
         cdef tuple gradients
         cdef list places

@@ -1,11 +1,11 @@
 """The self-referential weight matrix on the CPU. Letters and numbered steps: srwm/reference/srwm.py.
 
-Going forward the matrix is swept once a step: step 3 of one step and step 1 of the next share every load of
-W. Going backward W is swept once, transposed, and its gradient once.
+Forward sweeps the matrix once a step: step 3 of one step and step 1 of the next share every load of W.
+Backward sweeps the transposed W once a step, and its gradient once.
 
-The members of a thread group (group.h) have some of the columns each, and compute for themselves what is
-small. They meet once a step: forward where step 1 of all columns is needed, backward where sums over
-columns are.
+Each member of a thread group (group.h) has some of the columns. All members compute the softmaxes. They
+meet once a step: forward when step 1 of all columns is needed, backward when partial sums over columns are
+added up.
 """
 
 cdef enum:  # places of operands
@@ -42,7 +42,8 @@ cdef inline void srwm_rates(real *u, const real *beta, const real *Delta, const 
         scale(u + s.block[i], beta, i, Delta + s.block[i], s.width[i])
 
 
-# Of each block a vector of squares of its updates, then one of squares of what it was at the start.
+# measured: for each block a vector of sums of its squared updates; then, for each block, a vector of sums
+# of its squares at the start.
 cdef void srwm_begin_growth(real *measured, const real *A, const Sizes *s) noexcept nogil:
     cdef Py_ssize_t d, i
     memset(measured, 0, 2 * SRWM_BLOCKS * LANES * sizeof(real))
@@ -57,7 +58,7 @@ cdef bint srwm_has_grown(const real *measured, const Sizes *s) noexcept nogil:
 
 cdef void srwm_forward(
     const Views *v,
-    real *saved,     # OUT what backward wants (common.pxi), or NULL
+    real *saved,     # OUT saved for backward (common.pxi), or NULL
     real *scratch,
     Group *group,
     const Sizes *s,
@@ -69,17 +70,17 @@ cdef void srwm_forward(
     cdef const View *y = &v.results[Y]                # OUT (L, Do)
     cdef const View *W_next = &v.results[NEXT]        # OUT (D, M), or none
     cdef real *A = scratch + s.forward_shared         # (D, M_) W, without the deferred updates
-    cdef real *x_after = A + s.matrix                 # (D_) x of the step after the one at hand
+    cdef real *x_after = A + s.matrix                 # (D_) x of the next step
     cdef real *r = x_after + s.D_                     # (D_) q - k
     cdef real *padding = r + s.D_                     # (D_) 0, and -inf past D
     cdef real *deferred_k = padding + s.D_            # (DEFERRED, D_) of the deferred updates
     cdef real *deferred_u = deferred_k + DEFERRED * s.D_  # (DEFERRED, M_)
     cdef real *r_k = deferred_u + DEFERRED * s.M_     # (DEFERRED) r . k of each deferred update
-    cdef real *x_k = r_k + DEFERRED * STRIDE          # (DEFERRED + 1) x . k, and of the step at hand
-    cdef real *row = x_k + (DEFERRED + 1) * STRIDE    # (row) of a step that is not saved
+    cdef real *x_k = r_k + DEFERRED * STRIDE          # (DEFERRED + 1) x . k of each, then of this step
+    cdef real *row = x_k + (DEFERRED + 1) * STRIDE    # (row) of a step, if it is not saved
     cdef real *measured = row + s.row                 # (2, 2 SRWM_BLOCKS LANES)
     cdef real *o = shared_row(group, 0, s.all_)       # (all_)
-    cdef real *o_after                                # (M_) of the step after the one at hand
+    cdef real *o_after                                # (M_) of the next step
     cdef real *q
     cdef real *k
     cdef real *beta
@@ -91,11 +92,11 @@ cdef void srwm_forward(
     cdef int deferred = 0
     cdef Py_ssize_t t, i, j
     cdef Py_ssize_t rates = (s.all_ - s.at[SRWM_BETA]) // LANES  # vectors over beta
-    cdef Py_ssize_t ys = s.number[SRWM_Y] - s.first   # columns of y that are this member's
+    cdef Py_ssize_t ys = s.number[SRWM_Y] - s.first   # columns of y of this member
 
     ys = min(ys, s.width[SRWM_Y] * LANES // STRIDE)
     if s.L == 1 and saved == NULL and not is_returned and start != NULL:
-        # 1  of y alone, for which the other columns of W do not matter
+        # 1  only y: it needs no other columns of W
         for i in range(s.D):
             read_row(A + i * s.width[SRWM_Y] * LANES, start, i * start.outer + s.first * start.inner, ys)
         read_row(x_after, x, 0, s.D)
@@ -116,7 +117,7 @@ cdef void srwm_forward(
         beta = k + s.D_
         Delta = (saved + t * s.row if saved != NULL else row) + s.row - s.all_ + s.first_
 
-        # 1  o = x_t W is there already: the sweep of the step before made it
+        # 1  o = x_t W, computed by the sweep of the previous step
         write_row(y, t * y.outer + s.first * y.inner, o + s.first_, ys)
         if t + 1 == s.L and saved == NULL and not is_returned:
             return
@@ -125,7 +126,7 @@ cdef void srwm_forward(
         # 2  q = softmax(q^)   k = softmax(k^)   beta = sigmoid(b^)
         softmaxes(q, o + s.at[SRWM_Q], padding, s.d)
         sigmoid(beta, o + s.at[SRWM_BETA], rates)
-        # 3  Delta = (q - k) W, and 1 of the step after but for u of this one
+        # 3  Delta = (q - k) W, and 1 of the next step, still without the update of this step
         subtract(r, q, k, s.d)
         if t + 1 < s.L:
             read_row(x_after, x, (t + 1) * x.outer, s.D)
@@ -133,7 +134,7 @@ cdef void srwm_forward(
             fetch_row(x, (t + 2) * x.outer, s.D)
             fetch_row(y, (t + 2) * y.outer, s.Do)
         if deferred == DEFERRED:
-            # 5 of the deferred updates
+            # 5  of the deferred updates
             update_and_multiply(A, s.D, s.m, DEFERRED, deferred_k, deferred_u, r, x_after, Delta, o_after)
             deferred = 0
         else:
@@ -141,10 +142,10 @@ cdef void srwm_forward(
                 multiply_twice(A, s.D, s.m, r, x_after, Delta, o_after)
             else:
                 multiply(A, s.D, s.m, r, Delta)
-            for i in range(deferred):  # r (W + k^T u) = r W + (r . k) u, and so for x
+            for i in range(deferred):  # r (W + k^T u) = r W + (r . k) u, likewise for x
                 dot(r_k, i, r, deferred_k + i * s.D_, s.d)
                 dot(x_k, i, x_after, deferred_k + i * s.D_, s.d)
-        # 4, and the corrections of 3, and of 1 of the step after, for the deferred updates and this one
+        # 4, and the corrections of 3 for the deferred updates, and of 1 of the next step also for this one
         dot(x_k, DEFERRED, x_after, k, s.d)
         for i in range(SRWM_BLOCKS):
             j = s.block[i]
@@ -189,7 +190,7 @@ cdef void srwm_backward(
     cdef const View *g_state = &v.gradients[SRWM_STATE]  # IN OUT (D, M), added to, or none
     cdef real *G = scratch + s.backward_shared        # (D, M_) gradient of W, without the deferred terms
     cdef real *A = G + s.matrix                       # (D, M_)
-    cdef real *AT = A + s.matrix                      # (rows, D_) W transposed, with the `undone` updates
+    cdef real *AT = A + s.matrix                      # (rows, D_) W transposed, with `undone` updates
     cdef real *last_g_x = AT + s.rows * s.D_          # (D_)
     cdef real *deferred_a = last_g_x + s.D_           # (2 DEFERRED, D_) q - k and x of each deferred term
     cdef real *undone_k = deferred_a + 2 * DEFERRED * s.D_  # (DEFERRED, D_)
@@ -199,10 +200,10 @@ cdef void srwm_backward(
     cdef real *group_g_o = g_u + s.M_                 # (all_)        g_o of the columns of all members
     cdef real *group_sums = group_g_o + s.all_        # (sums)
     cdef real *k_a = group_sums + s.sums              # (2 DEFERRED) k . deferred_a
-    cdef real *g_k                                    # (D_) the sums of this member: g_k,
+    cdef real *g_k                                    # (D_) partial sums of this member: g_k,
     cdef real *g_d                                    # (D_) g_d,
     cdef real *g_x                                    # (D_) g_x of step t + 1, and g_beta
-    cdef const real *sums                             # (sums) of all
+    cdef const real *sums                             # (sums) of all members
     cdef real *u
     cdef real *g_Delta
     cdef real *g_o
@@ -239,9 +240,9 @@ cdef void srwm_backward(
             fetch(q - s.row, s.row // 2 * sizeof(real))
         g_k = partial_sums(group, s.sums)
         g_d, g_x = g_k + s.D_, g_k + 2 * s.D_
-        if t + 2 >= s.L:  # both places once: nothing of the sequence before may stay in the padding
+        if t + 2 >= s.L:  # clear both buffers: the previous sequence may have left values in the padding
             memset(g_k, 0, s.sums * sizeof(real))
-        elif s.D_ > s.D * STRIDE:  # nor a NaN of a step after a reset
+        elif s.D_ > s.D * STRIDE:  # clear the padding: NaN of steps after a reset may be in it
             memset(g_k + s.D * STRIDE, 0, (s.D_ - s.D * STRIDE) * sizeof(real))
         u = undone_u + undone * s.M_
         srwm_rates(u, beta, Delta, s)
@@ -303,13 +304,13 @@ cdef void srwm_backward(
         subtract(deferred_a + 2 * deferred * s.D_, q, k, s.d)
         read_row(deferred_a + (2 * deferred + 1) * s.D_, x, t * x.outer, s.D)
         deferred += 1
-        if t >= s.C:  # some rows of the matrix that the segment before this one ends with
+        if t >= s.C:  # prefetch some rows of the matrix at the end of the previous segment
             for i in range((s.C - 1 - t % s.C) * s.D // s.C, (s.C - t % s.C) * s.D // s.C):
                 fetch(saved + saved_matrix(t // s.C - 1, s) + i * s.all_ + s.first_, s.M_ * sizeof(real))
         g_o_after = g_o
         has_after = t > 0 and not any_reset(reset, t)
         if not has_after:
-            # 3', 1'  with nothing left to defer;  g_x = W g_o^T
+            # 3', 1'  applied at once;  g_x = W g_o^T
             update(G, s.D, s.m, 2 * deferred, deferred_a, deferred_b)
             deferred = 0
             multiply(AT, s.rows, s.d, g_o, last_g_x)

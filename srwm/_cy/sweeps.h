@@ -1,17 +1,17 @@
-/* Sweeps over a matrix kept in cache: every pass does as much as it can with each load and store.
+/* Sweeps over a matrix that stays in cache: each pass does as much as it can with each load and store.
 
-   A matrix has `rows` rows of `width` vectors; vectors over its columns are laid out alike, vectors
-   over its rows hold a factor for each (lanes.h). Letters as in the operators' definitions: k, q, beta,
-   Delta, u, G. Deferred updates come as `terms` products a_i^T b_i, one after the other in `a` and in
-   `b`. A store takes longer than the products that share its load, so a matrix is written every second
-   step only. */
+   A matrix has `rows` rows of `width` vectors. A vector over its columns has the layout of a row; a vector
+   over its rows has a factor for each row (lanes.h). Letters as in the operators' definitions: k, q, beta,
+   Delta, u, G. Deferred updates are `terms` products a_i^T b_i; the a_i are contiguous in `a`, the b_i in
+   `b`. A store takes longer than the products that share its load, so a matrix is written only every second
+   step. */
 #ifndef SRWM_SWEEPS_H
 #define SRWM_SWEEPS_H
 
 #include "lanes.h"
 
-/* Columns walked at a time, in vectors: two sums each and, with terms, the terms' rows must fit into
-   registers; without, more sums than a multiply-add's latency hides. */
+/* Columns of a block, in vectors. Two sums for each vector, and the rows of the terms, must fit into
+   registers. Without terms, there are more sums than needed to hide the latency of a multiply-add. */
 #if REGISTERS == 32
 #define PRODUCT_BLOCK 8
 #define UPDATE_BLOCK 4
@@ -19,21 +19,22 @@
 #define PRODUCT_BLOCK 4
 #define UPDATE_BLOCK 2
 #else
-#define PRODUCT_BLOCK 5 /* here a row's factors are broadcast, from one register each */
+#define PRODUCT_BLOCK 5 /* a row's factors are broadcast here: they take one register each */
 #define UPDATE_BLOCK 2
 #endif
 
-/* Rows walked at a time where rows are summed too. */
+/* Rows taken at a time if there are also sums along the rows. */
 #define PRODUCT_ROWS 4
 #define UPDATE_ROWS (REGISTERS / 8)
 
 #define MOST_TERMS 4
 
-/* Calls `f(n)` over `width` vectors of columns, n at most `block` of them at a time, from `c` on: all n as
-   large as one another, but for one, since sums in narrow blocks wait for each other. */
+/* Splits `width` vectors of columns into blocks of n vectors, n at most `block`, and calls f(n) for each;
+   the block begins at vector c. The blocks are as equal as possible: sums in narrow blocks wait for each
+   other. */
 #define OVER_COLUMNS(width, block, f)                                       \
     do {                                                                     \
-        if ((width) == 0) break; /* of a member without columns */ \
+        if ((width) == 0) break; /* this member has no columns */ \
         const ptrdiff_t parts = ((width) + (block) - 1) / (block);           \
         const ptrdiff_t least = (width) / parts, wider = (width) % parts;    \
         for (ptrdiff_t part = 0, c = 0; part < parts; part++)                \
@@ -49,8 +50,8 @@
             }                                                                \
     } while (0)
 
-/* A += the terms;  p = r A;  z = x A  on `block` vectors of columns. Narrow blocks take two rows at a
-   time into sums of their own, or each sum would wait for the one before it. */
+/* A += the terms;  p = r A;  z = x A  on `block` vectors of columns. Narrow blocks add up two rows at a
+   time in separate sums: otherwise each addition would wait for the previous one. */
 INLINE void multiply_block(real *A, ptrdiff_t rows, ptrdiff_t width, const int block, const int terms,
                            const real *a, const real *b, const real *r, const real *x, real *p, real *z) {
     vector b_row[2][8], p_sum[2][8], z_sum[2][8];
@@ -75,7 +76,7 @@ INLINE void multiply_block(real *A, ptrdiff_t rows, ptrdiff_t width, const int b
             }
         }
     }
-    if (d < rows) { /* the last of an odd number, without terms */
+    if (d < rows) { /* the last row of an odd number; there are no terms */
         UNROLL for (int j = 0; j < block; j++) {
             vector w = load(A + d * width * LANES + j * LANES);
             p_sum[0][j] += factor(r, d) * w;
@@ -148,7 +149,7 @@ INLINE void update_by(real *A, ptrdiff_t rows, ptrdiff_t width, const int terms,
     }
 }
 
-/* A (rows, width) += the terms (1, 2 or 4; 0 leaves it as it is). */
+/* A (rows, width) += the terms (1, 2 or 4; with 0 terms A does not change). */
 static void update(real *A, ptrdiff_t rows, ptrdiff_t width, int terms, const real *a, const real *b) {
     if (terms == 1)
         update_by(A, rows, width, 1, a, b);
@@ -172,7 +173,7 @@ INLINE void multiply_rows(real *G, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t d,
         vector u_j = load(u + j * LANES), g_u_j = load(g_u + j * LANES);
         UNROLL for (int n = 0; n < together; n++) {
             real *entry = G + ((d + n) * width + j) * LANES;
-            /* two short chains: one long one is what a step would wait for */
+            /* two short chains of additions: a step would wait for one long chain */
             vector g = load(entry), rest = splat(0);
             UNROLL for (int i = 0; i < terms; i += 2) {
                 g += a_d[i][n] * load(b + (i * width + j) * LANES);
@@ -195,7 +196,7 @@ INLINE void multiply_rows(real *G, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t d,
     UNROLL for (int n = 0; n < together; n++) put_factor(g_k, d + n, sum_of(sum[n]));
 }
 
-/* Rows in turn: `together` at a time, then one by one. */
+/* All rows: `together` at a time, then the rest one by one. */
 #define OVER_ROWS(together, terms)                                                              \
     do {                                                                                        \
         ptrdiff_t d = 0;                                                                        \
@@ -216,8 +217,8 @@ static void update_and_multiply_both(real *G, ptrdiff_t rows, ptrdiff_t width, i
         OVER_ROWS(UPDATE_ROWS, 4);
 }
 
-/* A (rows, width), rows `apart` entries from one to the next -> its transpose (columns, out_width): rows of
-   it are columns of A, padding too. */
+/* A (rows, width), with rows `apart` entries apart -> its transpose (columns, out_width). Each column of A
+   becomes a row, also the columns of padding. */
 static void transpose(real *out, ptrdiff_t out_width, const real *A, ptrdiff_t apart, ptrdiff_t rows,
                       ptrdiff_t width) {
 #ifdef SRWM_MANY

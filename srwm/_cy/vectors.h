@@ -1,9 +1,9 @@
-/* Vectors of one real type, in the width of the instruction set the translation unit is compiled for.
+/* Vectors of one real type, as wide as the instruction set for which the file is compiled.
 
-   `real` is float, or double where SRWM_DOUBLE is defined; the same text serves every instruction
-   set and both types. GCC and Clang give portable vector types; any other compiler, Microsoft's too, gets
-   vectors of one element and vectorises what it can, and so do they where SRWM_ONE_LANE is defined, for
-   tests. No -ffast-math anywhere: NaN and inf must propagate. */
+   `real` is float, or double if SRWM_DOUBLE is defined. The same code is compiled for every instruction set
+   and both types. GCC and Clang have portable vector types. With any other compiler, also Microsoft's, a
+   vector has one element, and the compiler vectorises what it can. With SRWM_ONE_LANE, for tests, GCC and
+   Clang do the same. -ffast-math is used nowhere: NaN and inf must propagate. */
 #ifndef SRWM_VECTORS_H
 #define SRWM_VECTORS_H
 
@@ -15,12 +15,12 @@
 #ifdef SRWM_DOUBLE
 typedef double real;
 typedef int64_t real_bits;
-#define EXP_TERMS 13             /* Taylor terms of exp on |r| <= ln2/2: below half an ulp */
+#define EXP_TERMS 13             /* Taylor terms of exp on |r| <= ln2/2: error below half an ulp */
 #define EXP_LOWEST -708.0        /* exp of anything lower is below the smallest normal number */
 #define EXPONENT_BIAS 1023
 #define MANTISSA_BITS 52
-#define ROUND_TO_INTEGER 0x1.8p52 /* added and taken away again: rounds, low bits hold the integer */
-#define LN2_HIGH 0x1.62e42feep-1 /* ln 2 in two pieces, the first so short that n * LN2_HIGH is exact */
+#define ROUND_TO_INTEGER 0x1.8p52 /* adding and subtracting it rounds; the low bits hold the integer */
+#define LN2_HIGH 0x1.62e42feep-1 /* ln 2 in two parts, the first so short that n * LN2_HIGH is exact */
 #define LN2_LOW 0x1.a39ef35793c76p-33
 #else
 typedef float real;
@@ -98,8 +98,8 @@ INLINE void store(void *p, vector a) { memcpy(p, &a, sizeof a); }
 #define REGISTERS 16
 #endif
 
-/* Holds a value in its register: the compiler would rather read it again from memory with every use,
-   and the loads are then what the sweeps wait for. */
+/* Keeps a value in its register. Otherwise the compiler reads it from memory for every use, and the sweeps
+   wait for these loads. */
 #if defined(__GNUC__) && defined(__AVX512F__)
 #define KEEP(a) __asm__("" : "+v"(a))
 #elif defined(__GNUC__) && defined(__x86_64__)
@@ -110,8 +110,9 @@ INLINE void store(void *p, vector a) { memcpy(p, &a, sizeof a); }
 #define KEEP(a) (void)(a)
 #endif
 
-/* `n` entries, fewer than a vector's: the rest is zero, and neither read nor written. Users' arrays may begin
-   at any address, so that these and `load` and `store` take pointers that promise no alignment. */
+/* Load or store `n` entries, fewer than a vector has. The other lanes are zero; their memory is neither
+   read nor written. Users' arrays may begin at any address, so these functions, and `load` and `store`,
+   take pointers without alignment. */
 #if defined(WITH_AVX512) && !defined(SRWM_DOUBLE)
 INLINE vector load_some(const void *p, ptrdiff_t n) {
     return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -131,7 +132,7 @@ INLINE __m256i first_lanes(ptrdiff_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 INLINE vector load_some(const void *p, ptrdiff_t n) { return (vector)_mm256_maskload_ps((const float *)p, first_lanes(n)); }
-INLINE void store_some(void *p, vector a, ptrdiff_t n) { /* in halves: a masked store takes longer */
+INLINE void store_some(void *p, vector a, ptrdiff_t n) { /* by halves: a masked store takes longer */
     __m128 v = _mm256_castps256_ps128((__m256)a);
     char *next = (char *)p;
     if (n & 4) {
@@ -178,7 +179,7 @@ INLINE vector select_bits(vector_bits mask, vector yes, vector no) {
     return from_bits((mask & bits_of(yes)) | (~mask & bits_of(no)));
 }
 
-/* Sum and maximum over the lanes of one vector, by halves; a NaN may be lost from the maximum. */
+/* Sum and maximum over the lanes of one vector, by halves. The maximum may lose a NaN. */
 #if defined(WITH_AVX) && !defined(SRWM_DOUBLE)
 INLINE vector larger(vector a, vector b) { return (vector)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE real sum_lanes(vector a) {
@@ -228,7 +229,7 @@ INLINE real max_lanes(vector a) {
 }
 #endif
 
-/* The lane sums of four vectors, side by side: row sums of a matrix walked four rows at a time. */
+/* The lane sums of four vectors -> four neighbouring entries: row sums, for four rows at a time. */
 INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
 #if defined(WITH_AVX) && !defined(SRWM_DOUBLE)
     __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps((__m256)a, (__m256)b),
@@ -246,7 +247,7 @@ INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
 #endif
 }
 
-/* Entry j of row i trades places with entry i of row j: LANES vectors of LANES entries, by halves. */
+/* Swaps entry j of row i with entry i of row j, for LANES vectors of LANES entries, by halves. */
 #define TRADE(step, low, high)                                              \
     UNROLL for (int i = 0; i < (int)LANES; i++)                             \
         if (!(i & step)) {                                                  \
@@ -257,7 +258,7 @@ INLINE void sum_lanes_of_4(vector a, vector b, vector c, vector d, real *sums) {
 #define LIST(...) __VA_ARGS__
 INLINE void transpose_lanes(vector *rows) {
 #ifndef SHUFFLE
-    (void)rows; /* one lane */
+    (void)rows; /* vectors have one lane */
 #elif defined(SRWM_DOUBLE) && VECTOR_BYTES == 16
     TRADE(1, LIST(0, 2), LIST(1, 3))
 #elif defined(SRWM_DOUBLE) == (VECTOR_BYTES == 32) && VECTOR_BYTES <= 32
@@ -282,7 +283,8 @@ INLINE void transpose_lanes(vector *rows) {
 #undef LIST
 
 /* exp of `n` vectors of numbers <= 0, within an ulp or two; exactly 0 below EXP_LOWEST; NaN stays NaN.
-   Side by side, stage after stage: each is a chain of operations that wait for one another. */
+   Each stage is done for all vectors before the next one: one vector alone is a chain of dependent
+   operations. */
 INLINE void exp_nonpositive(vector *a, const int n) {
     static const real inverse_factorial[] = {
         1, 1, (real)(1.0 / 2), (real)(1.0 / 6), (real)(1.0 / 24), (real)(1.0 / 120), (real)(1.0 / 720),
@@ -294,7 +296,7 @@ INLINE void exp_nonpositive(vector *a, const int n) {
         vector integer = shifted[i] - splat(ROUND_TO_INTEGER);
         r[i] = a[i] - integer * splat(LN2_HIGH) - integer * splat(LN2_LOW);
     }
-    /* a series in r^2 whose terms are pairs: half as long a chain as one in r */
+    /* a series in r^2 whose terms are pairs: its chain is half as long as that of a series in r */
     UNROLL for (int i = 0; i < n; i++)
         series[i] = splat(inverse_factorial[EXP_TERMS]) * r[i] + splat(inverse_factorial[EXP_TERMS - 1]);
     UNROLL for (int term = EXP_TERMS - 3; term >= 0; term -= 2)

@@ -1,28 +1,28 @@
-/* Arrays as the sequences at hand see them, and how rows of theirs become vectors and vectors rows. */
+/* Views of the caller's arrays, with a part for each sequence; conversion between rows and vectors. */
 #ifndef SRWM_VIEWS_H
 #define SRWM_VIEWS_H
 
 #include "halves.h"
 #include "lanes.h"
 
-/* Of one array, the part of each sequence: where it starts, how far its last two axes step, in bytes. */
+/* The part of an array for each sequence: its start, and the strides of the last two axes in bytes. */
 typedef struct {
     char *data[SEQUENCES_AT_MOST];
     ptrdiff_t outer, inner;
     int kind;
 } View;
 
-/* Whether all sequences share this part, as layers do whose batch begins with one W. */
+/* Whether all sequences share this part, as when a layer's batch begins with one W. */
 INLINE int is_shared(const View *a) {
     for (ptrdiff_t i = 1; i < SEQUENCES; i++)
         if (a->data[i] != a->data[0]) return 0;
     return 1;
 }
 
-/* Whether a row is reals, one beside the other. */
+/* Whether a row is contiguous, of type `real`. */
 INLINE int is_dense(const View *a) { return a->inner == (ptrdiff_t)sizeof(real) && a->kind == REAL; }
 
-/* `n` entries of one row, at most a vector's, the rest zero. */
+/* `n` entries of one row, at most as many as a vector has; the other lanes are zero. */
 static vector gather_some(const char *p, ptrdiff_t inner, ptrdiff_t n, int kind) {
     real entries[VECTOR_BYTES / sizeof(real)] = {0};
     for (ptrdiff_t i = 0; i < n; i++) entries[i] = read_entry(p + i * inner, kind);
@@ -35,7 +35,7 @@ static void scatter_some(char *p, ptrdiff_t inner, ptrdiff_t n, int kind, vector
     for (ptrdiff_t i = 0; i < n; i++) write_entry(p + i * inner, kind, entries[i]);
 }
 
-/* One vector of each sequence's row: n entries from byte `at` on. */
+/* One vector for each sequence: n entries of its row, from byte `at` on. */
 INLINE void read_block(vector *block, const View *a, ptrdiff_t at, ptrdiff_t n) {
     if (is_dense(a) && n == LANES)
         UNROLL for (ptrdiff_t s = 0; s < SEQUENCES; s++) block[s] = load(a->data[s] + at);
@@ -57,7 +57,7 @@ INLINE void write_block(const View *a, ptrdiff_t at, const vector *block, ptrdif
             scatter_some(a->data[s] + at, a->inner, n, a->kind, block[s]);
 }
 
-/* Those of `columns` as one vector for each sequence, zero from the n-th on. */
+/* Loads `columns` as one vector for each sequence; entries from n on are zero. */
 INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
 #ifdef SRWM_MANY
     if (n == LANES)
@@ -66,12 +66,13 @@ INLINE void load_block(vector *block, const real *columns, ptrdiff_t n) {
         for (ptrdiff_t j = 0; j < LANES; j++) block[j] = j < n ? load(columns + j * LANES) : splat(0);
     transpose_lanes(block);
 #else
-    (void)n; /* padded with zeros as it is */
+    (void)n; /* the columns are padded with zeros */
     block[0] = load(columns);
 #endif
 }
 
-/* IN: row `at` bytes into the view, n entries; zeros if there is no array -> OUT: n columns, padded. */
+/* IN: the n entries of a row, `at` bytes into the view; zeros if there is no array -> OUT: n columns,
+   padded. */
 static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
     if (a->data[0] == NULL) {
         if (n > 0) memset(columns, 0, (size_t)(vectors_for(n) * LANES) * sizeof(real));
@@ -101,13 +102,13 @@ static void read_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
     }
 }
 
-/* Asks for memory before it is read or written: `bytes` of it, or a row of each sequence. What the processor
-   fetches ahead by itself does not stay in the caches during a step. In portions, since a core can wait for
-   some twenty cache lines at once. */
+/* Prefetches `bytes` of memory, or a row of each sequence, before they are read or written. Cache lines
+   that the hardware prefetcher loads are evicted before a step ends. The kernels prefetch in portions: a
+   core can wait for only about twenty cache lines at a time. */
 INLINE void fetch(const void *p, ptrdiff_t bytes) {
 #ifdef __GNUC__
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
-    __builtin_prefetch((const char *)p + bytes - 1); /* of what does not begin with a cache line */
+    __builtin_prefetch((const char *)p + bytes - 1); /* the last line, if p is not aligned to lines */
 #else
     (void)p, (void)bytes;
 #endif
@@ -118,7 +119,7 @@ INLINE void fetch_row(const View *a, ptrdiff_t at, ptrdiff_t n) {
     for (ptrdiff_t s = 0; s < SEQUENCES; s++) fetch(a->data[s] + at, n * a->inner);
 }
 
-/* As read_row, of a row that all sequences share. */
+/* As read_row, for a row that all sequences share. */
 static void read_shared_row(real *columns, const View *a, ptrdiff_t at, ptrdiff_t n) {
 #ifdef SRWM_MANY
     for (ptrdiff_t i = 0; i < n; i++)
@@ -147,7 +148,8 @@ static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_
     }
 }
 
-/* IN: n columns -> added to the row `at` bytes into a view of reals, as a sum where all sequences share it. */
+/* IN: n columns -> added to the row `at` bytes into a view of reals; if all sequences share it, their sum
+   is. */
 static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
     const int together = is_shared(a);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
@@ -172,7 +174,7 @@ INLINE real *entry_of(real *columns, ptrdiff_t column, ptrdiff_t sequence) {
     return columns + column * STRIDE + sequence;
 }
 
-/* Whether one of the sequences, any of them, or all of them begin anew before step t. */
+/* Whether one sequence, any of them, or all of them reset before step t. */
 INLINE int is_reset(const View *reset, ptrdiff_t t, ptrdiff_t sequence) {
     return reset->data[0] != NULL && reset->data[sequence][t * reset->inner] != 0;
 }
@@ -189,7 +191,7 @@ INLINE int all_reset(const View *reset, ptrdiff_t t) {
     return 1;
 }
 
-/* out = a, `width` vectors, for the sequences that begin anew before step t. */
+/* out = a, `width` vectors, for the sequences that reset before step t. */
 INLINE void copy_where_reset(real *out, const real *a, ptrdiff_t width, const View *reset, ptrdiff_t t) {
     for (ptrdiff_t i = 0; i < SEQUENCES; i++)
         if (is_reset(reset, t, i))

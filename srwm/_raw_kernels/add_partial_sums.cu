@@ -1,4 +1,4 @@
-// Adds up partial sums in their order: the gradient of an array that several sequences share.
+// Adds up partial sums in a fixed order: the gradient of an array that several sequences share.
 #include "arrays.cuh"
 
 // out (outer, inner) = the sum of partial_sums (outer, count, inner) over `count`. Both are contiguous.

@@ -4,15 +4,15 @@
 // warp, or all warps of a block. The launch configuration (srwm/_cy/launch.pyx) defines
 //
 //   SRWM_STORAGE   type of the caller's arrays: float, double, __half or __nv_bfloat16
-//   SRWM_STATE     type of the state that the caller gives and gets: as the arrays, or float beside halves
+//   SRWM_STATE     type of the given and returned state: that of the arrays, or float if they are halves
 //   SRWM_REAL      type of the matrix in registers, and of every sum: float or double
 //   SRWM_D         rows of the matrix
 //   SRWM_DO        entries of y
 //   SRWM_M         columns of the matrix
 //   SRWM_GROUP     threads of a thread group
-//   SRWM_GROUPS    thread groups of a block; more than one only where each is one warp
-//   SRWM_BLOCKS    blocks that a multiprocessor has to run at a time; the compiler limits its registers for them
-//   SRWM_WORKING   entries of a thread group's working memory, for what is neither in registers nor in shared memory
+//   SRWM_GROUPS    thread groups of a block; more than one only if each is one warp
+//   SRWM_BLOCKS    blocks that a multiprocessor must run at the same time; this limits the registers of a thread
+//   SRWM_WORKING   entries of a thread group's working memory, for data neither in registers nor in shared memory
 //   SRWM_SEGMENT   steps from one saved matrix to the next
 //
 // The parameters of a kernel have the names of the operator's operands, and `namespace arg` numbers those that have a
@@ -45,7 +45,7 @@ static_assert(GROUP % 32 == 0 && (GROUPS == 1 || WARPS == 1), "a group is whole 
 
 __host__ __device__ constexpr int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// The most leading axes of a call, after those that follow each other in memory are merged.
+// Most leading axes of a call, after those that are contiguous in all arrays are merged.
 constexpr int LEADING = 8;
 
 // Strides of one array, in entries. They are 0 along the axes over which it is broadcast.
@@ -55,7 +55,7 @@ struct View {
     long long entry;
 };
 
-// The leading axes of a call. The last one runs fastest.
+// The leading axes of a call. The last one varies fastest.
 struct Axes {
     long long count;
     long long sizes[LEADING];
@@ -73,17 +73,17 @@ __device__ __forceinline__ long long start_of(long long n, const Axes &axes, con
     return at;
 }
 
-// A matrix in memory with its strides: the caller's, or one that was saved for backward.
+// A matrix in memory with its strides: one of the caller's, or one saved for backward.
 template <class T>
 struct Source {
     const T *first;
     long long row, entry;
 };
 
-// A zero of any type: what stands for every entry of an array that the caller did not give.
+// A zero of any type. All entries of an array that is not given are read from here.
 __device__ long long zero_bytes;
 
-// The matrix of the sequence that begins at `start` of an array. Where the array is null, it is all zeros.
+// The matrix that begins at `start` of an array. If the array is null, it is all zeros.
 template <class T>
 __device__ __forceinline__ Source<T> source_of(const T *array, long long start, const View &view) {
     if (array == nullptr) return {reinterpret_cast<const T *>(&zero_bytes), 0, 0};
@@ -132,16 +132,16 @@ __device__ __forceinline__ int opaque(int a) {
     return a;
 }
 
-// Keeps loads below it from moving up. Otherwise the compiler starts all loads of an unrolled loop at once, and spills
-// their results. Used where few steps come by, so that waiting costs little.
+// Later loads are not moved before it. Otherwise the compiler starts all loads of an unrolled loop at once, and spills
+// their results. Used in code that few steps run, so that waiting costs little.
 __device__ __forceinline__ void one_at_a_time() {
 #ifdef __CUDA_ARCH__
     asm volatile("" ::: "memory");
 #endif
 }
 
-// 1 / a, for an a that is neither tiny nor huge. A division has a branch for these, and the compiler does not mix the
-// instructions around a branch.
+// 1 / a, for an a that is neither tiny nor huge. A division has a branch for such values, and the compiler does not
+// move instructions across a branch.
 __device__ __forceinline__ float inverse(float a) { return __fdividef(1.0f, a); }
 __device__ __forceinline__ double inverse(double a) { return 1 / a; }
 

@@ -1,7 +1,7 @@
 """The CUDA backend: kernels that CuPy compiles, launched on addresses in the caller's stream.
 
-Nothing waits for the device and nothing goes through the host: a pass is one launch, and one more for
-each gradient that is a sum. Memory is the caller's.
+A pass is one launch, and one more for each gradient that is a sum. It never waits for the device, and no
+data go through the host. The caller allocates all memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from srwm._raw_kernels import loader
 from srwm.operators.spec import Operator, described
 
 RUNS_ON_ARRAYS = False
-NEEDS_ALIGNMENT = True  # a kernel walks whole entries
+NEEDS_ALIGNMENT = True  # a kernel's strides count whole entries
 
 
 @cache
@@ -40,27 +40,27 @@ def declines(device: str) -> str | None:
 
 
 def takes(operator: Operator) -> bool:
-    """Whether there are kernels for it."""
+    """Whether there are kernels for this operator."""
     return operator.name in launch.OPERATORS
 
 
 class Device:
-    """A driver of `srwm._cy.cuda`: the device of this index."""
+    """A driver of `srwm._cy.cuda`: the device with this index."""
 
     def __init__(self, index: int) -> None:
         import cupy
 
         self.index, self._cuda = index, cupy.cuda
-        # Of every launch: looked up once.
+        # Used by every launch, so looked up only once.
         self._current, self._context = cupy.cuda.runtime.getDevice, cupy.cuda.driver.ctxGetCurrent
         self._launch = cupy.cuda.driver.launchKernel
 
     def limits(self) -> launch.Limits:
-        """What it allows."""
+        """The limits of this device."""
         return loader.limits(self.index)
 
     def kernel(self, plan: launch.Plan) -> int:
-        """The handle of a kernel, which stays loaded."""
+        """The handle of a kernel. It stays loaded."""
         with self._cuda.Device(self.index):
             handle: int = loader.function(plan, self.index).kernel.ptr
         return handle
@@ -68,7 +68,7 @@ class Device:
     def launch(
         self, kernel: int, blocks: int, threads: int, shared_bytes: int, stream: int, extra: int
     ) -> None:
-        """Launch it; where the thread has no context yet, or that of another device, in the device's."""
+        """Launch a kernel; make this device current if the thread has no context or that of another one."""
         current = self._current()
         if current != self.index or not self._context():
             self._cuda.runtime.setDevice(self.index)
@@ -80,13 +80,13 @@ class Device:
 
 
 def forward_of(call: Call, keep: bool) -> Forward:
-    """The forward pass of a kind of call; ValueError for sizes that the kernels do not run."""
-    del keep  # the kernel looks whether it is given an address
+    """The forward pass of calls of one kind; ValueError for sizes that the kernels do not support."""
+    del keep  # the kernel saves if it gets an address
     return Forward(Device(call.device), call)
 
 
 def backward_of(call: Call, incoming: Sequence[Layout | None]) -> Backward:
-    """The backward pass of a kind of call whose results have gradients of these layouts, None for zero."""
+    """The backward pass of calls of one kind, for gradients with these layouts, None for zero."""
     return Backward(Device(call.device), call, incoming)
 
 

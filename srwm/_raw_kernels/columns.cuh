@@ -1,4 +1,4 @@
-// The columns of the matrix that a thread owns in a forward pass: `first`, `first` + GROUP and so on.
+// The columns of the matrix that a thread owns in a forward pass: `first`, `first` + GROUP, and so on.
 //
 //   SRWM_COLUMNS   columns of a thread
 //   SRWM_HELD      quads of rows in registers
@@ -18,7 +18,7 @@ static_assert(Columns::WORKING == SRWM_WORKING, "working memory of another size"
 template <int n>
 struct ForwardSizes {
     long long sequences, steps, segments;
-    long long cached; // whether blocks copy the initial matrix, because all sequences have the same
+    long long cached; // whether blocks copy the initial matrix, because all sequences share it
     Axes lead;
     View views[n];
 };
@@ -32,7 +32,7 @@ __device__ __forceinline__ void read_columns(Columns &matrix, Source<T> from, in
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
             const int c = column(first, j);
-            // One pointer walks down the column: a pointer for each entry would take registers from the matrix.
+            // One pointer moves down the column: a pointer for each entry would take registers from the matrix.
             const T *at = from.first + opaque(g * 4 * from.row + c * from.entry);
 #pragma unroll
             for (int i = 0; i < 4; i++, at += from.row)

@@ -1,14 +1,14 @@
 // Backward pass of the delta rule: one launch, with the loop over time inside.
 //
-// S before a step is recovered by undoing step 4 with what forward saved. G is the gradient of S after the step,
-// without step 5' of that step. A step has one barrier, after the warps' partial sums of g_q and g_k. Which thread owns
-// what: tile.cuh, where W is S.
+// S before a step is recovered by undoing step 4 with the saved data. G is the gradient of S after the step, before
+// step 5' adds to it. A step has one barrier, after the warps' partial sums of g_q and g_k. tile.cuh says which
+// thread owns which entries; W there is S here.
 #include "tile.cuh"
 
-constexpr int STAGED = 2 * D + 1; // [ q | k | beta ]: what a step needs in shared memory
+constexpr int STAGED = 2 * D + 1; // [ q | k | beta ]: the inputs of a step in shared memory
 constexpr int STAGED_BY_EACH = (STAGED + GROUP - 1) / GROUP;
 constexpr int SHARES = WARPS > 1 ? 2 * WARPS * 2 * D_ : 0; // partial sums of each warp, of g_q and g_k; double-buffered
-constexpr int SUMS = 3 * M_ + SHARES; // before them three vectors over columns: u, g_Delta, g_y
+constexpr int SUMS = 3 * M_ + SHARES; // three vectors over columns, u, g_Delta, g_y; then the shares
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_WORKING + (SHARED_SUMS ? 0 : SUMS) == SRWM_WORKING, "working memory of another size");
 
@@ -17,9 +17,9 @@ enum { q, k, v, beta, S, state, reset, saved, grad_y, grad_S_next, gq, gk, gv, g
 }
 
 // gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L) and gstate (..., D, DO): every entry is written. gS (chunks, D,
-// DO): for each chunk of sequences that share a matrix, the sum of their gradients in their order. v is not read. S,
-// state, reset, grad_y, grad_S_next, gS and gstate may be null. working: SRWM_WORKING entries for each thread group of
-// the grid. Dynamic shared memory: SHARED entries for each thread group, then the copy of S.
+// DO): for each chunk of sequences that share a matrix, the sum of their gradients, in the order of the sequences. v is
+// not read. S, state, reset, grad_y, grad_S_next, gS and gstate may be null. working: SRWM_WORKING entries for each
+// thread group of the grid. Dynamic shared memory: SHARED entries for each thread group, then the copy of S.
 extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
                    const storage *__restrict__ beta, const storage *__restrict__ S,
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                    SRWM_GRADIENT *__restrict__ gbeta, real *gS, SRWM_STATE_GRADIENT *__restrict__ gstate, real *working,
                    const BackwardSizes<arg::VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_group[];
-    // Double buffer: written before a barrier, read until the next one.
+    // Double buffer: the next step's vectors are written while this step's are read.
     __shared__ __align__(16) real staged_of_group[GROUPS][2][2 * D_ + 4]; // q | k | beta
     __shared__ real g_beta_of_warp[GROUPS][2][WARPS];
     __shared__ long long start_of_group[GROUPS][arg::VIEWS + PROGRESS];
@@ -62,8 +62,8 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 return start[array] + t * s.views[array].row + i * s.views[array].entry;
             };
 
-            // What a step needs of memory is loaded in the step before by the owner of the column. What all threads
-            // need is loaded two steps before, and staged in shared memory.
+            // Prefetch: the owner of a column loads its values one step early. Vectors that all threads need are loaded
+            // two steps early, and staged in shared memory.
             real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
             auto fetch_vectors = [&](long long t) {
 #pragma unroll
@@ -128,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 real *const g_beta_t = g_beta_of_warp[group][buffer];
                 buffer ^= 1;
 
-                // 4'  g_u = k G with the G of 5', which is G + q^T g_y: so it is k G + <k, q> g_y
+                // 4'  g_u = k G', where 5' gives G' = G + q^T g_y. So g_u = k G + <k, q> g_y
                 real q_t[ROWS], k_t[ROWS], g_u[OWN], along = 0, g_beta = 0;
                 load_rows(staged, at, q_t);
                 load_rows(staged + D_, at, k_t);
@@ -156,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 if (t > 1) fetch_vectors(t - 2);
                 __syncwarp();
 
-                // 5'  g_q = g_y S'^T, G += q^T g_y   Undo 4: S before the step
+                // 5'  g_q = g_y S'^T, G += q^T g_y   Undo 4: gives S before the step
                 // 4'  g_k = u G^T   1'  g_k -= g_Delta S^T, G -= k^T g_Delta
                 real g_qk[1][2 * ROWS] = {};
                 sweep<true, true>(

@@ -1,8 +1,8 @@
 // Forward pass of the delta rule: one launch, with the loop over time inside.
 //
-// A thread owns whole columns of S, and columns are independent of each other. A thread group is therefore a warp with
-// 32 COLUMNS columns of one sequence; several of them have a sequence, and share only q and k. No block barrier is
-// needed. Steps: srwm/reference/delta.py.
+// A thread owns whole columns of S, and columns are independent of each other. A thread group is therefore one warp,
+// with 32 COLUMNS columns of one sequence. Several thread groups compute a sequence; they share only q and k. No block
+// barrier is needed. Steps: srwm/reference/delta.py.
 #include "columns.cuh"
 
 constexpr int INPUTS = (D + 31) / 32;
@@ -14,8 +14,8 @@ namespace arg {
 enum { q, k, v, beta, S, state, reset, VIEWS };
 }
 
-// y (N, L, DO), S_next (N, D, DO) and saved (N, L * DO + segments * D * DO) are contiguous; S_next and saved may be
-// null, and S, state and reset. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory:
+// y (N, L, DO), S_next (N, D, DO) and saved (N, L * DO + segments * D * DO) are contiguous. S, state, reset, S_next and
+// saved may be null. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory:
 // Columns::SHARED entries for each thread group, then the copy of S.
 extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     delta_forward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
@@ -41,12 +41,12 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     for (long long item = first; item < s.sequences * TILES; item += together) {
         const long long n = item / TILES;
         const int c_0 = item % TILES * TILE + rank;
-        GROUP_SYNC(); // all threads have read what they want of the sequence before
+        GROUP_SYNC(); // all threads have finished reading the previous sequence
         if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
         GROUP_SYNC();
 
-        // Of the next step, so that no thread waits for memory. Loads have no condition, whether they are wanted or
-        // not.
+        // Prefetched for the next step, so that no thread waits for memory. The loads are unconditional, even if a
+        // value is not needed.
         real next_q[INPUTS], next_k[INPUTS], next_v[COLUMNS], next_beta;
         auto entry_of = [&](int array, long long t, int i) {
             return start[array] + t * s.views[array].row + i * s.views[array].entry;

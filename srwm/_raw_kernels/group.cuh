@@ -1,4 +1,4 @@
-// A thread group: how its threads wait for each other, exchange sums, and hold their parts of a matrix.
+// A thread group: barriers, sums across its threads, and how its threads hold their parts of a matrix.
 #ifndef SRWM_GROUP_CUH
 #define SRWM_GROUP_CUH
 
@@ -6,8 +6,8 @@
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// Waits for all threads of the warp or of the block; after it, all see what the others wrote to shared memory before.
-// These are macros, so that tools report the line of the caller. A thread group of one warp needs no block barrier.
+// Waits for all threads of the warp or of the block. Afterwards each sees what the others wrote to shared memory.
+// These are macros, so that tools report the caller's line. A thread group of one warp needs no block barrier.
 #define SHARERS_SYNC(one_warp)                 \
     do {                                       \
         if constexpr (one_warp) __syncwarp();  \
@@ -16,7 +16,7 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 #define GROUP_SYNC() SHARERS_SYNC(WARPS == 1)
 
-// The sum over each set of `lanes` neighbouring lanes. All of them get it.
+// The sum over each set of `lanes` neighbouring lanes. All of these lanes get it.
 template <int lanes>
 __device__ __forceinline__ real sum_over(real a) {
 #pragma unroll
@@ -31,16 +31,16 @@ __device__ __forceinline__ real max_over(real a) {
     return a;
 }
 
-// Which of n sums a lane has in the end.
+// Which of the n sums a lane has at the end.
 struct Share {
     int first = 0;
-    bool again = false; // another lane has the same sums, and writes them
+    bool again = false; // another lane has the same sums and writes them
 };
 
-// Sums m times n addends over sets of `lanes` lanes, which are `apart` lanes from each other. While n is even, each
-// half of the lanes goes on with half of the sums: one shuffle sends an addend of a sum that the other half goes on
-// with, and receives one of its own. The m vectors, or only the first of_m of them, go side by side, so that no shuffle
-// waits for another.
+// Adds m * n values across `lanes` lanes at a distance of `apart`. In each round, while n is even, a lane keeps
+// half of the sums: one shuffle sends a value of a sum that it gives up, and receives one of a sum that it keeps. With
+// odd n, all lanes keep all sums. The m vectors, or only the first of_m, are interleaved, so that no shuffle waits for
+// another.
 template <int lanes, int apart, int n, int m, int N>
 __device__ __forceinline__ void share_sums_of(real (&a)[m][N], int lane, int of_m, Share &share) {
     if constexpr (lanes > 1) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void share_sums_of(real (&a)[m][N], int lane, int of_
     }
 }
 
-// A lane has its sums in the first SHARE entries of `a`: the sums `first`, `first` + 1 and so on.
+// A lane has its sums in the first SHARE entries of `a`: the sums `first`, `first` + 1, and so on.
 template <int n, int lanes>
 constexpr int SHARE = lanes > 1 ? SHARE<n % 2 == 0 ? n / 2 : n, lanes / 2> : n;
 template <int n>
@@ -78,7 +78,7 @@ __device__ __forceinline__ Share share_sums(real (&a)[m][n], int lane, int of_m 
     return share;
 }
 
-// Four neighbouring entries, by loads of 16 bytes. `a` is aligned to 16 bytes.
+// Load or store four neighbouring entries, 16 bytes at a time. `a` is aligned to 16 bytes.
 __device__ __forceinline__ void load4(const float *a, float (&out)[4]) {
     float4 v = *reinterpret_cast<const float4 *>(a);
     out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
@@ -98,9 +98,9 @@ __device__ __forceinline__ void store4(double *a, const double (&v)[4]) {
 // Where a quad is: in working memory, in shared memory or in registers.
 enum Tier { FAR, NEAR, HELD };
 
-// A thread's own part of a matrix: LINES lines of QUADS quads. A quad is four neighbouring entries. The last HELD_
-// quads of each line are in registers, the NEAR_ quads before them in shared memory, and the first ones in working
-// memory. A thread reads and writes only its own entries of both memories, so they need no barrier.
+// The part of a matrix that one thread owns: LINES lines of QUADS quads. A quad is four neighbouring entries. The last
+// HELD_ quads of each line are in registers, the NEAR_ quads before them in shared memory, and the first ones in
+// working memory. A thread accesses only its own entries of both memories, so no barrier is needed.
 template <int LINES, int QUADS, int HELD_, int NEAR_>
 struct Part {
     static constexpr int FIRST_HELD = QUADS - HELD_, FIRST_NEAR = FIRST_HELD - NEAR_;
@@ -148,7 +148,7 @@ struct Part {
         }
     }
 
-    // Calls f(quad, entries [LINES][4]) for each quad. f may change the entries where `changes` is true.
+    // Calls f(quad, entries [LINES][4]) for each quad. f may change the entries if `changes` is true.
     template <bool changes, class F>
     __device__ __forceinline__ void each(F f) {
         in_memory<FAR, changes>(0, FIRST_NEAR, f);

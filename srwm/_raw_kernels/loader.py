@@ -1,6 +1,6 @@
-"""CUDA text to kernels: the only place that compiles. CuPy keeps what it compiled, on disk too.
+"""Compiles CUDA text to kernels; nothing else does. CuPy caches compiled kernels, also on disk.
 
-The folder is CuPy's: `CUPY_CACHE_DIR`, by default ~/.cupy/kernel_cache.
+The folder is that of CuPy: `CUPY_CACHE_DIR`, by default ~/.cupy/kernel_cache.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 
 @cache
 def source(kernel: str) -> str:
-    """The whole text of a kernel with its headers in it: CuPy's cache looks at this text alone."""
+    """The text of a kernel including its headers. CuPy's cache compares only this text."""
     return "\n".join(_lines(f"{kernel}.cu", set())) + "\n"
 
 
 def _lines(name: str, seen: set[str]) -> list[str]:
-    """The lines of a file, with each header in its place, once. Compiler messages name file and line."""
+    """The lines of a file, with each header included once. Compiler messages name file and line."""
     seen.add(name)
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((FOLDER / name).read_text(encoding="utf-8").splitlines(), 1):
@@ -41,20 +41,20 @@ def _lines(name: str, seen: set[str]) -> list[str]:
 
 @cache
 def headers() -> tuple[str, ...]:
-    """Where the halves' headers are: in the wheel nvidia-cuda-runtime-cu12, or where CuPy looks."""
+    """Options for the headers of half types: in the wheel nvidia-cuda-runtime-cu12, or where CuPy looks."""
     found = find_spec("nvidia.cuda_runtime") if find_spec("nvidia") else None
     folders = [] if found is None else list(found.submodule_search_locations or [])
     return tuple(f"-I{Path(folder) / 'include'}" for folder in folders)
 
 
 def options(plan: launch.Plan) -> tuple[str, ...]:
-    """What NVRTC is told for a plan."""
+    """The NVRTC options for a plan."""
     return (STANDARD, *plan.options, *headers())
 
 
 @cache
 def limits(device: int) -> launch.Limits:
-    """What the device of this index allows."""
+    """The limits of the device with this index."""
     import cupy
 
     of = cupy.cuda.Device(device).attributes
@@ -69,13 +69,13 @@ def limits(device: int) -> launch.Limits:
 
 @cache
 def function(plan: launch.Plan, device: int) -> Any:
-    """The kernel of a plan on the current device, which is the one of this index."""
+    """The kernel of a plan on the current device, which must have this index."""
     import cupy
 
-    del device  # part of the cache's key: every device has kernels of its own
+    del device  # part of the cache's key: kernels are compiled for each device
     module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
     kernel = module.get_function(plan.kernel)
     dynamic = plan.dynamic_bytes + plan.cached_bytes
-    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be asked for
+    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be requested
         kernel.max_dynamic_shared_size_bytes = dynamic
     return kernel

@@ -1,15 +1,16 @@
 // Backward pass of the self-referential weight matrix: one launch, with the loop over time inside.
 //
-// W before a step is recovered by undoing step 5 with what forward saved. G is the gradient of W after the step. A step
-// has two barriers: after the warps' partial sums of g_q and g_k, and after g_o. Which thread owns what: tile.cuh.
+// W before a step is recovered by undoing step 5 with the saved data. G is the gradient of W after the step. A step has
+// two barriers: after the warps' partial sums of g_q and g_k, and after g_o. tile.cuh says which thread owns which
+// entries.
 #include "gates.cuh"
 #include "tile.cuh"
 
-constexpr int STAGED = 3 * D + 4; // [ q | k | x | beta ]: what a step needs in shared memory
+constexpr int STAGED = 3 * D + 4; // [ q | k | x | beta ]: the inputs of a step in shared memory
 constexpr int STAGED_BY_EACH = (STAGED + GROUP - 1) / GROUP;
-constexpr bool AHEAD = ROWS <= 4; // whether a thread has registers to load what a step needs in the step before
+constexpr bool AHEAD = ROWS <= 4; // whether a thread has enough registers to load the inputs one step early
 constexpr int SHARES = WARPS > 1 ? WARPS * 3 * D_ : 0; // partial sums of each warp, of g_q, g_k and g_x
-constexpr int SUMS = 3 * M_ + SHARES; // before them three vectors over columns: u, g_Delta, g_o
+constexpr int SUMS = 3 * M_ + SHARES; // three vectors over columns, u, g_Delta, g_o; then the shares
 constexpr int SHARED = TILES_SHARED + (SHARED_SUMS ? SUMS : 0);
 static_assert(TILES_WORKING + (SHARED_SUMS ? 0 : SUMS) == SRWM_WORKING, "working memory of another size");
 
@@ -17,7 +18,7 @@ namespace arg {
 enum { x, W, state, reset, saved, grad_y, grad_W_next, gx, gW, gstate, VIEWS };
 }
 
-// Entry e of the staged vectors: where it comes from, and its place in shared memory.
+// Entry e of the staged vectors: where it is loaded from, and its index in shared memory.
 struct Staged {
     int of_saved, place;
     long long of_x;
@@ -31,9 +32,9 @@ struct Staged {
 };
 
 // gx (..., L, D) and gstate (..., D, M): every entry is written. gW (chunks, D, M): for each chunk of sequences that
-// share a matrix, the sum of their gradients in their order. state, reset, grad_y, grad_W_next, gW and gstate may be
-// null. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory: SHARED entries for each
-// thread group, then the copy of W.
+// share a matrix, the sum of their gradients, in the order of the sequences. state, reset, grad_y, grad_W_next, gW and
+// gstate may be null. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory: SHARED
+// entries for each thread group, then the copy of W.
 extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     srwm_backward(const storage *__restrict__ x, const storage *__restrict__ W,
                   const state_storage *__restrict__ state, const bool *__restrict__ reset,
@@ -41,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                   const state_storage *__restrict__ grad_W_next, SRWM_GRADIENT *__restrict__ gx, real *gW,
                   SRWM_STATE_GRADIENT *__restrict__ gstate, real *working, const BackwardSizes<arg::VIEWS> s) {
     extern __shared__ __align__(16) real shared_of_group[];
-    // Double buffer: written before a barrier, read until the last one of the step before.
+    // Double buffer: the next step's vectors are written while this step's are read.
     __shared__ __align__(16) real staged_of_group[GROUPS][2][3 * D_ + 4]; // q | k | x | beta
     __shared__ real sums_of_warp[GROUPS][6][WARPS]; // partial sums of g_beta (4), <g_q, q> and <g_k, k>
     __shared__ long long start_of_group[GROUPS][arg::VIEWS + PROGRESS];
@@ -60,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     int buffer = 0; // of the staged vectors
     if (CACHEABLE && s.cached) copy_for_block(block_copy, W, s.views[arg::W]);
 
-    // What this thread loads for each step, and where it puts it.
+    // Which entries this thread loads for each step, and where it puts them.
     Staged entries[STAGED_BY_EACH];
     int own_of_saved[OWN];
     long long own_of_y[OWN];
@@ -89,14 +90,14 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
         auto gW_of_chunk = [&] { return gW == nullptr ? nullptr : gW + progress[GRADIENT]; };
 
         while (next_sequence(s.lead, s.views, at, progress, start)) {
-            // In a large head the thread's indices are computed again here, to save registers.
+            // In a large head the thread's indices are computed again here to save registers.
             const Place at = {AHEAD ? thread % GROUP : opaque(thread % GROUP)};
 
-            // What a step needs of memory is loaded in the step before by the owner of the column. What all threads
-            // need is loaded two steps before, and staged in shared memory.
+            // Prefetch: the owner of a column loads its values one step early. Vectors that all threads need are loaded
+            // two steps early, and staged in shared memory.
             real next[STAGED_BY_EACH], next_Delta[OWN], next_g_y[OWN];
-            // These pointers walk back from step to step, so that no address is multiplied in the loop.
-            const real *saved_t = saved + start[arg::saved] + s.steps * SAVED_OF_STEP; // of the step after this one
+            // These pointers move back with the steps, so that the loop multiplies no addresses.
+            const real *saved_t = saved + start[arg::saved] + s.steps * SAVED_OF_STEP; // of step t + 1
             const storage *x_t = x + start[arg::x] + s.steps * s.views[arg::x].row;
             const storage *g_y_t = source_of(grad_y, start[arg::grad_y], s.views[arg::grad_y]).first +
                                    s.steps * s.views[arg::grad_y].row;
@@ -105,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 x_t -= s.views[arg::x].row;
 #pragma unroll
                 for (int p = 0; p < STAGED_BY_EACH; p++) {
-                    // Loads without a condition, whether they are wanted or not: no thread waits for them here.
+                    // The loads are unconditional, even if a value is not needed: no thread waits for them here.
                     const Staged from = entry(p);
                     real a = (saved_t - SAVED_OF_STEP)[from.of_saved];
                     storage b = x_t[from.of_x];
@@ -144,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                         return of_step[rate_of(c)] * of_step[4 + c];
                     });
             };
-            // 1'  g_x of a step, from the partial sums of the warps.
+            // 1'  g_x of a step, added up from the partial sums of the warps.
             auto add_g_x = [&](int row, SRWM_GRADIENT *to) {
                 real g_x = 0;
 #pragma unroll
@@ -162,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             GROUP_SYNC();
 
             for (long long t = s.steps - 1; t >= 0; t--) {
-                // And here.
+                // Computed again to save registers, as above.
                 const Place at = {AHEAD ? thread % GROUP : opaque(thread % GROUP)};
                 bool restores = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W cannot be recovered by undoing
                 if (t + 1 < s.steps && resets().before(t + 1)) {
@@ -196,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 if (AHEAD && t > 0) fetch_columns();
                 __syncwarp();
 
-                // Undo 5: W before the step.  3'  g_d = W g_Delta^T   5'  g_k = G u^T
+                // Undo 5: gives W before the step.  3'  g_d = W g_Delta^T   5'  g_k = G u^T
                 real g_qk[1][2 * ROWS] = {};
                 sweep<true, false>(
                     w, G, [&](int g) { return OfQuad<2>(u, at, g); },
@@ -226,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 if (AHEAD && t > 1) fetch_vectors();
                 if constexpr (WARPS == 1) {
                     // 2'  g_q^ = q * (g_q - <g_q, q>), g_k^ likewise, and g_b^
-                    const int of_k = rows.first / ROWS; // all sums that the lane has are of one of the two
+                    const int of_k = rows.first / ROWS; // the lane's sums are all of g_q or all of g_k
                     real vector[ROWS_LEFT];
 #pragma unroll
                     for (int i = 0; i < ROWS_LEFT; i++)
@@ -248,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                         if (!rows.again) shares[(of_k * WARPS + at.warp()) * D_ + at.place_of_rows() + r] = g_qk[0][i];
                     }
                     GROUP_SYNC();
-                    // 2'  the same, where each thread takes entries, and g_x of the step after this one
+                    // 2'  the same, with some entries for each thread; and g_x of step t + 1
 #pragma unroll 1
                     for (int item = at.rank; item < 3 * D; item += GROUP) {
                         const int of = item / D, d = item - of * D;
@@ -272,7 +273,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                         g_o[place_of_column(BETA + j)] = sum * beta[j] * (1 - beta[j]);
                     }
                 }
-                // Load it before the barrier: after it another warp may overwrite it.
+                // Load x before the barrier: after it another warp may overwrite it.
                 real x_now[ROWS], g_x[1][ROWS] = {};
                 load_rows(staged + 2 * D_, at, x_now);
                 GROUP_SYNC();
@@ -305,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             }
             if (WARPS > 1 && s.steps > 0) {
                 GROUP_SYNC();
-                for (int d = opaque(at.rank); d < D; d += GROUP) add_g_x(d, gx_t); // opaque: no address in advance
+                for (int d = opaque(at.rank); d < D; d += GROUP) add_g_x(d, gx_t); // opaque: no addresses in advance
             }
             end_sequence(G, at, starts_with_state(state, resets(), s.steps), gW_of_chunk(), first_of_gW,
                          gstate == nullptr ? nullptr : gstate + start[arg::gstate]);

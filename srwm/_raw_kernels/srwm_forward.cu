@@ -2,12 +2,12 @@
 //
 // A thread owns whole columns of W, so steps 1, 3 and 5 need no sums across threads. All threads read the vectors over
 // rows (x, q, k) from shared memory, 16 bytes at a time. A step sweeps W twice: for step 3, and for step 5 together
-// with step 1 of the next step. In small thread groups each warp does step 2 for itself. A step then has one barrier,
-// between writing and reading the gates. In large groups two warps do step 2 for all, which takes a second barrier.
+// with step 1 of the next step. In small thread groups every warp computes step 2. A step then has one barrier, between
+// writing and reading the gates. In large groups two warps compute step 2 for all, which takes a second barrier.
 #include "columns.cuh"
 #include "gates.cuh"
 
-constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^; the padding of the first two is below every maximum
+constexpr int GATES = 2 * D_ + 4; // q^ | k^ | b^; the padding of q^ and k^ is LOWEST
 constexpr bool EACH_WARP = D <= 64 && WARPS <= 16;
 constexpr int SHARERS = EACH_WARP ? 32 : GROUP; // threads that share one copy of x, q and k
 constexpr int LANES_OF_SOFTMAX = EACH_WARP ? 16 : 32; // lanes that compute a softmax
@@ -20,12 +20,12 @@ namespace arg {
 enum { x, W, state, reset, VIEWS };
 }
 
-// The place of column c >= Q among the gates.
+// The index of column c >= Q among the gates.
 __device__ __forceinline__ int gate_of(int c) { return c - Q + (c >= K) * (D_ - D) + (c >= BETA) * (D_ - D); }
 
-// y (N, L, DO), W_next (N, D, M) and saved (N, L * SAVED_OF_STEP + segments * D * M) are contiguous; W_next and saved
-// may be null, and state and reset. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared
-// memory: Columns::SHARED entries for each thread group, then the copy of W.
+// y (N, L, DO), W_next (N, D, M) and saved (N, L * SAVED_OF_STEP + segments * D * M) are contiguous. state, reset,
+// W_next and saved may be null. working: SRWM_WORKING entries for each thread group of the grid. Dynamic shared memory:
+// Columns::SHARED entries for each thread group, then the copy of W.
 extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     srwm_forward(const storage *__restrict__ x, const storage *__restrict__ W,
                  const state_storage *__restrict__ state, const bool *__restrict__ reset, storage *__restrict__ y,
@@ -33,11 +33,11 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                  const ForwardSizes<arg::VIEWS> s) {
     constexpr int COPIES = GROUP * GROUPS / SHARERS;
     extern __shared__ __align__(16) real shared_of_block[];
-    // Double buffer: a warp may write the gates of the next step while another one still reads these.
+    // Double buffer: a warp may write the next step's gates while another warp still reads this step's.
     __shared__ __align__(16) real gates_of_group[GROUPS][2][GATES];
     // exp(q^ - max), exp(k^ - max), and x of the next step.
     __shared__ __align__(16) real vectors[COPIES][3][D_];
-    __shared__ real per_sum[2]; // 1 / the sums of the first two, where two warps do step 2 for all
+    __shared__ real per_sum[2]; // 1 / the sums of the exps of q^ and k^, if two warps compute step 2 for all
     __shared__ long long start_of_group[GROUPS][arg::VIEWS];
 
     const int thread = opaque((int)threadIdx.x); // reading threadIdx again is slow
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     Columns w(working + first * Columns::WORKING, shared_of_block + group * Columns::SHARED, rank);
     storage *const block_copy = reinterpret_cast<storage *>(shared_of_block + GROUPS * Columns::SHARED);
     int buffer = 0; // of the gates
-    int rate[COLUMNS]; // the place of each column's rate among the gates
+    int rate[COLUMNS]; // the index of each column's rate among the gates
 #pragma unroll
     for (int j = 0; j < COLUMNS; j++) rate[j] = opaque(2 * D_ + rate_of(column(rank, j)));
 
@@ -58,17 +58,17 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     for (int i = rank; i < 4 * (D_ - D); i += GROUP) gates_of_group[group][i % 2][i / 2 % 2 * D_ + D + i / 4] = LOWEST;
 
     for (long long n = first; n < s.sequences; n += together) {
-        GROUP_SYNC(); // all threads have read what they want of the sequence before
+        GROUP_SYNC(); // all threads have finished reading the previous sequence
         if (rank < arg::VIEWS) start[rank] = start_of(n, s.lead, s.views[rank]);
         GROUP_SYNC();
 
-        real next_x[INPUTS]; // loaded a step before it is needed, so that no thread waits for memory
-        // These pointers walk from step to step, so that no address is multiplied in the loop.
+        real next_x[INPUTS]; // prefetched one step early, so that no thread waits for memory
+        // These pointers advance with the steps, so that the loop multiplies no addresses.
         const storage *x_t = x + start[arg::x];
         storage *y_t = y + n * s.steps * DO;
         real *saved_t = saved + n * (s.steps * SAVED_OF_STEP + s.segments * (D * M));
         auto fetch_x = [&](bool advances) {
-            // After the last step it loads that step again: a load without a condition is not waited for here.
+            // After the last step it loads that step again: no thread waits here for an unconditional load.
             if (advances) x_t += s.views[arg::x].row;
 #pragma unroll
             for (int p = 0; p < INPUTS; p++) {
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             real *const gates = gates_of_group[group][buffer];
             buffer ^= 1;
 
-            // 1  o = x_t W, which the sweep of the step before has computed
+            // 1  o = x_t W, computed by the sweep of the previous step
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {
                 int c = column(rank, j);
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             }
             GROUP_SYNC();
 
-            // 2  q = softmax(q^), k = softmax(k^), without the factor 1 / sum for now; beta = sigmoid(b^)
+            // 2  q = softmax(q^), k = softmax(k^), both not yet multiplied by 1 / sum; beta = sigmoid(b^)
             const int half = (EACH_WARP ? lane : rank) / LANES_OF_SOFTMAX; // 0: q, 1: k
             real exps[LOGITS] = {}, sum = 0, beta[COLUMNS];
 #pragma unroll
@@ -138,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                     exps[p] = d < D ? gates[half * D_ + d] : LOWEST;
                     highest = fmax(highest, exps[p]);
                 }
-                if constexpr (D <= 16) { // each lane looks at all entries, which is faster than shuffles
+                if constexpr (D <= 16) { // each lane reads all entries, which is faster than shuffles
                     real all[4] = {LOWEST, LOWEST, LOWEST, LOWEST};
 #pragma unroll
                     for (int g = 0; g < D_; g += 4) {
@@ -166,9 +166,9 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             fetch_x(t + 2 < s.steps);
             SHARERS_SYNC(EACH_WARP);
 
-            // 3  Delta = (q - k) W. The sums of the softmaxes are computed in the same loop: a shuffle takes as long as
-            // a few quads.
-            constexpr int LEVELS = 5; // four for the sum of 16 lanes, and one for that of the other softmax
+            // 3  Delta = (q - k) W. The sums of the softmaxes are computed in the same loop, because a shuffle takes as
+            // long as a few quads.
+            constexpr int LEVELS = 5; // four for the sum over 16 lanes, and one to get the sum of the other softmax
             real along_q[COLUMNS] = {}, along_k[COLUMNS] = {}, others = 0;
             auto level = [&](int l) {
                 if (l > 0 && l < LEVELS) sum += others;
@@ -211,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 }
             }
 
-            // 4  u = beta * Delta. exp_k is not normalised, so u takes the factor 1 / sum as well.
+            // 4  u = beta * Delta. exp_k is not normalised, so u takes the factor 1 / sum, too.
             real u[COLUMNS];
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {

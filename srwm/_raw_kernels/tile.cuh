@@ -1,17 +1,17 @@
-// The tile that a thread owns of the matrix W and of its gradient G in a backward pass.
+// The tile of the matrix W and of its gradient G that a thread owns in a backward pass.
 //
 // A warp has whole columns: ROW_LANES neighbouring lanes share COLUMNS columns, and each of these lanes has ROWS rows
-// of them. Sums down the columns (k G) therefore need only shuffles of one warp. Sums along the rows (W g, G u) are
-// partial sums of each warp, which go to shared memory and are added up there. What is computed once for a column is
-// computed by one lane, its owner; a lane owns up to OWN of its columns.
+// of them. Sums down the columns (k G) therefore need only shuffles within the warp. Of sums along the rows (W g, G u)
+// each warp computes partial sums, which go to shared memory and are added up there. Each column has an owner: the lane
+// that computes what is computed once for the column. A lane owns up to OWN of its columns.
 //
 //   SRWM_ROW_LANES      neighbouring lanes that share columns
 //   SRWM_COLUMNS        columns of a thread
-//   SRWM_HELD_W         quads of these columns that a thread holds in registers, of W
-//   SRWM_HELD_G         the same of G, at least as many
-//   SRWM_NEAR_W         quads before these in shared memory, of W; the ones before those are in working memory
-//   SRWM_NEAR_G         the same of G
-//   SRWM_SHARED_SUMS    whether what threads exchange is in shared memory (1) or in working memory (0)
+//   SRWM_HELD_W         quads of these columns of W that a thread holds in registers
+//   SRWM_HELD_G         the same for G; at least as many
+//   SRWM_NEAR_W         quads of W before these, in shared memory; the ones before those are in working memory
+//   SRWM_NEAR_G         the same for G
+//   SRWM_SHARED_SUMS    whether the values that threads exchange are in shared memory (1) or in working memory (0)
 #ifndef SRWM_TILE_CUH
 #define SRWM_TILE_CUH
 
@@ -22,8 +22,9 @@ constexpr int ROWS = (D + ROW_LANES - 1) / ROW_LANES, COLUMNS = SRWM_COLUMNS;
 constexpr int QUADS = (COLUMNS + 3) / 4;
 static_assert(ROW_LANES >= 4 && WARPS * COLUMN_LANES * COLUMNS >= M, "columns without a thread");
 
-// A vector in shared memory is padded: the rows or columns of each thread begin at a multiple of four entries, so that
-// 16 bytes are read at a time. Those of the columns are an odd number of 16 bytes apart, which are different banks.
+// Padded sizes of vectors in shared memory. The rows or columns of each thread begin at a multiple of four entries, so
+// that 16 bytes are read at a time. The columns of neighbouring threads begin an odd number of 16 bytes apart, so that
+// they are in different banks.
 constexpr int ROWS_ = up_to(ROWS, 4), D_ = ROW_LANES * ROWS_;
 constexpr int COLUMNS_ = QUADS % 2 == 1 ? 4 * QUADS : 4 * QUADS + 4;
 constexpr int M_ = WARPS * COLUMN_LANES * COLUMNS_;
@@ -38,15 +39,15 @@ typedef Part<ROWS, QUADS, SRWM_HELD_W, SRWM_NEAR_W> W_Part;
 typedef Part<ROWS, QUADS, SRWM_HELD_G, SRWM_NEAR_G> G_Part;
 static_assert(W_Part::FIRST_HELD >= G_Part::FIRST_HELD, "G goes first into registers");
 
-// Entries of W and G that a thread group has in shared memory and in working memory.
+// Entries of W and G in the shared memory and in the working memory of a thread group.
 constexpr int TILES_SHARED = W_Part::SHARED + G_Part::SHARED, TILES_WORKING = W_Part::WORKING + G_Part::WORKING;
 
-// The chunks of sequences in which the gradient of an initial matrix is summed. A chunk belongs to one matrix.
+// The gradient of an initial matrix is first summed within chunks of sequences. A chunk belongs to one matrix.
 struct Chunks {
-    long long all;       // chunks of all matrices
-    long long of_matrix; // chunks of one
-    long long sequences; // of a chunk
-    long long sharing;   // sequences that share a matrix
+    long long all;       // number of chunks of all matrices
+    long long of_matrix; // number of chunks of one matrix
+    long long sequences; // number of sequences of a chunk
+    long long sharing;   // number of sequences that share a matrix
 };
 
 // The last argument of a backward kernel with n views.
@@ -54,12 +55,12 @@ template <int n>
 struct BackwardSizes {
     Chunks chunks;
     long long steps, segments;
-    long long cached; // whether blocks copy the initial matrix, because all sequences have the same
+    long long cached; // whether blocks copy the initial matrix, because all sequences share it
     Axes lead;
     View views[n];
 };
 
-// A thread's place in its group: which entries are its own.
+// A thread's place in its group, and which entries it owns.
 struct Place {
     int rank;
     __device__ __forceinline__ int warp() const { return rank / 32; }
@@ -69,7 +70,7 @@ struct Place {
     __device__ __forceinline__ int column(int g, int i) const { return columns_index() * COLUMNS + 4 * g + i; }
     __device__ __forceinline__ int place_of_rows() const { return row_lane() * ROWS_; }
     __device__ __forceinline__ int place_of_quad(int g) const { return columns_index() * COLUMNS_ + 4 * g; }
-    // The i-th column that the lane owns: its number within the thread's columns, and within the matrix.
+    // The i-th column that the lane owns: its index within the thread's columns, and within the matrix.
     __device__ __forceinline__ int own_quad(int i) const { return row_lane() % REPLICAS + REPLICAS * i; }
     __device__ __forceinline__ int own(int i) const { return 4 * own_quad(i) + row_lane() / REPLICAS; }
     __device__ __forceinline__ int own_column(int i) const { return columns_index() * COLUMNS + own(i); }
@@ -77,16 +78,16 @@ struct Place {
     __device__ __forceinline__ bool owns(int i) const { return own(i) < COLUMNS && own_column(i) < M; }
 };
 
-// A number that every step needs. Where tiles are small, it is computed once and kept in a register.
+// A number that every step needs. If tiles are small, it is computed once and stays in a register.
 template <class T>
 __device__ __forceinline__ T pinned(T a) {
     return ROWS * COLUMNS <= 64 ? opaque(a) : a;
 }
 
-// Whether a quad has an i-th column. The compiler knows it where it knows the quad.
+// Whether a quad has an i-th column. A compile-time constant if the quad is.
 __device__ __forceinline__ bool has_column(int g, int i) { return 4 * g + i < COLUMNS; }
 
-// Whether a row and a column are in the matrix; outside of it a tile is padded. The compiler knows it where all are.
+// Whether row d and column c are in the matrix; the rest of a tile is padding. A compile-time constant if all are.
 __device__ __forceinline__ bool is_entry(int d, int c) {
     return (ROW_LANES * ROWS == D || d < D) && (WARPS * COLUMN_LANES * COLUMNS == M || c < M);
 }
@@ -103,7 +104,7 @@ __device__ __forceinline__ void load_rows(const real *a, Place at, real (&out)[R
     }
 }
 
-// The first quad after `first` of which W or G is in another place than that of `first`.
+// The first quad after `first` whose W or G is in another memory than that of `first`.
 __host__ __device__ constexpr int end_of_tiers(int first) {
     int end = first + 1;
     while (end < QUADS && W_Part::tier(end) == W_Part::tier(first) && G_Part::tier(end) == G_Part::tier(first)) end++;
@@ -111,7 +112,7 @@ __host__ __device__ constexpr int end_of_tiers(int first) {
 }
 
 // Calls f(quad, row, vectors, four entries of W, four of G) for each row of each quad from `first` on, with vectors =
-// vectors_of(quad). It takes the quads that are in the same place as `first`, and then calls itself for the others.
+// vectors_of(quad). It takes the quads that are in the same memory as `first`, and then calls itself for the others.
 template <bool changes_W, bool changes_G, int first = 0, class V, class F>
 __device__ __forceinline__ void sweep(W_Part &W, G_Part &G, V vectors_of, F f) {
     if constexpr (first < QUADS) {
@@ -163,13 +164,13 @@ struct OfQuad {
     }
 };
 
-// Which sequences a thread group works on. In shared memory, since registers are scarce: where the gradient of its
-// chunk begins, the next sequence of the chunk, the end of the chunk, and the next chunk.
+// The progress of a thread group: where the gradient of its chunk begins, the next sequence of the chunk, the end of
+// the chunk, the next chunk. It is in shared memory to save registers.
 enum { GRADIENT, SEQUENCE, END, CHUNK, PROGRESS };
 
-// Goes on to the group's next chunk. False: there is none.
+// Advances to the group's next chunk. Returns false if there is none.
 __device__ __forceinline__ bool next_chunk(const Chunks &of, Place at, long long *progress) {
-    GROUP_SYNC(); // all threads have read what they want of the chunk before
+    GROUP_SYNC(); // all threads have finished reading the previous chunk
     const long long chunk = progress[CHUNK];
     if (chunk >= of.all) return false;
     GROUP_SYNC();
@@ -183,11 +184,11 @@ __device__ __forceinline__ bool next_chunk(const Chunks &of, Place at, long long
     return true;
 }
 
-// Goes on to the chunk's next sequence, and fills `start`: where it begins in each array. False: there is none.
+// Advances to the chunk's next sequence, and sets `start`: where it begins in each array. False if there is none.
 template <int n>
 __device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&views)[n], Place at, long long *progress,
                                               long long *start) {
-    GROUP_SYNC(); // all threads have read what they want of the sequence before
+    GROUP_SYNC(); // all threads have finished reading the previous sequence
     const long long sequence = progress[SEQUENCE];
     if (sequence >= progress[END]) return false;
     if (at.rank < n) start[at.rank] = start_of(sequence, lead, views[at.rank]);
@@ -196,8 +197,8 @@ __device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&vie
     return true;
 }
 
-// Reads a matrix; what is outside of it becomes 0. One pointer walks from entry to entry: a pointer for each would take
-// registers from the matrices.
+// Reads a matrix; the padding of the tile becomes 0. One pointer moves from entry to entry: a pointer for each would
+// take registers from the matrices.
 template <class P, class T>
 __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
     at.rank = opaque(at.rank); // addresses are computed here, not in advance
@@ -208,7 +209,7 @@ __device__ __forceinline__ void set(P &matrix, Place at, Source<T> from) {
 #pragma unroll
             for (int r = 0; r < ROWS; r++, entry += from.row)
                 e[r][i] = has_column(g, i) && is_entry(at.row(r), at.column(g, i)) ? widen(*entry) : real(0);
-            __syncwarp(); // the compiler starts no load earlier: all at once would spill
+            __syncwarp(); // the compiler moves no load before it: all at once would spill
         }
     });
 }
@@ -241,7 +242,7 @@ __device__ __forceinline__ void each_of(G_Part &G, Place at, F f) {
     });
 }
 
-// gW (D, M) = G the first time, and += G then. Each entry belongs to one thread, always the same. gW may be null.
+// gW (D, M) = G the first time, += G later. Each entry always belongs to the same thread. gW may be null.
 __device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool &first) {
     if (gW == nullptr) return;
     each_of(G, at, [&](int d, int c, real e) {
@@ -251,13 +252,13 @@ __device__ __forceinline__ void add_G(G_Part &G, Place at, real *gW, bool &first
     first = false;
 }
 
-// A reset, going backward: G belongs to the initial matrix, and the steps before the reset get nothing of it.
+// Backward at a reset: G is the gradient of the initial matrix, and none of it goes to the steps before the reset.
 __device__ __forceinline__ void take_G(G_Part &G, Place at, real *gW, bool &first) {
     add_G(G, at, gW, first);
     set_zero(G);
 }
 
-// The end of a sequence: G belongs to the matrix with which it started. gW and gstate (D, M) may be null.
+// The end of a sequence: G is the gradient of the matrix from which it started. gW and gstate (D, M) may be null.
 __device__ __forceinline__ void end_sequence(G_Part &G, Place at, bool began_with_state, real *gW, bool &first,
                                              SRWM_STATE_GRADIENT *gstate) {
     if (!began_with_state) add_G(G, at, gW, first);
@@ -299,7 +300,7 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
     };
     G.in_memory<FAR, false>(0, G_Part::FIRST_NEAR, of_quad);
     G.in_memory<NEAR, false>(G_Part::FIRST_NEAR, G_Part::FIRST_HELD, of_quad);
-    // Four quads at a time: the shuffles of one do not wait for those of another.
+    // Four quads at a time, so that their shuffles do not wait for each other.
     constexpr int AT_ONCE = 4;
 #pragma unroll
     for (int first = G_Part::FIRST_HELD; first < QUADS; first += AT_ONCE) {
@@ -314,10 +315,10 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
     }
 }
 
-// Sets W to the matrix before step `end`, where it cannot be recovered by undoing. It is read if it was saved, and
-// otherwise computed from the last saved matrix: step t adds key(t, d) * value(t, c) at (d, c). saved(i) is the matrix
-// after segment i. Before all saved ones comes the matrix with which the sequence started: `of_state`, or `initial`
-// where `state` is null or step 0 is a reset. Resets lead to `initial`.
+// Sets W to the matrix before step `end`, if undoing cannot give it. W is read if it was saved, and otherwise
+// recomputed from the last saved matrix: step t adds key(t, d) * value(t, c) at (d, c). saved(i) is the matrix after
+// segment i. Without an earlier saved one, it is recomputed from the matrix from which the sequence started:
+// `of_state`, or `initial` if `state` is null or step 0 is a reset. After a reset, W is `initial`.
 template <class Sizes, class I, class T, class S, class A, class B>
 __device__ __forceinline__ void restore(W_Part &W, Place at, long long end, const Sizes &s, const Resets &resets,
                                         Source<I> initial, const T *state, Source<T> of_state, S saved, A key,
@@ -330,7 +331,7 @@ __device__ __forceinline__ void restore(W_Part &W, Place at, long long end, cons
         for (long long t = begin; t < end; t++)
             if (resets.before(t)) begin = t, after = -1, from_state = false;
     }
-    // One call of `set` for each type, not for each source: every call takes registers.
+    // `set` is called once for each type, not for each source: every call takes registers.
     const Source<real> wide = {saved(after), M, 1};
     if constexpr (sizeof(I) == sizeof(real)) {
         set(W, at, after >= 0 ? wide : from_state ? of_state : initial);

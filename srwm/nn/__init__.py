@@ -1,8 +1,8 @@
-"""torch layers: a self-referential weight matrix per head, three to compare it with, a feed-forward block.
+"""torch layers: a self-referential weight matrix per head, three to compare with it, a feed-forward block.
 
-All are called alike, ``out, state = layer(h, state, reset, mask)``, so that one can stand in another's
-place: `SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, and a `Stack` of them. Batch-first. Letters:
-`srwm.reference`; further H heads of D = d_model / H entries each.
+All have the same call, ``out, state = layer(h, state, reset, mask)``, so that each can replace another:
+`SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, and a `Stack` of them. They are batch-first.
+Letters: `srwm.reference`; in addition H, the number of heads, each with D = d_model / H entries.
 """
 
 from srwm.nn._mixer import Residual

@@ -1,4 +1,4 @@
-"""Fast weights under the delta rule, as `DeltaNet` and `SRDelta` use them."""
+"""Fast weights under the delta rule, for `DeltaNet` and `SRDelta`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def fast_weights(
     reset: Tensor | None,
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The delta rule from fast weights S, or from zeros, where a reset leads too.
+    """Run the delta rule from fast weights S, or from zeros. A reset returns to zeros, too.
 
-    The fast weights come back in the precision of states.
+    The fast weights are returned in the precision of states.
     """
     if not return_state:
         return delta.forward(q, k, v, beta, None, S, reset=reset), None
     dtype = _checks.state_dtype(q.dtype)
-    if S is None and dtype != q.dtype:  # so that the fast weights come back in their precision
+    if S is None and dtype != q.dtype:  # so that the fast weights are returned in this dtype
         S = q.new_zeros(q.shape[-1], v.shape[-1], dtype=dtype)
     return delta.forward(q, k, v, beta, None, S, reset=reset, return_state=True)

@@ -1,4 +1,4 @@
-"""What all layers share: how they are called, their checks, the mask, single steps."""
+"""The base class of all layers: their call, checks, mask and single steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from srwm.nn import _checks
 class Layer(nn.Module):
     """A layer, called ``out, state = layer(h, state, reset, mask)``.
 
-    A layer of one's own says what it is made for (`d_model`, `d_out`, `state_shape`, `_kind`) and does its
-    work in `_run`, on arguments that fit and on inputs that are zero at padding.
+    A subclass defines its sizes (`d_model`, `d_out`, `state_shape`, `_kind`) and computes in `_run`. `_run`
+    gets checked arguments, and inputs that are zero at padding.
 
     Attributes
     ----------
@@ -32,11 +32,11 @@ class Layer(nn.Module):
 
     @property
     def state_shape(self) -> tuple[int, int, int] | None:
-        """The last three axes of a state, (H, D, columns); None for a layer that carries nothing."""
+        """The last three axes of a state, (H, D, columns); None for a layer without a state."""
         return None
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Initialise all parameters again."""
         raise NotImplementedError
 
     def _kind(self) -> tuple[torch.dtype, torch.device]:
@@ -46,9 +46,10 @@ class Layer(nn.Module):
     def _run(
         self, h: Tensor, state: Any, reset: Tensor | None, padding: Tensor | None, return_state: bool
     ) -> tuple[Tensor, Any]:
-        """The outputs, which may be anything finite where `padding` (..., L) is true, and the state.
+        """The outputs and the state.
 
-        There h is zero, no reset is true, and the state must not change.
+        Where `padding` (..., L) is true, h is zero and reset is false. There the state must not change, and
+        the outputs may be anything finite.
         """
         raise NotImplementedError
 
@@ -66,51 +67,51 @@ class Layer(nn.Module):
         Parameters
         ----------
         h : Tensor (..., L, d_model)
-            Inputs, of the parameters' dtype; under torch.autocast also float32 or halves beside others.
+            Inputs, with the dtype of the parameters; under torch.autocast also float32 or halves.
         state : Tensor (..., H, D, columns), optional
-            What the segment before returned, or `initial_state`; the class says what it is. None: the
-            sequences begin. In float32, also beside halves; in float64 beside float64. Its leading axes
-            broadcast to those of h, and do not enlarge them.
+            The state that the previous segment returned, or `initial_state`; the class says what it is.
+            None: the sequences begin. It is float32, also with halves; it is float64 with float64. Its
+            leading axes broadcast to those of h, and do not enlarge them.
         reset : bool Tensor (..., L), optional
-            Where true, the layer begins anew before that step (an episode's first), as without a state.
-            Its leading axes broadcast to those of h, and do not enlarge them.
+            True at the first step of an episode: before that step the layer starts again, as without a
+            state. Its leading axes broadcast to those of h, and do not enlarge them.
         mask : bool Tensor (..., L), optional
-            False at padding, which may stand before, behind or between the steps of a sequence. Its
-            leading axes broadcast to those of h. The sequences are then as they would be without these
-            steps: what stands in h there (NaN too) reaches no output, no state and no gradient, a reset
-            there counts for nothing, and the output there is zero.
+            False at padding, which may be before, after or between the steps of a sequence. Its leading
+            axes broadcast to those of h. The results are those of the sequences without these steps: h
+            there, even NaN, changes no other output, no state and no gradient; a reset there is ignored;
+            and the output there is zero.
         return_state : bool
-            Whether the state is wanted. Without it, single steps of many sequences that all continue
-            from one state cost far less memory and time.
+            Whether to return the state. Without it, single steps of many sequences that all continue from
+            one state take far less memory and time.
 
         Returns
         -------
         out : Tensor (..., L, d_out)
-            d_out is d_model but for ``residual="none"``.
+            d_out is d_model, except perhaps with ``residual="none"``.
         state : Tensor (..., H, D, columns) or None
-            To carry on, with the leading axes of h; None without `return_state`, and from layers that
-            carry nothing. Gradients flow through it; ``state.detach()`` truncates them.
+            The state for the next segment, with the leading axes of h; None without `return_state`, and
+            from layers without a state. Gradients flow through it; ``state.detach()`` truncates them.
 
         Raises
         ------
         TypeError
-            What is no dense tensor (a PackedSequence, a nested or a sparse one), other dtypes than said
-            above.
+            An argument that is not a dense tensor (a PackedSequence, a nested or a sparse tensor), or has
+            another dtype than those above.
         ValueError
             Shapes that do not fit, tensors on two devices.
 
         Warns
         -----
         RuntimeWarning
-            Once in a process, if a state that is returned is not finite. Only states on the CPU are
-            looked at, and not under compilers, transforms and profilers: to look at one on a GPU, the
-            processor would have to wait for it.
+            Once in a process, if a returned state is not finite. Only states on the CPU are checked, and
+            not under compilers, transforms and profilers: to check a state on a GPU, the processor would
+            have to wait for it.
 
         Notes
         -----
-        Batches of sequences of different lengths are padded, at either end, and masked; left padding lets
-        all sequences end together, so that one query behind each of them is one step for all. Where
-        sequences follow one another in one row instead, `reset` is true at the first step of each.
+        Batches of sequences of different lengths are padded, at either end, and masked. With left padding
+        all sequences end at the same step, so that a query after each sequence is one step for all. If
+        several sequences follow one another in one row instead, `reset` is true at the first step of each.
 
         Examples
         --------
@@ -130,7 +131,7 @@ class Layer(nn.Module):
         else:
             padding = ~mask
             rows = padding.unsqueeze(-1)
-            # Zeros take the place of what may be NaN before anything reads it: zero times NaN is NaN.
+            # Inputs at padding may be NaN. They are zeroed before they are read: 0 * NaN is NaN.
             h = h.masked_fill(rows, 0)
             if reset is not None:
                 reset = reset & mask
@@ -149,7 +150,7 @@ class Layer(nn.Module):
         *,
         return_state: bool = True,
     ) -> tuple[Tensor, Any]:
-        """Run the layer over one step, whose tensors have no axis of steps: to act.
+        """Run the layer over one step, for agents. The tensors have no axis of steps.
 
         Parameters
         ----------
@@ -183,7 +184,7 @@ class Layer(nn.Module):
         torch.Size([5, 12])
         """
         self._check(f"{type(self).__name__}.step", h, state, reset, mask, has_steps=False)
-        # A call like any other, so that hooks run: pruning and weight norm live in them.
+        # An ordinary call, so that hooks run: pruning and weight norm are hooks.
         out, state = self(
             h.unsqueeze(-2),
             state,
@@ -194,18 +195,18 @@ class Layer(nn.Module):
         return out.squeeze(-2), state
 
     def initial_state(self, *lead: int) -> Any:
-        """The state of sequences that begin: zeros, which a call takes as it takes no state at all.
+        """The state of sequences that begin: zeros. A call with it is the same as one without a state.
 
         Parameters
         ----------
         *lead : int
-            Leading axes, as those of the inputs: ``initial_state(B)`` goes with h (B, L, d_model).
+            Leading axes, those of the inputs: ``initial_state(B)`` is for h (B, L, d_model).
 
         Returns
         -------
         state : Tensor (*lead, H, D, columns) or None
-            On the parameters' device; float64 beside float64, else float32. None from layers that carry
-            nothing.
+            On the device of the parameters; float64 if they are float64, else float32. None from layers
+            without a state.
 
         Examples
         --------
@@ -219,14 +220,14 @@ class Layer(nn.Module):
         return torch.zeros(*lead, *self.state_shape, dtype=_checks.state_dtype(dtype), device=device)
 
     def _check(self, call: str, h: Any, state: Any, reset: Any, mask: Any, *, has_steps: bool) -> None:
-        """Raise unless the arguments of a call fit the layer and each other."""
+        """Raise an error unless the arguments of a call fit the layer and each other."""
         _checks.inputs(call, h, self.d_model, *self._kind(), has_steps=has_steps)
         _checks.flag(call, "reset", reset, h, has_steps=has_steps)
         _checks.flag(call, "mask", mask, h, has_steps=has_steps)
         self._check_state(call, "state", state, h, has_steps=has_steps)
 
     def _check_state(self, call: str, argument: str, state: Any, h: Tensor, *, has_steps: bool) -> None:
-        """Raise unless the state, an argument of this name, fits the layer and h."""
+        """Raise an error unless the state, an argument with this name, fits the layer and h."""
         if self.state_shape is None:
             _checks.no_state(call, argument, state)
         else:
@@ -238,7 +239,7 @@ _has_warned = False
 
 
 def _warn_unless_finite(name: str, state: Tensor) -> None:
-    """Warn of a state that is not finite, the first time in a process that one is seen."""
+    """Warn if a state is not finite, once in a process."""
     global _has_warned
     if torch.compiler.is_compiling() or _has_warned or state.device.type != "cpu":
         return
@@ -251,5 +252,5 @@ def _warn_unless_finite(name: str, state: Tensor) -> None:
         "look for inputs that are not finite, a learning rate that is too high, or keys that are too long. "
         "This is said once",
         RuntimeWarning,
-        stacklevel=5,  # past forward and two functions of torch's Module
+        stacklevel=5,  # skips forward and two functions of torch's Module
     )

@@ -1,4 +1,4 @@
-"""What the layers with heads share: the heads, the residual forms, the last linear map."""
+"""The base class of the layers with heads: the heads, the residual forms, the last linear map."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Residual = Literal["norm_skip", "plain", "pre_norm", "none"]
 
 
 class Mixer(Layer):
-    """A layer that mixes steps or entries per head, between a norm and a linear map.
+    """A layer that mixes steps or entries for each head, between a norm and a linear map.
 
     Attributes
     ----------
     n_heads, d_head : int
         H and D = d_model / H.
     residual : str
-        Which residual form, see `srwm.nn.SRWM`.
+        The residual form, see `srwm.nn.SRWM`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Mixer(Layer):
         self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Initialise all parameters again."""
         self.out_linear.reset_parameters()
         if self.layer_norm is not None:
             self.layer_norm.reset_parameters()
@@ -92,14 +92,14 @@ class Mixer(Layer):
         padding: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """What a layer does to its input x (..., L, d_model): y (..., H, L, D) and the state.
+        """x (..., L, d_model) -> y (..., H, L, D) and the state.
 
-        `reset` and `padding` are (..., 1, L). At padding x is no longer zero, after a norm.
+        `reset` and `padding` are (..., 1, L). After a norm, x is no longer zero at padding.
         """
         raise NotImplementedError
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(..., L, H columns) -> (..., H, L, columns): a view, the kernels take any strides."""
+        """(..., L, H columns) -> (..., H, L, columns), as a view: the kernels take any strides."""
         return x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
 
     def _options(self) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class Mixer(Layer):
         return {"residual": self.residual} | ({} if self.d_out == self.d_model else {"d_out": self.d_out})
 
     def extra_repr(self) -> str:
-        """The options, as torch prints them."""
+        """The options, for torch's repr."""
         options = "".join(f", {name}={value!r}" for name, value in self._options().items())
         return f"{self.d_model}, n_heads={self.n_heads}{options}"
 
 
 def kind_of(weight: Tensor) -> tuple[torch.dtype, torch.device]:
-    """Dtype and device of a parameter."""
+    """The dtype and the device of a parameter."""
     return weight.dtype, weight.device

@@ -1,4 +1,4 @@
-"""What `SRWM` and `SRDelta` share: matrices W (H, D, Do + 2 D + 4) that sequences depart from."""
+"""The base class of `SRWM` and `SRDelta`: sequences begin with the matrices W (H, D, Do + 2 D + 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srwm.operators import srwm as operator
 
 
 class SelfReferential(Mixer):
-    """A layer whose heads have a self-referential weight matrix each.
+    """A layer with a self-referential weight matrix in each head.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class SelfReferential(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: W from N(0, 1 / D), q's block scaled, the rates' block shifted."""
+        """Initialise all parameters again: W from N(0, 1 / D), q's block scaled, the rates' shifted."""
         super().reset_parameters()
         with torch.no_grad():
             self.W.normal_(std=1 / math.sqrt(self.d_head))
@@ -51,7 +51,7 @@ class SelfReferential(Mixer):
             w_beta.add_(self.beta_init)
 
     def _outputs_per_head(self) -> int:
-        """Do, what W gives besides queries, keys and rates for itself."""
+        """Do: the outputs of W for each head, besides the queries, keys and rates of its own updates."""
         raise NotImplementedError
 
     def _kind(self) -> tuple[torch.dtype, torch.device]:
@@ -65,21 +65,21 @@ class SelfReferential(Mixer):
         padding: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The operator per head: (..., L, d_model) -> its outputs (..., H, L, Do) and the next shift.
+        """Run the operator for each head: (..., L, d_model) -> outputs (..., H, L, Do) and the next shift.
 
-        The shift of the matrices from W is formed and kept in the precision of states.
+        The shift of the matrices from W is computed and returned in the precision of states.
         """
-        x = self._by_head(x).to(self.W.dtype)  # another one under autocast
+        x = self._by_head(x).to(self.W.dtype)  # under autocast x has another dtype
         if self.input_softmax:
             x = x.softmax(-1)
-        if padding is not None:  # of a zero input queries and keys are equal, and W stays as it is
+        if padding is not None:  # with a zero input, query and key are equal, and W does not change
             x = x.masked_fill(padding.unsqueeze(-1), 0)
         W = self.W.to(_checks.state_dtype(self.W.dtype))
         start = None
         if shift is not None:
             start = W + shift
         elif return_state and W.dtype != self.W.dtype:
-            start = W  # so that the matrices come back in its precision
+            start = W  # so that the matrices are returned in its precision
         if not return_state:
             return operator.forward(x, self.W, start, reset=reset), None
         y, W_next = operator.forward(x, self.W, start, reset=reset, return_state=True)
@@ -99,7 +99,7 @@ class SelfReferential(Mixer):
         names = [prefix + name for name in ("W_y", "W_q", "W_k", "w_b")]
         packed = prefix + "W"
         found = {name: state_dict.pop(name) for name in names if name in state_dict}
-        if packed in state_dict:  # beside it, published ones are too many
+        if packed in state_dict:  # W is there: published names are then unexpected keys
             state_dict |= found
             found = {}
         absent = [name for name in names if name not in found] if found else []
@@ -107,18 +107,18 @@ class SelfReferential(Mixer):
         if found and not absent and not errors:
             blocks = [found[name].reshape(self.n_heads, self.d_head, -1) for name in names]
             state_dict[packed] = torch.cat(blocks, -1)
-        if found and self.layer_norm is None:  # published, but never used there
+        if found and self.layer_norm is None:  # it is in published weights, but was never used
             for name in ("weight", "bias"):
                 state_dict.pop(f"{prefix}layer_norm.{name}", None)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if absent or errors:  # these say what W lacks
+        if absent or errors:  # these messages replace that of the missing W
             missing_keys[:] = [*(key for key in missing_keys if key != packed), *absent]
             error_msgs.extend(errors)
 
     def _misfits(self, published: dict[str, Any], prefix: str) -> list[str]:
-        """What is wrong with published weights, by their names in the state dict."""
+        """Error messages for published weights that do not fit; keys are names in the state dict."""
         H, D = self.n_heads, self.d_head
         columns = {"W_y": self._outputs_per_head(), "w_b": 4}
         errors = []

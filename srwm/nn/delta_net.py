@@ -1,4 +1,4 @@
-"""The layer of fast weights that a linear map programs."""
+"""The layer of fast weights that are programmed by a linear map."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from srwm.nn._mixer import Mixer, Residual, kind_of
 class DeltaNet(Mixer):
     """Multi-head fast weights under the delta rule, pre-norm (Schlag, Irie, Schmidhuber, ICML 2021).
 
-    A linear map of the normalised input gives each head its query, key, value and rate at every step; the
-    weights that these write and read start at zero and are all that one step passes on to the next::
+    At every step a linear map of the normalised input gives each head a query, key, value and rate. These
+    write and read the fast weights, which start at zero and are all that one step passes on to the next::
 
         q, k, v, b = slow_net(layer_norm(h))          per head D + D + D + 1 outputs
         phi(a) = (elu(a) + 1) / (sum(elu(a) + 1) + eps)
         y = delta rule of phi(q), phi(k), v, sigmoid(b); see `srwm.delta.forward`
         out = h + dropout(out_linear(y))              or another residual form, as in `SRWM`
 
-    It is the self-referential weight matrix's predecessor and its rival in Irie et al., ICML 2022: there
-    slow_net stays as it was trained, where `SRWM` goes on changing the map itself.
+    It is the predecessor of the self-referential weight matrix, and is compared with it in Irie et al.,
+    ICML 2022: here slow_net does not change after training, while `SRWM` continues to change its own map.
 
     Parameters
     ----------
     d_model : int
         Entries of an input vector; a multiple of `n_heads`.
     n_heads : int
-        Heads H, each with fast weights of its own, (D, D).
+        Heads H; each has fast weights (D, D).
     residual : {"pre_norm", "norm_skip", "plain", "none"}
-        As for `SRWM`; "pre_norm" in the published layer.
+        As for `SRWM`; the published layer has "pre_norm".
     d_out : int, optional
-        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+        Entries of an output vector, by default `d_model`; only with ``residual="none"`` may it differ.
     eps : float
-        Addend to the sums that queries and keys are divided by: 0 in the paper's few-shot models, 1e-5 in
-        its reinforcement learning. Without it, too, nothing is divided by zero.
+        It is added to the sums by which queries and keys are divided: 0 in the paper's few-shot models,
+        1e-5 in its reinforcement learning. With 0, too, nothing is divided by zero.
     dropout : float
         Probability of dropout on the output of out_linear.
     device, dtype
-        As for every torch layer.
+        As for other torch layers.
 
     Attributes
     ----------
     slow_net : Linear
-        From d_model to H (3 D + 1) entries, without bias; each head's are next to each other, in the
+        From d_model to H (3 D + 1) entries, without bias. The entries of each head are contiguous, in the
         order q, k, v, b.
 
     Notes
     -----
-    The state (..., H, D, D) is the fast weights of each sequence, from keys to values, in float32 beside
-    halves and under autocast too. A reset leads back to zeros. Unlike in the published code, gradients
-    flow through a carried state. Parameters have the published names.
+    The state (..., H, D, D) is the fast weights of each sequence, from keys to values. It is float32 also
+    with halves and under autocast. A reset returns to zeros. Unlike in the published code, gradients flow
+    through the state from one segment to the previous one. Parameters have the published names.
 
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are not integers.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
-        than "none".
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
+        without ``residual="none"``.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class DeltaNet(Mixer):
         self.slow_net = nn.Linear(self.d_model, self.n_heads * (3 * self.d_head + 1), bias=False, **factory)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as torch's linear maps and layer norms do."""
+        """Initialise all parameters again, as torch's linear maps and layer norms do."""
         super().reset_parameters()
         self.slow_net.reset_parameters()
 
@@ -105,7 +105,7 @@ class DeltaNet(Mixer):
         weight = self.slow_net.weight
         if isinstance(weight, Tensor):
             return kind_of(weight)
-        return torch.float32, torch.device("cpu")  # quantised: its weight is a method
+        return torch.float32, torch.device("cpu")  # quantised: then weight is a method
 
     def _mix(
         self,
@@ -116,7 +116,7 @@ class DeltaNet(Mixer):
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
         D = self.d_head
-        # What is written has the precision of the parameters, under autocast too.
+        # Queries, keys and values have the precision of the parameters, under autocast too.
         columns = self._by_head(self.slow_net(x)).to(self._kind()[0])
         q, k, v, b = columns.split([D, D, D, 1], -1)
         beta = b.squeeze(-1).sigmoid()
@@ -130,15 +130,15 @@ class DeltaNet(Mixer):
 
 
 def positive(a: Tensor, eps: float) -> Tensor:
-    """elu(a) + 1, all positive, divided by its sum over the last axis and `eps`: with eps = 0 it sums to 1.
+    """elu(a) + 1, which is positive, divided by (its sum over the last axis + eps).
 
-    Without underflow to 0 / 0 and overflow to inf / inf: all is divided by the greatest entry beforehand,
-    and computed in float32 for halves.
+    With eps = 0 the result sums to 1. To avoid 0 / 0 by underflow and inf / inf by overflow, everything is
+    first divided by the greatest entry. Halves are computed in float32.
     """
     wide = a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
-    greatest = wide.detach().amax(-1, keepdim=True)  # constant: the quotient does not depend on it
+    greatest = wide.detach().amax(-1, keepdim=True)  # detached: the quotient does not depend on it
     exponent, scale = greatest.clamp(max=0), 1 + greatest.relu()
-    # Not elu(a) + 1 as written: that rounds the small values, all of it below -17, to 0 in float32.
+    # Not elu(a) + 1 as written: in float32 that rounds small values, and is 0 for a < -17.
     shares = ((wide.clamp(max=0) - exponent).exp() + wide.relu()) / scale
     total = shares.sum(-1, keepdim=True)
     if eps:

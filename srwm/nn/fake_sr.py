@@ -14,27 +14,27 @@ from srwm.nn._mixer import Mixer, Residual, kind_of
 class FakeSR(Mixer):
     """The ablation "fake SR": `SRWM` without self-modification, ``y = x W_y`` per head.
 
-    What is left is a feed-forward layer, with the parameters of an SRWM but those that write: what an
-    SRWM can do beyond it, it does by changing its weights. Irie et al., ICML 2022, reinforcement learning.
+    It is a feed-forward layer, with those parameters of an SRWM that give y. What an SRWM can do and this
+    layer cannot, the SRWM does by changing its weights. Irie et al., ICML 2022, reinforcement learning.
 
     Parameters
     ----------
     d_model : int
         Entries of an input vector; a multiple of `n_heads`.
     n_heads : int
-        Heads H, each with a weight matrix of its own, (D, D).
+        Heads H; each has a weight matrix (D, D).
     residual : {"plain", "norm_skip", "pre_norm", "none"}
-        As for `SRWM`, with which it is to be compared: "plain" in the published reinforcement learning,
-        the only place where it is used; "norm_skip" beside the paper's few-shot layer.
+        As for the `SRWM` with which it is compared: "plain" in the published reinforcement learning, which
+        alone uses this layer; "norm_skip" to compare with the paper's few-shot layer.
     d_out : int, optional
-        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+        Entries of an output vector, by default `d_model`; only with ``residual="none"`` may it differ.
     input_softmax : bool
-        Whether each head's input goes through a softmax: it does not in the published form, though it
-        does in the SRWM beside it.
+        Whether each head's input goes through a softmax. In the published form it does not, although in the
+        SRWM that is compared it does.
     dropout : float
         Probability of dropout on the output of out_linear.
     device, dtype
-        As for every torch layer.
+        As for other torch layers.
 
     Attributes
     ----------
@@ -42,18 +42,18 @@ class FakeSR(Mixer):
 
     Notes
     -----
-    Nothing passes from one step to the next, so the state is always None and a reset changes nothing:
-    ``out, state = layer(h, state, reset, mask)`` goes through segments as with the other layers.
-    Parameters have the published names; published checkpoints hold a layer norm besides that was never
-    used, hence ``load_state_dict(..., strict=False)``.
+    Nothing passes from one step to the next, so the state is always None and a reset changes nothing.
+    ``out, state = layer(h, state, reset, mask)`` runs over segments as with the other layers. Parameters
+    have the published names. Published checkpoints also have a layer norm, which was never used; load them
+    with ``load_state_dict(..., strict=False)``.
 
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are not integers.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, `d_out` beside another residual than
-        "none", or, when called, a state.
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
+        without ``residual="none"``. A call raises it if it gets a state.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class FakeSR(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: W_y from N(0, 1 / D)."""
+        """Initialise all parameters again: W_y from N(0, 1 / D)."""
         super().reset_parameters()
         with torch.no_grad():
             self.W_y.normal_(std=1 / math.sqrt(self.d_head))

@@ -13,11 +13,11 @@ from srwm.nn._mixer import kind_of
 
 
 class FeedForward(Layer):
-    """Pre-norm feed-forward block: ``h + FF(layer_norm(h))``, FF two linear maps with a ReLU between.
+    """Pre-norm feed-forward block: ``h + FF(layer_norm(h))``. FF is two linear maps with a ReLU in between.
 
-    It is called as the other layers are, so that it can stand in their place and in a `Stack`:
-    ``out, state = block(h)``. Nothing passes from one step to the next: the state is always None, and a
-    reset changes nothing.
+    It has the same call as the other layers, ``out, state = block(h)``, so that it can replace them and be
+    in a `Stack`. Nothing passes from one step to the next: the state is always None, and a reset changes
+    nothing.
 
     Parameters
     ----------
@@ -26,19 +26,19 @@ class FeedForward(Layer):
     dropout : float
         Probability of dropout after the ReLU and after the second map.
     device, dtype
-        As for every torch layer.
+        As for other torch layers.
 
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are not integers.
     ValueError
-        Sizes below 1, or, when called, a state.
+        Sizes below 1. A call raises it if it gets a state.
 
     Notes
     -----
-    The block of Vaswani et al., NeurIPS 2017, with the norm in front, as beside every layer of Irie et al.,
-    ICML 2022.
+    The block of Vaswani et al., NeurIPS 2017, with the norm first. In Irie et al., ICML 2022, such a block
+    follows every layer.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class FeedForward(Layer):
         )
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as torch's linear maps and layer norms do."""
+        """Initialise all parameters again, as torch's linear maps and layer norms do."""
         self.layer_norm.reset_parameters()
         for layer in self.ff_layers:
             if isinstance(layer, nn.Linear):

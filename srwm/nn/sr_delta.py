@@ -1,4 +1,4 @@
-"""The layer of fast weights that self-referential weight matrices program."""
+"""The layer of fast weights that are programmed by self-referential weight matrices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from srwm.nn._self_referential import SelfReferential
 
 
 class SRDelta(SelfReferential):
-    """Fast weights under the delta rule, programmed by a matrix that rewrites itself ("SR-Delta").
+    """Fast weights under the delta rule, programmed by a matrix that updates itself ("SR-Delta").
 
-    A self-referential matrix gives each head, at every step, the query, key, value and rate with which fast
-    weights are written and read, as the linear map of `DeltaNet` does, which stays as it was trained::
+    At every step a self-referential matrix gives each head the query, key, value and rate with which the
+    fast weights are written and read. In `DeltaNet` a linear map does this, which does not change after
+    training::
 
         q, k, v, b = op(x)                            per head D + D + D + 1 outputs; x, op as in `SRWM`
         y = delta rule of softmax(q), softmax(k), v, sigmoid(b); see `srwm.delta.forward`
@@ -29,19 +30,19 @@ class SRDelta(SelfReferential):
     d_model : int
         Entries of an input vector; a multiple of `n_heads`.
     n_heads : int
-        Heads H, each with a matrix of its own, (D, 5 D + 5), and fast weights, (D, D).
+        Heads H; each has a matrix (D, 5 D + 5) and fast weights (D, D).
     residual : {"plain", "norm_skip", "pre_norm", "none"}
-        As for `SRWM`; "plain" in the published layer.
+        As for `SRWM`; the published layer has "plain".
     d_out : int, optional
-        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+        Entries of an output vector, by default `d_model`; only with ``residual="none"`` may it differ.
     input_softmax : bool
         Whether each head's input goes through a softmax, as in the published layer.
     beta_init, q_scale : float
-        As for `SRWM`: of the self-referential matrix's rates for itself, and its queries to itself.
+        As for `SRWM`: for the rates and queries with which the self-referential matrix updates itself.
     dropout : float
         Probability of dropout on the output of out_linear.
     device, dtype
-        As for every torch layer.
+        As for other torch layers.
 
     Attributes
     ----------
@@ -50,18 +51,18 @@ class SRDelta(SelfReferential):
 
     Notes
     -----
-    The state (..., H, D, 6 D + 5) is two: the shift of each sequence's matrices from the parameter W, as in
-    `SRWM`, and beside it, in the last D columns, the fast weights from keys to values, as in `DeltaNet`. It
-    is float32 beside halves, too. A reset leads back to W and to zeros. ``load_state_dict`` takes the
-    published names too, as `SRWM`.
+    The state (..., H, D, 6 D + 5) has two parts: the shift of each sequence's matrices from the parameter
+    W, as in `SRWM`, and in the last D columns the fast weights from keys to values, as in `DeltaNet`. It is
+    float32 also with halves. A reset returns to W and to zeros. ``load_state_dict`` also takes the
+    published names, as `SRWM`.
 
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are not integers.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
-        than "none".
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
+        without ``residual="none"``.
 
     Examples
     --------

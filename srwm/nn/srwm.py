@@ -14,7 +14,7 @@ from srwm.nn._self_referential import SelfReferential
 class SRWM(SelfReferential):
     """Multi-head self-referential weight matrix layer (Irie et al., ICML 2022, section 3).
 
-    With op the operator applied per head and out_linear a linear map without bias::
+    op is the operator, applied for each head; out_linear is a linear map without bias::
 
         norm_skip   out = layer_norm(h) + dropout(out_linear(op(h)))     the paper's few-shot layer
         plain       out = h + dropout(out_linear(op(h)))                 its reinforcement-learning layer
@@ -26,21 +26,21 @@ class SRWM(SelfReferential):
     d_model : int
         Entries of an input vector; a multiple of `n_heads`.
     n_heads : int
-        Heads H, each with a weight matrix of its own, (D, M).
+        Heads H; each has a weight matrix (D, M).
     residual : {"norm_skip", "plain", "pre_norm", "none"}
         See above. "plain" and "none" have no layer_norm.
     d_out : int, optional
-        Entries of an output vector, by default `d_model`; others with ``residual="none"`` alone.
+        Entries of an output vector, by default `d_model`; only with ``residual="none"`` may it differ.
     input_softmax : bool
         Whether each head's input goes through a softmax (the paper's reinforcement-learning layer).
     beta_init : float
-        Mean of the initial weights that make the four rates.
+        Mean of the initial weights of the four rates.
     q_scale : float
         Factor on the initial W_q: 1 in the paper, 0.01 in follow-up work.
     dropout : float
         Probability of dropout on the output of out_linear.
     device, dtype
-        As for every torch layer.
+        As for other torch layers.
 
     Attributes
     ----------
@@ -50,17 +50,17 @@ class SRWM(SelfReferential):
     Notes
     -----
     The state (..., H, D, M) is the shift of each sequence's matrices from the parameter W, so that an
-    optimiser step between segments still counts. It is float32 beside halves, too. A reset leads back to W.
+    optimiser step between segments has its effect. It is float32 also with halves. A reset returns to W.
 
-    ``load_state_dict`` takes the published names too: W_y, W_q, W_k and w_b, each (1, H, D, columns).
+    ``load_state_dict`` also takes the published names: W_y, W_q, W_k and w_b, each (1, H, D, columns).
 
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are not integers.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
-        than "none".
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
+        without ``residual="none"``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Layers one after the other, as one layer."""
+"""A sequence of layers as one layer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ State = tuple[Any, ...]
 
 
 class Stack(Layer):
-    """Layers one after the other, called like one: ``out, state = stack(h, state, reset, mask)``.
+    """A sequence of layers with the call of one layer: ``out, state = stack(h, state, reset, mask)``.
 
-    Reset and mask go to all of them. The state is a tuple with the state of each layer, None for those
-    that carry nothing.
+    All layers get reset and mask. The state is a tuple with the state of each layer, None for layers
+    without a state.
 
     Parameters
     ----------
     layers : iterable of layers
-        Of this module: `SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, or stacks of them. Each
-        takes inputs of the size that the one before it gives.
+        Layers of this module: `SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, or stacks of them.
+        The inputs of each have the size of the outputs of the previous one.
 
     Attributes
     ----------
@@ -35,13 +35,14 @@ class Stack(Layer):
     Raises
     ------
     TypeError
-        What is no layer of this module.
+        An element that is not a layer of this module.
     ValueError
-        No layers, or sizes that do not follow from one another.
+        No layers, or sizes of neighbouring layers that do not fit.
 
     Notes
     -----
-    How the models of Irie et al., ICML 2022, are built: a mixing layer and a feed-forward block, repeated.
+    The models of Irie et al., ICML 2022, are such stacks: a mixing layer and a feed-forward block,
+    repeated.
 
     Examples
     --------
@@ -75,17 +76,17 @@ class Stack(Layer):
         self.d_model, self.d_out = given[0].d_model, given[-1].d_out
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Initialise all parameters again."""
         for layer in self._layers():
             layer.reset_parameters()
 
     def initial_state(self, *lead: int) -> State:
-        """The state of sequences that begin: that of each layer, in a tuple.
+        """The state of sequences that begin: a tuple with that of each layer.
 
         Parameters
         ----------
         *lead : int
-            Leading axes, as those of the inputs: ``initial_state(B)`` goes with h (B, L, d_model).
+            Leading axes, those of the inputs: ``initial_state(B)`` is for h (B, L, d_model).
 
         Returns
         -------

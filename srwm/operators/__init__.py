@@ -1,1 +1,1 @@
-"""The operators: one file for each, with its description and its public functions."""
+"""The operators: each has one file, with its description and its public functions."""

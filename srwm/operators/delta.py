@@ -1,6 +1,6 @@
-"""Fast weights under the delta rule: their description and their functions, `srwm.delta`.
+"""Fast weights under the delta rule: the description and the functions of `srwm.delta`.
 
-The operator that the self-referential weight matrix generalises. Letters and numbered steps:
+The self-referential weight matrix generalises this operator. Letters and numbered steps:
 `srwm.reference.delta`.
 """
 
@@ -45,8 +45,8 @@ def forward(
 ) -> Any:
     """Run fast weights under the delta rule over sequences, read after write.
 
-    At every step t the fast weights S answer the key k_t with v_t a little more exactly, and then the
-    query q_t::
+    At every step t the fast weights S are changed, so that the key k_t reads the value v_t more exactly.
+    Then the query q_t reads the output::
 
         S <- S + k_t^T (beta_t (v_t - k_t S))
         y_t = q_t S
@@ -54,24 +54,25 @@ def forward(
     Parameters
     ----------
     q, k : arrays (..., L, D)
-        Queries and keys, as they are: any feature map or normalisation belongs to the layer. L >= 0,
-        D >= 1. float16, bfloat16 (computed in float32), float32 or float64. NumPy arrays, torch
+        Queries and keys. They are used as given: any feature map or normalisation belongs to the layer.
+        L >= 0, D >= 1. float16, bfloat16 (computed in float32), float32 or float64. NumPy arrays, torch
         tensors (differentiable), or any arrays with ``__dlpack__``; the device of q decides where the
-        operator runs. A step multiplies S along k_t by 1 - beta_t |k_t|^2: with beta_t in [0, 1], keys no
-        longer than sqrt(2) keep S from growing without bound. On CUDA the gradients of longer keys lose
-        digits; on the CPU they stay exact, and take longer.
+        operator runs. A step multiplies S along k_t by 1 - beta_t |k_t|^2: with beta_t in [0, 1] and keys
+        no longer than sqrt(2), S does not grow without bound. With longer keys, gradients lose digits on
+        CUDA; on the CPU they stay exact, but take longer.
     v : array (..., L, Do)
-        Values, Do >= 1. This and all that follow: array type, dtype and device of q.
+        Values, Do >= 1. v and all operands below have the array type, dtype and device of q.
     beta : array (..., L)
-        Rates, one for each step, as they are: after any sigmoid.
+        Rates, one for each step. They are used as given, so after any sigmoid.
     S : array (..., D, Do), optional
         Fast weights with which sequences begin; None is zero. Leading axes of all operands broadcast, as
         in a NumPy generalised ufunc (l,d),(l,d),(l,o),(l),(d,o)->(l,o).
     state : array (..., D, Do), optional
-        Fast weights with which the sequences start instead: what `return_state` gave for their earlier
-        part. Of q's dtype, or float32 beside halves.
+        Fast weights with which the sequences start instead of S: those that a call with `return_state`
+        returned for the earlier part of the sequences. Its dtype is that of q; with halves it may also be
+        float32.
     reset : bool array (..., L), optional
-        Where true, the fast weights return to S before that step, also at the first one.
+        Where true, the fast weights return to S before that step. The first step may be a reset, too.
     return_state : bool
         Whether to return the fast weights after the last step as well.
     backend : {"cython", "cuda", "reference"}, optional
@@ -86,18 +87,18 @@ def forward(
     y : array (..., L, Do)
         Outputs, of q's array type, dtype and device.
     S_next : array (..., D, Do)
-        The fast weights after the last step, of state's dtype, without a state of q's; only with
-        `return_state`.
+        The fast weights after the last step, with the dtype of state, or of q if there is no state. Only
+        returned with `return_state`.
 
     Raises
     ------
     TypeError
-        Not arrays, dtypes that are not the four above or are mixed, mixed array types.
+        Arguments that are not arrays, other or mixed dtypes, mixed array types.
     ValueError
-        Shapes that do not fit, leading axes that do not broadcast, arrays on two devices, a backend
-        of no such name.
+        Shapes that do not fit, leading axes that do not broadcast, arrays on two devices, an unknown
+        backend.
     RuntimeError
-        The backend asked for cannot run here; the message says why.
+        The backend cannot run here; the message says why.
 
     Notes
     -----
@@ -105,8 +106,8 @@ def forward(
     equations 23 to 25. Irie, Schlag, Csordás, Schmidhuber: Going Beyond Linear Transformers with
     Recurrent Fast Weight Programmers, NeurIPS 2021.
 
-    Of tensors, all of torch's transforms work. Second derivatives and forward mode run through a loop of
-    torch operations: right, but slower, and with memory O(L D Do).
+    With tensors, all of torch's transforms work. Second derivatives and forward mode run a loop of torch
+    operations: this is right, but slower, and takes O(L D Do) memory.
 
     Examples
     --------
@@ -117,7 +118,7 @@ def forward(
     >>> y.shape, S.shape
     ((32, 8, 100, 16), (32, 8, 16, 16))
 
-    What was written last under a key of length 1, at rate 1, is what the key reads:
+    A key of length 1 reads the value that was last written with this key at rate 1:
 
     >>> key, values = np.array([[0.6, 0.8]] * 2), np.array([[1.0], [5.0]])
     >>> srwm.delta.forward(key, key, values, np.ones(2))
@@ -149,9 +150,9 @@ def vjp(
         As ``forward(..., return_state=True)``.
     pullback : callable
         ``pullback(grad_y, grad_S_next=None) -> (gq, gk, gv, gbeta, gS)``, with a state ``(..., gS,
-        gstate)``: gradients of exactly the shapes of the operands (summed over broadcast axes), for the
-        gradients of y and, unless None (zero), of S_next; gS is None where S was. May be called any
-        number of times. It holds O(L (D + Do)) memory a sequence.
+        gstate)``: gradients of exactly the shapes of the operands (summed over broadcast axes), from the
+        gradients of y and of S_next (None is zero); gS is None if S was. It may be called any number of
+        times. It holds O(L (D + Do)) memory for each sequence.
 
     Examples
     --------
@@ -181,7 +182,7 @@ def backward(
 ) -> tuple[Any, ...]:
     """Gradients of q, k, v, beta, S and state, from those of the results of `forward`.
 
-    Runs forward again first; `vjp` keeps what it needs instead.
+    It runs forward again first. `vjp` avoids this: it saves data for backward.
 
     Parameters
     ----------
@@ -195,14 +196,14 @@ def backward(
     Returns
     -------
     gq, gk, gv, gbeta, gS : arrays
-        Of exactly the shapes of the operands: summed over axes that were broadcast. gS is None where S is.
+        With exactly the shapes of the operands: summed over broadcast axes. gS is None if S is.
     gstate : array
-        Of the shape and dtype of state; only where one is given.
+        With the shape and dtype of state; only if state is given.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `forward`; also for gradients of other shapes or dtypes.
+        As `forward`; also for gradients with other shapes or dtypes.
 
     Examples
     --------

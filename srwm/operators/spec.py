@@ -1,11 +1,11 @@
-"""What an operator is, as a value. Everything about an operator but its arithmetic follows from it.
+"""The description of an operator, as a value. All but the arithmetic of the operator follows from it.
 
 The checks and their messages, the broadcast of leading axes, the names and shapes of results and
 gradients, the schema of its torch operators, the records of its kernels, its rows in the tests: all are
 derived from the description of its operands.
 
 Letters name axes. L is the axis of steps; every other letter is a size that the operands share. `...` are
-leading axes (batch, heads, anything), which all operands may have and which broadcast.
+leading axes (batch, heads, anything). All operands may have leading axes, and these broadcast.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Operand:
     name : str
         Its name in signatures and messages.
     axes : str
-        Its own axes, the last ones of its shape, as letters: "L D".
+        The last axes of its shape, after the leading ones, as letters: "L D".
     role : {"data", "parameter", "initial", "state", "flag"}
         data: has an entry for each step. parameter: the same at all steps. initial: a matrix with which
-        sequences begin, and to which a reset leads. state: with which they start instead. flag: bool.
+        sequences begin, and to which a reset returns. state: a matrix that replaces the initial one at the
+        start. flag: bool.
     optional : bool
         Whether it may be None.
     """
@@ -41,22 +42,22 @@ class Operand:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        """Settle what follows from the fields."""
+        """Compute all that follows from the fields."""
         _settle(self)
 
     @cached_property
     def letters(self) -> tuple[str, ...]:
-        """Its own axes, one letter each."""
+        """The letters of its axes after the leading ones."""
         return tuple(self.axes.split())
 
     @cached_property
     def core(self) -> int:
-        """The number of its own axes."""
+        """The number of its axes after the leading ones."""
         return len(self.letters)
 
     @property
     def form(self) -> str:
-        """Its shape as messages write it: "(..., L, D)"."""
+        """Its shape as in messages: "(..., L, D)"."""
         return f"({', '.join(('...', *self.letters))})"
 
     def shape(self, lead: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -70,18 +71,18 @@ class Operand:
 
 @dataclass(frozen=True)
 class Derived:
-    """A size that follows from those of the operands, and is at least 1.
+    """A size that follows from the sizes of the operands. It must be at least 1.
 
     Attributes
     ----------
     letter : str
         The letter of the size.
     of : callable
-        The size, from those that the shapes of the operands give.
+        Computes the size from the sizes in the shapes of the operands.
     operand : str
-        The operand to blame where the size is below 1.
+        The operand that the error names if the size is below 1.
     expected, remedy : str
-        What that operand has to look like, and how to get it, for the message.
+        The expected shape of this operand, and how to get it, for the message.
     """
 
     letter: str
@@ -92,48 +93,48 @@ class Derived:
 
 
 class Reference(Protocol):
-    """The arithmetic of one step, over an array namespace `xp`: a module with these two functions.
+    """The arithmetic of one step, for an array namespace `xp`: a module with these two functions.
 
     `arguments` are the entries of the data operands at this step, then the parameters, then the matrices
-    before the step, each with its leading axes.
+    before the step. Each has leading axes.
     """
 
     def step(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
         """The output of the step, then the matrices after it."""
 
     def step_backward(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
-        """The gradients of all `arguments`, which are followed here by those of the results of `step`."""
+        """The gradients of the arguments of `step`; after these come the gradients of its results."""
 
 
 def _settle(value: Any) -> None:
-    """Compute all cached properties now: torch's compiler cannot trace the lock that guards them later."""
+    """Compute all cached properties now: torch's compiler cannot trace their lock."""
     for name, attribute in vars(type(value)).items():
         if isinstance(attribute, cached_property):
             getattr(value, name)
 
 
-# Every operator that has been described, by name.
+# Name -> operator, for all described operators.
 described: dict[str, Operator] = {}
 
 
-@dataclass(frozen=True, eq=False)  # an operator is equal to itself alone: it is hashed at every call
+@dataclass(frozen=True, eq=False)  # equal only to itself: it is hashed at every call
 class Operator:
-    """An operator: what it takes and returns, how its sizes follow, and its reference.
+    """An operator: its operands and results, its derived sizes, and its reference.
 
     Attributes
     ----------
     name : str
-        The name of its kernels, of its torch operators, and of its module below `srwm`: its own.
+        The name of its kernels, of its torch operators, and of its module in `srwm`. It must be unique.
     operands : tuple of Operand
-        What it takes, in the order of its signature, but for `state`, which follows from the initial ones.
+        Its operands, in the order of its signature, without `state`, which follows from the initial ones.
     output : Operand
-        What it returns for each step.
+        The result with an entry for each step.
     reference : module
         Its numbered steps, see `Reference`.
     derived : tuple of Derived
-        Sizes that are nobody's last axis.
+        Sizes that are not an axis of an operand.
     rebuild : {"undo", "replay"}
-        How backward gets earlier matrices back: by undoing the updates, or by doing them again from a copy.
+        How backward gets earlier matrices: it undoes the updates, or it recomputes them from a saved one.
     source : str
         Where the operator comes from: paper and equation.
     """
@@ -147,7 +148,7 @@ class Operator:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a name that is taken: kernels and torch operators go by it."""
+        """Refuse a name that is taken: kernels and torch operators are found by it."""
         if self.name in described:
             raise ValueError(f"Operator: name: expected one of its own, got {self.name!r}, which is taken")
         described[self.name] = self
@@ -155,12 +156,12 @@ class Operator:
 
     @cached_property
     def label(self) -> str:
-        """Its module, as users name it."""
+        """The name of its module for users."""
         return "srwm" if self.name == "srwm" else f"srwm.{self.name}"
 
     @cached_property
     def prefix(self) -> str:
-        """Of the names of its torch operators: "", or "delta_"."""
+        """The prefix of the names of its torch operators: "", or "delta_"."""
         return "".join(f"{part}_" for part in self.label.split(".")[1:])
 
     @cached_property
@@ -170,7 +171,7 @@ class Operator:
 
     @cached_property
     def states(self) -> tuple[Operand, ...]:
-        """The matrices with which sequences start instead: one operand for each initial one."""
+        """The matrices that replace the initial ones at the start: one operand for each of these."""
         names = ["state"] if len(self.initials) == 1 else [f"state[{i}]" for i in range(len(self.initials))]
         return tuple(
             Operand(name, initial.axes, "state", optional=True)
@@ -189,12 +190,12 @@ class Operator:
 
     @cached_property
     def gradient_names(self) -> tuple[str, ...]:
-        """The arguments that are gradients of `results`."""
+        """The names of the arguments that are gradients of `results`."""
         return tuple(f"grad_{result.name}" for result in self.results)
 
     @cached_property
     def flat(self) -> tuple[Operand, ...]:
-        """All operands in the order of front ends and backends: states stand behind the initial ones."""
+        """All operands in the order of front ends and backends: states follow the initial ones."""
         last = max(i for i, operand in enumerate(self.operands) if operand.role == "initial")
         return (*self.operands[: last + 1], *self.states, *self.operands[last + 1 :])
 
@@ -209,7 +210,7 @@ class Operator:
         return tuple(i for i, operand in enumerate(self.flat) if operand.role != "flag")
 
     def state_dtype(self, flat: Sequence[Any]) -> Any:
-        """The dtype of the matrices after the last step: of a given state, else of the first operand."""
+        """The dtype of the matrices after the last step: that of a given state, else of operand 0."""
         states = (flat[i] for i in self.places("state"))
         return next((state.dtype for state in states if state is not None), flat[0].dtype)
 
@@ -222,5 +223,5 @@ class Operator:
         return tuple(i for i, operand in enumerate(self.flat) if operand.role in roles)
 
     def verb(self, verb: str) -> str:
-        """The name of one of its functions, as messages begin with it: "srwm.forward"."""
+        """The name of one of its functions, with which messages begin: "srwm.forward"."""
         return f"{self.label}.{verb}"

@@ -47,26 +47,26 @@ def forward(
 ) -> Any:
     """Run a self-referential weight matrix over sequences.
 
-    At every step t the matrix reads x_t, gives y_t, and rewrites itself::
+    At every step t the matrix reads x_t, gives y_t, and updates itself::
 
-        y_t | q | k | b = x_t W                 q, k through softmax; b, four rates, through sigmoid
+        y_t | q | k | b = x_t W                 softmax on q and k; sigmoid on b, the four rates
         W <- W + k^T (b * ((q - k) W))          each rate for its block of columns y | q | k | beta
 
     Parameters
     ----------
     x : array (..., L, D)
-        Inputs, as they are: any softmax on x belongs to the layer. L >= 0, D >= 1. float16, bfloat16
-        (computed in float32), float32 or float64. A NumPy array, a torch tensor (differentiable), or
-        any array with ``__dlpack__``; its device decides where the operator runs.
+        Inputs. They are used as given: any softmax on x belongs to the layer. L >= 0, D >= 1. float16,
+        bfloat16 (computed in float32), float32 or float64. A NumPy array, a torch tensor
+        (differentiable), or any array with ``__dlpack__``; its device decides where the operator runs.
     W : array (..., D, M)
-        Packed matrices with which sequences begin, M = Do + 2 D + 4; see `pack`. Array type, dtype and
-        device of x. Leading axes of all operands broadcast, as in a NumPy generalised ufunc
+        Packed matrices with which sequences begin, M = Do + 2 D + 4; see `pack`. They have the array type,
+        dtype and device of x. Leading axes of all operands broadcast, as in a NumPy generalised ufunc
         (l,d),(d,m)->(l,o).
     state : array (..., D, M), optional
-        Matrices with which the sequences start instead: what `return_state` gave for their earlier part.
-        Of x's dtype, or float32 beside halves.
+        Matrices with which the sequences start instead of W: those that a call with `return_state` returned
+        for the earlier part of the sequences. Its dtype is that of x; with halves it may also be float32.
     reset : bool array (..., L), optional
-        Where true, the matrix returns to W before that step, also at the first one.
+        Where true, the matrix returns to W before that step. The first step may be a reset, too.
     return_state : bool
         Whether to return the matrices after the last step as well.
     backend : {"cython", "cuda", "reference"}, optional
@@ -81,18 +81,18 @@ def forward(
     y : array (..., L, Do)
         Outputs, of x's array type, dtype and device.
     W_next : array (..., D, M)
-        The matrices after the last step, of state's dtype, without a state of x's; only with
-        `return_state`.
+        The matrices after the last step, with the dtype of state, or of x if there is no state. Only
+        returned with `return_state`.
 
     Raises
     ------
     TypeError
-        Not arrays, dtypes that are not the four above or are mixed, mixed array types.
+        Arguments that are not arrays, other or mixed dtypes, mixed array types.
     ValueError
-        Shapes that do not fit, leading axes that do not broadcast, arrays on two devices, a backend
-        of no such name.
+        Shapes that do not fit, leading axes that do not broadcast, arrays on two devices, an unknown
+        backend.
     RuntimeError
-        The backend asked for cannot run here; the message says why.
+        The backend cannot run here; the message says why.
 
     Notes
     -----
@@ -102,8 +102,8 @@ def forward(
     On the CPU gradients stay exact where W grows, and take longer. On CUDA they lose the digits by which W
     grows within 32 steps: three of them where it grows a thousandfold.
 
-    Of tensors, all of torch's transforms work. Second derivatives and forward mode run through a loop of
-    torch operations: right, but slower, and with memory O(L D M).
+    With tensors, all of torch's transforms work. Second derivatives and forward mode run a loop of torch
+    operations: this is right, but slower, and takes O(L D M) memory.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def forward(
     >>> y.shape, W_next.shape
     ((32, 8, 100, 16), (32, 8, 16, 52))
 
-    The same in two parts, of which the second carries on:
+    The same in two parts; the second starts with the state of the first:
 
     >>> _, state = srwm.forward(x[..., :60, :], W, return_state=True)
     >>> bool(np.allclose(srwm.forward(x[..., 60:, :], W, state), y[..., 60:, :]))
@@ -143,8 +143,9 @@ def vjp(
         As ``forward(..., return_state=True)``.
     pullback : callable
         ``pullback(grad_y, grad_W_next=None) -> (gx, gW)``, with a state ``(gx, gW, gstate)``: gradients of
-        exactly the shapes of the operands (summed over broadcast axes), for the gradients of y and, unless
-        None (zero), of W_next. May be called any number of times. It holds O(L (D + M)) memory a sequence.
+        exactly the shapes of the operands (summed over broadcast axes), from the gradients of y and of
+        W_next (None is zero). It may be called any number of times. It holds O(L (D + M)) memory for each
+        sequence.
 
     Examples
     --------
@@ -171,7 +172,7 @@ def backward(
 ) -> tuple[Any, ...]:
     """Gradients of x, W and state, from those of the results of `forward`.
 
-    Runs forward again first; `vjp` keeps what it needs instead.
+    It runs forward again first. `vjp` avoids this: it saves data for backward.
 
     Parameters
     ----------
@@ -185,14 +186,14 @@ def backward(
     Returns
     -------
     gx, gW : arrays
-        Of exactly the shapes of x and W: summed over axes that were broadcast.
+        With exactly the shapes of x and W: summed over broadcast axes.
     gstate : array
-        Of the shape and dtype of state; only where one is given.
+        With the shape and dtype of state; only if state is given.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `forward`; also for gradients of other shapes or dtypes.
+        As `forward`; also for gradients with other shapes or dtypes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The readable definitions of the operators: numbered steps over an array namespace, and the tests' oracle.
+"""Readable definitions of the operators: numbered steps over an array namespace. Tests compare with them.
 
 Letters and shapes used in the whole package:
 
@@ -7,6 +7,6 @@ Letters and shapes used in the whole package:
     D, Do   entries of the input (query, key) and of the output (value) of a step
     M       columns of a packed matrix
 
-Vectors are rows. The same step numbers stand in the Cython and the CUDA text. One file for each operator
-holds one step and its gradient; `loop` walks over the steps.
+Vectors are rows. The Cython and the CUDA text use the same step numbers. Each operator has a file with one
+step and its gradient; `loop` loops over the steps.
 """

@@ -1,4 +1,4 @@
-"""Arrays of any library under the references: their namespace, zeros, and precision."""
+"""Helpers of the references for arrays of any library: namespace, zeros, precision."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-# NumPy has the standard's name of this function from 2.0 on.
+# NumPy has the array API standard's name of this function only from 2.0 on.
 _NUMPY: Any = np if hasattr(np, "concat") else SimpleNamespace(**vars(np), concat=np.concatenate)
 
 
 def namespace(a: Any) -> Any:
-    """The array namespace of `a`: NumPy, torch and CuPy for theirs, else as the array API standard says."""
+    """The array namespace of `a`: NumPy, torch or CuPy, else the one that the array API standard gives."""
     if isinstance(a, np.ndarray):
         return _NUMPY
     for library, array_type in (("torch", "Tensor"), ("cupy", "ndarray")):
@@ -24,7 +24,7 @@ def namespace(a: Any) -> Any:
 
 
 def zeros(shape: tuple[int, ...], like: Any) -> Any:
-    """Zeros of this shape, of the array type, the dtype and the device of `like`."""
+    """Zeros of this shape, with the array type, dtype and device of `like`."""
     xp = namespace(like)
     if xp is _NUMPY:
         return np.zeros(shape, like.dtype)
@@ -44,5 +44,5 @@ def cast(xp: Any, a: Any, dtype: Any) -> Any:
 
 
 def widen(xp: Any, a: Any) -> Any:
-    """`a` in the precision it is computed in: halves are widened to float32."""
+    """`a` in the precision of the computation: halves are widened to float32."""
     return a if a.dtype in (xp.float32, xp.float64) else cast(xp, a, xp.float32)

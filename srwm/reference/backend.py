@@ -1,4 +1,4 @@
-"""The reference as a backend: it runs on arrays of any library, every operator, slowly."""
+"""The reference as a backend: it runs every operator on arrays of any library, slowly."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def declines(device: str) -> str | None:
 
 
 def takes(op: Operator) -> bool:
-    """Whether it knows the operator: every one has a reference."""
+    """Whether it has this operator: every operator has a reference."""
     del op
     return True
 
 
 def saved_of(call: Any) -> tuple[tuple[Any, ...], str]:
-    """Shape and dtype of what forward saves for backward."""
+    """Shape and dtype of the data that forward saves for backward."""
     return saved_shape(call.operator, call.lead, call.sizes), real_of(call.dtype)

@@ -12,9 +12,9 @@ Beyond Linear Transformers with Recurrent Fast Weight Programmers, NeurIPS 2021 
     2  Delta = v_t - v_bar
     3  u = beta_t Delta
     4  S <- S + k_t^T u, also at the last step
-    5  y_t = q_t S, the S just written
+    5  y_t = q_t S, with the new S
 
-q, k and beta are used as given: what makes them (a feature map, a sigmoid) belongs to the layer.
+q, k and beta are used as given: a feature map or a sigmoid before them belongs to the layer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def step(xp: Any, q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any) -> tuple[An
 def step_backward(
     xp: Any, q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any, g_y: Any, G: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """The gradients of q_t, k_t, v_t, beta_t and S, from g_y and G, that of the S after the step."""
+    """The gradients of q_t, k_t, v_t, beta_t and S, from g_y and G, the gradient of S after the step."""
     Delta, u, S_next = _update(k_t, v_t, beta_t, S)
     # 5'
     g_q = product_transposed(g_y, S_next)

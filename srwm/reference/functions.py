@@ -1,4 +1,4 @@
-"""What the references are written with: products, softmax and sigmoid of any array namespace."""
+"""Functions of the references: products, softmax and sigmoid, for any array namespace."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def inner(xp: Any, a: Any, b: Any) -> Any:
 
 
 def softmax(xp: Any, a: Any) -> Any:
-    """Over the last axis."""
-    if hasattr(xp, "softmax"):  # torch's own: right under every transform
+    """The softmax over the last axis."""
+    if hasattr(xp, "softmax"):  # torch's function is right under every transform
         return xp.softmax(a, -1)
     e = xp.exp(a - xp.max(a, axis=-1, keepdims=True))
     return e / xp.sum(e, axis=-1, keepdims=True)
 
 
 def softmax_backward(xp: Any, g: Any, p: Any) -> Any:
-    """The gradient of a, from g, that of p = softmax(a)."""
+    """The gradient of a, from g, the gradient of p = softmax(a)."""
     return p * (g - inner(xp, g, p))
 
 
 def sigmoid(xp: Any, a: Any) -> Any:
-    """Of each entry."""
+    """The sigmoid of each entry."""
     if hasattr(xp, "sigmoid"):
         return xp.sigmoid(a)
-    e = xp.exp(-xp.abs(a))  # of a number <= 0: no overflow
+    e = xp.exp(-xp.abs(a))  # exp of a number <= 0 cannot overflow
     return xp.where(a < 0, e, xp.ones_like(e)) / (1 + e)

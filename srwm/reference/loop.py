@@ -1,7 +1,7 @@
-"""From the step of an operator to sequences: time, resets, states and broadcast axes, over any namespace.
+"""Runs the step of an operator over sequences: time, resets, states, broadcast axes, any array namespace.
 
-Nothing is written into an array, so that torch runs it under every transform. Backward keeps the matrices
-before each step, O(L D M) memory, where the backends get them back from fewer.
+Nothing is written into an array, so that it runs under every transform of torch. The matrices before every
+step are saved for backward, O(L D M) memory; the other backends save fewer and recompute the others.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def _at(operand: Operand, a: Any, t: int) -> Any:
 
 
 def _copy(xp: Any, a: Any) -> Any:
-    """A result that no step has made: of a matrix, or a gradient, as it came. Results are nobody else's."""
+    """A copy, for results that are an operand or an incoming gradient: results share no memory."""
     return xp.stack([a])[0]
 
 
 def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
-    """The gradient of an array of `shape` from that of its broadcast, g: sums over the new axes."""
+    """The gradient of an array of `shape`, from g, that of its broadcast: sums over the new axes."""
     if tuple(g.shape) == tuple(shape):
         return g
     added = len(g.shape) - len(shape)
@@ -37,7 +37,7 @@ def sum_to_shape(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
 
 
 class _Operands:
-    """The operands of a call, in the precision that they are computed in, by role."""
+    """The operands of a call by role, in the precision of the computation."""
 
     def __init__(
         self, op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int]
@@ -62,11 +62,11 @@ class _Operands:
         return zero if a is None else self.xp.broadcast_to(widen(self.xp, a), zero.shape)
 
     def arguments(self, t: int, matrices: Sequence[Any]) -> tuple[Any, ...]:
-        """What the step at t is computed from."""
+        """The arguments of step t."""
         return (*(_at(operand, a, t) for operand, a in self.data), *self.parameters, *matrices)
 
     def where_reset(self, t: int, there: Sequence[Any], elsewhere: Sequence[Any]) -> list[Any]:
-        """Matrices: `there` for the sequences that begin anew before step t, `elsewhere` for the others."""
+        """Matrices: `there` for the sequences that reset before step t, `elsewhere` for the others."""
         if self.reset is None:
             return list(elsewhere)
         return [
@@ -84,20 +84,20 @@ class _Operands:
 
 
 def saved_shape(op: Operator, lead: Sequence[Any], sizes: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Shape of what forward saves for backward: the matrices before each step."""
+    """Shape of the data that forward saves for backward: the matrices before each step."""
     return (*lead, sum(sizes["L"] * prod(operand.shape((), sizes)) for operand in op.initials))
 
 
 def forward(
     op: Operator, flat: Sequence[Any], lead: Sequence[int], sizes: Mapping[str, int], save: bool
 ) -> tuple[Any, ...]:
-    """The output, the matrices after the last step, and what backward wants, or None without `save`.
+    """The output, the matrices after the last step, and the data saved for backward (None without `save`).
 
     Parameters
     ----------
     op : Operator
     flat : sequence of arrays or None
-        The operands, checked, in the order of ``op.flat``.
+        The checked operands, in the order of ``op.flat``.
     lead, sizes
         The broadcast of their leading axes, and the sizes of their letters.
     save : bool
@@ -142,10 +142,10 @@ def backward(
     saved: Any,
     incoming: Sequence[Any],
 ) -> tuple[Any, ...]:
-    """The gradients of the operands that have one, of exactly their shapes; None where they are not given.
+    """The gradients of the differentiable operands, of exactly their shapes; None if one is not given.
 
-    `saved` is what `forward` returned last; `incoming` are those of its other results, None for zero. The
-    rest is as for `forward`.
+    `saved` is the last result of `forward`; `incoming` are the gradients of its other results, None for
+    zero. The other arguments are those of `forward`.
     """
     operands = _Operands(op, flat, lead, sizes)
     xp, L = operands.xp, operands.steps
@@ -192,7 +192,7 @@ def backward(
 
 
 def _unflattened(op: Operator, operands: _Operands, saved: Any) -> list[list[Any]]:
-    """For each kind of matrix those before each step, from what `forward` saved."""
+    """For each initial operand, its matrices before each step, from the data that `forward` saved."""
     matrices, end = [], 0
     for zero, operand in zip(operands.zeros, op.initials, strict=True):
         shape = zero.shape

@@ -65,7 +65,7 @@ def step(xp: Any, x_t: Any, W: Any) -> tuple[Any, Any]:
 
 
 def step_backward(xp: Any, x_t: Any, W: Any, g_y: Any, G: Any) -> tuple[Any, Any]:
-    """The gradients of x_t and of W, from g_y and G, that of the W after the step."""
+    """The gradients of x_t and of W, from g_y and G, the gradient of the W after the step."""
     D = x_t.shape[-1]
     _, q, k, beta, rates, Delta, u = _gates_and_update(xp, x_t, W)
     # 5'
