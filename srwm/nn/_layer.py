@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -251,5 +252,13 @@ def _warn_unless_finite(name: str, state: Tensor) -> None:
         "look for inputs that are not finite, a learning rate that is too high, or keys that are too long. "
         "This is said once",
         RuntimeWarning,
-        stacklevel=5,  # past forward and two functions of torch's Module
+        stacklevel=_level_of_the_caller(),
     )
+
+
+def _level_of_the_caller() -> int:
+    """The stacklevel of a warning from the function that asks, at the first line not torch's or ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("srwm", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
