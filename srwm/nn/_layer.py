@@ -96,7 +96,7 @@ class Layer(nn.Module):
         ------
         TypeError
             What is no dense tensor (a PackedSequence, a nested or a sparse one), other dtypes than said
-            above.
+            above, a `return_state` that is no bool.
         ValueError
             Shapes that do not fit, tensors on two devices.
 
@@ -125,7 +125,7 @@ class Layer(nn.Module):
         >>> torch.allclose(out[0, 2:], layer(short)[0], atol=1e-6)
         True
         """
-        self._check(type(self).__name__, h, state, reset, mask, has_steps=True)
+        self._check(type(self).__name__, h, state, reset, mask, return_state, has_steps=True)
         if mask is None:
             out, state = self._run(h, state, reset, None, return_state)
         else:
@@ -183,7 +183,7 @@ class Layer(nn.Module):
         >>> out.shape
         torch.Size([5, 12])
         """
-        self._check(f"{type(self).__name__}.step", h, state, reset, mask, has_steps=False)
+        self._check(f"{type(self).__name__}.step", h, state, reset, mask, return_state, has_steps=False)
         # A call like any other, so that hooks run: pruning and weight norm live in them.
         out, state = self(
             h.unsqueeze(-2),
@@ -208,23 +208,32 @@ class Layer(nn.Module):
             On the parameters' device; float64 beside float64, else float32. None from layers that carry
             nothing.
 
+        Raises
+        ------
+        TypeError, ValueError
+            Axes that are no ints, or below 0.
+
         Examples
         --------
         >>> from srwm.nn import SRWM
         >>> SRWM(12, n_heads=3).initial_state(5).shape
         torch.Size([5, 3, 4, 16])
         """
+        _checks.lead(f"{type(self).__name__}.initial_state", lead)
         if self.state_shape is None:
             return None
         dtype, device = self._kind()
         return torch.zeros(*lead, *self.state_shape, dtype=_checks.state_dtype(dtype), device=device)
 
-    def _check(self, call: str, h: Any, state: Any, reset: Any, mask: Any, *, has_steps: bool) -> None:
+    def _check(
+        self, call: str, h: Any, state: Any, reset: Any, mask: Any, return_state: Any, *, has_steps: bool
+    ) -> None:
         """Raise unless the arguments of a call fit the layer and each other."""
         _checks.inputs(call, h, self.d_model, *self._kind(), has_steps=has_steps)
         _checks.flag(call, "reset", reset, h, has_steps=has_steps)
         _checks.flag(call, "mask", mask, h, has_steps=has_steps)
         self._check_state(call, "state", state, h, has_steps=has_steps)
+        _checks.boolean(call, "return_state", return_state)
 
     def _check_state(self, call: str, argument: str, state: Any, h: Tensor, *, has_steps: bool) -> None:
         """Raise unless the state, an argument of this name, fits the layer and h."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srwm.nn import _checks
 from srwm.nn._fast_weights import fast_weights
 from srwm.nn._mixer import Mixer, Residual, kind_of
 
@@ -58,10 +59,11 @@ class DeltaNet(Mixer):
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are no integers, options of other types, a dtype that is none of float16, bfloat16,
+        float32, float64.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
-        than "none".
+        `d_model` that is no multiple of `n_heads`, no such residual, `d_out` beside another residual than
+        "none", numbers out of range, or a device that torch cannot use here.
 
     Examples
     --------
@@ -86,7 +88,9 @@ class DeltaNet(Mixer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        eps = _checks.number(name, "eps", eps, least=0)
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.eps = eps
         self.slow_net = nn.Linear(self.d_model, self.n_heads * (3 * self.d_head + 1), bias=False, **factory)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srwm.nn import _checks
 from srwm.nn._mixer import Mixer, Residual, kind_of
 
 
@@ -50,10 +51,11 @@ class FakeSR(Mixer):
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are no integers, options of other types, a dtype that is none of float16, bfloat16,
+        float32, float64.
     ValueError
         `d_model` that is no multiple of `n_heads`, no such residual, `d_out` beside another residual than
-        "none", or, when called, a state.
+        "none", numbers out of range, a device that torch cannot use here, or, when called, a state.
 
     Examples
     --------
@@ -76,7 +78,9 @@ class FakeSR(Mixer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        input_softmax = _checks.boolean(name, "input_softmax", input_softmax)
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.input_softmax = input_softmax
         self.W_y = nn.Parameter(torch.empty(self.n_heads, self.d_head, self.d_head, **factory))

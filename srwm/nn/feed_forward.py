@@ -31,9 +31,11 @@ class FeedForward(Layer):
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are no integers, options of other types, a dtype that is none of float16, bfloat16,
+        float32, float64.
     ValueError
-        Sizes below 1, or, when called, a state.
+        Sizes below 1, a dropout out of range, a device that torch cannot use here, or, when called, a
+        state.
 
     Notes
     -----
@@ -60,9 +62,10 @@ class FeedForward(Layer):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        dropout = _checks.number(name, "dropout", dropout, 0, 1)
         d_model, d_ff = _checks.size(name, "d_model", d_model), _checks.size(name, "d_ff", d_ff)
         self.d_model = self.d_out = d_model
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.layer_norm = nn.LayerNorm(d_model, **factory)
         self.ff_layers = nn.Sequential(
             nn.Linear(d_model, d_ff, **factory),

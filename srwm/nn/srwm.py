@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srwm.nn import _checks
 from srwm.nn._mixer import Residual
 from srwm.nn._self_referential import SelfReferential
 
@@ -57,10 +58,11 @@ class SRWM(SelfReferential):
     Raises
     ------
     TypeError
-        Sizes that are no integers.
+        Sizes that are no integers, options of other types, a dtype that is none of float16, bfloat16,
+        float32, float64.
     ValueError
-        `d_model` that is no multiple of `n_heads`, no such residual, or `d_out` beside another residual
-        than "none".
+        `d_model` that is no multiple of `n_heads`, no such residual, `d_out` beside another residual than
+        "none", numbers out of range, or a device that torch cannot use here.
 
     Examples
     --------
@@ -87,7 +89,7 @@ class SRWM(SelfReferential):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = _checks.factory(type(self).__name__, device, dtype)
         super().__init__(
             d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory
         )
