@@ -113,6 +113,9 @@ class Layer(nn.Module):
         all sequences end together, so that one query behind each of them is one step for all. Where
         sequences follow one another in one row instead, `reset` is true at the first step of each.
 
+        ``torch.export`` takes every layer as it is. The deprecated ``torch.jit.trace`` takes tensors alone
+        as results, and refuses a state of None: give it a module that returns ``layer(h)[0]``.
+
         Examples
         --------
         >>> import torch
