@@ -9,7 +9,6 @@ import numpy as np
 
 from srwm import _checks, _dispatch
 from srwm._version import __version__
-from srwm.operators.srwm import SRWM
 
 
 def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
@@ -41,7 +40,11 @@ def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
     is_numpys = isinstance(dtype, (type, np.dtype))  # np.float32 and np.dtype("float32")
     storage = np.dtype(dtype).name if is_numpys else str(dtype).rpartition(".")[2]
     _checks.one_of(op, "dtype", storage, _checks.DTYPES)
-    _dispatch.resolve(op, SRWM, "cuda", "cuda").warmup(D, Do, storage)
+    backend = _dispatch.module("cuda")
+    reason = backend.unusable()
+    if reason is not None:
+        raise RuntimeError(f"{op}: backend 'cuda' cannot run: {reason}")
+    backend.warmup(D, Do, storage)
 
 
 def show_config() -> None:

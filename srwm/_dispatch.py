@@ -96,6 +96,7 @@ def states() -> dict[str, str]:
     reasons = {}
     for name in BACKENDS:
         try:
+            importlib.import_module("srwm._cy")  # calls of every backend go through it
             reasons[name] = module(name).unusable() or "usable"
         except ImportError as missing:  # its kernels are not built
             reasons[name] = str(missing)

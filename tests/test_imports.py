@@ -183,6 +183,17 @@ def test_what_knows_arrays_names_no_operator(module: str) -> None:
             assert "'srwm'" not in ast.unparse(node), ast.unparse(node)
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if module_name(path).startswith("srwm")], ids=module_name
+)
+def test_no_file_names_both_an_operator_and_an_array_library(path: Path) -> None:
+    """But for the layers, which are modules of torch."""
+    names = {name for name, _ in imports(path)}
+    operators = {f"srwm.operators.{op}" for op in OPERATORS}
+    libraries = {name.split(".")[0] for name in names} & {"numpy", "torch", "cupy"}
+    assert module_name(path).startswith("srwm.nn.") or not (names & operators and libraries)
+
+
 def test_only_the_dlpack_module_calls_from_dlpack() -> None:
     users = {
         module_name(path)

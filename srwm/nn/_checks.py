@@ -7,7 +7,9 @@ messages begin with: that of the class, with ".step" behind it where one step is
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ Shape = tuple[int, ...]
 
 def size(call: str, argument: str, n: Any) -> int:
     """`n` as an int; TypeError unless it is an integer, ValueError unless it is at least 1."""
+    given: Any = None if isinstance(n, bool) else n
     try:
-        n = operator.index(n)
+        n = operator.index(given)
     except TypeError:
         raise TypeError(
             f"{call}: {argument}: expected an int >= 1, got {n!r} of type {type(n).__name__}; pass an int"
@@ -28,6 +31,71 @@ def size(call: str, argument: str, n: Any) -> int:
     if n < 1:
         raise ValueError(f"{call}: {argument}: expected an int >= 1, got {n}; pass a positive one")
     return n
+
+
+_LARGEST = sys.float_info.max
+
+
+def number(call: str, argument: str, a: Any, least: float = -_LARGEST, most: float = _LARGEST) -> float:
+    """`a` as a float; TypeError unless it is a number, ValueError unless least <= a <= most."""
+    limits = [f" {sign} {n}" for sign, n in ((">=", least), ("<=", most)) if abs(n) < _LARGEST]
+    form = f"a finite number{' and'.join(limits)}"
+    is_number = isinstance(a, Real) and not isinstance(a, bool)
+    if not is_number:
+        raise TypeError(
+            f"{call}: {argument}: expected {form}, got {a!r} of type {type(a).__name__}; pass a float"
+        )
+    if not least <= a <= most:  # neither is NaN
+        raise ValueError(f"{call}: {argument}: expected {form}, got {a}; pass such a number")
+    return float(a)
+
+
+def boolean(call: str, argument: str, a: Any) -> bool:
+    """`a`; TypeError unless it is True or False."""
+    if not isinstance(a, bool):
+        raise TypeError(
+            f"{call}: {argument}: expected True or False, got {a!r} of type {type(a).__name__}; pass a bool"
+        )
+    return a
+
+
+def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
+    """Device and dtype, as torch's layers take them; raise unless parameters can have them here."""
+    given = torch.get_default_dtype() if dtype is None else dtype
+    if not isinstance(given, torch.dtype) or given not in _DTYPES:
+        raise TypeError(
+            f"{call}: dtype: expected one of {', '.join(map(str, _DTYPES))} or None, got {given!r}; the "
+            "layer computes in no other, pass one of these"
+        )
+    try:
+        if device is not None:
+            torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:  # AssertionError: torch without CUDA
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        reason = str(error).partition("\n")[0]
+        raise kind(
+            f"{call}: device: expected a device that torch can use here, got {device!r} ({reason:.200}); "
+            "pass another, e.g. 'cpu'"
+        ) from error
+    return {"device": device, "dtype": dtype}
+
+
+def lead(call: str, axes: tuple[Any, ...]) -> None:
+    """Raise unless these are the sizes of leading axes."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # sizes are tensors there
+        return
+    for n in axes:
+        # Not operator.index: compilers would take the size for a constant.
+        if isinstance(n, bool) or not isinstance(n, (Integral, torch.SymInt)):
+            raise TypeError(
+                f"{call}: lead: expected an int >= 0 for each leading axis, got {n!r} of type "
+                f"{type(n).__name__}; pass the axes one by one, e.g. initial_state(2, 3)"
+            )
+        if n < 0:
+            raise ValueError(
+                f"{call}: lead: expected an int >= 0 for each leading axis, got {n}; pass the leading axes "
+                "of h"
+            )
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -143,6 +211,7 @@ def states(call: str, argument: str, a: Any, count: int) -> None:
         )
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What autocast takes: it leaves float64 as it is.
 _AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 

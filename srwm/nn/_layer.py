@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -95,8 +96,8 @@ class Layer(nn.Module):
         Raises
         ------
         TypeError
-            An argument that is not a dense tensor (a PackedSequence, a nested or a sparse tensor), or has
-            another dtype than those above.
+            An argument that is not a dense tensor (a PackedSequence, a nested or a sparse tensor), has another
+            dtype than those above, or a `return_state` that is not a bool.
         ValueError
             Shapes that do not fit, tensors on two devices.
 
@@ -113,6 +114,9 @@ class Layer(nn.Module):
         all sequences end at the same step, so that a query after each sequence is one step for all. If
         several sequences follow one another in one row instead, `reset` is true at the first step of each.
 
+        ``torch.export`` takes every layer as it is. The deprecated ``torch.jit.trace`` takes tensors alone
+        as results, and refuses a state of None: give it a module that returns ``layer(h)[0]``.
+
         Examples
         --------
         >>> import torch
@@ -125,7 +129,7 @@ class Layer(nn.Module):
         >>> torch.allclose(out[0, 2:], layer(short)[0], atol=1e-6)
         True
         """
-        self._check(type(self).__name__, h, state, reset, mask, has_steps=True)
+        self._check(type(self).__name__, h, state, reset, mask, return_state, has_steps=True)
         if mask is None:
             out, state = self._run(h, state, reset, None, return_state)
         else:
@@ -183,7 +187,7 @@ class Layer(nn.Module):
         >>> out.shape
         torch.Size([5, 12])
         """
-        self._check(f"{type(self).__name__}.step", h, state, reset, mask, has_steps=False)
+        self._check(f"{type(self).__name__}.step", h, state, reset, mask, return_state, has_steps=False)
         # An ordinary call, so that hooks run: pruning and weight norm are hooks.
         out, state = self(
             h.unsqueeze(-2),
@@ -208,23 +212,32 @@ class Layer(nn.Module):
             On the device of the parameters; float64 if they are float64, else float32. None from layers
             without a state.
 
+        Raises
+        ------
+        TypeError, ValueError
+            Axes that are no ints, or below 0.
+
         Examples
         --------
         >>> from srwm.nn import SRWM
         >>> SRWM(12, n_heads=3).initial_state(5).shape
         torch.Size([5, 3, 4, 16])
         """
+        _checks.lead(f"{type(self).__name__}.initial_state", lead)
         if self.state_shape is None:
             return None
         dtype, device = self._kind()
         return torch.zeros(*lead, *self.state_shape, dtype=_checks.state_dtype(dtype), device=device)
 
-    def _check(self, call: str, h: Any, state: Any, reset: Any, mask: Any, *, has_steps: bool) -> None:
+    def _check(
+        self, call: str, h: Any, state: Any, reset: Any, mask: Any, return_state: Any, *, has_steps: bool
+    ) -> None:
         """Raise an error unless the arguments of a call fit the layer and each other."""
         _checks.inputs(call, h, self.d_model, *self._kind(), has_steps=has_steps)
         _checks.flag(call, "reset", reset, h, has_steps=has_steps)
         _checks.flag(call, "mask", mask, h, has_steps=has_steps)
         self._check_state(call, "state", state, h, has_steps=has_steps)
+        _checks.boolean(call, "return_state", return_state)
 
     def _check_state(self, call: str, argument: str, state: Any, h: Tensor, *, has_steps: bool) -> None:
         """Raise an error unless the state, an argument with this name, fits the layer and h."""
@@ -252,5 +265,13 @@ def _warn_unless_finite(name: str, state: Tensor) -> None:
         "look for inputs that are not finite, a learning rate that is too high, or keys that are too long. "
         "This is said once",
         RuntimeWarning,
-        stacklevel=5,  # skips forward and two functions of torch's Module
+        stacklevel=_level_of_the_caller(),
     )
+
+
+def _level_of_the_caller() -> int:
+    """The stacklevel of a warning from the function that asks, at the first line not torch's or ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("srwm", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level

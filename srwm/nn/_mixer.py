@@ -41,7 +41,9 @@ class Mixer(Layer):
                 f"{name}: d_model: expected a multiple of n_heads = {n_heads}, got {d_model}; every head "
                 "has d_model / n_heads entries"
             )
-        if residual not in get_args(Residual):
+        dropout = _checks.number(name, "dropout", dropout, 0, 1)
+        given: Any = residual
+        if not isinstance(given, str) or given not in get_args(Residual):
             raise ValueError(
                 f"{name}: residual: expected one of {', '.join(get_args(Residual))}, got {residual!r}; see "
                 "the equations in the class's docstring"

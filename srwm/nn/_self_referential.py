@@ -34,6 +34,10 @@ class SelfReferential(Mixer):
         dropout: float,
         factory: dict[str, Any],
     ) -> None:
+        name = type(self).__name__
+        input_softmax = _checks.boolean(name, "input_softmax", input_softmax)
+        beta_init = _checks.number(name, "beta_init", beta_init)
+        q_scale = _checks.number(name, "q_scale", q_scale)
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.input_softmax = input_softmax
         self.beta_init, self.q_scale = beta_init, q_scale

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srwm.nn import _checks
 from srwm.nn._fast_weights import fast_weights
 from srwm.nn._mixer import Mixer, Residual, kind_of
 
@@ -58,10 +59,11 @@ class DeltaNet(Mixer):
     Raises
     ------
     TypeError
-        Sizes that are not integers.
+        Sizes that are not integers, options of other types, a dtype other than float16, bfloat16,
+        float32, float64.
     ValueError
-        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
-        without ``residual="none"``.
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, `d_out` differs from `d_model`
+        without ``residual="none"``, a number is out of range, or torch cannot use the device here.
 
     Examples
     --------
@@ -86,7 +88,9 @@ class DeltaNet(Mixer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        eps = _checks.number(name, "eps", eps, least=0)
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.eps = eps
         self.slow_net = nn.Linear(self.d_model, self.n_heads * (3 * self.d_head + 1), bias=False, **factory)

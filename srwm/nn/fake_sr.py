@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srwm.nn import _checks
 from srwm.nn._mixer import Mixer, Residual, kind_of
 
 
@@ -50,10 +51,12 @@ class FakeSR(Mixer):
     Raises
     ------
     TypeError
-        Sizes that are not integers.
+        Sizes that are not integers, options of other types, a dtype other than float16, bfloat16,
+        float32, float64.
     ValueError
-        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
-        without ``residual="none"``. A call raises it if it gets a state.
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, `d_out` differs from `d_model`
+        without ``residual="none"``, a number is out of range, or torch cannot use the device here. A call
+        raises it if it gets a state.
 
     Examples
     --------
@@ -76,7 +79,9 @@ class FakeSR(Mixer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        input_softmax = _checks.boolean(name, "input_softmax", input_softmax)
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.input_softmax = input_softmax
         self.W_y = nn.Parameter(torch.empty(self.n_heads, self.d_head, self.d_head, **factory))

@@ -31,9 +31,11 @@ class FeedForward(Layer):
     Raises
     ------
     TypeError
-        Sizes that are not integers.
+        Sizes that are not integers, options of other types, a dtype other than float16, bfloat16,
+        float32, float64.
     ValueError
-        Sizes below 1. A call raises it if it gets a state.
+        Sizes below 1, a dropout out of range, or a device that torch cannot use here. A call raises it if it
+        gets a state.
 
     Notes
     -----
@@ -60,9 +62,10 @@ class FeedForward(Layer):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        dropout = _checks.number(name, "dropout", dropout, 0, 1)
         d_model, d_ff = _checks.size(name, "d_model", d_model), _checks.size(name, "d_ff", d_ff)
         self.d_model = self.d_out = d_model
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.layer_norm = nn.LayerNorm(d_model, **factory)
         self.ff_layers = nn.Sequential(
             nn.Linear(d_model, d_ff, **factory),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srwm.nn import _checks
 from srwm.nn._fast_weights import fast_weights
 from srwm.nn._mixer import Residual
 from srwm.nn._self_referential import SelfReferential
@@ -59,10 +60,11 @@ class SRDelta(SelfReferential):
     Raises
     ------
     TypeError
-        Sizes that are not integers.
+        Sizes that are not integers, options of other types, a dtype other than float16, bfloat16,
+        float32, float64.
     ValueError
-        `d_model` is not a multiple of `n_heads`, the residual is unknown, or `d_out` differs from `d_model`
-        without ``residual="none"``.
+        `d_model` is not a multiple of `n_heads`, the residual is unknown, `d_out` differs from `d_model`
+        without ``residual="none"``, a number is out of range, or torch cannot use the device here.
 
     Examples
     --------
@@ -89,7 +91,7 @@ class SRDelta(SelfReferential):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = _checks.factory(type(self).__name__, device, dtype)
         super().__init__(
             d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory
         )

@@ -35,7 +35,7 @@ class Stack(Layer):
     Raises
     ------
     TypeError
-        An element that is not a layer of this module.
+        An element that is not a layer of this module, or an argument that is not iterable.
     ValueError
         No layers, or sizes of neighbouring layers that do not fit.
 
@@ -57,7 +57,12 @@ class Stack(Layer):
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
-        name, given = type(self).__name__, list(layers)
+        name = type(self).__name__
+        if not isinstance(layers, Iterable):
+            raise TypeError(
+                f"{name}: layers: expected an iterable of layers, got {type(layers).__name__}; pass a list"
+            )
+        given = list(layers)
         if not given:
             raise ValueError(f"{name}: layers: expected at least one, got none; pass a list of layers")
         for i, layer in enumerate(given):
@@ -99,6 +104,7 @@ class Stack(Layer):
         >>> fast_weights.shape, nothing
         (torch.Size([5, 3, 4, 4]), None)
         """
+        _checks.lead(f"{type(self).__name__}.initial_state", lead)
         return tuple(layer.initial_state(*lead) for layer in self._layers())
 
     def _kind(self) -> tuple[torch.dtype, torch.device]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
+from srwm import nn
 from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
 
 d_model, H, D, L = 12, 3, 4, 10
@@ -290,6 +292,133 @@ def test_sizes_of_a_feed_forward_block():
         FeedForward("4", 4)
 
 
+OPTIONS = {
+    "SRWM": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
+    "DeltaNet": {"eps": 1e-5},
+    "SRDelta": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
+    "FakeSR": {"input_softmax": True},
+    "FeedForward": {},
+}
+BAD_OPTIONS = {
+    "dtype": [
+        (value, TypeError, "one of torch.float16, torch.bfloat16, torch.float32, torch.float64 or None")
+        for value in (
+            *(torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn),
+            *("float32", float, np.float32, np.dtype("float32"), [torch.float32]),
+        )
+    ],
+    "device": [
+        *(
+            (value, ValueError, "a device that torch can use here")
+            for value in ("nonsense", "", "cpu:-1", -1)
+        ),
+        *((value, TypeError, "a device that torch can use here") for value in (3.5, True, ["cpu"])),
+    ],
+    "dropout": [
+        *((value, ValueError, "a finite number >= 0 and <= 1") for value in (2, -0.1, np.nan, np.inf)),
+        *((value, TypeError, "a finite number >= 0 and <= 1") for value in ("a", None, True, [0.1])),
+    ],
+    "eps": [
+        *(
+            (value, ValueError, "a finite number >= 0")
+            for value in (-1.0, -1e-300, np.nan, np.inf, 10**400)
+        ),
+        *((value, TypeError, "a finite number >= 0") for value in ("a", None, False, torch.zeros(4))),
+    ],
+    "input_softmax": [(value, TypeError, "True or False") for value in (1, 0.0, "no", None, [])],
+    "residual": [
+        (value, ValueError, "one of norm_skip, plain, pre_norm, none")
+        for value in (None, True, [], np.array(["plain", "none"]))
+    ],
+}
+BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = [
+    *((value, ValueError, "a finite number") for value in (np.nan, np.inf, -np.inf, 10**400)),
+    *((value, TypeError, "a finite number") for value in ("a", None, True, 1j, torch.zeros(4))),
+]
+
+
+def options_of(name):
+    """The options of a layer that has no layers in it, by name, each with a value that it takes."""
+    common = {"dtype": torch.float64, "device": torch.device("meta"), "dropout": np.float32(0.5)}
+    return common | OPTIONS[name] | ({} if name == "FeedForward" else {"residual": "plain"})
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, o) for name in OPTIONS for o in options_of(name)])
+def test_options_of_another_type_or_out_of_range(name, option, monkeypatch):
+    kind = getattr(nn, name)
+    assert kind(12, 3, **{option: options_of(name)[option]}).d_model == 12
+    monkeypatch.setattr(
+        torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("it began to make a layer")
+    )
+    for value, error, expected in BAD_OPTIONS[option]:
+        message = rf"^{name}: {option}: expected {expected}, got .*; "
+        with pytest.raises(error, match=message):
+            kind(12, 3, **{option: value})
+
+
+def test_every_option_of_a_layer_is_tried():
+    for name in OPTIONS:
+        parameters = inspect.signature(getattr(nn, name)).parameters.values()
+        options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert options - {"d_out"} == set(options_of(name))  # test_sizes_and_options_of_a_layer
+
+
+@pytest.mark.parametrize("value", [SRWM(12, 3), 3, None])
+def test_a_stack_of_no_iterable(value):
+    message = f"^Stack: layers: expected an iterable of layers, got {type(value).__name__}; pass a list"
+    with pytest.raises(TypeError, match=message):
+        Stack(value)
+
+
+@pytest.mark.parametrize("size", [True, False, np.True_])
+def test_sizes_are_no_bools(size):
+    for make in (lambda: SRWM(size, 1), lambda: SRWM(4, size), lambda: FeedForward(4, size)):
+        with pytest.raises(TypeError, match=r"expected an int >= 1, got .*; pass an int"):
+            make()
+
+
+@each_layer
+def test_axes_of_an_initial_state(name):
+    layer = MAKERS[name]()
+    for axes in ((2, 3),), ([2],), (2.0,), (4, "a"), (True,), (None,), (torch.Size([2]),):
+        message = rf"^{name}\.initial_state: lead: expected an int >= 0 for each leading axis, got .*; pass"
+        with pytest.raises(TypeError, match=message):
+            layer.initial_state(*axes)
+    with pytest.raises(
+        ValueError, match=rf"^{name}\.initial_state: lead: expected an int >= 0 .*, got -1; "
+    ):
+        layer.initial_state(2, -1)
+    layer.initial_state(0, np.int64(2))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_an_initial_state_is_compiled_and_exported_for_any_batch(name):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = MAKERS[name]()
+
+        def forward(self, h):
+            return self.layer(h, self.layer.initial_state(h.shape[0]))[0]
+
+    model, compiled = Model(), torch.compile(Model(), fullgraph=True, dynamic=True, backend="eager")
+    compiled(inputs(3, 2))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert compiled(inputs(4, 2)).shape == (4, 2, d_model)
+    count = torch.export.Dim("count", min=2, max=64)
+    exported = torch.export.export(model, (inputs(3, 2),), dynamic_shapes=({0: count},)).module()
+    h = inputs(5, 2)
+    torch.testing.assert_close(exported(h), model(h))
+
+
+@pytest.mark.usefixtures("no_work")
+@each_layer
+def test_return_state_is_a_bool(name):
+    message = "return_state: expected True or False, got 'no' of type str; pass a bool"
+    wrong(name, TypeError, message, inputs(4, L), return_state="no")
+    wrong(name, TypeError, message, inputs(4), return_state="no", step=True)
+
+
 @pytest.mark.usefixtures("no_work")
 @each_layer
 def test_autocast_leaves_double_alone(name):
@@ -297,4 +426,4 @@ def test_autocast_leaves_double_alone(name):
         wrong(name, TypeError, "h: expected the dtype of the layer's parameters", inputs(4, L).double())
         with pytest.raises(TypeError, match=f"{name}: h: expected the dtype of .* torch.float64, got"):
             MAKERS[name]().double()(inputs(4, L))
-        MAKERS[name]()._check(name, inputs(4, L).bfloat16(), None, None, None, has_steps=True)
+        MAKERS[name]()._check(name, inputs(4, L).bfloat16(), None, None, None, True, has_steps=True)

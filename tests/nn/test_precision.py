@@ -214,6 +214,30 @@ def test_a_state_that_is_not_finite_is_warned_of_once(kind):
 
 
 @pytest.mark.usefixtures("not_warned")
+@pytest.mark.parametrize(
+    "call", ["layer", "step", "stack", "stack's step", "hooked", "functional_call", "checkpoint"]
+)
+def test_the_warning_points_at_the_callers_line(call):
+    layer, h = SRWM(d_model, H), torch.full((2, d_model), torch.nan)
+    stack = Stack([Stack([layer]), FeedForward(d_model, 5)])
+    calls = {
+        "layer": lambda: layer(h),
+        "step": lambda: layer.step(h),
+        "stack": lambda: stack(h),
+        "stack's step": lambda: stack.step(h),
+        "hooked": lambda: stack.step(h),
+        "functional_call": lambda: torch.func.functional_call(stack, {}, (h,)),
+        "checkpoint": lambda: torch.utils.checkpoint.checkpoint(layer, h, use_reentrant=False),
+    }
+    if call == "hooked":
+        stack.register_forward_hook(lambda *_: None)
+    with pytest.warns(RuntimeWarning, match="SRWM: state: expected finite numbers") as caught:
+        calls[call]()
+    line = calls[call].__code__.co_firstlineno
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
+
+
+@pytest.mark.usefixtures("not_warned")
 def test_a_finite_state_whose_sum_is_not_is_no_reason_to_warn():
     _layer._warn_unless_finite("SRWM", torch.full((2, 2), 3e38))
     assert not _layer._has_warned

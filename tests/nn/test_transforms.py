@@ -222,6 +222,28 @@ def test_exported(name):
         torch.testing.assert_close(flat(module(*given)), flat(layer(*given)))
 
 
+class OutputAlone(torch.nn.Module):
+    """A layer, for tools that take no None as a result."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, h):
+        return self.layer(h)[0]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@each_layer
+def test_the_output_is_traced(name):
+    layer = made(name).eval()
+    traced = torch.jit.trace(OutputAlone(layer), torch.randn(B, L, d_model, dtype=torch.double))
+    for n, steps in ((B, L), (2, 7)):
+        h = torch.randn(n, steps, d_model, dtype=torch.double)
+        torch.testing.assert_close(traced(h), layer(h)[0])
+
+
 @pytest.fixture(scope="module")
 def all_layers():
     """Every layer of the table and its arguments, by name."""

@@ -316,10 +316,11 @@ def _extract_zip(archive: Path, folder: Path) -> list[str]:
     with zipfile.ZipFile(archive) as packed:
         for member in packed.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
-            plain = kind in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG)
+            plain = kind in (0, stat.S_IFDIR if member.filename.endswith("/") else stat.S_IFREG)
             # zipfile cuts names off at a NUL, but for the original one.
             member.filename = _checked(member.orig_filename, plain=plain)
         for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file"):
+            _check_place(folder, member.filename, is_folder=member.is_dir())
             packed.extract(member, folder)
         return packed.namelist()
 
@@ -332,6 +333,7 @@ def _extract_tar(archive: Path, folder: Path) -> list[str]:
             member.name = _checked(member.name, plain=member.isreg() or member.isdir())
             # As the filter does: nobody may run it, and we may read it.
             member.mode = 0o755 if member.isdir() else 0o644
+            _check_place(folder, member.name, is_folder=member.isdir())
             names.append(member.name)
             yield member
 
@@ -345,6 +347,8 @@ def _extract_tar(archive: Path, folder: Path) -> list[str]:
 
 def _checked(name: str, *, plain: bool) -> str:
     """A member's name with slashes only, if on every system it stays inside the folder."""
+    if not name:
+        raise ValueError("one of its members has no name")
     if not plain:
         raise ValueError(f"its member {name!r} is no plain file or folder")
     slashes = name.replace("\\", "/")
@@ -352,3 +356,10 @@ def _checked(name: str, *, plain: bool) -> str:
     if slashes.startswith("/") or dots or any(character in slashes for character in ":\0"):
         raise ValueError(f"its member {name!r} would leave the folder")
     return slashes
+
+
+def _check_place(folder: Path, name: str, *, is_folder: bool) -> None:
+    """Raise ValueError if another member was unpacked to the place of this one; folders may come twice."""
+    place = folder / name
+    if place.exists() and not (is_folder and place.is_dir()):
+        raise ValueError(f"its member {name!r} would take the place of another one")

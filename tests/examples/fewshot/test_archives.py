@@ -59,11 +59,19 @@ def write_zip(path, files):
     return path
 
 
+class Members(list):
+    """Names and contents of which several may have one name, in the place of a dict."""
+
+    def items(self):
+        return self
+
+
 def write_tar(path, files, mode="w:gz"):
     with tarfile.open(path, mode) as packed:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
+            member.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
             packed.addfile(member, io.BytesIO(content))
     return path
 
@@ -224,6 +232,46 @@ def test_files_are_not_given_the_archives_rights(tmp_path, a_filter):
     assert stat.S_IMODE(found.stat().st_mode) & 0o700 == 0o700
 
 
+def test_members_without_a_name_are_refused(tmp_path):
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("one.bin", b"1")
+        packed.infolist()[0].filename = ""  # as it is written into the central directory
+    assert zipfile.ZipFile(archive).namelist() == [""]
+    tar = write_tar(tmp_path / "set.tar", {**FILES, "": b"1"}, mode="w")
+    for path in (archive, tar):
+        with pytest.raises(
+            ValueError, match=rf"^test: cannot unpack .*{path.name}.*one of its members has no name.*fetch"
+        ):
+            unpack("test", path, NAMES)
+    assert {path.name for path in tmp_path.iterdir()} == {"set.zip", "set.tar"}
+
+
+@pytest.mark.parametrize("write", [write_zip, functools.partial(write_tar, mode="w")])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_with_one_place_are_refused(tmp_path, write):
+    """The later would replace the earlier, or be passed over."""
+    archive = tmp_path / ("set.zip" if write is write_zip else "set.tar")
+    for first, second in (
+        ("a.bin", "a.bin"),
+        ("a.bin", "./a.bin"),
+        ("a/b.bin", "a//b.bin"),
+        ("a", "a/"),
+        ("a/", "a"),
+        ("a/b", "a"),
+        (".", "b"),
+        ("./", "."),
+    ):
+        write(archive, Members([*FILES.items(), (first, b""), (second, b"")]))
+        with pytest.raises(
+            ValueError, match=rf"cannot unpack .*{archive.name}.*its member '[abin./]+' would take the"
+        ):
+            unpack("test", archive, NAMES)
+        assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+    write(archive, Members([("./", b""), ("a/", b""), ("a/", b""), *FILES.items()]))
+    assert contents(unpack("test", archive, NAMES)) == FILES
+
+
 @pytest.mark.parametrize("write", [write_zip, functools.partial(write_tar, mode="w")])
 def test_names_that_cannot_be_together_are_refused(tmp_path, write):
     archive = tmp_path / ("set.zip" if write is write_zip else "set.tar")
@@ -252,7 +300,7 @@ def test_what_lies_outside_after_unpacking_is_noticed(tmp_path, monkeypatch, wri
         patched.setattr(archives, "_checked", lambda member, plain: member)
         with pytest.raises(ValueError, match=r"one\.bin' is not in the folder after unpacking"):
             unpack("test", root / name, ("one.bin",))
-    write(root / name, {"a/one.bin": b"1"})
+    write(root / name, {"a/two.bin": b"1"})
     mkdir = Path.mkdir
 
     def with_a_link(folder, *args, **kwargs):
@@ -261,7 +309,7 @@ def test_what_lies_outside_after_unpacking_is_noticed(tmp_path, monkeypatch, wri
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "mkdir", with_a_link)
-        with pytest.raises(ValueError, match=r"a/one\.bin' (is not in the folder|would be .* outside)"):
+        with pytest.raises(ValueError, match=r"a/two\.bin' (is not in the folder|would be .* outside)"):
             unpack("test", root / name, ("one.bin",))
     assert [path.name for path in root.iterdir()] == [name]
 
