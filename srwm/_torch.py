@@ -43,10 +43,8 @@ def _gradients(
     return torch_operator(op).gradients(flat, saved, incoming, *options)
 
 
-def _as_tensors(
-    op: Operator, verb: str, flat: tuple[Any, ...], options: Options
-) -> tuple[tuple[Any, ...], Options]:
-    """The operands and options, checked to be tensors or None, and numbers.
+def _as_tensors(op: Operator, verb: str, flat: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands, checked to be tensors or None.
 
     Under autocast data operands are cast to the dtype of the initial matrices: the precision of what grows
     decides.
@@ -62,12 +60,12 @@ def _as_tensors(
         dtype = next((flat[i].dtype for i in matrices if flat[i] is not None), flat[0].dtype)
         data = op.places("data")
         flat = tuple(t.to(dtype) if i in data and t is not None else t for i, t in enumerate(flat))
-    return flat, options
+    return flat
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
-    flat, options = _as_tensors(op, "forward", flat, options)
+    flat = _as_tensors(op, "forward", flat)
     results: Any
     if not is_plain(flat):
         _checks.dense(op.verb("forward"), op.names, flat)
@@ -108,7 +106,7 @@ class _Prepared(NamedTuple):
 
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:
     """The operands, checked and detached."""
-    flat, options = _as_tensors(op, verb, flat, options)
+    flat = _as_tensors(op, verb, flat)
     _checks.dense(op.verb(verb), op.names, flat)
     lead, sizes = _checks.operands(op, op.verb(verb), flat)
     kind = flat[0].device.type

@@ -68,7 +68,7 @@ for name in map(plain, sys.argv[1:]):
             importlib.import_module(module)
         except Exception as error:
             bad.append(f"import {module} ({name} {version}): {type(error).__name__}: {error}")
-sys.exit("\\n".join(bad))
+sys.exit("\\n".join(bad) or 0)
 """
 
 

@@ -489,6 +489,11 @@ def test_export(row, start, strict):
     assert_agree(program.module()(*p.args), p.plain(*p.args))
 
 
+@pytest.mark.xfail(
+    torch.__version__ < "2.10",
+    raises=NameError,
+    reason="programs that torch 2.9 exports with named sizes do not know these names",
+)
 @each_start_slowly
 @each_operator
 def test_export_of_any_batch_and_length(row, start):

@@ -96,8 +96,8 @@ class Layer(nn.Module):
         Raises
         ------
         TypeError
-            An argument that is not a dense tensor (a PackedSequence, a nested or a sparse tensor), has another
-            dtype than those above, or a `return_state` that is not a bool.
+            An argument that is not a dense tensor (a PackedSequence, a nested or a sparse tensor) or has
+            another dtype than those above, a `return_state` that is not a bool.
         ValueError
             Shapes that do not fit, tensors on two devices.
 

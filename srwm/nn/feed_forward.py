@@ -34,8 +34,8 @@ class FeedForward(Layer):
         Sizes that are not integers, options of other types, a dtype other than float16, bfloat16,
         float32, float64.
     ValueError
-        Sizes below 1, a dropout out of range, or a device that torch cannot use here. A call raises it if it
-        gets a state.
+        Sizes below 1, a dropout out of range, or a device that torch cannot use here. A call raises it if
+        it gets a state.
 
     Notes
     -----

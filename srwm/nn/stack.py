@@ -115,7 +115,9 @@ class Stack(Layer):
 
     def _check_state(self, call: str, argument: str, state: Any, h: Tensor, *, has_steps: bool) -> None:
         _checks.states(call, argument, state, len(self.layers))
-        for i, (layer, own) in enumerate(zip(self._layers(), state or (), strict=False)):
+        if state is None:
+            return
+        for i, (layer, own) in enumerate(zip(self._layers(), state, strict=True)):
             layer._check_state(call, f"{argument}[{i}]", own, h, has_steps=has_steps)
 
     def _run(
