@@ -549,7 +549,7 @@ def test_wrappers_that_outlived_their_transform_go_through(row, through):
     case = tensors_of(row)
     leaked = []
     torch.func.vmap(lambda a: leaked.append(a) or a)(case.flat[0])
-    with pytest.raises(AssertionError, match="interpreter must not be None|^$"):
+    with pytest.raises(AssertionError, match=r"interpreter must not be None|^$"):
         row.forward((leaked[0], *case.flat[1:]))
     assert through
 
