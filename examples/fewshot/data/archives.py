@@ -337,12 +337,25 @@ def _extract_tar(archive: Path, folder: Path) -> list[str]:
             names.append(member.name)
             yield member
 
-    with tarfile.open(archive) as packed:
+    with tarfile.open(archive, tarinfo=_Member) as packed:
         # Python 3.10 and 3.11 have no filter in their early versions, such as Debian 12's 3.11.2. What
         # is checked above is enough without it: it leaves the filter nothing to refuse.
         packed.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         packed.extractall(folder, members=checked(packed))
     return names
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose damaged header is refused: tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, packed: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(packed)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the header at byte {packed.offset}: {error}") from error
 
 
 def _checked(name: str, *, plain: bool) -> str:

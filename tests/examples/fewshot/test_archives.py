@@ -232,6 +232,22 @@ def test_files_are_not_given_the_archives_rights(tmp_path, a_filter):
     assert stat.S_IMODE(found.stat().st_mode) & 0o700 == 0o700
 
 
+@pytest.mark.parametrize("damage", ["altered", "cut short at a member", "cut short in a header"])
+def test_a_tar_is_read_to_its_end(tmp_path, damage):
+    """tarfile takes a header that it cannot read, and the end of the file, for the end of the archive."""
+    archive = write_tar(tmp_path / "set.tar", {**FILES, "three.bin": b"3"}, mode="w")
+    content = archive.read_bytes()
+    start = content.index(b"three.bin")
+    altered = content[:start] + b"T" + content[start + 1 :]
+    end = {"altered": None, "cut short at a member": start, "cut short in a header": start + 100}[damage]
+    archive.write_bytes(altered[:end])
+    with pytest.raises(
+        ValueError, match=r"^test: cannot unpack .*set\.tar.*header.*delete it and fetch it"
+    ):
+        unpack("test", archive, NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.tar"]
+
+
 def test_members_without_a_name_are_refused(tmp_path):
     archive = tmp_path / "set.zip"
     with zipfile.ZipFile(archive, "w") as packed:
