@@ -32,7 +32,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 STATE_DTYPES = {dtype: (dtype,) for dtype in DTYPES} | {
     half: (half, "float32") for half in ("float16", "bfloat16")
 }
-KERNELS: dict[str, Callable[..., launch.Plan]] = {
+KERNELS: dict[str, Callable[..., launch.Config]] = {
     f"{operator}_{direction.__name__}": partial(direction, operator)
     for operator in launch.OPERATORS
     for direction in (launch.forward, launch.backward)
@@ -56,7 +56,7 @@ class Case(NamedTuple):
     architecture: int
     state: str | None = None  # dtype of the states that come and go; None: that of the arrays
 
-    def plan(self) -> launch.Plan:
+    def plan(self) -> launch.Config:
         """How it is compiled and launched there."""
         limits = launch.ARCHITECTURES[self.architecture]
         return KERNELS[self.kernel](self.D, self.Do, self.dtype, limits, state=self.state)

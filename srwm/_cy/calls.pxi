@@ -1,8 +1,8 @@
 """Calls of any operator: from addresses of arrays to its kernels, on all threads.
 
-A Call holds all that follows from shapes, strides and dtypes. It is made once; each run only takes
-addresses. Sequences are numbered by positions; each thread or thread group computes SEQUENCES neighbouring
-positions at a time.
+A BoundKernels holds all that follows from shapes, strides and dtypes. It is made once; each run only
+takes addresses. Sequences are numbered by positions; each thread or thread group computes SEQUENCES
+neighbouring positions at a time.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -135,7 +135,7 @@ def add_up(uintptr_t parts, const int64_t[::1] index, const int64_t[::1] starts,
                 out += size
 
 
-cdef class Call:
+cdef class BoundKernels:
     """An operator on arrays of certain shapes, strides and dtypes.
 
     `operands`, `results`, `incoming` (gradients of the results) and `gradients` (of the operands) are lists
@@ -169,7 +169,8 @@ cdef class Call:
         self.axes, self.saved, self.members, self.signature = len(lead), saved, members, signature
         self.n_operands, self.n_results = len(operands), max(len(results), len(incoming))
         if self.axes > MOST_AXES or self.n_operands > MOST_OPERANDS or self.n_results > MOST_RESULTS:
-            raise ValueError(f"srwm.{name}: expected at most {MOST_AXES} leading axes, got {self.axes}")
+            raise ValueError(f"kernels of {name}: expected at most {MOST_AXES} leading axes, got "
+                             f"{self.axes}; merge some of them")
         for i in range(self.axes):
             self.lead[i] = lead[i]
         number = 2 * (self.n_operands + self.n_results) * (self.axes + 1)

@@ -3,14 +3,12 @@ from typing import Any
 
 from srwm._layouts import Call, Layout
 
-SEGMENT: int
 WORK_PER_THREAD: int
 WORK_PER_MEMBER: int
 
 Kernels = Callable[[str, str], Any]
 Room = Callable[[int], tuple[int, Any]]
 
-def segments(L: int) -> int: ...
 def entries_saved(kernels: Kernels, call: Call) -> int: ...
 def by_entry(lead: tuple[int, ...], own: tuple[int, ...]) -> Any: ...
 def order_of(lead: tuple[int, ...], initial_lead: tuple[int, ...]) -> Any: ...

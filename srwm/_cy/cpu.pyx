@@ -15,15 +15,7 @@ import numpy as np
 
 from srwm._layouts import contiguous, itemsize, real_of
 from srwm._threads import default_threads, threads_allowed
-
-# Steps from one saved W to the next. In between, W is recovered by undoing updates. With 32 steps the saved
-# matrices cost D M / 32 entries a step, besides the 2 D + M + 4 saved for each step, and a W that grows is
-# recovered as exactly as a saved one.
-SEGMENT = 32
-
-# A last segment of at most this many steps is replayed. That costs less than the memory of one more saved
-# W; for calls of a single step, W would be most of what is saved.
-REPLAYED = 4
+from srwm.operators.spec import SEGMENT, segments
 
 # Sequences are computed side by side if their matrices are small, and if there are at least this many
 # steps: it takes time to transpose the matrices into that layout.
@@ -52,30 +44,38 @@ cdef enum:
 cdef dict KINDS = {"float16": 1, "bfloat16": 2}  # dtype -> kind of entries in the kernels; 0 for others
 
 
-def segments(L):
-    """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps.
-
-    L may be a symbol of torch's compiler, here and in `entries_saved`.
-    """
-    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
-
-
 def entries_saved(kernels, call):
-    """Entries saved for a sequence: whole cache lines, enough for both layouts and the mark at the end."""
+    """Entries saved for a sequence: whole cache lines, enough for both layouts and the mark at the end.
+
+    The length may be a symbol of torch's compiler.
+    """
     L, line = call.sizes["L"], LINE // itemsize(real_of(call.dtype))
-    of_step, of_matrix, of_growth = kernels(real_of(call.dtype), "one").layout(*name_and_sizes(call))[:3]
-    return -(-(L * of_step + segments(L) * of_matrix + -(-L // SEGMENT) * of_growth + 1) // line) * line
+    of = layout_of(kernels(real_of(call.dtype), "one"), call)
+    return -(-(L * of.step + segments(L) * of.matrix + -(-L // SEGMENT) * of.growth + 1) // line) * line
 
 
-cdef tuple name_and_sizes(call):
-    """The operator's name, the rows of its matrices, the entries of an output."""
+class KernelLayout(NamedTuple):
+    """What kernels in one layout need of memory, for a matrix (D, ...) and outputs (Do)."""
+
+    step: int  # entries saved of a sequence for each step
+    matrix: int  # for the matrix of a segment
+    growth: int  # for whether that has grown
+    forward_scratch: int  # entries of a thread's working memory
+    backward_scratch: int
+    most_forward: int  # bytes of matrices up to which sequences gain by being side by side
+    most_backward: int  # with a backward pass
+
+
+cdef layout_of(module, call):
+    """That of the kernels of a module for a call."""
     op = call.operator
-    return op.name, op.initials[0].shape((), call.sizes)[0], op.output.shape((), call.sizes)[-1]
+    rows = op.initials[0].shape((), call.sizes)[0]
+    return KernelLayout(*module.layout(op.name, rows, op.output.shape((), call.sizes)[-1]))
 
 
-def most_bytes(tuple layout, bint save):
+def most_bytes(layout, bint save):
     """Largest size in bytes of the matrices of sequences side by side; `save`: with a backward pass."""
-    return layout[6 if save else 5]
+    return layout.most_backward if save else layout.most_forward
 
 
 cdef tuple record(a, of, tuple lead):
@@ -163,25 +163,26 @@ cdef class Bound:
         self.initial_lead = self.lead_of(op.places("initial")[0])
         self.order = order_of(lead, self.initial_lead)
         self.saved = entries_saved(kernels, call)
-        _, rows, Do = name_and_sizes(call)
         modules = [kernels(self.real, layout) for layout in ("one", "many")]
-        one, many = (module.layout(op.name, rows, Do) for module in modules)
-        of_kernels = rows, Do, L, SEGMENT, segments(L)
+        one, many = (layout_of(module, call) for module in modules)
+        of_kernels = initial.shape((), sizes)[0], op.output.shape((), sizes)[-1], L, SEGMENT, segments(L)
         # The saved data are of these operands, in this order of sequences: backward of another call must
         # not read them.
         given = [a is not None for a in call.operands]
         of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead, given
         self.signature = crc32(repr(of_call).encode()) & 0xFFFF
         bytes_each, self.lanes = itemsize(self.real), modules[1].sequences()
-        self.scratch = bytes_each * max(of[4 if backward else 3] for of in (one, many))  # of a thread
+        scratch = [of.backward_scratch if backward else of.forward_scratch for of in (one, many)]
+        self.scratch = bytes_each * max(scratch)  # of a thread
         self.fits = (
             self.lanes > 1
             and L >= SIDE_BY_SIDE_STEPS
-            and many[1] * self.lanes * bytes_each <= most_bytes(many, save)
+            and many.matrix * self.lanes * bytes_each <= most_bytes(many, save)
         )
         arrays = records(op.flat, call.operands, lead), results, incoming, gradients
         rest = self.saved, self.order, self.members, self.signature
-        self.one, self.many = [module.Call(op.name, of_kernels, lead, *arrays, *rest) for module in modules]
+        arguments = op.name, of_kernels, lead, *arrays, *rest
+        self.one, self.many = [module.BoundKernels(*arguments) for module in modules]
 
     cdef tuple lead_of(self, int place):
         """The leading axes of an operand, none if it is not given."""

@@ -9,7 +9,7 @@ A `call` is a `srwm._layouts.Call`. A driver runs the kernels: a device (srwm/_r
 the stand-in of the tests. It has three methods:
 
     limits() -> launch.Limits    what the device allows
-    kernel(plan) -> kernel       compiled and loaded there
+    kernel(config) -> kernel       compiled and loaded there
     launch(kernel, blocks, threads, shared_bytes, stream, extra)
                                  in that stream, without waiting for it; `extra` is the address of the
                                  argument `extra` of cuLaunchKernel, valid only during this call
@@ -27,6 +27,7 @@ from libc.string cimport memcpy
 
 from srwm._cy import launch
 from srwm._layouts import itemsize, real_of
+from srwm.operators.spec import segments
 
 cdef enum:
     LEADING = 8  # most leading axes that a kernel takes: arrays.cuh
@@ -121,10 +122,10 @@ cdef class Launch:
     cdef int blocks, threads, shared_bytes
     cdef bytes values  # its last parameter
 
-    def __init__(self, driver, plan, items, cached, values):
-        self.driver, self.kernel, self.values = driver, driver.kernel(plan), values
-        self.blocks = launch.grid(plan, items, driver.limits().multiprocessors)
-        self.threads, self.shared_bytes = plan.threads, plan.dynamic_bytes + cached
+    def __init__(self, driver, config, items, cached, values):
+        self.driver, self.kernel, self.values = driver, driver.kernel(config), values
+        self.blocks = launch.grid(config, items, driver.limits().multiprocessors)
+        self.threads, self.shared_bytes = config.threads, config.dynamic_bytes + cached
 
     cdef run(self, tuple addresses, stream):
         cdef uint64_t[MOST_WORDS] block  # on the stack: threads share this object
@@ -147,7 +148,7 @@ cdef class Pass:
     cdef Launch launch  # None: there is nothing to compute
     cdef object working_bytes
 
-    cdef bind(self, driver, call, verb, plan, items, counts, order, views):
+    cdef bind(self, driver, call, verb, config, items, counts, order, views):
         """Prepare the launch over `items` items of work."""
         operator, L = call.operator, call.sizes["L"]
         (initial,) = [call.operands[i] for i in operator.places("initial")]
@@ -156,13 +157,13 @@ cdef class Pass:
         cached = 0
         if state is None and initial is not None:
             if prod(call.lead) > prod(operator.initials[0].lead(initial)) == 1:
-                cached = plan.cached_bytes
-        counts = (*counts, L, launch.segments(L), cached > 0)
+                cached = config.cached_bytes
+        counts = (*counts, L, segments(L), cached > 0)
         values = sizes(operator.verb(verb), call.lead, order, counts, views)
         if items > 0:
-            self.launch = Launch(driver, plan, items, cached, values)
-            groups = self.launch.blocks * plan.groups
-            self.working_bytes = groups * plan.working * itemsize(real_of(call.dtype))
+            self.launch = Launch(driver, config, items, cached, values)
+            groups = self.launch.blocks * config.groups
+            self.working_bytes = groups * config.working * itemsize(real_of(call.dtype))
 
     cdef run(self, tuple addresses, stream, empty):
         if self.launch is not None:
@@ -183,12 +184,12 @@ cdef class Forward(Pass):
 
     def __init__(self, driver, call):
         of, lead, sequences = call.sizes, call.lead, prod(call.lead)
-        plan = launch.forward(
+        config = launch.forward(
             call.operator.name, of["D"], of["Do"], call.dtype, driver.limits(), call.state_dtype
         )
         views = _views_of(call.operands, call.operator.flat, lead)
         self.bind(
-            driver, call, "forward", plan, sequences * plan.tiles, (sequences,), range(len(lead)), views
+            driver, call, "forward", config, sequences * config.tiles, (sequences,), range(len(lead)), views
         )
 
     def __call__(self, operands, outputs, saved, *, num_threads=None, stream, empty):
@@ -218,9 +219,9 @@ cdef class Gradient:
         written = real if of_initial or are_sums else layout.dtype
         self.nbytes = outer * parts * size * itemsize(written)
         if written != layout.dtype or (parts != 1 and outer * size > 0):
-            plan = launch.add_partial_sums(layout.dtype)
-            items = -(-outer * size // plan.threads)
-            self.add_up = Launch(driver, plan, items, 0, pack("3q", outer, parts, size))
+            config = launch.add_partial_sums(layout.dtype)
+            items = -(-outer * size // config.threads)
+            self.add_up = Launch(driver, config, items, 0, pack("3q", outer, parts, size))
 
 
 cdef _sequences_of_a_chunk(call, matrices, sharing):
@@ -248,7 +249,7 @@ cdef class Backward(Pass):
             operands[i] is not None and prod(operator.flat[i].lead(operands[i])) != prod(lead)
             for i in operator.places("data", "state")
         )
-        plan = launch.backward(
+        config = launch.backward(
             operator.name, of["D"], of["Do"], call.dtype, driver.limits(), are_sums, call.state_dtype
         )
         sequences = _sequences_of_a_chunk(call, prod(own), sharing)
@@ -265,7 +266,8 @@ cdef class Backward(Pass):
             *[(<Gradient> gradient).view for gradient in self.gradients],
         ]
         items = prod(own) * chunks
-        self.bind(driver, call, "backward", plan, items, (items, chunks, sequences, sharing), order, views)
+        counts = items, chunks, sequences, sharing
+        self.bind(driver, call, "backward", config, items, counts, order, views)
 
     def __call__(self, operands, saved, incoming, gradients, *, num_threads=None, stream, empty):
         """Write the gradients; an address is 0 if the array is not given or not needed."""
@@ -282,10 +284,10 @@ cdef class Backward(Pass):
                 gradient.add_up.run((partial_sums, address), stream)
 
 
-def plans_of(operator, D, Do, dtype, limits):
-    """Plans of the kernels that calls with these sizes and this dtype need."""
-    plans = [launch.add_partial_sums(dtype)]
+def configs_of(operator, D, Do, dtype, limits):
+    """Configs of the kernels that calls with these sizes and this dtype need."""
+    configs = [launch.add_partial_sums(dtype)]
     for state in {dtype, real_of(dtype)}:
-        plans.append(launch.forward(operator.name, D, Do, dtype, limits, state))
-        plans.append(launch.backward(operator.name, D, Do, dtype, limits, state=state))
-    return plans
+        configs.append(launch.forward(operator.name, D, Do, dtype, limits, state))
+        configs.append(launch.backward(operator.name, D, Do, dtype, limits, state=state))
+    return configs

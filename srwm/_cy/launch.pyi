@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-SEGMENT: int
 SHARED_BYTES: int
 
 class Limits(NamedTuple):
@@ -21,7 +20,7 @@ class Storage(NamedTuple):
 
 STORAGES: dict[str, Storage]
 
-class Plan(NamedTuple):
+class Config(NamedTuple):
     kernel: str
     options: tuple[str, ...]
     group: int
@@ -39,7 +38,7 @@ class Plan(NamedTuple):
 class Kernels(NamedTuple):
     columns: Callable[[int, int], int]
     saved: Callable[[int, int], int]
-    forward: Callable[..., Plan]
+    forward: Callable[..., Config]
     forward_views: int
     backward_views: int
     shares: int
@@ -47,12 +46,11 @@ class Kernels(NamedTuple):
 
 OPERATORS: dict[str, Kernels]
 
-def segments(L: int) -> int: ...
-def grid(plan: Plan, items: int, multiprocessors: int) -> int: ...
+def grid(config: Config, items: int, multiprocessors: int) -> int: ...
 def saved_entries(operator: str, L: int, D: int, Do: int) -> int: ...
 def forward(
     operator: str, D: int, Do: int, storage: str, limits: Limits, state: str | None = None
-) -> Plan: ...
+) -> Config: ...
 def backward(
     operator: str,
     D: int,
@@ -61,5 +59,5 @@ def backward(
     limits: Limits,
     sums: bool = False,
     state: str | None = None,
-) -> Plan: ...
-def add_partial_sums(storage: str) -> Plan: ...
+) -> Config: ...
+def add_partial_sums(storage: str) -> Config: ...

@@ -10,6 +10,8 @@ columns.cuh, tile.cuh.
 from functools import lru_cache
 from typing import NamedTuple
 
+from srwm.operators.spec import SEGMENT, segments
+
 cdef enum:
     WARP = 32
     GROUPS_OF_A_WARP = 4  # thread groups of a block if each is one warp: blocks are limited, too
@@ -24,7 +26,6 @@ cdef enum:
     MOST_BACKWARD_WARPS = 16  # with more, each thread would have too few registers
     REPLAYED = 4  # most steps after the last saved matrix, which backward recomputes
 
-SEGMENT = 32  # steps from one saved matrix to the next
 SHARED_BYTES = 49152  # shared memory that a block has on every architecture without a request
 
 
@@ -71,7 +72,7 @@ STORAGES = {
 }
 
 
-class Plan(NamedTuple):
+class Config(NamedTuple):
     """How one kernel is compiled and launched for given sizes, dtype and device limits."""
 
     kernel: str  # function, and stem of its .cu file
@@ -92,15 +93,10 @@ class Plan(NamedTuple):
         return self.group * self.groups
 
 
-def segments(L) -> int:
-    """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps."""
-    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
-
-
-def grid(plan, items, multiprocessors) -> int:
+def grid(config, items, multiprocessors) -> int:
     """Blocks for `items` items of work: enough for all, but no more than run at the same time."""
-    wanted = -(-items // plan.groups)
-    return max(1, min(wanted, multiprocessors * plan.blocks))
+    wanted = -(-items // config.groups)
+    return max(1, min(wanted, multiprocessors * config.blocks))
 
 
 class _Needs(NamedTuple):
@@ -222,8 +218,8 @@ def _check_shared(str op, int needed, limits):
         )
 
 
-def _plan(kernel, storage, state, int D, int Do, int M, int group, int groups, int tiles, int working, fit,
-          int shared, int dynamic, limits, defines):
+def _config(kernel, storage, state, int D, int Do, int M, int group, int groups, int tiles, int working,
+            fit, int shared, int dynamic, limits, defines):
     kind = STORAGES[storage]
     macros = [f"-D{kind.macro}"] if kind.macro else []
     values = {
@@ -239,7 +235,7 @@ def _plan(kernel, storage, state, int D, int Do, int M, int group, int groups, i
         or fit.blocks * (shared + dynamic + cached) > limits.shared_bytes_per_block
     ):
         cached = 0
-    return Plan(
+    return Config(
         kernel, options, group, groups, tiles, working, fit.blocks, fit.registers, shared, dynamic, cached
     )
 
@@ -260,7 +256,7 @@ def _resident(fit, int threads, int shared, limits):
 
 
 def _columns_of_a_group(str op, int D, int Do, int M, str storage, limits, int views, state):
-    """The plan of srwm_forward: every thread owns whole columns of W."""
+    """The config of srwm_forward: every thread owns whole columns of W."""
     cdef int size = 8 if storage == "float64" else 4
     cdef int quads = _parts(D, 4), groups = 1
     cdef int columns, group, held, other_group
@@ -294,7 +290,7 @@ def _columns_of_a_group(str op, int D, int Do, int M, str storage, limits, int v
     cdef int quad = 4 * columns * group, near
     near = _near(quads, held, groups * size * quad, limits.shared_bytes_per_block - shared)
     cdef int dynamic = groups * size * near * quad
-    return _plan(
+    return _config(
         "srwm_forward", storage, state, D, Do, M, group, groups, 1, (quads - held - near) * quad,
         _resident(fit, group * groups, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
@@ -320,7 +316,7 @@ def _tile(int D, int M, int warps):
 
 def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, int staged, int views, sums,
            state):
-    """The plan of a backward kernel, whose threads own tiles of the matrix and of its gradient: tile.cuh.
+    """The config of a backward kernel, whose threads own tiles of the matrix and of its gradient: tile.cuh.
 
     Each thread group has in shared memory `shares` vectors over rows for each warp, `staged` vectors over
     rows that are loaded from memory, and the start of its sequence in `views` arrays.
@@ -359,7 +355,7 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
     working = 4 * tile.rows * group * (2 * tile.quads - held_G - held_W - near_G - near_W)
     working += exchanged * (not shared_sums)
     fit = _resident(fit, group * groups, shared + dynamic, limits)
-    return _plan(
+    return _config(
         kernel, storage, state, D, Do, M, group, groups, 1, working, fit, shared, dynamic,
         limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
@@ -371,7 +367,7 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
 
 
 def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int views, state):
-    """The plan of delta_forward: each warp has a tile of columns of S."""
+    """The config of delta_forward: each warp has a tile of columns of S."""
     cdef int size = 8 if storage == "float64" else 4
     cdef int columns = 2 if D <= 32 and Do > WARP else 1, quads = _parts(D, 4)
     cdef int threads = WARP * GROUPS_OF_A_WARP
@@ -381,7 +377,7 @@ def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int vie
     cdef int quad = 4 * columns * WARP, held = fit.held[0], near, dynamic
     near = _near(quads, held, GROUPS_OF_A_WARP * size * quad, limits.shared_bytes_per_block - shared)
     dynamic = GROUPS_OF_A_WARP * size * near * quad
-    return _plan(
+    return _config(
         "delta_forward", storage, state, D, Do, M, WARP, GROUPS_OF_A_WARP, _parts(Do, WARP * columns),
         (quads - held - near) * quad, _resident(fit, threads, shared + dynamic, limits), shared, dynamic,
         limits, {"COLUMNS": columns, "HELD": held, "NEAR": near},
@@ -393,7 +389,7 @@ class Kernels(NamedTuple):
 
     columns: object  # of its matrix: a function of D and Do
     saved: object  # entries saved of a step for backward: a function of D and Do
-    forward: object  # the function that makes the plan of its forward kernel
+    forward: object  # the function that makes the config of its forward kernel
     forward_views: int  # arrays of its forward kernel: a thread group has the start of its sequence in each
     backward_views: int  # arrays of its backward kernel
     shares: int  # vectors over rows of which each warp of a backward group has partial sums
@@ -421,8 +417,8 @@ def saved_entries(str operator, L, D, Do) -> int:
 
 
 @lru_cache(maxsize=1024)
-def forward(str operator, int D, int Do, str storage, limits, state=None) -> Plan:
-    """The plan of an operator's forward kernel.
+def forward(str operator, int D, int Do, str storage, limits, state=None) -> Config:
+    """The config of an operator's forward kernel.
 
     `state`: the dtype of the state that is given and returned; None: the dtype of the other arrays.
     """
@@ -433,8 +429,8 @@ def forward(str operator, int D, int Do, str storage, limits, state=None) -> Pla
 
 
 @lru_cache(maxsize=1024)
-def backward(str operator, int D, int Do, str storage, limits, sums=False, state=None) -> Plan:
-    """The plan of an operator's backward kernel; `state` as for `forward`.
+def backward(str operator, int D, int Do, str storage, limits, sums=False, state=None) -> Config:
+    """The config of an operator's backward kernel; `state` as for `forward`.
 
     `sums`: gradients of sequences are added up afterwards, so the kernel writes all in the type of sums.
     """
@@ -447,7 +443,7 @@ def backward(str operator, int D, int Do, str storage, limits, sums=False, state
 
 
 @lru_cache(maxsize=1024)
-def add_partial_sums(str storage) -> Plan:
-    """The plan of add_partial_sums: each thread computes entries of the sum."""
+def add_partial_sums(str storage) -> Config:
+    """The config of add_partial_sums: each thread computes entries of the sum."""
     fit = _Fit((), 8, 0, 0)
-    return _plan("add_partial_sums", storage, storage, 1, 1, 1, WARP, 8, 1, 0, fit, 0, 0, None, {})
+    return _config("add_partial_sums", storage, storage, 1, 1, 1, WARP, 8, 1, 0, fit, 0, 0, None, {})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from srwm._cy import launch
-from srwm._cy.cuda import Backward, Forward, plans_of
+from srwm._cy.cuda import Backward, Forward, configs_of
 from srwm._cy.cuda import saved_of as saved_of
 from srwm._layouts import Call, Layout
 from srwm._raw_kernels import loader
@@ -59,10 +59,10 @@ class Device:
         """The limits of this device."""
         return loader.limits(self.index)
 
-    def kernel(self, plan: launch.Plan) -> int:
+    def kernel(self, config: launch.Config) -> int:
         """The handle of a kernel. It stays loaded."""
         with self._cuda.Device(self.index):
-            handle: int = loader.function(plan, self.index).kernel.ptr
+            handle: int = loader.function(config, self.index).kernel.ptr
         return handle
 
     def launch(
@@ -96,5 +96,5 @@ def warmup(D: int, Do: int, dtype: str) -> None:
 
     device = Device(cupy.cuda.Device().id)
     for operator in filter(takes, described.values()):
-        for plan in plans_of(operator, D, Do, dtype, device.limits()):
-            device.kernel(plan)
+        for config in configs_of(operator, D, Do, dtype, device.limits()):
+            device.kernel(config)

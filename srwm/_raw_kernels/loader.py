@@ -47,9 +47,9 @@ def headers() -> tuple[str, ...]:
     return tuple(f"-I{Path(folder) / 'include'}" for folder in folders)
 
 
-def options(plan: launch.Plan) -> tuple[str, ...]:
-    """The NVRTC options for a plan."""
-    return (STANDARD, *plan.options, *headers())
+def options(config: launch.Config) -> tuple[str, ...]:
+    """The NVRTC options for a config."""
+    return (STANDARD, *config.options, *headers())
 
 
 @cache
@@ -68,14 +68,14 @@ def limits(device: int) -> launch.Limits:
 
 
 @cache
-def function(plan: launch.Plan, device: int) -> Any:
-    """The kernel of a plan on the current device, which must have this index."""
+def function(config: launch.Config, device: int) -> Any:
+    """The kernel of a config on the current device, which must have this index."""
     import cupy
 
     del device  # part of the cache's key: kernels are compiled for each device
-    module = cupy.RawModule(code=source(plan.kernel), options=options(plan))
-    kernel = module.get_function(plan.kernel)
-    dynamic = plan.dynamic_bytes + plan.cached_bytes
-    if plan.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be requested
+    module = cupy.RawModule(code=source(config.kernel), options=options(config))
+    kernel = module.get_function(config.kernel)
+    dynamic = config.dynamic_bytes + config.cached_bytes
+    if config.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be requested
         kernel.max_dynamic_shared_size_bytes = dynamic
     return kernel

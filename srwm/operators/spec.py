@@ -15,6 +15,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+# Steps from one saved matrix to the next. In between, a matrix is recovered by undoing updates. With 32
+# steps the saved matrices cost D M / 32 entries a step, besides the 2 D + M + 4 saved for each step, and a
+# matrix that grows is recovered as exactly as a saved one.
+SEGMENT = 32
+
+# A last segment of at most this many steps is replayed. That costs less than the memory of one more saved
+# matrix; for calls of a single step, matrices would be most of what is saved.
+REPLAYED = 4
+
+
+def segments(L: int) -> int:
+    """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps."""
+    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
+
+
 Role = Literal["data", "parameter", "initial", "state", "flag"]
 
 

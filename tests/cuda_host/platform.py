@@ -49,11 +49,11 @@ class Platform(NamedTuple):
         """Those of the device."""
         return self.device
 
-    def kernel(self, plan: launch.Plan) -> Kernel:
-        """The kernel of a plan."""
-        code, options = self.source(plan.kernel), loader.options(plan)
+    def kernel(self, config: launch.Config) -> Kernel:
+        """The kernel of a config."""
+        code, options = self.source(config.kernel), loader.options(config)
         module = RawModule(code=code, options=options, mode=self.mode, order=self.order, seed=self.seed)
-        return module.get_function(plan.kernel)
+        return module.get_function(config.kernel)
 
     def launch(
         self, kernel: Kernel, blocks: int, threads: int, shared_bytes: int, stream: int, extra: int

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from srwm._cy import backend, cpu
+from srwm.operators.spec import SEGMENT, segments
 from tests.cases import growth_case
 from tests.cy.calls import (
     DELTA,
@@ -136,8 +137,8 @@ def grown_segments(op, flat, threads):
     _, sizes = sizes_of(op, flat)
     saved = save(op, flat, num_threads=threads)[2]
     one = backend.kernels(saved.dtype.name, "one").layout(op.name, sizes["D"], sizes["Do"])
-    before = sizes["L"] * one[0] + cpu.segments(sizes["L"]) * one[1]
-    number = -(-sizes["L"] // cpu.SEGMENT)
+    before = sizes["L"] * one[0] + segments(sizes["L"]) * one[1]
+    number = -(-sizes["L"] // SEGMENT)
     return saved[..., before : before + number * one[2]].reshape(*saved.shape[:-1], number, -1).any(-1)
 
 

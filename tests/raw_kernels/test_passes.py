@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from srwm._cy.cuda import Backward, Forward, plans_of, saved_of
+from srwm._cy.cuda import Backward, Forward, configs_of, saved_of
 from srwm._raw_kernels import loader
 from srwm.operators.table import OPERATORS
 from tests.cases import random_case, random_delta_case
@@ -196,7 +196,7 @@ def test_warmup_compiles_what_calls_launch(lead):
                 call = calls.call_of(operator, given, lead)
                 Forward(platform, call)
                 Backward(platform, call, [calls.layout_of(g) for g in incoming])
-                ahead = plans_of(operator, 4, 4, dtype, platform.limits())
+                ahead = configs_of(operator, 4, 4, dtype, platform.limits())
                 assert set(asked) <= set(ahead)
 
 
