@@ -32,7 +32,7 @@ _OPENMP_LIST = re.compile(r"\s*\+?[0-9]+\s*(?:,\s*\+?[0-9]+\s*)*", re.ASCII)
 
 
 class _Process:
-    """This process: its number, and whether an OpenMP library may wait for threads lost by a fork."""
+    """The running process: its number, and whether OpenMP may wait for threads lost by a fork."""
 
     number = os.getpid()
     has_lost_threads = False
