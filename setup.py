@@ -53,6 +53,7 @@ def extensions():
         ("exchange", []),
         ("cpu", []),
         ("run", []),
+        ("host", []),
         ("launch", []),
         ("cuda", []),
     ):

@@ -9,48 +9,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from srwm import _checks, _dlpack
-from srwm._cy import exchange, recycled
+from srwm._cy import exchange
+from srwm._cy.host import Host, dtype_of
 from srwm._cy.run import Ready
 from srwm._layouts import CPU, CUDA, Options, Reading, together
-from srwm._plan import ready
+from srwm._plan import find, ready
 from srwm.operators.spec import Operator
-
-_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
-
-
-def _dtype(name: str, like: Any) -> np.dtype:
-    """A dtype by name. NumPy has no bfloat16: then the dtype of an operand."""
-    return _DTYPES.get(name) or like.dtype
-
-
-class _Host:
-    """The library of NumPy arrays, see srwm/_cy/run.pyx."""
-
-    @staticmethod
-    def read(arrays: tuple[Any, ...]) -> Reading | None:
-        return exchange.of_numpy(arrays, np.ndarray)
-
-    @staticmethod
-    def empty(shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
-        return recycled.empty(shape, _dtype(dtype, like))
-
-    @staticmethod
-    def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
-        return exchange.addresses_of_numpy(arrays)
-
-    @staticmethod
-    def stream(like: Any) -> int:
-        return 0
-
-    @staticmethod
-    def room(like: Any) -> Callable[[int], tuple[int, Any]]:
-        return recycled.room
-
-    copy = staticmethod(np.copy)
-    own_precision = staticmethod(nullcontext)
 
 
 class _Cuda:
@@ -69,7 +34,7 @@ class _Cuda:
         import cupy
 
         with like.device:
-            return cupy.empty(shape, _dtype(dtype, like))
+            return cupy.empty(shape, dtype_of(dtype, like))
 
     @staticmethod
     def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
@@ -97,7 +62,7 @@ class _Cuda:
     own_precision = staticmethod(nullcontext)
 
 
-_HOST, _CUDA = _Host(), _Cuda()
+_HOST, _CUDA = Host(), _Cuda()
 
 
 class _Prepared(NamedTuple):
@@ -172,5 +137,11 @@ def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tu
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and with `return_state` the matrices after the last step."""
-    y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
+    reading = _HOST.read(flat)
+    plan = None if reading is None else find((op, options[0], reading[0]))
+    if reading is None or plan is None or plan.copies:
+        y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
+    else:  # the same for a plan that is known, without what only new arrays or other libraries need
+        call = Ready(plan, _HOST, flat, reading[1])
+        y, *matrices, _ = call.forward(False, return_state, options[1])
     return (y, together(matrices)) if return_state else y

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from srwm import _numpy
+from srwm._cy.host import Host
 from tests.operators import (
     CUDA,
     CUDA_ON_HOST,
@@ -40,13 +40,12 @@ from tests.operators import (
 @pytest.fixture(autouse=True)
 def memory_full_of_nan(monkeypatch):
     """What a kernel does not write is seen: results, and the room that kernels ask for, begin as NaN."""
-    host = _numpy._Host
 
     def filled(memory):
         memory.reshape(-1).view(np.uint8)[:] = 0xFF
         return memory
 
-    def empty(*how, original=host.empty):
+    def empty(*how, original=Host.empty):
         return filled(original(*how))
 
     def room(like):
@@ -56,8 +55,8 @@ def memory_full_of_nan(monkeypatch):
 
         return room
 
-    monkeypatch.setattr(host, "empty", staticmethod(empty))
-    monkeypatch.setattr(host, "room", staticmethod(room))
+    monkeypatch.setattr(Host, "empty", staticmethod(empty))
+    monkeypatch.setattr(Host, "room", staticmethod(room))
 
 
 # All starts at the sizes of the table, none and both at those that take long.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm import _numpy, _plan, _threads
-from srwm._cy import backend, cpu
+from srwm import _plan, _threads
+from srwm._cy import backend, cpu, host
 from srwm._layouts import Call, Layout
 from srwm.operators.spec import Operator
 from srwm.operators.table import OPERATORS
@@ -43,11 +43,11 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all memory of NumPy's calls be full of NaN: what is not written shows."""
 
     def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
-        kind = _numpy._dtype(dtype, like)
+        kind = host.dtype_of(dtype, like)
         return np.full((*shape, kind.itemsize), 0xFF, np.uint8).view(kind)[..., 0]
 
-    monkeypatch.setattr(_numpy._Host, "empty", staticmethod(empty))
-    monkeypatch.setattr(_numpy._Host, "room", staticmethod(lambda like: poisoned_room))
+    monkeypatch.setattr(host.Host, "empty", staticmethod(empty))
+    monkeypatch.setattr(host.Host, "room", staticmethod(lambda like: poisoned_room))
 
 
 def sizes_of(op: Operator, flat: Sequence[Any]) -> tuple[tuple[int, ...], dict[str, int]]:
