@@ -70,7 +70,7 @@ gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, 
 	$(BIN)/python -m benchmarks.gpu_check
 
 sanitize: $(INSTALLED) ## test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer; needs GCC
-	$(BIN)/python tests/sanitized.py
+	$(BIN)/python tests/sanitized.py $(ON_ALL_CORES)
 
 mingw: $(INSTALLED) ## build every module for Windows with mingw-w64, which root's run installs from Debian
 	command -v x86_64-w64-mingw32-gcc || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq gcc-mingw-w64-x86-64; }

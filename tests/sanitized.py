@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 COMPILER = "gcc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 BUILT = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-TESTS = ("alignment", "halves", "kernels", "teams")
+TESTS = ("addresses", "alignment", "groups", "growth", "halves", "kernels", "layouts", "state")
 # These instruction sets are not built, and this test wants the best.
 NOT_BUILT = "not avx2 and not avx512 and not best_instruction_set and not asked_for_by_name"
 
