@@ -46,7 +46,7 @@ __all__ = [
 RUNS_ON_ARRAYS = False
 NEEDS_ALIGNMENT = True
 
-STREAM = 7  # the handle of every call, so that a test can see whether it arrives
+STREAM = 7  # the handle of calls of arrays without streams, so that a test can see whether it arrives
 
 _platforms: list[Any] = [Platform()]
 
@@ -106,7 +106,7 @@ class _OnHost:
         self._make = make
         make(_platforms[-1])  # which refuses what the kernels do not run
 
-    def _run(self, memory: Sequence[Memory | None], empty: Any, *addresses: Any) -> None:
+    def _run(self, memory: Sequence[Memory | None], stream: int, empty: Any, *addresses: Any) -> None:
         def known_empty(nbytes: int) -> tuple[int, Any]:
             address, owner = empty(nbytes)
             ctypes.memset(address, 0xFF, nbytes)
@@ -121,7 +121,7 @@ class _OnHost:
             for m in memory:
                 if m is not None and m.writeable:
                     ctypes.memset(m.address, 0xFF, m.nbytes)
-            self._make(_platforms[-1])(*addresses, stream=STREAM, empty=known_empty)
+            self._make(_platforms[-1])(*addresses, stream=stream or STREAM, empty=known_empty)
         finally:
             known.clear()
 
@@ -132,7 +132,14 @@ class _Forward(_OnHost):
         self._call = call
 
     def __call__(
-        self, operands: Sequence[int], outputs: Sequence[int], saved: int, *, empty: Any, **_: Any
+        self,
+        operands: Sequence[int],
+        outputs: Sequence[int],
+        saved: int,
+        *,
+        stream: int = 0,
+        empty: Any,
+        **_: Any,
     ) -> None:
         call = self._call
         self._run(
@@ -144,6 +151,7 @@ class _Forward(_OnHost):
                 ),
                 _memory(calls.contiguous(*saved_of(call)), saved, writeable=True),
             ],
+            stream,
             empty,
             *(operands, outputs, saved),
         )
@@ -161,6 +169,7 @@ class _Backward(_OnHost):
         incoming: Sequence[int],
         gradients: Sequence[int],
         *,
+        stream: int = 0,
         empty: Any,
         **_: Any,
     ) -> None:
@@ -177,6 +186,7 @@ class _Backward(_OnHost):
                     for layout, address in zip(written, gradients, strict=True)
                 ),
             ],
+            stream,
             empty,
             *(operands, saved, incoming, gradients),
         )

@@ -1,0 +1,170 @@
+"""The torch front end on a device, without one: CPU tensors that it takes for a device's."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from srwm._cy import launch
+from srwm._raw_kernels import backend as cuda
+from srwm._torch_operator import torch_operator
+from tests.cuda_host import backend as on_host
+from tests.cuda_host.tensors import on_cuda
+from tests.operators import STARTS, assert_close, each_operator, each_start, random_case, run
+from tests.test_transforms import EAGER, Problem, assert_agree
+
+# Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
+pytestmark = [
+    pytest.mark.skipif(on_host.unusable() is not None, reason=str(on_host.unusable())),
+    # PyTorch 2.13's forward mode compiles its decompositions so.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
+
+SIZE = ((2,), (), 5, 4, 3)
+
+
+@pytest.fixture
+def seen():
+    with on_cuda() as seen:
+        yield seen
+
+
+def kernels_of(row, *verbs):
+    return [f"{row.op.name}_{verb}" for verb in verbs]
+
+
+@each_operator
+@each_start
+def test_results_and_gradients_are_the_references(row, start, seen):
+    case = random_case(row, SIZE, **start).map(torch.tensor)
+    got = run(case)
+    launched = [kernel for kernel, _ in seen.launched]
+    assert launched[:1] == kernels_of(row, "forward")
+    assert kernels_of(row, "backward")[0] in launched
+    truth = run(case, backend="reference")
+    for name, expected in truth.items():
+        assert_close({name: got[name]}, {name: expected}, 1e-12)
+
+
+@pytest.mark.parametrize("transform", EAGER)
+@each_operator
+def test_every_eager_transform(row, transform, seen):
+    p = Problem(row, STARTS["state-reset"])
+    assert_agree(EAGER[transform](p, p.ours), EAGER[transform](p, p.plain))
+
+
+@each_operator
+def test_a_call_without_a_gradient_is_one_launch(row, seen):
+    case = random_case(row, SIZE).map(torch.tensor)
+    for _ in range(3):
+        row.forward(case.flat)
+    assert seen.launched == [(kernels_of(row, "forward")[0], 11)] * 3
+
+
+@each_operator
+def test_launches_go_to_the_stream_that_is_current(row, seen):
+    """Of the forward call, and of the backward call: torch makes forward's current again for that."""
+    case = random_case(row, SIZE).map(torch.tensor)
+    leaves = [t if t is None else t.requires_grad_(t.is_floating_point()) for t in case.flat]
+    seen.stream = 21
+    y, _ = row.forward(tuple(leaves))
+    assert {stream for _, stream in seen.launched} == {21}
+    seen.launched.clear()
+    seen.stream = 22
+    y.sum().backward()
+    assert len(seen.launched) > 0
+    assert {stream for _, stream in seen.launched} == {22}
+
+
+@each_operator
+def test_operands_on_two_devices_are_refused(row, seen):
+    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+    for operand, t in list(zip(row.op.flat, case.flat, strict=True))[1:]:
+        if t is None:
+            continue
+        seen.devices = {t.data_ptr(): 1}
+        where = f"expected on the device of {row.op.names[0]}, cuda:0, got cuda:1"
+        message = f"{row.op.verb('forward')}: {operand.name}: {where}"
+        with pytest.raises(ValueError, match=rf"^{re.escape(message)}"):
+            row.forward(case.flat)
+    assert seen.launched == []
+
+
+@each_operator
+def test_misaligned_operands_are_copied(row, seen):
+    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+
+    def results(flat):
+        return (*row.forward(flat), *row.backward(flat, *case.incoming))
+
+    expected = results(case.flat)
+    for i, t in enumerate(case.flat):
+        if t is None or t.element_size() == 1:
+            continue
+        memory = torch.zeros(t.numel() * t.element_size() + 1, dtype=torch.uint8)[1:]
+        odd = torch.frombuffer(memory.numpy(), dtype=t.dtype).reshape(t.shape)
+        odd.copy_(t)
+        assert odd.data_ptr() % t.element_size() != 0
+        got = results((*case.flat[:i], odd, *case.flat[i + 1 :]))
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@each_operator
+def test_threads_share_a_plan(row, seen):
+    case = random_case(row, SIZE).map(torch.tensor)
+    expected = row.forward(case.flat)
+    failures = []
+
+    def work():
+        for _ in range(5):
+            got = row.forward(case.flat)
+            if not all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)):
+                failures.append(got)
+
+    lock = threading.Lock()  # the stand-in keeps one call's memory at a time
+    launched = on_host._OnHost._run
+
+    def one_at_a_time(*arguments, **options):
+        with lock:
+            launched(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_host._OnHost, "_run", one_at_a_time)
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+@each_operator
+def test_what_is_saved_has_the_size_of_the_devices_backend(row, monkeypatch):
+    """Where compilers ask: on tensors that have a device and no memory."""
+    from srwm import _dispatch
+
+    monkeypatch.setattr(cuda, "unusable", lambda: None)
+    _dispatch._resolve.cache_clear()
+    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+    with FakeTensorMode():
+        flat = [
+            None if t is None else torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in case.flat
+        ]
+        y, state, saved = torch_operator(row.op).forward(*flat, "it", True, None, None)
+    _dispatch._resolve.cache_clear()
+    _, _, L, D, Do = SIZE
+    assert saved.shape[-1] == launch.saved_entries(row.op.name, L, D, Do)
+    assert {t.device.type for t in (y, state, saved)} == {"cuda"}
+
+
+@each_operator
+def test_the_cpus_backend_declines_a_devices_tensors(row, seen):
+    case = random_case(row, SIZE).map(torch.tensor)
+    with pytest.raises(
+        RuntimeError, match="'cython' cannot run: it takes CPU arrays, these are on the cuda"
+    ):
+        row.forward(case.flat, backend="cython")
