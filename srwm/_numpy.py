@@ -14,7 +14,7 @@ from srwm._cy import exchange
 from srwm._cy.host import Host, dtype_of
 from srwm._cy.run import Ready
 from srwm._layouts import CPU, CUDA, Options, Reading, together
-from srwm._plan import find, ready
+from srwm._plan import Plan, find, ready
 from srwm.operators.spec import Operator
 
 
@@ -94,13 +94,17 @@ class _Prepared(NamedTuple):
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
         incoming = _views(self.ready.library, self.op.verb("backward"), self.op.gradient_names, incoming)
-        return self.given_back(self.ready.backward(saved, incoming, self.options[1]))
+        return self.given_back(self.ready.backward(saved, incoming, self.options[1], _are_checked))
 
     def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:
         """Results as arrays of the operands' type."""
         if not self.is_foreign:
             return results
         return tuple(None if a is None else _dlpack.back(a, self.flat[0]) for a in results)
+
+
+def _are_checked(plan: Plan) -> None:
+    """Gradients are checked when they come; saved data never leave the package."""
 
 
 def _views(library: Any, name: str, names: Any, arrays: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ This is the only cache in front of the kernels. Its key holds shapes, strides, d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from srwm import _checks, _dispatch
@@ -29,6 +29,8 @@ class Plan:
         Shapes of the output and of the matrices after the last step.
     saved : tuple of int, str
         Shape and dtype of what forward saves for backward.
+    gradients : tuple of (tuple of int, str)
+        Shapes and dtypes of the gradients of the operands; None for operands that are not given.
     runs_on_arrays : bool
         Whether the reference runs, on arrays: then there are no functions to bind.
     copies : tuple of int
@@ -39,6 +41,8 @@ class Plan:
         self.call, self._backend = call, backend
         self.results = tuple(result.shape(call.lead, call.sizes) for result in call.operator.results)
         self.saved: tuple[tuple[int, ...], str] = backend.saved_of(call)
+        given = [call.operands[i] for i in call.operator.differentiable]
+        self.gradients = tuple(None if a is None else (a.shape, a.dtype) for a in given)
         self.runs_on_arrays: bool = backend.RUNS_ON_ARRAYS
         self.copies = tuple(
             i
@@ -57,13 +61,18 @@ class Plan:
             bound = self._forward[save] = self._backend.forward_of(self.call, save)
         return bound
 
-    def backward(self, key: bytes) -> Any:
-        """The backend's backward pass of this call, for gradients of the results with this key."""
-        bound = self._backward.get(key)
+    def backward(self, key: bytes | None, check: Callable[[Plan], None]) -> Any:
+        """The backend's backward pass, for saved data and gradients of the results with this key.
+
+        `check` is called for a key that is new, and raises if these do not fit.
+        """
+        bound = None if key is None else self._backward.get(key)
         if bound is None:
+            check(self)
+            assert key is not None, "arrays that pass the checks have a key"
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
-            incoming = tuple(unpack(key))
+            incoming = tuple(unpack(key))[1:]
             if self._backend.NEEDS_ALIGNMENT:
                 _check_alignment(self.call.operator, incoming)
             bound = self._backward[key] = self._backend.backward_of(self.call, incoming)

@@ -116,16 +116,19 @@ def backward(
     num_threads: int | None,
 ) -> Tensors:
     """The gradients of the operands that have one; None where they are not given."""
-    call, x, name = _ready(op, "backward", flat, backend), flat[0], op.verb("backward")
-    assert x is not None
-    _check_saved(name, call.plan, saved, x)
-    _checks.gradients(op, name, flat, call.plan.results, incoming, optional=True)
-    devices = [None if t is None else t.device for t in (x, *incoming)]
-    _checks.one_device(name, (op.flat[0].name, *op.gradient_names), devices)
-    return call.backward(saved, incoming, _threads(name, num_threads))
+    name = op.verb("backward")
+
+    def check(plan: Plan) -> None:
+        _check_saved(name, plan, saved, flat[0])
+        _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
+        devices = [None if t is None else t.device for t in (flat[0], *incoming)]
+        _checks.one_device(name, (op.names[0], *op.gradient_names), devices)
+
+    threads = _threads(name, num_threads)
+    return _ready(op, "backward", flat, backend).backward(saved, incoming, threads, check)
 
 
-def _check_saved(name: str, plan: Plan, saved: Tensor, x: Tensor) -> None:
+def _check_saved(name: str, plan: Plan, saved: Tensor, x: Any) -> None:
     """Raise unless `saved` can be what forward saved for backward: kernels trust what is in it."""
     shape, dtype = plan.saved
     if saved.dtype != DTYPES[dtype]:

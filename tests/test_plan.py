@@ -149,11 +149,12 @@ def test_what_is_bound_for_backward_is_bounded(monkeypatch):
     case = random_case(next(iter(each_operator.args[1])))
     lead, sizes = _checks.operands(case.row.op, "op", case.flat)
     call = _plan.Call(case.row.op, (None,) * len(case.flat), lead, sizes, "float64", "float64", 0)
-    plan = Plan(call, Backend)
+    plan, checked = Plan(call, Backend), []
     for n in range(1, 12):
-        key, _ = _plan_key(np.ones(n))
-        assert plan.backward(key)[0].shape == (n,)
-        assert plan.backward(key) is plan.backward(key)
+        key, _ = _plan_key(np.ones(3), np.ones(n))
+        assert plan.backward(key, checked.append)[0].shape == (n,)
+        assert plan.backward(key, checked.append) is plan.backward(key, checked.append)
+        assert checked == [plan] * n
         assert len(plan._backward) <= 4
 
 

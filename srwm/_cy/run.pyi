@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 class Ready:
@@ -10,5 +11,9 @@ class Ready:
     ) -> None: ...
     def forward(self, save: bool, return_state: bool, num_threads: int | None) -> list[Any]: ...
     def backward(
-        self, saved: Any, incoming: tuple[Any, ...], num_threads: int | None
+        self,
+        saved: Any,
+        incoming: tuple[Any, ...],
+        num_threads: int | None,
+        check: Callable[[Any], None],
     ) -> tuple[Any, ...]: ...

@@ -42,19 +42,24 @@ cdef class Ready:
         run(self.addresses, tuple(places), saved_at, num_threads=num_threads, stream=stream, empty=room)
         return results
 
-    def backward(self, saved, tuple incoming, num_threads):
-        """The gradients of the operands, from those of the results; None for operands not given."""
+    def backward(self, saved, tuple incoming, num_threads, check):
+        """The gradients of the operands, from those of the results; None for operands not given.
+
+        `check` takes the plan, and raises if `saved` or `incoming` do not fit it. It is called for arrays
+        with a layout that has not come before.
+        """
         plan, library, call, like = self.plan, self.library, self.plan.call, self.arrays[0]
         cdef tuple gradients
         cdef list places
         if plan.runs_on_arrays:
+            check(plan)
             with library.own_precision(like):
                 return loop.backward(call.operator, self.arrays, call.lead, call.sizes, saved, incoming)
-        key, incoming_at = library.read(incoming)
-        layouts = [call.operands[i] for i in call.operator.differentiable]
-        gradients = tuple([None if a is None else library.empty(a.shape, a.dtype, like) for a in layouts])
-        saved_at, *places = library.addresses((saved, *gradients))
+        reading = library.read((saved, *incoming))
+        run = plan.backward(None if reading is None else reading[0], check)
+        saved_at, *places = reading[1]
+        gradients = tuple([None if of is None else library.empty(*of, like) for of in plan.gradients])
         stream, room = library.stream(like), library.room(like)
-        plan.backward(key)(self.addresses, saved_at, incoming_at, tuple(places), num_threads=num_threads,
-                           stream=stream, empty=room)
+        run(self.addresses, saved_at, tuple(places), library.addresses(gradients), num_threads=num_threads,
+            stream=stream, empty=room)
         return gradients
