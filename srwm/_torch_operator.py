@@ -27,6 +27,7 @@ from srwm._dispatch import layout_of_saved
 from srwm._layouts import Call
 from srwm._torch_kernels import own_precision
 from srwm._torch_private import (
+    Function,
     autograd_kernel_is_known,
     below_autograd,
     has_tangent,
@@ -239,7 +240,7 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
     """
     n, states = len(op.flat), len(op.states)
 
-    class Differentiable(torch.autograd.Function):
+    class Differentiable(Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
             results, return_state, ctx.options = run(*arguments), arguments[n], arguments[n + 1 :]
@@ -260,14 +261,14 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
                     result[i] = g
             return tuple(result)
 
-    return _apply_of(Differentiable)
+    return Differentiable.apply
 
 
 def _twice_differentiable(operator: TorchOperator) -> Any:
     """The autograd Function of backward: the arguments of the operator -> gradients."""
     op, n = operator.op, operator.n
 
-    class Backward(torch.autograd.Function):
+    class Backward(Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             with outer_level():
@@ -295,12 +296,7 @@ def _twice_differentiable(operator: TorchOperator) -> Any:
             of_flat = [next(found) if t is not None and i in places else None for i, t in enumerate(flat)]
             return (*of_flat, None, *(None if g is None else next(found) for g in incoming), None, None)
 
-    return _apply_of(Backward)
-
-
-def _apply_of(function: Any) -> Any:
-    """C++'s own apply: Function.apply would begin functorch's transforms once more."""
-    return super(torch.autograd.Function, function).apply
+    return Backward.apply
 
 
 def _devices(tensors: tuple[Tensor | None, ...]) -> list[torch.device | None]:

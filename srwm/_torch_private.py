@@ -40,6 +40,11 @@ _transforms = _private("_C._functorch.get_interpreter_stack")
 _transform_type = _private("_C._functorch.TransformType")
 _single_level = _private("_functorch.utils.enable_single_level_autograd_function")
 _forward_grad_mode = _private("autograd.forward_ad._set_fwd_grad_enabled")
+_level_function = _private("autograd.function._SingleLevelFunction")
+
+# The base of autograd Functions. The public one looks for transforms at each call, which costs as much as a
+# kernel, and refuses Functions that are made for one level of them. The one for a single level does not.
+Function: Any = torch.autograd.Function if _level_function is None else _level_function
 
 
 def _keys(*names: str) -> int:
@@ -74,7 +79,7 @@ plain_is_known = None not in (
     *(_key_set, _key, _level),
 )
 autograd_kernel_is_known = None not in (
-    *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode),
+    *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode, _level_function),
 )
 _THREAD_KEYS, _TENSOR_KEYS = _key_sets() if plain_is_known else (frozenset(), frozenset())
 
