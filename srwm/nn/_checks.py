@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -21,7 +22,7 @@ Shape = tuple[int, ...]
 
 def size(call: str, argument: str, n: Any) -> int:
     """`n` as an int; TypeError unless it is an integer, ValueError unless it is at least 1."""
-    given: Any = None if isinstance(n, bool) else n
+    given: Any = None if isinstance(n, (bool, np.bool_)) else n
     try:
         n = operator.index(given)
     except TypeError:
@@ -199,7 +200,7 @@ def states(call: str, argument: str, a: Any, count: int) -> None:
     """Raise unless `a` is None, or a tuple of `count` states."""
     if a is None:
         return
-    if not isinstance(a, tuple | list):
+    if not isinstance(a, (tuple, list)):
         raise TypeError(
             f"{call}: {argument}: expected a tuple of {count} states, one for each layer, got "
             f"{type(a).__name__}; pass what the stack returned, or its initial_state"

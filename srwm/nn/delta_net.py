@@ -143,7 +143,8 @@ def positive(a: Tensor, eps: float) -> Tensor:
     greatest = wide.detach().amax(-1, keepdim=True)  # detached: the quotient does not depend on it
     exponent, scale = greatest.clamp(max=0), 1 + greatest.relu()
     # Not elu(a) + 1 as written: in float32 that rounds small values, and is 0 for a < -17.
-    shares = ((wide.clamp(max=0) - exponent).exp() + wide.relu()) / scale
+    # Not clamp either: at 0 versions of torch differ in its gradient, and relu has none there.
+    shares = ((wide.masked_fill(wide > 0, 0) - exponent).exp() + wide.relu()) / scale
     total = shares.sum(-1, keepdim=True)
     if eps:
         total = total + eps / (exponent.exp() * scale)
