@@ -93,6 +93,8 @@ def backward(
 def _checked(op: Operator, verb: str, options: Options) -> Options:
     """The options, with the number of threads as an int."""
     backend, n = options
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"{op.verb(verb)}: backend: expected a name or None, got {backend!r}; pass a str")
     return options if n is None else (backend, _checks.thread_count(op.verb(verb), "num_threads", n))
 
 

@@ -252,14 +252,6 @@ def same_dtype(name: str, argument: str, a: Any, dtype: Any, *, of: str, alterna
         )
 
 
-def device_of(a: Any) -> Any:
-    """The device of an array; None where its library does not say: NumPy before 2, a tracer of JAX."""
-    try:
-        return a.device
-    except (AttributeError, TypeError):
-        return None
-
-
 def one_device(name: str, arguments: Sequence[str], devices: Sequence[Any]) -> None:
     """Raise ValueError unless all arrays lie on the device of the first; None stands for no array."""
     for argument, device in zip(arguments, devices, strict=True):

@@ -27,6 +27,7 @@ class Layout(NamedTuple):
     dtype: str
     device: tuple[int, int] = (CPU, 0)  # DLPack's type, and index
     is_aligned: bool = True  # whether its address and its strides are multiples of an entry's bytes
+    has_memory: bool = True  # false where there are entries and no address: a freed storage
 
 
 def itemsize(dtype: str) -> int:

@@ -23,6 +23,9 @@ def free_memory() -> None:
     >>> del y
     >>> srwm.free_memory()
     """
-    from srwm._cy.recycled import release_idle  # not at the top: importing srwm loads no kernel
+    from srwm._cy import cpu, recycled  # not at the top: importing srwm loads no kernel
+    from srwm._plan import forget
 
-    release_idle()
+    forget()  # plans hold arrays as long as there are sequences
+    cpu.forget()
+    recycled.release_idle()

@@ -7,6 +7,7 @@ This is the only cache in front of the kernels. Its key holds shapes, strides, d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from srwm import _checks, _dispatch
@@ -72,10 +73,10 @@ class Plan:
             assert key is not None, "arrays that pass the checks have a key"
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
-            incoming = tuple(unpack(key))[1:]
-            if self._backend.NEEDS_ALIGNMENT:
-                _check_alignment(self.call.operator, incoming)
-            bound = self._backward[key] = self._backend.backward_of(self.call, incoming)
+            op, arrays = self.call.operator, tuple(unpack(key))
+            names = ("saved", *op.gradient_names)
+            _check_memory(op.verb("backward"), names, arrays, self._backend.NEEDS_ALIGNMENT)
+            bound = self._backward[key] = self._backend.backward_of(self.call, arrays[1:])
         return bound
 
 
@@ -83,6 +84,7 @@ class Plan:
 # change.
 _plans: dict[tuple[Operator, str | None, bytes], Plan] = {}
 _MOST_PLANS = 1024
+_MOST_SEQUENCES = 1 << 22  # of all plans together: on the CPU each takes about 25 bytes
 _MOST_BACKWARD = 64
 
 find = _plans.get
@@ -132,9 +134,11 @@ def make(
     assert first is not None
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
     _checks.one_device(name, op.names, devices)
+    _check_memory(name, op.names, layouts, False)
     module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
-    if len(_plans) >= _MOST_PLANS:
+    sequences = sum(prod(known.call.lead) for known in _plans.values())
+    if len(_plans) >= _MOST_PLANS or sequences > _MOST_SEQUENCES:
         _plans.clear()
     plan = _plans[op, backend, key] = Plan(call, module)
     return plan
@@ -149,11 +153,13 @@ def _device_name(device_type: int, index: int) -> str:
     return kind if kind == "cpu" else f"{kind}:{index}"
 
 
-def _check_alignment(op: Operator, incoming: Sequence[Layout | None]) -> None:
-    """Raise ValueError for gradients of results that are not aligned to whole entries."""
-    for name, a in zip(op.gradient_names, incoming, strict=True):
-        if a is not None and not a.is_aligned:
+def _check_memory(
+    name: str, arguments: Sequence[str], layouts: Sequence[Layout | None], needs_alignment: bool
+) -> None:
+    """Raise ValueError for an array whose storage was freed, or which is not aligned as it must be."""
+    for argument, a in zip(arguments, layouts, strict=True):
+        if a is not None and not (a.has_memory and (a.is_aligned or not needs_alignment)):
             raise ValueError(
-                f"{op.verb('backward')}: {name}: expected an address and strides that are multiples of an "
-                f"entry's size, got {a.dtype} with strides of {a.strides} bytes; pass a contiguous copy"
+                f"{name}: {argument}: expected memory, at an address and with strides that are multiples "
+                f"of an entry's size, got {a}; pass a contiguous copy, made before the storage was freed"
             )

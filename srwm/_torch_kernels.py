@@ -131,6 +131,7 @@ def backward(
 def _check_saved(name: str, plan: Plan, saved: Tensor, x: Any) -> None:
     """Raise unless `saved` can be what forward saved for backward: kernels trust what is in it."""
     shape, dtype = plan.saved
+    _checks.array(name, "saved", saved)
     if saved.dtype != DTYPES[dtype]:
         raise TypeError(
             f"{name}: saved: expected what forward saved, of dtype {dtype}, got {saved.dtype}; a hook on "

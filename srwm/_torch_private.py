@@ -44,7 +44,9 @@ _level_function = _private("autograd.function._SingleLevelFunction")
 
 # The base of autograd Functions. The public one looks for transforms at each call, which costs as much as a
 # kernel, and refuses Functions that are made for one level of them. The one for a single level does not.
-Function: Any = torch.autograd.Function if _level_function is None else _level_function
+# What the public one says to compiled autograd holds for this one as well.
+_said = {"_compiled_autograd_key": vars(torch.autograd.Function).get("_compiled_autograd_key")}
+Function: Any = type("Function", (_level_function,), _said) if _level_function else torch.autograd.Function
 
 
 def _keys(*names: str) -> int:

@@ -83,7 +83,8 @@ def import_library(headers: Path, folder: Path) -> str:
         name: kind
         for path in headers.rglob("*.h")
         for kind, name in re.findall(
-            r"PyAPI_(FUNC|DATA)\([^;{]*?\)\s*\**\s*(\w+)", path.read_text(encoding="utf-8")
+            r"PyAPI_(FUNC|DATA)\([^;{]*?\)\s*\**\s*(?:_Py_NO_RETURN\s+)?(\w+)",
+            path.read_text(encoding="utf-8"),
         )
     }
     library = f"python{sys.version_info.major}{sys.version_info.minor}"

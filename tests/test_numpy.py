@@ -158,6 +158,28 @@ def test_as_many_axes_as_arrays_have(row, to):
             getattr(row, verb)(plain.map(to).with_(reset=to(flags)).flat)
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+@each_operator
+def test_axes_of_one_entry_have_any_stride(row, axis):
+    """Kernels that prefetch by it would walk for minutes."""
+    case = random_case(row, ((4,), (), 1 if axis == -2 else 7, 1 if axis == -1 else 3, 1))
+    flat = list(case.flat)
+    for i, (operand, a) in enumerate(zip(row.op.flat, case.flat, strict=True)):
+        if a is not None and operand.core == 2 and a.shape[axis] == 1:
+            strides = [*a.strides[:axis], 1 << 40, *a.strides[axis % a.ndim + 1 :]]
+            flat[i] = np.lib.stride_tricks.as_strided(a, a.shape, strides)
+    for got, expected in zip(row.forward(tuple(flat)), row.forward(case.flat), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("backend", [["cython"], {}, 3, b"cython"])
+@each_operator
+def test_a_backend_that_is_no_name_is_refused(row, backend):
+    case = random_case(row)
+    with pytest.raises(TypeError, match=r"forward: backend: expected a name or None, got .*; pass a str"):
+        row.forward(case.flat, backend=backend)
+
+
 # ---- purity
 
 

@@ -151,7 +151,7 @@ def test_what_is_bound_for_backward_is_bounded(monkeypatch):
     call = _plan.Call(case.row.op, (None,) * len(case.flat), lead, sizes, "float64", "float64", 0)
     plan, checked = Plan(call, Backend), []
     for n in range(1, 12):
-        key, _ = _plan_key(np.ones(3), np.ones(n))
+        key, _ = _plan_key(np.ones(3), np.ones(n), None)
         assert plan.backward(key, checked.append)[0].shape == (n,)
         assert plan.backward(key, checked.append) is plan.backward(key, checked.append)
         assert checked == [plan] * n
@@ -190,3 +190,13 @@ def test_a_backend_that_cannot_run_is_asked_again(monkeypatch):
         with pytest.raises(RuntimeError, match="not now"):
             case.row.forward(case.flat)
     case.row.forward(case.flat)
+
+
+def test_plans_of_many_sequences_are_few(monkeypatch):
+    """What they hold is as long as there are sequences."""
+    monkeypatch.setattr(_plan, "_MOST_SEQUENCES", 100)
+    for n in range(30, 60):
+        srwm.forward(np.ones((n, 2, 2)), np.ones((2, 9)))
+        assert sum(plan.results[0][0] for plan in _plan._plans.values()) <= 100 + n
+    srwm.free_memory()
+    assert not _plan._plans

@@ -5,6 +5,7 @@ Every transform and tool of torch: tests/test_transforms.py.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -682,6 +683,53 @@ def test_what_is_not_wanted_is_empty(row):
     case = tensors_of(row)
     results = torch_operator(row.op).forward(*case.flat, None, False, None, None)
     assert [t.numel() > 0 for t in results] == [True, False, False]
+
+
+def freed(t):
+    """A tensor whose storage was given back, as sharded modules do between their steps."""
+    t = t.clone()
+    t.untyped_storage().resize_(0)
+    return t
+
+
+@each_operator
+def test_tensors_whose_storage_was_freed_are_refused(row):
+    """No address stands for an operand that is not given: these would be read as zeros."""
+    case = tensors_of(row, **STARTS["state-reset"])
+    for i, (operand, t) in enumerate(zip(row.op.flat, case.flat, strict=True)):
+        if t is not None:
+            flat = (*case.flat[:i], freed(t), *case.flat[i + 1 :])
+            with pytest.raises(ValueError, match=rf"forward: {re.escape(operand.name)}: expected memory"):
+                row.forward(flat)
+    for i, name in enumerate(row.op.gradient_names):
+        incoming = [freed(g) if i == j else g for j, g in enumerate(case.incoming)]
+        with pytest.raises(ValueError, match=rf"backward: {name}: expected memory"):
+            row.backward(case.flat, *incoming)
+    operator = torch_operator(row.op)
+    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+    with pytest.raises(ValueError, match="backward: saved: expected"):
+        operator.backward(*case.flat, freed(saved), *results, None, None)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # its own
+@each_operator
+def test_compiled_autograd_takes_what_was_not_compiled(row):
+    case = tensors_of(row, **STARTS["state-reset"])
+
+    def gradients(context):
+        given = [t.requires_grad_(t.is_floating_point()) if t is not None else t for t in case.flat]
+        for t in given:
+            if t is not None:
+                t.grad = None
+        with context:
+            row.forward(tuple(given))[0].square().sum().backward()
+        return [t.grad.clone() for t in given if t is not None and t.grad is not None]
+
+    compiled = torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager"))
+    expected = gradients(contextlib.nullcontext())
+    assert len(expected) > 1
+    for got, g in zip(gradients(compiled), expected, strict=True):
+        torch.testing.assert_close(got, g)
 
 
 NOT_DENSE = {

@@ -449,7 +449,11 @@ def test_compiled_forward_mode_is_refused_and_no_zero(row, start, transform, com
         compiled(FORWARD_MODE[transform](p), backend="aot_eager")(*p.one)
 
 
-@each_start_slowly
+@pytest.mark.parametrize(
+    "start",  # without a reset, nothing leads from a state to the weight that is trained
+    [STARTS["state-reset"], *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in ("plain", "reset"))],
+    ids=["state-reset", "plain", "reset"],
+)
 @each_operator
 def test_a_compiled_module_trains_as_it_does_eagerly(row, start, compiled):
     p = Problem(row, start)

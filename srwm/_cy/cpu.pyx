@@ -135,6 +135,12 @@ def gathering_of(tuple lead, tuple initial_lead, tuple own, Py_ssize_t side_by_s
     return Gathering(slots.astype(np.int64, copy=False), starts.astype(np.int64, copy=False), many, one)
 
 
+def forget():
+    """Forget the arrays that are as long as there are sequences, but for those of plans."""
+    order_of.cache_clear()
+    gathering_of.cache_clear()
+
+
 cdef chunks(Py_ssize_t first, Py_ssize_t last, Py_ssize_t lanes):
     """Where the chunks of positions first ... last - 1 start, then where the last one ends."""
     size = lanes * max(1, -(-((last - first) // lanes) // CHUNKS))

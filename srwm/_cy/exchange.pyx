@@ -107,7 +107,11 @@ cdef inline bint add_none(Reading *reading) noexcept:
 
 cdef inline void add(Reading *reading, int64_t *place, uint64_t address, int code, int bits,
                      int device_type, int device, Py_ssize_t ndim) noexcept:
-    place[0] = ndim << 32 | (address % (bits // 8) != 0) << 16 | code << 8 | bits
+    cdef bint is_freed = address == 0
+    cdef Py_ssize_t i
+    for i in range(ndim):
+        is_freed &= place[HEAD + i] != 0
+    place[0] = ndim << 32 | is_freed << 17 | (address % (bits // 8) != 0) << 16 | code << 8 | bits
     place[1], place[2] = device_type, device
     reading.addresses[reading.arrays] = address
     reading.arrays += 1
@@ -296,6 +300,7 @@ def unpack(bytes key):
         for i in range(ndim):
             is_aligned &= numbers[at + HEAD + ndim + i] % size == 0
         device = numbers[at + 1], numbers[at + 2]
-        layouts.append(Layout(shape, strides, _names[numbers[at] & 0xffff], device, is_aligned))
+        has_memory = not numbers[at] >> 17 & 1
+        layouts.append(Layout(shape, strides, _names[numbers[at] & 0xffff], device, is_aligned, has_memory))
         at += HEAD + 2 * ndim
     return layouts

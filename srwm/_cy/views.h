@@ -114,8 +114,9 @@ INLINE void fetch(const void *p, ptrdiff_t bytes) {
 #endif
 }
 
+/* Rows with gaps are not prefetched: each of their entries may be on a page of its own. */
 INLINE void fetch_row(const View *a, ptrdiff_t at, ptrdiff_t n) {
-    if (a->data[0] == NULL) return;
+    if (a->data[0] == NULL || a->inner > (ptrdiff_t)sizeof(real) || a->inner < 0) return;
     for (ptrdiff_t s = 0; s < SEQUENCES; s++) fetch(a->data[s] + at, n * a->inner);
 }
 

@@ -240,7 +240,7 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
         _checks.same_kind(name, argument, block, W_y, of="W_y")
         _checks.same_dtype(name, argument, block, W_y.dtype, of="W_y")
         _checks.rank(name, argument, block, 2, "(..., D, columns)")
-    _checks.one_device(name, tuple(blocks), [*map(_checks.device_of, blocks.values())])
+    _checks.one_device(name, tuple(blocks), [*map(_device_of, blocks.values())])
     _checks.entries(name, "W_y", W_y, ("D", "Do"))
     D = W_y.shape[-2]
     lead: tuple[Any, ...] | None = ()
@@ -262,6 +262,14 @@ def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:
     assert lead is not None
     xp = namespace(W_y)
     return xp.concat([xp.broadcast_to(b, (*lead, *b.shape[-2:])) for b in blocks.values()], axis=-1)
+
+
+def _device_of(a: Any) -> Any:
+    """The device of an array; None where its library does not say: NumPy before 2, a tracer of JAX."""
+    try:
+        return a.device
+    except (AttributeError, TypeError):
+        return None
 
 
 def unpack(W: Any) -> tuple[Any, Any, Any, Any]:

@@ -23,13 +23,9 @@ SRWM, DELTA = OPERATORS["srwm"], OPERATORS["delta"]
 
 def forget() -> None:
     """Let the backend look at the environment and its settings again."""
-    for cached in (
-        backend.instruction_set,
-        backend.kernels,
-        cpu.gathering_of,
-        _threads._srwm_variable,
-    ):
+    for cached in (backend.instruction_set, backend.kernels, _threads._srwm_variable):
         cached.cache_clear()
+    cpu.forget()
     _plan.forget()
 
 

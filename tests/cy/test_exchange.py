@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srwm._cy import exchange
+from srwm._layouts import Layout
 
 DTYPES = {
     "float16": np.float16,
@@ -31,7 +32,7 @@ def test_a_key_says_all_but_addresses(dtype, shape):
     a = np.zeros(shape, DTYPES[dtype])
     key, addresses = of_numpy(a, None, a)
     assert addresses == (a.ctypes.data, 0, a.ctypes.data)
-    described = (a.shape, a.strides, dtype, (1, 0), True)
+    described = Layout(a.shape, a.strides, dtype)
     first, none, last = exchange.unpack(key)
     assert first == last
     assert none is None
@@ -49,11 +50,10 @@ def test_strides_of_any_view(shape, data):
     view = a[(..., *(slice(None, None, s) for s in steps))]
     view = view.transpose(data.draw(st.permutations(range(len(shape)))))
     key, (address,) = of_numpy(view)
-    ((shape_of_view, strides, *rest, is_aligned),) = exchange.unpack(key)
-    assert (shape_of_view, *rest) == (view.shape, "float32", (1, 0))
-    assert is_aligned
+    (layout,) = exchange.unpack(key)
+    assert layout == Layout(view.shape, layout.strides, "float32")
     assert address == view.__array_interface__["data"][0]
-    moved = [stride for stride, n in zip(strides, view.shape, strict=True) if n > 1]
+    moved = [stride for stride, n in zip(layout.strides, view.shape, strict=True) if n > 1]
     assert view.size == 0 or moved == [s for s, n in zip(view.strides, view.shape, strict=True) if n > 1]
 
 
@@ -80,7 +80,7 @@ def test_what_differs_has_another_key():
     keys = [of_numpy(*arrays)[0] for arrays in several]
     for (i, a), (j, b) in product(enumerate(keys), enumerate(keys)):
         assert (a == b) == (i == j)
-    assert exchange.unpack(of_numpy(misaligned)[0])[0][-1] is False
+    assert exchange.unpack(of_numpy(misaligned)[0])[0].is_aligned is False
 
 
 def test_where_one_array_ends_and_the_next_begins_is_in_the_key():
@@ -117,7 +117,7 @@ def test_read_only_arrays_are_read():
 
 def test_bounds():
     a = np.zeros((1,) * 64)
-    assert exchange.unpack(of_numpy(*[a] * 24)[0]) == [(a.shape, a.strides, "float64", (1, 0), True)] * 24
+    assert exchange.unpack(of_numpy(*[a] * 24)[0]) == [Layout(a.shape, a.strides, "float64")] * 24
     assert of_numpy(*[a] * 25) is None
     assert of_numpy(*[None] * 24) is not None
     assert of_numpy(*[None] * 25) is None
@@ -134,6 +134,12 @@ def test_descriptions_give_the_key_of_the_array():
         described = (a.ctypes.data, name, (1, 0), a.shape, a.strides)
         assert exchange.pack([described, None]) == of_numpy(a, None)
     assert exchange.pack([(0, "int32", (1, 0), (), ())]) is None
+
+
+def test_entries_without_an_address_are_told_from_no_entries():
+    for shape, has_memory in (((3,), False), ((0, 3), True)):
+        key, _ = exchange.pack([(0, "float32", (1, 0), shape, (4,) * len(shape))])
+        assert exchange.unpack(key)[0].has_memory is has_memory
 
 
 def test_a_device_is_in_the_key():
@@ -180,7 +186,7 @@ class TestExchange:
         t = torch.zeros(3, 4, 5)[1:, ::2].mT
         key, (address,) = exchange.of_exchange((t,), torch.Tensor)
         strides = tuple(4 * n for n in t.stride())
-        assert exchange.unpack(key) == [(tuple(t.shape), strides, "float32", (1, 0), True)]
+        assert exchange.unpack(key) == [Layout(tuple(t.shape), strides, "float32")]
         assert address == t.data_ptr()
 
     def test_other_types_and_bounds(self):

@@ -107,8 +107,8 @@ def test_saved_values_of_any_kind_are_no_offsets():
 
 @each_operator
 def test_threads_round_as_their_caller_does(op):
-    """Subnormal numbers are zero to all threads or to none."""
-    flat = as_dtype(random_operands(op, (5,), SIZES, without=("reset",)), np.float32)
+    """Subnormal numbers are zero to all threads or to none: of sequences too few to be side by side."""
+    flat = as_dtype(random_operands(op, (3,), SIZES, without=("reset",)), np.float32)
     for i, operand in enumerate(op.flat):
         if operand.name in ("W", "S", "state", "v"):
             flat[i] *= np.float32(1e-38)
@@ -122,7 +122,7 @@ def test_threads_round_as_their_caller_does(op):
     try:
         if not torch.set_flush_denormal(True):
             return  # this processor has no such mode
-        alone, together = results(1), results(5)
+        alone, together = results(1), results(3)
         again = results(1)
     finally:
         torch.set_flush_denormal(False)
@@ -130,5 +130,5 @@ def test_threads_round_as_their_caller_does(op):
         np.testing.assert_array_equal(together[name], alone[name], name)
         np.testing.assert_array_equal(again[name], alone[name], name)
     assert any((exact[name] != alone[name]).any() for name in exact)
-    for name, a in results(5).items():
+    for name, a in results(3).items():
         np.testing.assert_array_equal(a, exact[name], name)

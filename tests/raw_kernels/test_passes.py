@@ -112,8 +112,10 @@ def test_misaligned_gradients_of_results_are_refused(row, misaligned):
     case = random_row(row, ((3,), (), 5, 4, 3), state=True, reset=True)
     for i, name in enumerate(row.op.gradient_names):
         incoming = [misaligned(g) if j == i else g for j, g in enumerate(case.incoming)]
-        message = re.escape(f"{row.op.verb('backward')}: {name}: expected an address and strides that ")
-        with pytest.raises(ValueError, match=rf"^{message}.*, got float64 with .*; pass a contiguous"):
+        message = re.escape(
+            f"{row.op.verb('backward')}: {name}: expected memory, at an address and with strides that "
+        )
+        with pytest.raises(ValueError, match=rf"^{message}.*, got .*; pass a contiguous"):
             row.backward(case.flat, *incoming, backend=CUDA_ON_HOST.name)
 
 
