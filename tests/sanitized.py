@@ -47,7 +47,7 @@ def main() -> None:
             shutil.copytree(ROOT / tree, folder / tree, ignore=ignored)
         for file in BUILT:
             shutil.copy(ROOT / file, folder)
-        for macros, tests_of_lanes in (("", ""), ("-DSRWM_ONE_LANE", " and not layouts")):  # of which it has one
+        for macros, tests_of_lanes in (("", ""), ("-DSRWM_ONE_LANE", " and not layouts")):
             run(
                 folder,
                 *(sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", "--force"),
