@@ -2,7 +2,7 @@
 
     python tests/installed_wheel.py [pytest's options]
 
-Run by `make test`. The operator's tests run from a temporary folder, where `import srwm` can find
+Run by `make test-all`. The operator's tests run from a temporary folder, where `import srwm` can find
 nothing but the wheel; torch is not installed there, so srwm is shown to work without it. Not named
 test_*.py: it starts pytest itself, and needs a compiler and minutes.
 """
@@ -29,11 +29,15 @@ NOT_THE_OPERATORS = (
     "nn",  # the layers need torch
     "test_build.py",  # read the checkout's sources
     "test_imports.py",
-    "distributed.py",  # these six need torch
+    "test_operators.py",
+    "distributed.py",  # these need torch
+    "programs.py",
+    "tensors.py",
     "test_distributed.py",
     "test_forks.py",
     "test_new_operator.py",
     "test_torch.py",
+    "test_torch_on_cuda.py",
     "test_transforms.py",
     "installed_wheel.py",
     "__pycache__",

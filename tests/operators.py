@@ -107,7 +107,7 @@ class Row:
 
 def srwm_step(x_t: Any, W: Any) -> Any:
     """Of the self-referential weight matrix: x_t (..., D), W (..., D, M)."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     D = x_t.shape[-1]
     y, q, k, b = torch.einsum("...d,...dm->...m", x_t, W).tensor_split((-2 * D - 4, -D - 4, -4), -1)
@@ -120,7 +120,7 @@ def srwm_step(x_t: Any, W: Any) -> Any:
 
 def delta_step(q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any) -> Any:
     """Of the delta rule: q_t, k_t (..., D), v_t (..., Do), beta_t (...), S (..., D, Do)."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     u = beta_t[..., None] * (v_t - torch.einsum("...d,...do->...o", k_t, S))
     S = S + torch.einsum("...d,...o->...do", k_t, u)
@@ -376,7 +376,7 @@ def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def by_autograd(case: Case, dtype: Any = None) -> dict[str, Any]:
     """All results by torch's autograd through a plain loop, which shares nothing with the package."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     def tensor(a: Any) -> Any:
         t = torch.tensor(a)
@@ -396,7 +396,7 @@ def by_autograd(case: Case, dtype: Any = None) -> dict[str, Any]:
 
 def plain_loop(row: Row, flat: Sequence[Any]) -> tuple[Any, Any]:
     """The operator on tensors as a loop over `torch_step`, with resets and a state: L >= 1."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     op = row.op
     flat = (*flat, *(None,) * (len(op.flat) - len(flat)))
