@@ -6,7 +6,8 @@ def free_memory() -> None:
 
     On the CPU, later calls reuse the memory of large results, of the data saved for backward, and of the
     working memory of calls: the page faults of new memory would take more time than many calls. At most 256
-    MiB are kept while they are unused. This function gives all of that back. Arrays in use are not touched.
+    MiB are kept while they are unused. This function gives all of that back, and forgets the plans of
+    earlier calls, which grow with the number of sequences. Arrays in use are not touched.
 
     On GPUs, CuPy or PyTorch keep memory: ``cupy.get_default_memory_pool().free_all_blocks()``,
     ``torch.cuda.empty_cache()``.

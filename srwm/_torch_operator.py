@@ -240,7 +240,7 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
     """
     n, states = len(op.flat), len(op.states)
 
-    class Differentiable(Function):  # type: ignore[misc]
+    class Differentiable(Function):  # type: ignore[misc]  # its base is private: mypy sees Any
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
             results, return_state, ctx.options = run(*arguments), arguments[n], arguments[n + 1 :]
@@ -268,7 +268,7 @@ def _twice_differentiable(operator: TorchOperator) -> Any:
     """The autograd Function of backward: the arguments of the operator -> gradients."""
     op, n = operator.op, operator.n
 
-    class Backward(Function):  # type: ignore[misc]
+    class Backward(Function):  # type: ignore[misc]  # as above
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             with outer_level():

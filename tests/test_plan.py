@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -201,3 +203,27 @@ def test_plans_of_many_sequences_are_few(monkeypatch):
         assert sum(plan.results[0][0] for plan in _plan._plans.values()) <= 100 + n
     srwm.free_memory()
     assert not _plan._plans
+
+
+def test_threads_that_meet_new_layouts_leave_each_other_alone():
+    """A thread that counts what is kept is not disturbed by one that adds to it."""
+    failures = []
+
+    def work(first):
+        try:
+            for n in range(first, first + 150):
+                srwm.forward(np.ones((n, 1, 1)), np.ones((1, 7)))
+        except RuntimeError as error:
+            failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(1 + 1000 * i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []

@@ -83,7 +83,8 @@ def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
 
 def lead(call: str, axes: tuple[Any, ...]) -> None:
     """Raise unless these are the sizes of leading axes."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # sizes are tensors there
+    # The deprecated trace makes tensors of sizes. torch names the function in no list of exports.
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return
     for n in axes:
         # Not operator.index: compilers would take the size for a constant.

@@ -32,10 +32,8 @@ __all__ = [
     "declines",
     "delta_backward",
     "delta_forward",
-    "delta_kept_shape",
     "forward",
     "forward_of",
-    "kept_shape",
     "on",
     "running",
     "saved_of",
@@ -203,7 +201,7 @@ def backward_of(call: Any, incoming: Sequence[Any]) -> _Backward:
     return _Backward(call, incoming)
 
 
-# The functions of today's front ends, on arrays.
+# Both passes of an operator on NumPy arrays, for the tests of states.
 
 
 def _forward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, Any, Any]]:
@@ -228,14 +226,5 @@ def _backward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, ...]]:
     return backward
 
 
-def _shape_of_kept(operator: Operator) -> Callable[..., tuple[int, ...]]:
-    def shape(dtype: Any, lead: tuple[int, ...], L: int, D: int, Do: int) -> tuple[int, ...]:
-        del dtype
-        return (*lead, launch.saved_entries(operator.name, L, D, Do))
-
-    return shape
-
-
 forward, delta_forward = map(_forward_on_arrays, (SRWM, DELTA))
 backward, delta_backward = map(_backward_on_arrays, (SRWM, DELTA))
-kept_shape, delta_kept_shape = map(_shape_of_kept, (SRWM, DELTA))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from srwm._cy.exchange import TYPES
-from srwm._layouts import Call, Layout
+from srwm._layouts import Call, Layout, contiguous
 from srwm.operators.spec import Operator
 
 ITEM_BYTES = {name: bits // 8 for name, (_, bits) in TYPES.items()}
@@ -35,12 +34,6 @@ def name_of(dtype: Any) -> str:
 def layout_of(a: Any) -> Layout | None:
     """Of an array or None."""
     return None if a is None else Layout(a.shape, a.strides, name_of(a.dtype))
-
-
-def contiguous(shape: tuple[int, ...], dtype: str) -> Layout:
-    """Of a contiguous array."""
-    strides = (prod(shape[i + 1 :]) * ITEM_BYTES[dtype] for i in range(len(shape)))
-    return Layout(shape, tuple(strides), dtype)
 
 
 def call_of(operator: Operator, operands: Sequence[Any], lead: tuple[int, ...]) -> Call:

@@ -352,7 +352,8 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, packed: tarfile.TarFile) -> _Member:
         try:
             return super().fromtarfile(packed)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark
+        # The block of zeros that ends an archive. The stubs of tarfile do not have its name.
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the header at byte {packed.offset}: {error}") from error
