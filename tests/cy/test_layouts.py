@@ -97,7 +97,7 @@ def test_a_saved_array_that_says_nothing_is_refused(op, forward, lead):
 
 
 def test_saved_values_of_any_kind_are_no_offsets():
-    """Whatever is saved, backward reads it as numbers: an offset would crash, here or in `make sanitize`."""
+    """Backward reads all that is saved as numbers: an offset would crash, here or in `make sanitize`."""
     for op in (SRWM, DELTA):
         flat = random_operands(op, (37,), SIZES)
         saved = save(op, flat, num_threads=64)[2]
