@@ -137,8 +137,8 @@ def make(
     _check_memory(name, op.names, layouts, False)
     module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
-    kept = list(_plans.values())  # at once: other threads may add plans
-    sequences = sum(prod(known.call.lead) for known in kept)
+    # A list, which is made at once: other threads may add plans.
+    sequences = sum(prod(known.call.lead) for known in list(_plans.values()))
     if len(_plans) >= _MOST_PLANS or sequences > _MOST_SEQUENCES:
         _plans.clear()
     plan = _plans[op, backend, key] = Plan(call, module)

@@ -84,6 +84,11 @@ _TENSORS = _Tensors()
 own_precision = _TENSORS.own_precision
 
 
+def devices_of(tensors: Tensors) -> list[torch.device | None]:
+    """The device of each tensor."""
+    return [None if t is None else t.device for t in tensors]
+
+
 def _ready(op: Operator, verb: str, flat: Tensors, backend: str | None) -> Ready:
     return ready(_TENSORS, op, verb, flat, backend, _TENSORS.read(flat))
 
@@ -121,8 +126,7 @@ def backward(
     def check(plan: Plan) -> None:
         _check_saved(name, plan, saved, flat[0])
         _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
-        devices = [None if t is None else t.device for t in (flat[0], *incoming)]
-        _checks.one_device(name, (op.names[0], *op.gradient_names), devices)
+        _checks.one_device(name, (op.names[0], *op.gradient_names), devices_of((flat[0], *incoming)))
 
     threads = _threads(name, num_threads)
     return _ready(op, "backward", flat, backend).backward(saved, incoming, threads, check)

@@ -17,6 +17,7 @@ by the dispatcher where arguments equal them, so there are none.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 from srwm import _checks, _dispatch, _torch_kernels
 from srwm._dispatch import layout_of_saved
 from srwm._layouts import Call
-from srwm._torch_kernels import own_precision
+from srwm._torch_kernels import devices_of, own_precision
 from srwm._torch_private import (
     Function,
     autograd_kernel_is_known,
@@ -102,7 +103,7 @@ class TorchOperator:
         op, x = self.op, flat[0]
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
-        _checks.one_device(name, op.names, _devices(flat))
+        _checks.one_device(name, op.names, devices_of(flat))
         y, dtype = x.new_empty(op.output.shape(lead, sizes)), op.state_dtype(flat)
         shapes = (result.shape(lead, sizes) if return_state else 0 for result in op.next_states)
         matrices = [x.new_empty(shape, dtype=dtype) for shape in shapes]
@@ -121,7 +122,7 @@ class TorchOperator:
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
         op = self.op
         names = (*op.names, "saved", *op.gradient_names)
-        _checks.one_device(op.verb("backward"), names, _devices(arguments[: len(names)]))
+        _checks.one_device(op.verb("backward"), names, devices_of(arguments[: len(names)]))
         return tuple(
             arguments[0].new_empty(0)
             if arguments[i] is None
@@ -299,10 +300,6 @@ def _twice_differentiable(operator: TorchOperator) -> Any:
     return Backward.apply
 
 
-def _devices(tensors: tuple[Tensor | None, ...]) -> list[torch.device | None]:
-    return [None if t is None else t.device for t in tensors]
-
-
 def _identifier(name: str) -> str:
     """The name of an operand in a schema: that of the second state is state_1."""
     return name.replace("[", "_").replace("]", "")
@@ -318,6 +315,7 @@ def _mapped(t: Tensor | None, dim: int | None, own: int, lead: int, size: int | 
 
 
 _operators: dict[str, TorchOperator] = {}
+_registering = threading.Lock()  # torch refuses a name that another thread has just registered
 
 
 def _registered(name: str) -> str:
@@ -326,8 +324,8 @@ def _registered(name: str) -> str:
     All at once: the compiler reads the table once for a graph, and an operator that the same graph calls
     later would not be in what it read.
     """
-    if len(_operators) < len(described):
-        for other in described.values():
+    with _registering:
+        for other in list(described.values()):
             if other.name not in _operators:
                 _operators[other.name] = TorchOperator(other)
     return name

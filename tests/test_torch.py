@@ -807,6 +807,31 @@ def test_what_forward_of_other_operands_saved_is_refused(row):
             operator.backward(*flat, saved, *results, None, None)
 
 
+FIRST_IN_THREADS = """
+import sys, threading, torch, srwm
+sys.setswitchinterval(1e-6)
+x, W, failures = torch.randn(2, 3, 4), torch.randn(4, 13), []
+together = threading.Barrier(6)
+def work():
+    together.wait()
+    try:
+        torch.func.vmap(lambda a: srwm.forward(a, W))(x)
+    except Exception as error:
+        failures.append(error)
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert failures == [], failures
+"""
+
+
+def test_threads_that_come_first_register_once():
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", FIRST_IN_THREADS], cwd=ROOT, check=True)
+
+
 def test_importing_the_module_registers_all_operators():
     """What a program that loads an exported one has to do, and all it has to do."""
     program = (
