@@ -65,7 +65,8 @@ class Plan:
     def backward(self, key: bytes | None, check: Callable[[Plan], None]) -> Any:
         """The backend's backward pass, for saved data and gradients of the results with this key.
 
-        `check` is called for a key that is new, and raises if these do not fit.
+        None if the backend takes only copies of these. `check` is called for a key that is new, and raises
+        if they do not fit.
         """
         bound = None if key is None else self._backward.get(key)
         if bound is None:
@@ -74,8 +75,9 @@ class Plan:
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
             op, arrays = self.call.operator, tuple(unpack(key))
-            names = ("saved", *op.gradient_names)
-            _check_memory(op.verb("backward"), names, arrays, self._backend.NEEDS_ALIGNMENT)
+            _check_memory(op.verb("backward"), ("saved", *op.gradient_names), arrays)
+            if self._backend.NEEDS_ALIGNMENT and not all(a is None or a.is_aligned for a in arrays):
+                return None
             bound = self._backward[key] = self._backend.backward_of(self.call, arrays[1:])
         return bound
 
@@ -134,7 +136,7 @@ def make(
     assert first is not None
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
     _checks.one_device(name, op.names, devices)
-    _check_memory(name, op.names, layouts, False)
+    _check_memory(name, op.names, layouts)
     module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
     # A list, which is made at once: other threads may add plans.
@@ -154,13 +156,11 @@ def _device_name(device_type: int, index: int) -> str:
     return kind if kind == "cpu" else f"{kind}:{index}"
 
 
-def _check_memory(
-    name: str, arguments: Sequence[str], layouts: Sequence[Layout | None], needs_alignment: bool
-) -> None:
-    """Raise ValueError for an array whose storage was freed, or which is not aligned as it must be."""
+def _check_memory(name: str, arguments: Sequence[str], layouts: Sequence[Layout | None]) -> None:
+    """Raise ValueError for an array whose storage was freed."""
     for argument, a in zip(arguments, layouts, strict=True):
-        if a is not None and not (a.has_memory and (a.is_aligned or not needs_alignment)):
+        if a is not None and not a.has_memory:
             raise ValueError(
-                f"{name}: {argument}: expected memory, at an address and with strides that are multiples "
-                f"of an entry's size, got {a}; pass a contiguous copy, made before the storage was freed"
+                f"{name}: {argument}: expected memory, got {a}, whose storage was freed; pass a copy that "
+                "was made before"
             )

@@ -57,7 +57,11 @@ class _Tensors:
 
     @staticmethod
     def stream(like: Tensor) -> int:
-        return torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
+        if not like.is_cuda:
+            return 0
+        if _HAS_API:
+            return exchange.current_stream(Tensor, CUDA, like.device.index)
+        return torch.cuda.current_stream(like.device).cuda_stream
 
     @staticmethod
     def room(like: Tensor) -> Callable[[int], tuple[int, Any]]:

@@ -13,6 +13,11 @@ from hypothesis import settings
 settings.register_profile("srwm", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("srwm")
 
+if os.environ.get("SRWM_TEST_CUDA") == "host":  # before anything imports CuPy
+    from tests.cuda_host import under_cupy
+
+    under_cupy.install()
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects what is slow
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

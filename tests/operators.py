@@ -7,8 +7,9 @@ dtype.
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -468,24 +469,34 @@ class Backend:
 
 def vjp(case: Case, *, backend: str | None = None, **options: Any) -> Any:
     """The public `vjp` on NumPy arrays, on a device's where the backend is "cuda"."""
-    on_device = backend == "cuda"
-
-    def to(a: Any) -> Any:
-        if not on_device or a is None:
-            return a
-        import cupy
-
-        return cupy.asarray(a)
-
-    def back(a: Any) -> Any:
-        return a.get() if on_device and a is not None else a
-
-    results, pullback = case.row.vjp([to(a) for a in case.flat], backend=backend, **options)
+    results, pullback = case.row.vjp(placed(case, backend).flat, backend=backend, **options)
 
     def pull_back(*gradients: Any) -> Any:
-        return tuple(back(g) for g in pullback(*(to(g) for g in gradients)))
+        return from_device(pullback(*placed(replace(case, incoming=gradients), backend).incoming))
 
-    return tuple(back(a) for a in results), pull_back
+    return from_device(results), pull_back
+
+
+def placed(case: Case, backend: str | None) -> Case:
+    """The case where the backend takes it: on a device for "cuda"."""
+    return case.map(to_device) if backend == "cuda" else case
+
+
+def to_device(a: np.ndarray) -> Any:
+    """A CuPy array with the entries and the strides of a NumPy array."""
+    import cupy
+
+    if a.size == 0:
+        return cupy.asarray(a)
+    low, high = np.lib.array_utils.byte_bounds(a)
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
+    start = cupy.asarray(memory).data + (a.ctypes.data - low)
+    return cupy.ndarray(a.shape, a.dtype, start, a.strides)
+
+
+def from_device(arrays: Iterable[Any]) -> tuple[Any, ...]:
+    """CuPy arrays as NumPy's; others, and None, as they are."""
+    return tuple(a.get() if hasattr(a, "get") else a for a in arrays)
 
 
 def run(case: Case, *, backend: str | None = None, **options: Any) -> dict[str, Any]:

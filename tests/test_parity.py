@@ -27,8 +27,10 @@ from tests.operators import (
     each_backend,
     each_operator,
     each_start,
+    from_device,
     growth_case,
     long_keys_case,
+    placed,
     random_case,
     relative_error,
     run,
@@ -120,9 +122,6 @@ STATES_BESIDE_HALVES = {"no state": None, "half state": "half", "float32 state":
 )
 @each_operator
 def test_halves_are_stored_so_and_computed_in_float32(backend, row, size, dtype, state_dtype):
-    if backend is CUDA and dtype is ml_dtypes.bfloat16:
-        # It has no array of that dtype to be called with.
-        pytest.skip("CuPy has no bfloat16; torch tensors on a device have, see test_gpu.py")
     state_dtype = dtype if state_dtype == "half" else state_dtype
     case = random_case(row, size, reset=True, state=state_dtype is not None).astype(dtype, state_dtype)
     got = backend.run(case)
@@ -141,8 +140,6 @@ def test_halves_are_stored_so_and_computed_in_float32(backend, row, size, dtype,
 def test_many_single_steps_in_halves_with_a_float32_state(backend, row, start):
     """300 calls, each from the state of the one before, are one call within what a half can hold."""
     case = random_case(row, ((2,), (2,), 300, 8, 8), **STARTS[start]).astype(ml_dtypes.bfloat16, np.float32)
-    if backend is CUDA:
-        case = case.astype(np.float16, np.float32)
     backend.require(row.op)
     state = case["state"]
     if state is None:
@@ -363,11 +360,13 @@ def test_forward_alone_gives_the_results_of_vjp(backend, row):
     for start in STARTS.values():
         case = random_case(row, ((5,), (), 40, 9, 7), **start)
         expected = backend.run(case)
-        y, matrix = row.forward(case.flat, backend=backend.name)
+        flat = placed(case, backend.name).flat
+        y, matrix = from_device(row.forward(flat, backend=backend.name))
         # Not the same bits: where a matrix is saved, deferred updates are added to it earlier.
         of_vjp = {"y": expected["y"], "m": expected[row.result_names[1]]}
         assert_close({"y": y, "m": matrix}, of_vjp, 1e-13)
-        assert_same({"y": row.forward(case.flat, return_state=False, backend=backend.name)}, {"y": y})
+        (alone,) = from_device([row.forward(flat, return_state=False, backend=backend.name)])
+        assert_same({"y": alone}, {"y": y})
 
 
 @each_backend
@@ -376,8 +375,9 @@ def test_backward_gives_the_gradients_of_vjp(backend, row):
     for start in STARTS.values():
         case = random_case(row, ((5,), (), 40, 9, 7), **start)
         expected = {name: a for name, a in backend.run(case).items() if name.startswith("g")}
-        gradients = row.backward(case.flat, *case.incoming, backend=backend.name)
-        got = dict(zip(names_of_gradients(row), gradients, strict=False))
+        there = placed(case, backend.name)
+        gradients = row.backward(there.flat, *there.incoming, backend=backend.name)
+        got = dict(zip(names_of_gradients(row), from_device(gradients), strict=False))
         assert_close({f"g{n}": a for n, a in got.items()}, expected, 1e-14)
 
 

@@ -95,21 +95,28 @@ def test_operands_on_two_devices_are_refused(row, seen):
 
 
 @each_operator
-def test_misaligned_operands_are_copied(row, seen):
+def test_misaligned_operands_and_gradients_are_copied(row, seen):
     case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
 
-    def results(flat):
-        return (*row.forward(flat), *row.backward(flat, *case.incoming))
-
-    expected = results(case.flat)
-    for i, t in enumerate(case.flat):
-        if t is None or t.element_size() == 1:
-            continue
+    def misaligned(t):
         memory = torch.zeros(t.numel() * t.element_size() + 1, dtype=torch.uint8)[1:]
         odd = torch.frombuffer(memory.numpy(), dtype=t.dtype).reshape(t.shape)
-        odd.copy_(t)
         assert odd.data_ptr() % t.element_size() != 0
-        got = results((*case.flat[:i], odd, *case.flat[i + 1 :]))
+        return odd.copy_(t)
+
+    def results(flat, incoming):
+        return (*row.forward(flat), *row.backward(flat, *incoming))
+
+    def each_misaligned(arrays):
+        for i, t in enumerate(arrays):
+            if t is not None and t.element_size() > 1:
+                yield (*arrays[:i], misaligned(t), *arrays[i + 1 :])
+
+    expected = results(case.flat, case.incoming)
+    found = [results(flat, case.incoming) for flat in each_misaligned(case.flat)]
+    found += [results(case.flat, incoming) for incoming in each_misaligned(case.incoming)]
+    assert len(found) > 4
+    for got in found:
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 

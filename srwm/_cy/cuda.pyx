@@ -9,7 +9,9 @@ A `call` is a `srwm._layouts.Call`. A driver runs the kernels: a device (srwm/_r
 the stand-in of the tests. It has three methods:
 
     limits() -> launch.Limits    what the device allows
-    kernel(config) -> kernel       compiled and loaded there
+    kernel(config, stream) -> kernel
+                                 compiled and loaded there; an error if it is not yet and a CUDA graph is
+                                 being captured in that stream
     launch(kernel, blocks, threads, shared_bytes, stream, extra)
                                  in that stream, without waiting for it; `extra` is the address of the
                                  argument `extra` of cuLaunchKernel, valid only during this call
@@ -118,12 +120,12 @@ def sizes(op, lead, order, counts, views):
 cdef class Launch:
     """A kernel and its launch: all but the stream and the addresses, which are its first parameters."""
 
-    cdef object driver, kernel
+    cdef object driver, config, kernel
     cdef int blocks, threads, shared_bytes
     cdef bytes values  # its last parameter
 
     def __init__(self, driver, config, items, cached, values):
-        self.driver, self.kernel, self.values = driver, driver.kernel(config), values
+        self.driver, self.config, self.values = driver, config, values
         self.blocks = launch.grid(config, items, driver.limits().multiprocessors)
         self.threads, self.shared_bytes = config.threads, config.dynamic_bytes + cached
 
@@ -132,6 +134,8 @@ cdef class Launch:
         cdef uintptr_t[5] extra
         cdef size_t count = len(addresses), rest = len(self.values), i
         cdef size_t size = count * sizeof(uint64_t) + rest
+        if self.kernel is None:
+            self.kernel = self.driver.kernel(self.config, stream)
         assert size <= sizeof(block), "more parameters than CUDA takes"
         for i in range(count):
             block[i] = addresses[i]
@@ -286,8 +290,10 @@ cdef class Backward(Pass):
 
 def configs_of(operator, D, Do, dtype, limits):
     """Configs of the kernels that calls with these sizes and this dtype need."""
-    configs = [launch.add_partial_sums(dtype)]
+    configs = []
     for state in {dtype, real_of(dtype)}:
         configs.append(launch.forward(operator.name, D, Do, dtype, limits, state))
-        configs.append(launch.backward(operator.name, D, Do, dtype, limits, state=state))
+        for are_sums in (False, True):
+            configs.append(launch.backward(operator.name, D, Do, dtype, limits, are_sums, state))
+        configs.append(launch.add_partial_sums(state))
     return configs

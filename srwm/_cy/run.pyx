@@ -57,6 +57,9 @@ cdef class Ready:
                 return loop.backward(call.operator, self.arrays, call.lead, call.sizes, saved, incoming)
         reading = library.read((saved, *incoming))
         run = plan.backward(None if reading is None else reading[0], check)
+        if run is None:
+            incoming = tuple([None if g is None else library.copy(g) for g in incoming])
+            return self.backward(saved, incoming, num_threads, check)
         saved_at, *places = reading[1]
         gradients = tuple([None if of is None else library.empty(*of, like) for of in plan.gradients])
         stream, room = library.stream(like), library.room(like)

@@ -59,10 +59,10 @@ class Device:
         """The limits of this device."""
         return loader.limits(self.index)
 
-    def kernel(self, config: launch.Config) -> int:
-        """The handle of a kernel. It stays loaded."""
+    def kernel(self, config: launch.Config, stream: int) -> int:
+        """The handle of a kernel. It stays loaded. RuntimeError if it is not, and `stream` is captured."""
         with self._cuda.Device(self.index):
-            handle: int = loader.function(config, self.index).kernel.ptr
+            handle: int = loader.function(config, self.index, stream).kernel.ptr
         return handle
 
     def launch(
@@ -97,4 +97,4 @@ def warmup(D: int, Do: int, dtype: str) -> None:
     device = Device(cupy.cuda.Device().id)
     for operator in filter(takes, described.values()):
         for config in configs_of(operator, D, Do, dtype, device.limits()):
-            device.kernel(config)
+            device.kernel(config, cupy.cuda.get_current_stream().ptr)

@@ -67,15 +67,31 @@ def limits(device: int) -> launch.Limits:
     )
 
 
-@cache
-def function(config: launch.Config, device: int) -> Any:
-    """The kernel of a config on the current device, which must have this index."""
+# Kernels are compiled for each device.
+_loaded: dict[tuple[launch.Config, int], Any] = {}
+
+
+def function(config: launch.Config, device: int, stream: int) -> Any:
+    """The kernel of a config on the current device, which must have this index; compiled and loaded once.
+
+    Raises RuntimeError for one that is not loaded yet while `stream` is captured: CUDA would refuse the
+    load, and end the capture.
+    """
     import cupy
 
-    del device  # part of the cache's key: kernels are compiled for each device
+    kernel = _loaded.get((config, device))
+    if kernel is not None:
+        return kernel
+    if cupy.cuda.runtime.streamIsCapturing(stream):
+        raise RuntimeError(
+            f"{config.kernel}: expected a kernel that was loaded before the capture of a CUDA graph began, "
+            "got one that this process has not used yet; call srwm.warmup(D, Do, dtype) before, or make "
+            "the same call once"
+        )
     module = cupy.RawModule(code=source(config.kernel), options=options(config))
     kernel = module.get_function(config.kernel)
     dynamic = config.dynamic_bytes + config.cached_bytes
     if config.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be requested
         kernel.max_dynamic_shared_size_bytes = dynamic
+    _loaded[config, device] = kernel
     return kernel

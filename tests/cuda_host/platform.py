@@ -49,8 +49,9 @@ class Platform(NamedTuple):
         """Those of the device."""
         return self.device
 
-    def kernel(self, config: launch.Config) -> Kernel:
+    def kernel(self, config: launch.Config, stream: int) -> Kernel:
         """The kernel of a config."""
+        del stream  # none is captured here
         code, options = self.source(config.kernel), loader.options(config)
         module = RawModule(code=code, options=options, mode=self.mode, order=self.order, seed=self.seed)
         return module.get_function(config.kernel)

@@ -109,7 +109,8 @@ def _runtime_text() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in sorted(HERE.rglob("*.h")))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what was compiled is kept."""
     base = os.environ.get("SRWM_CUDA_HOST_CACHE")
     folder = Path(base) if base else Path(tempfile.gettempdir()) / f"srwm_cuda_host_{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,10 @@ def _built(code: str, kernels: tuple[str, ...], options: tuple[str, ...], mode: 
     key = hashlib.sha256(
         "\0".join((text, _runtime_text(), _compiler_version(compiler()), *flags)).encode()
     ).hexdigest()[:32]
-    built = _cache_folder() / f"{kernels[0]}_{mode}_{key}.so"
+    built = cache_folder() / f"{kernels[0]}_{mode}_{key}.so"
     if built.exists():
         return built
-    with tempfile.TemporaryDirectory(dir=_cache_folder()) as folder:
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         source, output = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
         source.write_text(text, encoding="utf-8")
         command = [compiler(), *flags, f"-I{HERE}", f"-I{HERE / 'include'}", str(source), "-o", str(output)]
@@ -231,7 +232,7 @@ class Kernel:
             self._launch.restype = ctypes.c_char_p
             sizes = getattr(library, f"{name}_sizes")
             sizes.restype = ctypes.POINTER(ctypes.c_longlong)
-            self._sizes = sizes()[: getattr(library, f"{name}_arguments")()]
+            self.sizes = sizes()[: getattr(library, f"{name}_arguments")()]
             self._counts = getattr(library, f"{name}_counts")
             self._counts.restype = ctypes.POINTER(_Counts)
 
@@ -249,10 +250,10 @@ class Kernel:
             self._run_program(launch, args, values)
 
     def _run_here(self, launch: _Launch, args: tuple[Any, ...], values: list[bytes | None]) -> None:
-        if len(args) != len(self._sizes):
-            raise CudaHostError(f"{self.name}: expected {len(self._sizes)} arguments, got {len(args)}")
+        if len(args) != len(self.sizes):
+            raise CudaHostError(f"{self.name}: expected {len(self.sizes)} arguments, got {len(args)}")
         buffers = []
-        for i, (argument, value, size) in enumerate(zip(args, values, self._sizes, strict=True)):
+        for i, (argument, value, size) in enumerate(zip(args, values, self.sizes, strict=True)):
             held = struct.pack("P", _address(argument)) if value is None else value
             if len(held) != size:
                 raise CudaHostError(f"{self.name}: argument {i}: expected {size} bytes, got {len(held)}")

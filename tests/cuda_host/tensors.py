@@ -33,12 +33,15 @@ class Seen:
         The handle of the current stream, for calls from now on.
     launched : list of (kernel, stream)
         In their order.
+    device : int
+        The index of the device that tensors are on.
     devices : dict
-        By the address of a tensor the index of its device, where that is not 0.
+        By the address of a tensor the index of its device, where that is another one.
     """
 
     stream: int = 11
     launched: list[tuple[str, int]] = field(default_factory=list)
+    device: int = 0
     devices: dict[int, int] = field(default_factory=dict)
 
 
@@ -54,15 +57,13 @@ class Recording(Platform):
 
 
 @contextmanager
-def on_cuda() -> Iterator[Seen]:
+def taken_for_cuda() -> Iterator[Seen]:
     """Within, CPU tensors are on CUDA devices, for srwm; torch computes with them as ever."""
     seen = Seen()
-    driver = Recording()
-    driver.seen = seen
 
     def described(t: torch.Tensor) -> exchange.Description:
         strides = tuple(t.element_size() * stride for stride in t.stride())
-        device = (CUDA, seen.devices.get(t.data_ptr(), 0))
+        device = (CUDA, seen.devices.get(t.data_ptr(), seen.device))
         return t.data_ptr(), _checks.dtype_name(t.dtype), device, tuple(t.shape), strides
 
     def read(tensors: tuple[Any, ...]) -> Any:
@@ -76,23 +77,27 @@ def on_cuda() -> Iterator[Seen]:
         return of_device
 
     library = {"read": read, "room": room, "stream": lambda like: seen.stream}
-    bound = {
-        "unusable": lambda: None,
-        "forward_of": backend.forward_of,
-        "backward_of": backend.backward_of,
-    }
-    with (
-        mock.patch.multiple(
-            _torch_kernels._Tensors, **{name: staticmethod(f) for name, f in library.items()}
-        ),
-        mock.patch.multiple(cuda, **bound),
-        backend.on(driver),
+    with mock.patch.multiple(
+        _torch_kernels._Tensors, **{name: staticmethod(f) for name, f in library.items()}
     ):
         _forget()
         try:
             yield seen
         finally:
             _forget()
+
+
+@contextmanager
+def on_cuda() -> Iterator[Seen]:
+    """The same, with a stand-in for the device too."""
+    driver = Recording()
+    bound = {
+        "unusable": lambda: None,
+        "forward_of": backend.forward_of,
+        "backward_of": backend.backward_of,
+    }
+    with mock.patch.multiple(cuda, **bound), backend.on(driver), taken_for_cuda() as driver.seen:
+        yield driver.seen
 
 
 def _forget() -> None:

@@ -150,8 +150,8 @@ class CountingPlatform:
         self.counted, self.of = counted, backend.Platform()
         self.limits = self.of.limits
 
-    def kernel(self, plan):
-        return plan, self.of.kernel(plan)
+    def kernel(self, plan, stream):
+        return plan, self.of.kernel(plan, stream)
 
     def launch(self, kernel, blocks, *rest):
         plan, kernel = kernel
