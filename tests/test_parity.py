@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from srwm._cy.host import Host
+from tests.devices import require_bfloat16_of_cupy
 from tests.operators import (
     CUDA,
     CUDA_ON_HOST,
@@ -121,8 +122,7 @@ STATES_BESIDE_HALVES = {"no state": None, "half state": "half", "float32 state":
 @each_operator
 def test_halves_are_stored_so_and_computed_in_float32(backend, row, size, dtype, state_dtype):
     if backend is CUDA and dtype is ml_dtypes.bfloat16:
-        # It has no array of that dtype to be called with.
-        pytest.skip("CuPy has no bfloat16; torch tensors on a device have, see test_gpu.py")
+        require_bfloat16_of_cupy()
     state_dtype = dtype if state_dtype == "half" else state_dtype
     case = random_case(row, size, reset=True, state=state_dtype is not None).astype(dtype, state_dtype)
     got = backend.run(case)
