@@ -66,7 +66,7 @@ compile: $(INSTALLED) ## compile the CUDA kernels that matter most for every arc
 compile-matrix: $(INSTALLED) ## compile all of them, and renew the table in docs/kernels.md
 	$(BIN)/python -m benchmarks.compile_matrix --all --write docs/kernels.md
 
-gpu-check: $(INSTALLED) ## on a machine with a GPU: parity, determinism, races, speed; leaves a report
+gpu-check: $(INSTALLED) ## on a machine with a GPU: speed, parity, determinism, races, in ten minutes; leaves a report
 	$(BIN)/python -m benchmarks.gpu_check
 
 sanitize: $(INSTALLED) ## test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer; needs GCC

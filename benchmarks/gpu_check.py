@@ -1,180 +1,151 @@
-"""For the owner of a GPU: parity, determinism, races, speed beside a PyTorch loop, cycles a step.
+"""For the owner of a GPU: speed beside a PyTorch loop, cycles a step, parity, determinism, races.
 
     python -m benchmarks.gpu_check                # writes runs/gpu-check/report.md and report.json
-    python -m benchmarks.gpu_check --speed-only   # what was measured alone, without the tests
+    python -m benchmarks.gpu_check --speed-only   # what is measured alone, without the tests
 
-Every step is run whatever the ones before gave; the exit status is that of the worst. The cycles are what
-the model of `benchmarks.gpu_model` is to be held against.
+It ends within ten minutes, whatever a device does: every step is a process with a time limit, and one that
+reaches its limit is ended and counts as failed. Each is run whatever the ones before gave, and the exit
+status is 1 if any failed. What is measured comes first, while nothing else has used the device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srwm import _dispatch
 
 FOLDER = Path("runs", "gpu-check")
-
-# (B, H, L, D), as in `make bench`, and a head that registers cannot hold
-SIZES = ((16, 16, 26, 16), (32, 16, 150, 16), (8, 8, 256, 32), (4, 8, 512, 64), (4, 8, 128, 128))
-ROUNDS = 9
-
-# Steps of the two calls whose difference is the cost of a step, launch and first reads left out.
-SHORT, LONG = 1024, 3072
-
-_SPIN = r"""
-extern "C" __global__ void spin(long long cycles) {
-    const long long begin = clock64();
-    while (clock64() - begin < cycles) {
-    }
-}
-"""
+TIMED_OUT = 124  # as `timeout` of the coreutils says it
+TAIL = 15
 
 
-def tested(name: str, command: list[str]) -> dict[str, Any]:
-    """Run a command; its last lines and exit status."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-    print(f"{name}: exit status {done.returncode}\n{tail}\n")
-    return {"name": name, "command": " ".join(command), "status": done.returncode, "tail": tail}
+class Step(NamedTuple):
+    """A command, and how many seconds it may take; what it leaves of them the next one may take too."""
+
+    name: str
+    command: Sequence[str]
+    seconds: float
 
 
-def timed(f: Callable[[], Any]) -> float:
-    """Milliseconds of one call, by the device's clock."""
-    import torch
-
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    f()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end)
-
-
-def clock_rate() -> float:
-    """Cycles that a multiprocessor runs in a millisecond, measured."""
-    import cupy
-
-    kernel, cycles = cupy.RawKernel(_SPIN, "spin"), 50_000_000
-    kernel((1,), (1,), (cycles,))
-    return cycles / statistics.median(timed(lambda: kernel((1,), (1,), (cycles,))) for _ in range(3))
-
-
-def passes_of(operator: str, D: int, L: int) -> dict[str, Callable[[], Any]]:
-    """Forward and backward of as many sequences of L steps as one block takes, each with its own state."""
-    import torch
-
-    import srwm
-    from srwm._cy import launch
-    from srwm._raw_kernels import loader
-
-    def tensor(*shape: int) -> Any:
-        return torch.randn(groups, *shape, device="cuda")
-
-    forward: Callable[..., Any]
-    vjp: Callable[..., Any]
-    torch.manual_seed(0)
-    limits = loader.limits(torch.cuda.current_device())
-    groups = launch.forward(operator, D, D, "float32", limits).groups
-    if operator == "srwm":
-        given = [tensor(L, D), tensor(D, 3 * D + 4) / D**0.5]
-        forward, vjp = srwm.forward, srwm.vjp
-    else:
-        q, k = (tensor(L, D).softmax(-1) for _ in range(2))
-        given = [q, k, tensor(L, D), tensor(L).sigmoid(), tensor(D, D)]
-        forward, vjp = srwm.delta.forward, srwm.delta.vjp
-    (y, _), pullback = vjp(*given)
-    return {"forward": lambda: forward(*given), "backward": lambda: pullback(y)}
-
-
-def cycles() -> list[dict[str, Any]]:
-    """Cycles a step of every kernel at the model's sizes: calls of two lengths, and their difference."""
-    from benchmarks.gpu_model import SIZES as HEADS
-
-    rate, rows = clock_rate(), []
-    for operator in ("srwm", "delta"):
-        for D in HEADS:
-            short, long = (passes_of(operator, D, L) for L in (SHORT, LONG))
-            for direction in short:
-                for f in (short[direction], long[direction]):
-                    f()  # compiles, and fills the allocator
-                differences = [timed(long[direction]) - timed(short[direction]) for _ in range(ROUNDS)]
-                a_step = statistics.median(differences) * rate / (LONG - SHORT)
-                rows.append({"kernel": f"{operator}_{direction}", "D": D, "cycles": a_step})
-                print(rows[-1])
-    return rows
-
-
-def replayed(f: Callable[[], Any]) -> Any:
-    """A CUDA graph of f, which costs the host nothing."""
-    import torch
-
-    with torch.cuda.stream(torch.cuda.Stream()):
-        f()  # no capture holds the first call
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        f()
-    return graph
-
-
-def speed() -> list[dict[str, Any]]:
-    """Forward and backward beside the loop, interleaved, medians; outputs and gradients compared first."""
-    import torch
-
-    import srwm
-    from benchmarks.peers.eager import eager_y
-
-    rows = []
-    for B, H, L, D in SIZES:
-        torch.manual_seed(0)
-        x = torch.randn(B, H, L, D, device="cuda", requires_grad=True)
-        W = (torch.randn(H, D, 3 * D + 4, device="cuda") / D**0.5).requires_grad_()
-
-        def both(f: Callable[..., Any], x: Any = x, W: Any = W) -> tuple[Any, ...]:
-            y = f(x, W)
-            return (y.detach(), *torch.autograd.grad(y.sum(), (x, W)))
-
-        graph = replayed(lambda: both(srwm.forward))
-
-        for ours, theirs in zip(both(srwm.forward), both(eager_y), strict=True):
-            worst = float((ours - theirs).abs().max() / theirs.abs().max())
-            if not worst < 1e-3:
-                raise RuntimeError(f"gpu_check: relative difference {worst} at {(B, H, L, D)}: not timed")
-        times: dict[str, list[float]] = {"srwm": [], "graph": [], "loop": []}
-        for _ in range(ROUNDS):
-            times["srwm"].append(timed(lambda: both(srwm.forward)))
-            times["graph"].append(timed(graph.replay))
-            times["loop"].append(timed(lambda: both(eager_y)))
-        medians = {f"{name} ms": statistics.median(values) for name, values in times.items()}
-        rows.append(
-            {"B, H, L, D": [B, H, L, D], **medians, "ratio": medians["loop ms"] / medians["srwm ms"]}
-        )
-        print(rows[-1])
-    return rows
-
-
-def tests() -> list[dict[str, Any]]:
-    """The GPU suite, and some of it under compute-sanitizer where that is installed."""
-    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "default"]
-    steps = [tested("parity and determinism", pytest)]
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        return [*steps, {"name": "compute-sanitizer", "command": "", "status": 0, "tail": "not found"}]
-    some = [*pytest, "tests/test_parity.py", "-k", "resets or halves"]
-    return steps + [
-        tested(f"compute-sanitizer {tool}", [sanitizer, "--tool", tool, "--error-exitcode", "9", *some])
-        for tool in ("memcheck", "racecheck")
+def steps(folder: Path, *, speed_only: bool) -> list[Step]:
+    """What is run, in this order. The limits add up to less than ten minutes."""
+    python = sys.executable
+    measured = [
+        Step("speed", [python, "-m", "benchmarks.gpu_speed", str(folder / "speed.jsonl")], 90),
+        Step("cycles", [python, "-m", "benchmarks.gpu_cycles", str(folder / "cycles.jsonl")], 40),
     ]
+    if speed_only:
+        return measured
+    pytest = [python, "-m", "pytest", "-q", "-m", "gpu", "-W", "default"]
+    # The files side by side: compilers take most of the time, and use one processor each.
+    beside = [*pytest, "--numprocesses", "3", "--dist", "loadfile", "tests"]
+    sanitizer = shutil.which("compute-sanitizer") or "compute-sanitizer"
+    some = [*pytest, "tests/test_parity.py", "-k", "resets or halves"]
+    return [
+        *measured,
+        Step("parity, determinism, transforms", beside, 260),
+        *(
+            Step(
+                f"compute-sanitizer {tool}", [sanitizer, "--tool", tool, "--error-exitcode", "9", *some], 90
+            )
+            for tool in ("memcheck", "racecheck")
+        ),
+    ]
+
+
+def ran(step: Step, seconds: float) -> dict[str, Any]:
+    """Run a step for at most so many seconds; its last lines and exit status."""
+    done = {"name": step.name, "command": " ".join(step.command)}
+    if shutil.which(step.command[0]) is None:
+        return {**done, "status": 0, "tail": f"{step.command[0]} is not installed"}
+    # A file, as a pipe would stay open for as long as whatever the step had started.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            step.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = TIMED_OUT
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(subprocess.TimeoutExpired):  # one that waits in the driver does not end
+                    process.wait(5)
+        output.seek(0)
+        lines = output.read().strip().splitlines()[-TAIL:]
+    if status == TIMED_OUT:
+        lines.append(f"ended at its limit of {seconds:.0f} seconds")
+    return {**done, "status": status, "tail": "\n".join(lines)}
+
+
+def ran_all(
+    given: Sequence[Step],
+    run: Callable[[Step, float], dict[str, Any]] = ran,
+    now: Callable[[], float] = time.monotonic,
+) -> list[dict[str, Any]]:
+    """Run the steps one after the other."""
+    results, until = [], now()
+    for step in given:
+        until += step.seconds
+        results.append(run(step, until - now()))
+        print("{name}: exit status {status}\n{tail}\n".format(**results[-1]), flush=True)
+    return results
+
+
+def has_failed(results: Sequence[dict[str, Any]]) -> bool:
+    """Whether any step has."""
+    return any(step["status"] != 0 for step in results)
+
+
+def left_by(path: Path) -> list[dict[str, Any]]:
+    """The rows that a step wrote, as far as it came."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report to read: steps, single calls, warm loops, cycles."""
+    lines = [f"# {report['device']}, CuPy {report['cupy']}, PyTorch {report['torch']}"]
+    lines += ["", "| step | exit status | |", "|---|---|---|"]
+    for step in report["steps"]:
+        last = step["tail"].splitlines()[-1] if step["tail"] else ""
+        lines.append(f"| {step['name']} | {step['status']} | {last} |")
+    lines += ["", "A single call, from an idle device to its results, in ms:", ""]
+    lines += ["| B, H, L, D | | srwm | PyTorch loop | times faster |", "|---|---|---|---|---|"]
+    for row in report["speed"]:
+        ours, loop = row["single ms"], row["loop, single ms"]
+        lines.append(f"| {_row(row)} | {ours:.3f} | {loop:.3f} | {loop / ours:.1f} |")
+    lines += ["", "A call in a warm loop, and on the device alone, in a CUDA graph, in ms:", ""]
+    lines += [
+        "| B, H, L, D | | srwm | in a graph | PyTorch loop | times faster |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["speed"]:
+        ours, loop = row["warm ms"], row["loop, warm ms"]
+        lines.append(
+            f"| {_row(row)} | {ours:.4f} | {row['graph ms']:.4f} | {loop:.3f} | {loop / ours:.1f} |"
+        )
+    lines += ["", "| kernel | D = Do | cycles a step |", "|---|---|---|"]
+    lines += [f"| {row['kernel']} | {row['D']} | {row['cycles']:.0f} |" for row in report["cycles"]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: dict[str, Any]) -> str:
+    return f"{', '.join(map(str, row['B, H, L, D']))} | {row['what']}"
 
 
 def main() -> None:
@@ -186,35 +157,25 @@ def main() -> None:
     if reason != "usable":
         sys.exit(f"gpu_check: the CUDA backend cannot run here: {reason}")
     import cupy
+    import torch
 
-    device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    report = {
-        "device": device,
-        "cupy": cupy.__version__,
-        "python": platform.python_version(),
-        "steps": [] if options.speed_only else tests(),
-        "speed": speed(),
-        "cycles": cycles(),
-    }
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in ("speed.jsonl", "cycles.jsonl"):
+        (FOLDER / name).unlink(missing_ok=True)  # of a run before
+    results = ran_all(steps(FOLDER, speed_only=options.speed_only))
+    report = {
+        "device": cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(),
+        "cupy": cupy.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "steps": results,
+        "speed": left_by(FOLDER / "speed.jsonl"),
+        "cycles": left_by(FOLDER / "cycles.jsonl"),
+    }
     (FOLDER / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    lines = [f"# {device}, CuPy {cupy.__version__}"]
-    if report["steps"]:
-        lines += ["", "| step | exit status | |", "|---|---|---|"]
-    for step in report["steps"]:
-        last = step["tail"].splitlines()[-1] if step["tail"] else ""
-        lines.append(f"| {step['name']} | {step['status']} | {last} |")
-    lines += ["", "| B, H, L, D | srwm, ms | in a CUDA graph | PyTorch loop | times faster |"]
-    lines += ["|---|---|---|---|---|"]
-    for row in report["speed"]:
-        sizes = ", ".join(map(str, row["B, H, L, D"]))
-        ours = f"{row['srwm ms']:.2f} | {row['graph ms']:.3f}"
-        lines.append(f"| {sizes} | {ours} | {row['loop ms']:.1f} | {row['ratio']:.0f} |")
-    lines += ["", "| kernel | D = Do | cycles a step |", "|---|---|---|"]
-    lines += [f"| {row['kernel']} | {row['D']} | {row['cycles']:.0f} |" for row in report["cycles"]]
-    (FOLDER / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (FOLDER / "report.md").write_text(as_markdown(report), encoding="utf-8")
     print(f"{FOLDER / 'report.md'} is written")
-    sys.exit(max((step["status"] for step in report["steps"]), default=0) != 0)
+    sys.exit(has_failed(results))
 
 
 if __name__ == "__main__":

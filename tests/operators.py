@@ -375,6 +375,43 @@ def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
         np.testing.assert_array_equal(np.asarray(got[name]), np.asarray(a), name)
 
 
+def tensors_of(
+    case: Case, device: str = "cpu", dtype: str | None = None, *, requires_grad: bool = False
+) -> Case:
+    """The case as tensors on a device, all but flags in one dtype."""
+    torch = pytest.importorskip("torch")
+
+    def tensor(a: Any) -> Any:
+        t = torch.tensor(a, device=device)
+        return t if dtype is None or t.dtype == torch.bool else t.to(getattr(torch, dtype))
+
+    case = case.map(tensor)
+    for t in case.given if requires_grad else ():
+        t.requires_grad_()
+    return case
+
+
+def truth_of_tensors(case: Case) -> dict[str, Any]:
+    """All results by the reference in float64, of what the tensors of a case hold."""
+    return truth_of(case.map(lambda t: (t.detach().double() if t.is_floating_point() else t).cpu().numpy()))
+
+
+def trained(case: Case, forward: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """All results of a case of tensors, the gradients by autograd; in the dtypes of the operands.
+
+    `forward` takes the operands in the flat order, by default those of the operator's public function.
+    """
+    torch = pytest.importorskip("torch")
+
+    results = (forward or case.row.forward)(case.flat)
+    gradients = torch.autograd.grad(results, case.given, case.incoming, materialize_grads=True)
+    for t, like in zip((*results, *gradients), (*case.incoming, *case.given), strict=True):
+        assert (t.dtype, t.device) == (like.dtype, like.device)
+    named = {f"g{case.row.op.flat[i].name}": g for i, g in zip(case.places, gradients, strict=True)}
+    named |= dict(zip(case.row.result_names, results, strict=True))
+    return {name: t.detach().double().cpu().numpy() for name, t in named.items()}
+
+
 def by_autograd(case: Case, dtype: Any = None) -> dict[str, Any]:
     """All results by torch's autograd through a plain loop, which shares nothing with the package."""
     torch = pytest.importorskip("torch")

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm import _dispatch, _plan
+from srwm import _plan
 from srwm._raw_kernels import loader
 from tests.cuda_host import under_cupy
 from tests.cuda_host.tensors import taken_for_cuda
+from tests.devices import ON_A_DEVICE, require_bfloat16_of_cupy
 from tests.operators import (
     STARTS,
     TOLERANCE,
@@ -30,10 +31,7 @@ from tests.operators import (
     truth_of,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(_dispatch.states()["cuda"] != "usable", reason=_dispatch.states()["cuda"]),
-]
+pytestmark = [*ON_A_DEVICE]
 
 SIZE = ((2, 3), (3,), 5, 4, 3)
 NEXT_TO_IT = ((2, 3), (2, 3), 5, 4, 3)  # the same with nothing that is broadcast
@@ -91,6 +89,8 @@ def test_results_are_the_references_and_of_cupy(row, start):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @each_operator
 def test_every_dtype(row, dtype):
+    if dtype is ml_dtypes.bfloat16:
+        require_bfloat16_of_cupy()
     case = random_case(row, SIZE, **STARTS["state-reset"]).astype(dtype)
     got = results_of(on_device(case))
     assert {a.dtype for a in got.values()} == {np.dtype(dtype)}
@@ -254,6 +254,8 @@ def test_a_capture_that_comes_too_early_is_told_what_to_do(row, captured, nothin
 @each_operator
 def test_a_warmed_step_can_be_captured(row, dtype, captured, nothing_loaded):
     """Whatever is broadcast, and whatever the dtype of the state: nothing is left to load."""
+    if dtype is ml_dtypes.bfloat16:
+        require_bfloat16_of_cupy()
     of_states = {np.dtype(dtype), np.dtype(np.float64 if dtype is np.float64 else np.float32)}
     cases = [
         on_device(random_case(row, size, **start, leads={"state": of}).astype(dtype, of_state))

@@ -1,4 +1,7 @@
-"""What only a device can show: streams, PyTorch's memory, CUDA graphs, determinism. `pytest -m gpu`."""
+"""What only a device can show: streams, PyTorch's memory, CUDA graphs, determinism. `pytest -m gpu`.
+
+torch's transforms and compilers on a device: rows of tests/test_transforms.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm import _dispatch
+from tests.devices import ON_A_DEVICE, require_bfloat16_of_cupy
 from tests.operators import (
     CUDA,
     ROWS,
@@ -20,38 +23,18 @@ from tests.operators import (
     each_operator,
     each_start,
     random_case,
+    tensors_of,
+    trained,
     truth_of,
+    truth_of_tensors,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    # All of it is about a device; the states say why there is none.
-    pytest.mark.skipif(_dispatch.states()["cuda"] != "usable", reason=_dispatch.states()["cuda"]),
-]
+pytestmark = [*ON_A_DEVICE]
 
 
-def on_device(case, *, dtype=None, requires_grad=False):
+def on_device(case, dtype=None, *, requires_grad=False):
     """The case as tensors on the device, its state and gradients in its own dtype."""
-    import torch
-
-    def tensor(a):
-        t = torch.tensor(a, device="cuda")
-        return t if dtype is None or t.dtype == torch.bool else t.to(getattr(torch, dtype))
-
-    case = case.map(tensor)
-    for t in case.given if requires_grad else ():
-        t.requires_grad_()
-    return case
-
-
-def trained(case):
-    import torch
-
-    results = case.row.forward(case.flat)
-    gradients = torch.autograd.grad(results, case.given, case.incoming, materialize_grads=True)
-    named = {f"g{case.row.op.flat[i].name}": g for i, g in zip(case.places, gradients, strict=True)}
-    named |= dict(zip(case.row.result_names, results, strict=True))
-    return {name: t.detach().double().cpu().numpy() for name, t in named.items()}
+    return tensors_of(case, "cuda", dtype, requires_grad=requires_grad)
 
 
 @pytest.mark.parametrize("D", [16, 32, 64, 128])
@@ -98,27 +81,67 @@ def test_calls_of_a_thread_that_has_used_no_device_yet(row):
 def test_tensors(row, start, dtype):
     import torch
 
-    case = on_device(random_case(row, ((8, 1), (4,), 40, 16, 16), **start), dtype=dtype, requires_grad=True)
-    rounded = case.map(lambda t: (t if t.dtype == torch.bool else t.detach().double()).cpu().numpy())
+    case = on_device(random_case(row, ((8, 1), (4,), 40, 16, 16), **start), dtype, requires_grad=True)
+    truth = truth_of_tensors(case)
     with torch.cuda.stream(torch.cuda.Stream()):
         got = trained(case)
-    assert_close(got, truth_of(rounded), TOLERANCE[dtype])
+    assert_close(got, truth, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @each_start
 @each_operator
-def test_gradcheck(row, start):
+def test_the_reference_on_halves(row, start, dtype):
+    case = on_device(random_case(row, ((2,), (), 5, 4, 3), **start), dtype, requires_grad=True)
+    got = trained(case, lambda flat: row.forward(flat, backend="reference"))
+    assert_close(got, truth_of_tensors(case), TOLERANCE[dtype])
+
+
+@each_operator
+def test_memory_that_another_stream_reads_is_not_given_out_again(row):
+    """`record_stream` on a result: the allocator waits for that stream before it uses the memory again."""
     import torch
 
-    case = on_device(random_case(row, ((2,), (), 5, 3, 4), **start), requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *a: row.forward(case.of_given(a)), case.given)
+    case = on_device(random_case(row, ((4096,), (), 100, 16, 16)), "float32")  # 25 MiB: a block of its own
+    other = torch.cuda.Stream()
+    torch.cuda.empty_cache()
+    for is_recorded in (False, True):
+        y = row.forward(case.flat, return_state=False)
+        at = y.data_ptr()
+        if is_recorded:
+            with torch.cuda.stream(other):
+                torch.cuda._sleep(1_000_000_000)  # keeps it busy for half a second
+            y.record_stream(other)
+        del y
+        again = row.forward(case.flat, return_state=False)
+        assert (again.data_ptr() == at) == (not is_recorded)
+        del again
+    torch.cuda.synchronize()
+
+
+@each_operator
+def test_storages_of_results_are_emptied_and_filled_again(row):
+    """As `FSDP` does with what it shards: the memory goes back to PyTorch's allocator."""
+    import torch
+
+    case = on_device(random_case(row, ((64,), (), 50, 16, 16)), "float32", requires_grad=True)
+    results = row.forward(case.flat)
+    gradients = torch.autograd.grad(results, case.given, case.incoming)
+    for t in (t.detach() for t in (*results, *gradients)):
+        kept, storage = t.clone(), t.untyped_storage()
+        nbytes, before = storage.nbytes(), torch.cuda.memory_allocated()
+        storage.resize_(0)
+        assert before - torch.cuda.memory_allocated() >= nbytes
+        storage.resize_(nbytes)
+        t.copy_(kept)
+        assert torch.equal(t, kept)
 
 
 @each_operator
 def test_a_cuda_graph_is_captured_and_replayed(row):
     import torch
 
-    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), dtype="float32")
+    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), "float32")
     srwm.warmup(16, 16)
     row.forward(case.flat)  # the first call compiles, which no capture can hold
     graph = torch.cuda.CUDAGraph()
@@ -130,31 +153,30 @@ def test_a_cuda_graph_is_captured_and_replayed(row):
         assert torch.equal(a, b)
 
 
-@each_start
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @each_operator
-def test_registration_is_what_torch_expects(row, start):
+def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
+    """The gradient of a shared operand is a sum, whose parts want room in the graph's own memory."""
     import torch
 
-    from srwm._torch_operator import torch_operator
+    size = ((4, 3), (3,), 40, 16, 16)
+    case = on_device(random_case(row, size, **STARTS["state-reset"]), dtype, requires_grad=True)
 
-    case = on_device(random_case(row, **start), requires_grad=True)
-    torch.library.opcheck(torch_operator(row.op).forward, (*case.flat, False, True, None, None))
+    def training_step():
+        results = row.forward(case.flat)
+        return *results, *torch.autograd.grad(results, case.given, case.incoming, materialize_grads=True)
 
-
-@each_operator
-def test_compiled_calls_are_the_operator(row):
-    import torch
-
-    case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **STARTS["state-reset"]), requires_grad=True)
-
-    def f(*given):
-        y, state = row.forward(case.of_given(given))
-        return y.tanh().sum() + state.square().sum()
-
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*case.given), f(*case.given))
-    got, expected = (torch.autograd.grad(g(*case.given), case.given) for g in (compiled, f))
-    torch.testing.assert_close(got, expected)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        training_step()  # the first call compiles, which no capture can hold
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = training_step()
+    with torch.no_grad():
+        case.flat[0].mul_(0.5)
+    graph.replay()
+    for a, b in zip(captured, training_step(), strict=True):
+        assert torch.equal(a, b)
 
 
 @each_operator
@@ -169,15 +191,6 @@ def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
     through = torch_operator(row.op).forward(*case.flat, None, True, None, None)[:2]
     for a, b in zip(row.forward(case.flat), through, strict=True):
         assert torch.equal(a, b)
-
-
-@each_operator
-def test_vmap_adds_a_leading_axis(row):
-    import torch
-
-    case = on_device(random_case(row, ((3,), (3,), 9, 8, 8)))
-    vmapped = torch.func.vmap(lambda *given: row.forward(case.of_given(given)))(*case.given)
-    torch.testing.assert_close(vmapped, row.forward(case.flat))
 
 
 @pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
@@ -213,16 +226,23 @@ def test_tensors_with_empty_axes(row, lead, L):
     assert_close(trained(on_device(plain, requires_grad=True)), truth_of(plain), TOLERANCE["float64"])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 @each_start
 @each_operator
-def test_the_reference_on_cupy_arrays(row, start):
+def test_the_reference_on_cupy_arrays(row, start, dtype):
     import cupy
+    import ml_dtypes
 
-    case = random_case(row, ((2,), (), 5, 4, 3), **start)
+    if dtype == "bfloat16":
+        require_bfloat16_of_cupy()
+    stored = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    case = random_case(row, ((2,), (), 5, 4, 3), **start).astype(stored)
     results, pullback = row.vjp(case.map(cupy.asarray).flat, backend="reference")
     assert isinstance(results[0], cupy.ndarray)
     gradients = [None if g is None else g.get() for g in pullback(*map(cupy.asarray, case.incoming))]
-    assert_close(case.named([a.get() for a in results], gradients), truth_of(case), TOLERANCE["float64"])
+    got = case.named([a.get() for a in results], gradients)
+    assert {a.dtype for a in got.values()} == {case.flat[0].dtype}
+    assert_close(got, truth_of(case), TOLERANCE[dtype])
 
 
 def test_blocks_of_cupy_arrays():

@@ -239,7 +239,7 @@ def test_bad_gradients(bad, library, monkeypatch):
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize("transform", test_transforms.EAGER)
 def test_eager_transforms(transform, start):
-    test_transforms.test_eager(ROW, start, transform)
+    test_transforms.test_eager(ROW, start, "cpu", transform)
 
 
 compiled = test_transforms.compiled
@@ -247,19 +247,19 @@ compiled = test_transforms.compiled
 
 @pytest.mark.parametrize("way", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_compiled_training(way, compiled):
-    test_transforms.test_compiled_training(ROW, STARTS["state-reset"], way, compiled)
+    test_transforms.test_compiled_training(ROW, STARTS["state-reset"], "cpu", way, compiled)
 
 
 def test_compiled_transforms(compiled):
-    test_transforms.test_compiled_transforms(ROW, STARTS["state-reset"], "vmap(grad)", compiled)
+    test_transforms.test_compiled_transforms(ROW, STARTS["state-reset"], "cpu", "vmap(grad)", compiled)
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_shapes_alone(start):
     test_transforms.test_meta_tensors_with_gradients(ROW, start)
     test_transforms.test_meta_tensors_are_checked(ROW, start)
-    test_transforms.test_fake_tensors(ROW, start)
+    test_transforms.test_fake_tensors(ROW, start, "cpu")
 
 
 def test_registration_is_what_torch_expects():
-    test_transforms.test_registration_is_what_torch_expects(ROW, STARTS["state-reset"])
+    test_transforms.test_registration_is_what_torch_expects(ROW, STARTS["state-reset"], "cpu")

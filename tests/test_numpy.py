@@ -18,8 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import srwm
-from srwm import _dispatch
+from srwm import _dispatch, _numpy
+from srwm._cy.exchange import unpack
+from srwm._layouts import CUDA, Layout
 from srwm._plan import Plan
+from tests.devices import require_bfloat16_of_cupy
 from tests.operators import (
     CYTHON,
     DELTA,
@@ -249,6 +252,19 @@ def test_halves_are_numbers_of_their_dtype(row, start, dtype, backend):
     got = run(case, backend=backend)
     assert {a.dtype for a in got.values()} == {np.dtype(dtype)}
     assert_close(got, truth_of(case), TOLERANCE[np.dtype(dtype).name])
+
+
+def test_cupy_arrays_of_bfloat16_are_read_as_such():
+    """On the host's memory: what is read of an array asks no device."""
+    require_bfloat16_of_cupy()
+    import cupy
+
+    a = np.zeros((2, 3, 4), ml_dtypes.bfloat16)
+    memory = cupy.cuda.UnownedMemory(a.ctypes.data, a.nbytes, a, device_id=0)
+    pointer = cupy.cuda.MemoryPointer(memory, 0)
+    key, addresses = _numpy._Cuda.read((cupy.ndarray(a.shape, a.dtype, pointer),))
+    assert addresses == (a.ctypes.data,)
+    assert list(unpack(key)) == [Layout(a.shape, a.strides, "bfloat16", (CUDA, 0))]
 
 
 @each_backend

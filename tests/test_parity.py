@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from srwm._cy.host import Host
+from tests.devices import require_bfloat16_of_cupy
 from tests.operators import (
     CUDA,
     CUDA_ON_HOST,
@@ -122,6 +123,8 @@ STATES_BESIDE_HALVES = {"no state": None, "half state": "half", "float32 state":
 )
 @each_operator
 def test_halves_are_stored_so_and_computed_in_float32(backend, row, size, dtype, state_dtype):
+    if backend is CUDA and dtype is ml_dtypes.bfloat16:
+        require_bfloat16_of_cupy()
     state_dtype = dtype if state_dtype == "half" else state_dtype
     case = random_case(row, size, reset=True, state=state_dtype is not None).astype(dtype, state_dtype)
     got = backend.run(case)
@@ -139,6 +142,8 @@ def test_halves_are_stored_so_and_computed_in_float32(backend, row, size, dtype,
 @each_operator
 def test_many_single_steps_in_halves_with_a_float32_state(backend, row, start):
     """300 calls, each from the state of the one before, are one call within what a half can hold."""
+    if backend is CUDA:
+        require_bfloat16_of_cupy()
     case = random_case(row, ((2,), (2,), 300, 8, 8), **STARTS[start]).astype(ml_dtypes.bfloat16, np.float32)
     backend.require(row.op)
     state = case["state"]

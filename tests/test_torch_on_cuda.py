@@ -14,7 +14,18 @@ from srwm._raw_kernels import backend as cuda
 from srwm._torch_operator import torch_operator
 from tests.cuda_host import backend as on_host
 from tests.cuda_host.tensors import on_cuda
-from tests.operators import STARTS, assert_close, each_operator, each_start, random_case, run
+from tests.operators import (
+    STARTS,
+    TOLERANCE,
+    assert_close,
+    each_operator,
+    each_start,
+    random_case,
+    run,
+    tensors_of,
+    trained,
+    truth_of_tensors,
+)
 from tests.test_transforms import EAGER, Problem, assert_agree
 
 # Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
@@ -33,6 +44,15 @@ def seen():
         yield seen
 
 
+# Ordinary tensors go past torch's dispatcher; what is compiled or transformed goes through it.
+ROADS_OF_THE_REFERENCE = {
+    "plain": lambda row, flat: row.forward(flat, backend="reference"),
+    "dispatcher": lambda row, flat: torch_operator(row.op).forward(*flat, None, True, "reference", None)[
+        :-1
+    ],
+}
+
+
 def kernels_of(row, *verbs):
     return [f"{row.op.name}_{verb}" for verb in verbs]
 
@@ -48,6 +68,17 @@ def test_results_and_gradients_are_the_references(row, start, seen):
     truth = run(case, backend="reference")
     for name, expected in truth.items():
         assert_close({name: got[name]}, {name: expected}, 1e-12)
+
+
+@pytest.mark.parametrize("road", ROADS_OF_THE_REFERENCE)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@each_operator
+@each_start
+def test_the_reference_takes_halves_on_a_device(row, start, dtype, road, seen):
+    case = tensors_of(random_case(row, SIZE, **start), dtype=dtype, requires_grad=True)
+    got = trained(case, lambda flat: ROADS_OF_THE_REFERENCE[road](row, flat))
+    assert_close(got, truth_of_tensors(case), TOLERANCE[dtype])
+    assert seen.launched == []
 
 
 @pytest.mark.parametrize("transform", EAGER)

@@ -1,7 +1,8 @@
 """Every transform and tool of torch on every operator, against a plain loop in torch operations.
 
 Rows that compile, export or start processes are slow: one start of each operator runs in `make test`, the
-others, marked `slow`, in `make test-all`.
+others, marked `slow`, in `make test-all`. Where there is a CUDA device, `pytest -m gpu` runs the same rows
+on its tensors: of the eager ones two starts, of the slow ones one, as all of that is to end within minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from srwm._torch_operator import torch_operator
-from tests.operators import ROWS, STARTS, Row, each_operator, plain_loop, random_case
+from tests.devices import ON_A_DEVICE, each_device
+from tests.operators import DELTA, ROWS, STARTS, Row, each_operator, plain_loop, random_case, tensors_of
 from tests.programs import by_another_process, compiled_ahead
 
 # torch's own forward mode is made of its deprecated scripts.
@@ -37,15 +39,16 @@ class Problem:
     Both functions take them, and a `reset`, by default the problem's own, which all sequences share.
     """
 
-    def __init__(self, row: Row, start: dict[str, bool]) -> None:
+    def __init__(self, row: Row, start: dict[str, bool], device: str = "cpu") -> None:
         self.row = row
-        case = random_case(row, ((3,), (3,), 5, 4, 6), **start, leads={"reset": ()}).map(torch.tensor)
+        case = tensors_of(random_case(row, ((3,), (3,), 5, 4, 6), **start, leads={"reset": ()}), device)
         self.case = case
         (self.reset_place,) = row.op.places("flag")
         self.reset = case.flat[self.reset_place]
         if self.reset is not None:
-            self.reset = torch.tensor([False, True, False, True, False])
-        self.resets = torch.tensor([[0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+            self.reset = torch.tensor([False, True, False, True, False], device=device)
+        resets = [[0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+        self.resets = torch.tensor(resets, dtype=torch.bool, device=device)
         self.args = case.given
         self.one = tuple(a[0] for a in case.given)
 
@@ -216,7 +219,7 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "func.grad": lambda p, f: F.grad(loss(f), every(p))(*p.one),
     "func.grad of the last": lambda p, f: F.grad(loss(f), every(p)[-1])(*p.one),
     "func.grad_and_value": lambda p, f: F.grad_and_value(loss(f), every(p))(*p.one),
-    "func.vjp": lambda p, f: F.vjp(loss(f), *p.one)[1](torch.ones((), dtype=torch.float64)),
+    "func.vjp": lambda p, f: F.vjp(loss(f), *p.one)[1](p.one[0].new_ones(())),
     "jacrev": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p))(*p.one),
     "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[1], every(p))(*p.one),
     "jacrev in chunks": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p), chunk_size=7)(*p.one),
@@ -283,15 +286,28 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "functionalize": lambda p, f: F.functionalize(f)(*p.args),
 }
 
-each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-# What is slow runs once in `make test`: with everything an operator takes.
+
+def starts_on(device, *starts, marks=()):
+    """Rows of these starts on a device; a name says which start, and which device if it is not the CPU."""
+    suffix = "" if device == "cpu" else f"-{device}"
+    return [pytest.param(STARTS[s], device, id=s + suffix, marks=marks) for s in starts]
+
+
+OTHER_STARTS = [s for s in STARTS if s != "state-reset"]
+
+each_start_on_the_cpu = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+each_start = pytest.mark.parametrize(
+    ("start", "device"),
+    [*starts_on("cpu", *STARTS), *starts_on("cuda", "plain", "state-reset", marks=ON_A_DEVICE)],
+)
+# What is slow runs once in `make test`, and once on a device: with everything an operator takes.
 each_start_slowly = pytest.mark.parametrize(
-    "start",
+    ("start", "device"),
     [
-        STARTS["state-reset"],
-        *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in STARTS if s != "state-reset"),
+        *starts_on("cpu", "state-reset"),
+        *starts_on("cpu", *OTHER_STARTS, marks=pytest.mark.slow),
+        *starts_on("cuda", "state-reset", marks=ON_A_DEVICE),
     ],
-    ids=["state-reset", *(s for s in STARTS if s != "state-reset")],
 )
 
 
@@ -311,24 +327,32 @@ def assert_agree(got, expected):
 @pytest.mark.parametrize("transform", EAGER)
 @each_start
 @each_operator
-def test_eager(row, start, transform):
-    p = Problem(row, start)
+def test_eager(row, start, device, transform):
+    p = Problem(row, start, device)
     assert_agree(EAGER[transform](p, p.ours), EAGER[transform](p, p.plain))
+
+
+@pytest.mark.parametrize("transform", EAGER)
+def test_eager_rows_stay_on_the_device_of_their_operands(transform):
+    """One that a row itself made on the CPU would fail beside CUDA tensors, and fails beside meta ones."""
+    p = Problem(DELTA, STARTS["state-reset"], "meta")
+    for f in (p.ours, p.plain):
+        assert {t.device.type for t in leaves(EAGER[transform](p, f))} == {"meta"}
 
 
 @each_start
 @each_operator
-def test_gradcheck(row, start):
-    p = Problem(row, start)
+def test_gradcheck(row, start, device):
+    p = Problem(row, start, device)
     assert torch.autograd.gradcheck(p.ours, free(p.one), check_batched_grad=True, check_forward_ad=True)
 
 
 @each_start_slowly
 @each_operator
-def test_gradgradcheck(row, start):
-    p = Problem(row, start)
-    small = random_case(row, ((), (), 2, 2, 1), state="state" in start).map(torch.tensor)
-    p.case, p.reset = small, None if p.reset is None else torch.tensor([False, True])
+def test_gradgradcheck(row, start, device):
+    p = Problem(row, start, device)
+    small = tensors_of(random_case(row, ((), (), 2, 2, 1), state="state" in start), device)
+    p.case, p.reset = small, None if p.reset is None else torch.tensor([False, True], device=device)
     assert torch.autograd.gradgradcheck(p.ours, free(small.given), check_batched_grad=True)
 
 
@@ -360,8 +384,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @each_start_slowly
 @each_operator
-def test_compiled_training(row, start, way, compiled):
-    p = Problem(row, start)
+def test_compiled_training(row, start, device, way, compiled):
+    p = Problem(row, start, device)
     a, b = free(p.args), free(p.args)
     value, expected = compiled(lambda *c: loss(p.ours)(*c), **WAYS[way])(*a), loss(p.plain)(*b)
     assert_agree(value, expected)
@@ -372,11 +396,11 @@ def test_compiled_training(row, start, way, compiled):
 
 @each_start_slowly
 @each_operator
-def test_one_compilation_serves_all_batches_and_lengths(row, start, compiled):
+def test_one_compilation_serves_all_batches_and_lengths(row, start, device, compiled):
     counter = CompileCounterWithBackend("inductor")
     f = compiled(lambda *flat: loss(lambda *a: row.forward(a))(*flat), backend=counter)
     for B, L in ((3, 5), (4, 7), (2, 9)):
-        case = random_case(row, ((B,), (B,), L, 4, 6), **start).map(torch.tensor)
+        case = tensors_of(random_case(row, ((B,), (B,), L, 4, 6), **start), device)
         a, b = (case.of_given(free(case.given)) for _ in range(2))
         for i, operand in enumerate(row.op.flat):
             if a[i] is not None:
@@ -404,8 +428,8 @@ COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
 @pytest.mark.parametrize("transform", COMPILED_TRANSFORMS)
 @each_start_slowly
 @each_operator
-def test_compiled_transforms(row, start, transform, compiled):
-    p = Problem(row, start)
+def test_compiled_transforms(row, start, device, transform, compiled):
+    p = Problem(row, start, device)
     ours, args = COMPILED_TRANSFORMS[transform](p, p.ours)
     plain, _ = COMPILED_TRANSFORMS[transform](p, p.plain)
     assert_agree(compiled(ours, backend="aot_eager")(*args), plain(*args))
@@ -413,8 +437,8 @@ def test_compiled_transforms(row, start, transform, compiled):
 
 @each_start_slowly
 @each_operator
-def test_compiled_per_sample_gradients(row, start, compiled):
-    p = Problem(row, start)
+def test_compiled_per_sample_gradients(row, start, device, compiled):
+    p = Problem(row, start, device)
     cell, rest = cell_of(p, p.ours)
 
     def of(weight, *a):
@@ -443,20 +467,23 @@ FORWARD_MODE = {
 @pytest.mark.parametrize("transform", FORWARD_MODE)
 @each_start_slowly
 @each_operator
-def test_compiled_forward_mode_is_refused_and_no_zero(row, start, transform, compiled):
-    p = Problem(row, start)
+def test_compiled_forward_mode_is_refused_and_no_zero(row, start, device, transform, compiled):
+    p = Problem(row, start, device)
     with pytest.raises(Exception, match="where the call is compiled"):  # in Dynamo's own wrapping
         compiled(FORWARD_MODE[transform](p), backend="aot_eager")(*p.one)
 
 
 @pytest.mark.parametrize(
-    "start",  # without a reset, nothing leads from a state to the weight that is trained
-    [STARTS["state-reset"], *(pytest.param(STARTS[s], marks=pytest.mark.slow) for s in ("plain", "reset"))],
-    ids=["state-reset", "plain", "reset"],
+    ("start", "device"),  # without a reset, nothing leads from a state to the weight that is trained
+    [
+        *starts_on("cpu", "state-reset"),
+        *starts_on("cpu", "plain", "reset", marks=pytest.mark.slow),
+        *starts_on("cuda", "state-reset", marks=ON_A_DEVICE),
+    ],
 )
 @each_operator
-def test_a_compiled_module_trains_as_it_does_eagerly(row, start, compiled):
-    p = Problem(row, start)
+def test_a_compiled_module_trains_as_it_does_eagerly(row, start, device, compiled):
+    p = Problem(row, start, device)
     losses = []
     for f, wrap in ((p.ours, lambda m: compiled(m, backend="inductor")), (p.plain, lambda m: m)):
         cell, rest = cell_of(p, f)
@@ -487,8 +514,8 @@ class Forward(torch.nn.Module):
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
 @each_start_slowly
 @each_operator
-def test_export(row, start, strict):
-    p = Problem(row, start)
+def test_export(row, start, device, strict):
+    p = Problem(row, start, device)
     program = torch.export.export(Forward(p), p.args, strict=strict)
     assert_agree(program.module()(*p.args), p.plain(*p.args))
 
@@ -500,21 +527,21 @@ def test_export(row, start, strict):
 )
 @each_start_slowly
 @each_operator
-def test_export_of_any_batch_and_length(row, start):
-    p = Problem(row, {k: v for k, v in start.items() if k != "reset"})
+def test_export_of_any_batch_and_length(row, start, device):
+    p = Problem(row, {k: v for k, v in start.items() if k != "reset"}, device)
     B, L = torch.export.Dim("B", min=2, max=64), torch.export.Dim("L", min=2, max=64)
     shapes = tuple(
         {0: B} | ({1 + o.letters.index("L"): L} if "L" in o.letters else {})
         for o in (row.op.flat[i] for i in p.case.places)
     )
     program = torch.export.export(Forward(p), p.args, dynamic_shapes=(shapes,))
-    other = random_case(row, ((2,), (2,), 9, 4, 6), **start).with_(reset=None).map(torch.tensor)
+    other = tensors_of(random_case(row, ((2,), (2,), 9, 4, 6), **start).with_(reset=None), device)
     assert_agree(program.module()(*other.given), plain_loop(row, other.flat))
 
 
-def of_all_operators(start, run, folder):
+def of_all_operators(start, device, run, folder):
     """The problems of all operators, and what `run` of tests/programs.py makes of them."""
-    problems = [Problem(row, start) for row in ROWS]
+    problems = [Problem(row, start, device) for row in ROWS]
     modules, args = [Forward(p) for p in problems], [p.args for p in problems]
     if run is by_another_process:
         modules = [torch.export.export(m, a) for m, a in zip(modules, args, strict=True)]
@@ -528,10 +555,11 @@ def once_for_all_operators(run):
     def results(tmp_path_factory):
         made: dict[tuple[str, ...], Any] = {}
 
-        def results(row, start):
-            if tuple(start) not in made:
-                made[tuple(start)] = of_all_operators(start, run, tmp_path_factory.mktemp("programs"))
-            problems, found = made[tuple(start)]
+        def results(row, start, device):
+            key = (device, *start)
+            if key not in made:
+                made[key] = of_all_operators(start, device, run, tmp_path_factory.mktemp("programs"))
+            problems, found = made[key]
             return problems[ROWS.index(row)], found[ROWS.index(row)]
 
         return results
@@ -545,8 +573,8 @@ packaged = once_for_all_operators(compiled_ahead)
 
 @each_start_slowly
 @each_operator
-def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, loaded_elsewhere):
-    p, results = loaded_elsewhere(row, start)
+def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, device, loaded_elsewhere):
+    p, results = loaded_elsewhere(row, start, device)
     assert_agree(results, p.plain(*p.args))
 
 
@@ -555,15 +583,20 @@ def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, 
 )  # torch's own
 @each_start_slowly
 @each_operator
-def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, packaged):
-    p, results = packaged(row, start)
+def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, device, packaged):
+    if device == "cuda":
+        from torch.utils.cpp_extension import CUDA_HOME
+
+        if CUDA_HOME is None:
+            pytest.skip("a package for a device is compiled with the CUDA toolkit; set CUDA_HOME to it")
+    p, results = packaged(row, start, device)
     assert_agree(results, p.plain(*p.args))
 
 
 @each_operator
 @each_start
-def test_make_fx(row, start):
-    p = Problem(row, start)
+def test_make_fx(row, start, device):
+    p = Problem(row, start, device)
     of_grad = F.grad(loss(p.ours), every(p))
     assert_agree(make_fx(of_grad)(*p.one)(*p.one), F.grad(loss(p.plain), every(p))(*p.one))
     graph = make_fx(p.ours, pre_dispatch=True)(*p.one).graph
@@ -576,8 +609,8 @@ def test_make_fx(row, start):
 
 @each_operator
 @each_start
-def test_fake_tensors(row, start):
-    p = Problem(row, start)
+def test_fake_tensors(row, start, device):
+    p = Problem(row, start, device)
     y, state = p.plain(*p.args)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         a = [mode.from_tensor(t).requires_grad_() for t in p.args]
@@ -588,7 +621,7 @@ def test_fake_tensors(row, start):
 
 
 @each_operator
-@each_start
+@each_start_on_the_cpu
 def test_meta_tensors_with_gradients(row, start):
     p = Problem(row, start)
     p.reset = None if p.reset is None else p.reset.to("meta")
@@ -602,7 +635,7 @@ def test_meta_tensors_with_gradients(row, start):
 
 
 @each_operator
-@each_start
+@each_start_on_the_cpu
 def test_meta_tensors_are_checked(row, start):
     p = Problem(row, start)
     a = [t.to("meta") for t in p.args]
@@ -614,8 +647,8 @@ def test_meta_tensors_are_checked(row, start):
 
 @each_operator
 @each_start_slowly
-def test_registration_is_what_torch_expects(row, start):
-    p = Problem(row, start)
+def test_registration_is_what_torch_expects(row, start, device):
+    p = Problem(row, start, device)
     operator, flat = torch_operator(row.op), p._flat(p.args, None)
     for save in (None, "it"):
         for return_state in (False, True):
@@ -633,14 +666,14 @@ def test_registration_is_what_torch_expects(row, start):
 
 @each_operator
 @each_start
-def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
+def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start, device):
     """Of all precisions that meet under autocast, that of what grows decides."""
-    case = random_case(row, **start).astype("float32").map(torch.tensor)
+    case = tensors_of(random_case(row, **start).astype("float32"), device)
     data = row.op.places("data")
     halves = tuple(t.bfloat16() if i in data else t for i, t in enumerate(case.flat))
     rounded = tuple(t.bfloat16().float() if i in data else t for i, t in enumerate(case.flat))
     given = [halves[i].requires_grad_() for i in case.places]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         y, state = row.forward(halves)
     assert y.dtype == state.dtype == torch.float32
     gradients = torch.autograd.grad(y.sum() + state.sum(), given)
@@ -648,7 +681,7 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
     for got, expected in zip((y, state), row.forward(rounded), strict=True):
         torch.testing.assert_close(got, expected)
     with (
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=False),
+        torch.autocast(device, dtype=torch.bfloat16, enabled=False),
         pytest.raises(TypeError, match="dtype of"),
     ):
         row.forward(halves)
@@ -656,10 +689,11 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start):
 
 @pytest.mark.parametrize("transform", ["forward", "func.grad", "create_graph", "jvp", "jvp of the first"])
 @pytest.mark.parametrize("backend", [None, "reference"])
+@each_device
 @each_operator
-def test_autocast_has_no_part_in_what_is_computed(row, backend, transform):
+def test_autocast_has_no_part_in_what_is_computed(row, device, backend, transform):
     """Every road through torch's own operations computes in the precision of the operands."""
-    p = Problem(row, STARTS["state-reset"])
+    p = Problem(row, STARTS["state-reset"], device)
     case = p.case.map(lambda t: t.float() if t.is_floating_point() else t)
     p.args, p.one = case.given, tuple(a[0] for a in case.given)
 
@@ -667,7 +701,7 @@ def test_autocast_has_no_part_in_what_is_computed(row, backend, transform):
         return row.forward(p._flat(a, None), backend=backend)
 
     expected = EAGER[transform](p, ours)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         got = EAGER[transform](p, ours)
     for a, b in zip(leaves(got), leaves(expected), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -686,14 +720,15 @@ class Layer(torch.nn.Module):
         return row.forward((*data, self.weight, None, None))
 
 
-def layer_and_data(row):
-    case = random_case(row, ((3,), (), 5, 4, 6)).map(torch.tensor)
+def layer_and_data(row, device):
+    case = tensors_of(random_case(row, ((3,), (), 5, 4, 6)), device)
     return Layer(row.op.name, case[row.initial]), [case.flat[i] for i in row.op.places("data")]
 
 
+@each_device
 @each_operator
-def test_modules_are_copied_and_pickled(row):
-    layer, data = layer_and_data(row)
+def test_modules_are_copied_and_pickled(row, device):
+    layer, data = layer_and_data(row, device)
     expected = layer(*data)
     sum(t.sum() for t in expected).backward()
     buffer = io.BytesIO()
