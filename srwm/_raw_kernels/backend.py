@@ -26,7 +26,7 @@ def unusable() -> str | None:
     try:
         import cupy
     except ImportError as missing:
-        return f"CuPy cannot be imported ({missing}); install srwm[cuda12]"
+        return f"CuPy cannot be imported ({missing}); install srwm[cuda12] or srwm[cuda13]"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
