@@ -5,7 +5,7 @@ A backend is a module with these constants and functions; `call` is a `srwm._lay
     RUNS_ON_ARRAYS    whether it is no backend of addresses, but the reference, which takes arrays
     NEEDS_ALIGNMENT   whether entries must lie on whole entries: others are copied before
     unusable() -> why it cannot run on this machine, or None
-    declines(device) -> why it does not take arrays of that device, or None
+    declines(device) -> why it does not take arrays of that kind of device, or None
     takes(operator) -> whether it has kernels of that operator
     saved_of(call) -> shape and dtype of the one array that forward saves for backward
     forward_of(call, save) -> run(operands, results, saved, num_threads, stream, empty)
@@ -55,7 +55,7 @@ def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
         reasons.append(f"{name}: {reason}")
     if backend is not None:
         return None, f"backend {backend!r} cannot run: {reason}; ask for another or none"
-    return None, f"no backend takes arrays on the {device} here ({'; '.join(reasons)})"
+    return None, f"no backend takes arrays on the {device} device here ({'; '.join(reasons)})"
 
 
 def _has_kernels(op: Operator) -> bool:
@@ -63,7 +63,7 @@ def _has_kernels(op: Operator) -> bool:
 
 
 def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
-    """The backend module for an operator's arrays on `device` ("cpu", "cuda"), or the one asked for.
+    """The backend module for an operator's arrays on `device` (`srwm._plan.kind_of`), or the one asked for.
 
     Raises ValueError for a name that is not in the table, RuntimeError with the reason where the named
     backend, or every one, cannot run; messages begin with `name`. Nothing falls back silently: the

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from srwm import _checks
+from srwm import _checks, _dispatch
 
 
 def to_numpy(name: str, argument: str, a: Any) -> np.ndarray:
@@ -21,8 +21,13 @@ def to_numpy(name: str, argument: str, a: Any) -> np.ndarray:
 
 def to_cupy(name: str, argument: str, a: Any) -> Any:
     """A CuPy view of a CUDA array's memory. CuPy's current stream waits for the stream of the array."""
-    import cupy
-
+    try:
+        import cupy
+    except ImportError as missing:
+        raise RuntimeError(
+            f"{name}: {argument}: expected CuPy, which views arrays of a device, but "
+            f"{_dispatch.module('cuda').unusable()}"
+        ) from missing
     if isinstance(a, cupy.ndarray):
         return a
     try:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from srwm.operators.spec import Operator
 
 # DLPack's device types.
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+CPU, CUDA, ROCM = 1, 2, 10
+OF_CUDA = (CUDA, 3, 13)  # memory of a device, of the host, of both
 
 Reading = tuple[bytes, tuple[int, ...]]  # of arrays: key and addresses (exchange.pyx)
 Options = tuple[str | None, int | None]  # of a call: backend, num_threads

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from srwm import _checks, _dlpack
+from srwm import _checks, _dispatch, _dlpack
 from srwm._cy import exchange
 from srwm._cy.host import Host, dtype_of
 from srwm._cy.run import Ready
-from srwm._layouts import CPU, CUDA, Options, Reading, together
-from srwm._plan import Plan, find, ready
+from srwm._layouts import CPU, CUDA, OF_CUDA, Options, Reading, together
+from srwm._plan import Plan, find, kind_of, ready
 from srwm.operators.spec import Operator
 
 
@@ -63,6 +63,7 @@ class _Cuda:
 
 
 _HOST, _CUDA = Host(), _Cuda()
+_LIBRARIES = {CPU: _HOST, **dict.fromkeys(OF_CUDA, _CUDA)}
 
 
 class _Prepared(NamedTuple):
@@ -123,15 +124,21 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
             if hasattr(a, "__dlpack__"):  # raises for tracers, which are on no device
                 _dlpack.device_type(name, operand.name, a)
         checked = _checks.operands(op, name, flat)  # on the given arrays: messages name their types
-        library, arrays = _of_library(op, name, flat)
+        library, arrays = _of_library(op, name, flat, options[0])
         reading = library.read(arrays)
     return _Prepared(op, flat, ready(library, op, verb, arrays, options[0], reading, checked), options)
 
 
-def _of_library(op: Operator, name: str, flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+def _of_library(
+    op: Operator, name: str, flat: tuple[Any, ...], backend: str | None
+) -> tuple[Any, tuple[Any, ...]]:
     """The library that computes with these arrays, of any type; and the arrays as its arrays."""
     names, first = op.names, flat[0]
-    library: Any = _HOST if _dlpack.device_type(name, names[0], first) == CPU else _CUDA
+    device = _dlpack.device_type(name, names[0], first)
+    library: Any = _LIBRARIES.get(device)
+    if library is None:
+        _dispatch.resolve(name, op, kind_of(device), backend)  # only the reference takes them, by CuPy
+        library = _CUDA
     arrays = _views(library, name, names, flat)
     if not isinstance(first, type(arrays[0])):
         sample = library.empty((1,), _checks.dtype_name(arrays[0].dtype), arrays[0])

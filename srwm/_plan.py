@@ -13,11 +13,12 @@ from typing import Any
 from srwm import _checks, _dispatch
 from srwm._cy.exchange import unpack
 from srwm._cy.run import Ready
-from srwm._layouts import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, Call, Layout, Reading
+from srwm._layouts import CPU, OF_CUDA, ROCM, Call, Layout, Reading
 from srwm.operators.spec import Operator
 
-# DLPack's device type -> the kind of backend that takes arrays there.
-_KINDS = {CPU: "cpu", CUDA: "cuda", CUDA_HOST: "cuda", CUDA_MANAGED: "cuda"}
+# DLPack's device type -> the kind of the device, by which a backend takes its arrays or declines them.
+_KINDS = {CPU: "cpu", ROCM: "rocm", 11: "rocm", **dict.fromkeys(OF_CUDA, "cuda")}
+_KINDS |= {4: "opencl", 7: "vulkan", 8: "metal", 9: "vpi", 14: "oneapi", 15: "webgpu", 16: "hexagon"}
 
 
 class Plan:
@@ -137,7 +138,7 @@ def make(
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
     _checks.one_device(name, op.names, devices)
     _check_memory(name, op.names, layouts)
-    module = _dispatch.resolve(name, op, _kind(first.device[0]), backend)
+    module = _dispatch.resolve(name, op, kind_of(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
     # A list, which is made at once: other threads may add plans.
     sequences = sum(prod(known.call.lead) for known in list(_plans.values()))
@@ -147,12 +148,13 @@ def make(
     return plan
 
 
-def _kind(device_type: int) -> str:
-    return _KINDS.get(device_type, f"DLPack device type {device_type}")
+def kind_of(device_type: int) -> str:
+    """The kind of a device ("cpu", "cuda", "rocm"), from its type by DLPack."""
+    return _KINDS.get(device_type, f"DLPack type {device_type}")
 
 
 def _device_name(device_type: int, index: int) -> str:
-    kind = _kind(device_type)
+    kind = kind_of(device_type)
     return kind if kind == "cpu" else f"{kind}:{index}"
 
 

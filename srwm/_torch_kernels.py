@@ -16,7 +16,7 @@ from srwm import _checks
 from srwm._cy import exchange
 from srwm._cy.recycled import room
 from srwm._cy.run import Ready
-from srwm._layouts import CPU, CUDA, Reading
+from srwm._layouts import CPU, CUDA, ROCM, Reading
 from srwm._plan import Plan, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
@@ -27,15 +27,20 @@ Tensors = tuple[Tensor | None, ...]
 
 WITH_AUTOCAST = ("cpu", "cuda")
 
-
 _HAS_API = exchange.has_api(Tensor)  # torch's from 2.11 on
-_DEVICE_TYPES = {"cpu": CPU, "cuda": CUDA}
+_DEVICE_TYPES = {"cpu": CPU, "cuda": CUDA, "rocm": ROCM}
+
+
+def kind_of(device: torch.device) -> str:
+    """The kind of a device, as `srwm._plan` has it: a build of PyTorch for ROCm calls its own "cuda"."""
+    kind = device.type
+    return "rocm" if kind == "cuda" and torch.version.hip else kind
 
 
 def _described(t: Tensor) -> exchange.Description:
-    strides = tuple(stride * t.element_size() for stride in t.stride())
-    device = (_DEVICE_TYPES.get(t.device.type, -1), t.device.index or 0)
-    return t.data_ptr(), _checks.dtype_name(t.dtype), device, tuple(t.shape), strides
+    strides, device = tuple(stride * t.element_size() for stride in t.stride()), t.device
+    place = (_DEVICE_TYPES.get(kind_of(device), -1), device.index or 0)
+    return t.data_ptr(), _checks.dtype_name(t.dtype), place, tuple(t.shape), strides
 
 
 class _Tensors:

@@ -111,7 +111,8 @@ class TorchOperator:
             return y, *matrices, x.new_empty(0)
         dtypes = _checks.dtype_name(x.dtype), _checks.dtype_name(dtype)
         call = Call(op, (None,) * self.n, lead, sizes, *dtypes, 0)
-        shape, saved = _dispatch.resolve(name, op, x.device.type, backend).saved_of(call)
+        module = _dispatch.resolve(name, op, _torch_kernels.kind_of(x.device), backend)
+        shape, saved = module.saved_of(call)
         return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
 
     def _backward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:

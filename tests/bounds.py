@@ -32,8 +32,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".bounds"
 
-# What a user may have installed beside the package, and what the tests need. Not cuda12: CuPy asks for
-# NumPy 2, more than the package does, and without a GPU it could only be imported.
+# What a user may have installed beside the package, and what the tests need. Not cuda12 and cuda13: CuPy
+# asks for NumPy 2, more than the package does, and without a GPU it could only be imported.
 EXTRAS = ("torch", "examples", "bench", "test")
 
 TESTS = (

@@ -53,7 +53,7 @@ def test_the_reference_runs_only_when_asked_for(row, kernels):
     kernels.unusable = lambda: "its kernels are on holiday"
     with pytest.raises(
         RuntimeError,
-        match=r"^op: no backend takes arrays on the cpu here \(cython: its kernels are on holiday; ",
+        match=r"^op: no backend takes arrays on the cpu device here \(cython: its kernels are on holiday; ",
     ) as refused:
         _dispatch.resolve("op", row.op, "cpu", None)
     assert "reference: it is the readable definition, and runs only when asked for by name" in str(

@@ -39,8 +39,8 @@ def unusable() -> str | None:
 
 
 def declines(device: str) -> str | None:
-    """Why this backend does not take arrays of `device` ("cpu", "cuda")."""
-    return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
+    """Why this backend does not take arrays of `device` ("cpu", "cuda", "rocm")."""
+    return None if device == "cpu" else f"it takes CPU arrays, these are on the {device} device"
 
 
 def takes(operator: Operator) -> bool:

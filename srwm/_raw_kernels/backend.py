@@ -26,7 +26,9 @@ def unusable() -> str | None:
     try:
         import cupy
     except ImportError as missing:
-        return f"CuPy cannot be imported ({missing}); install srwm[cuda12]"
+        return f"CuPy cannot be imported ({missing}); install srwm[cuda12] or srwm[cuda13]"
+    if cupy.cuda.runtime.is_hip:
+        return "CuPy is built for ROCm, and these kernels run on CUDA alone; use CPU arrays"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -35,8 +37,8 @@ def unusable() -> str | None:
 
 
 def declines(device: str) -> str | None:
-    """Why this backend does not take arrays of `device` ("cpu", "cuda")."""
-    return None if device == "cuda" else f"it takes CUDA arrays, these are on the {device}"
+    """Why this backend does not take arrays of `device` ("cpu", "cuda", "rocm")."""
+    return None if device == "cuda" else f"it takes CUDA arrays, these are on the {device} device"
 
 
 def takes(operator: Operator) -> bool:

@@ -16,6 +16,7 @@ from srwm._cy import launch
 FOLDER = Path(__file__).parent
 STANDARD = "-std=c++17"
 _INCLUDE = re.compile(r'#include "(.+)"')
+_VERSION = re.compile(rb"#define CUDART_VERSION\s+(\d+)")
 
 
 @cache
@@ -41,10 +42,28 @@ def _lines(name: str, seen: set[str]) -> list[str]:
 
 @cache
 def headers() -> tuple[str, ...]:
-    """Options for the headers of half types: in the wheel nvidia-cuda-runtime-cu12, or where CuPy looks."""
-    found = find_spec("nvidia.cuda_runtime") if find_spec("nvidia") else None
-    folders = [] if found is None else list(found.submodule_search_locations or [])
-    return tuple(f"-I{Path(folder) / 'include'}" for folder in folders)
+    """The option for the headers of half types: those of NVRTC's own version, or else of the nearest.
+
+    CUDA promises nothing for other versions. All from 12.0 to 13.5 were seen to compile with each NVRTC.
+    CuPy adds a folder of its own behind it: the first that it finds, of whatever version. With the wheels
+    of CUDA 12 and 13 side by side that is the one of CUDA 13, also where it loads NVRTC 12.
+    """
+    import cupy
+
+    major, minor = cupy.cuda.nvrtc.getVersion()
+    wheels, toolkit = find_spec("nvidia"), cupy.cuda.get_cuda_path()
+    in_wheels = "cuda_runtime" if major < 13 else f"cu{major}"
+    roots = [Path(folder, in_wheels) for folder in (wheels and wheels.submodule_search_locations) or ()]
+    folders = [root / "include" for root in (*roots, *([Path(toolkit)] if toolkit else []))]
+    distance = {f: abs(_version(f) - 1000 * major - 10 * minor) for f in folders if _version(f)}
+    return (f"-I{min(distance, key=distance.__getitem__)}",) if distance else ()
+
+
+def _version(folder: Path) -> int:
+    """The version of CUDA whose headers are in a folder, 12090 for 12.9; 0 where there are none."""
+    header = folder / "cuda_runtime_api.h"
+    found = _VERSION.search(header.read_bytes()) if header.is_file() else None
+    return int(found[1]) if found else 0
 
 
 def options(config: launch.Config) -> tuple[str, ...]:
