@@ -54,6 +54,7 @@ def extensions():
         ("cpu", []),
         ("run", []),
         ("host", []),
+        ("ordinary", []),
         ("launch", []),
         ("cuda", []),
     ):

@@ -14,8 +14,9 @@ A backend is a module with these constants and functions; `call` is a `srwm._lay
 `forward_of` and `backward_of` bind once what follows from layouts; a run takes addresses, 0 for what is
 not given or not wanted, in the order of ``operator.flat``, of ``operator.results``, and of the operands
 that have a gradient. `incoming` are the layouts, then the addresses, of the gradients of the results.
-`stream` is a device's, and ``empty(bytes)`` gives room there: an address, and what keeps it alive. A new
-backend is one more row. Modules are imported when first asked for.
+`num_threads` is a number, or a function that gives it. `stream` is a device's, and ``empty(bytes)`` gives
+room there: an address, and what keeps it alive. A new backend is one more row. Modules are imported when
+first asked for.
 """
 
 from __future__ import annotations

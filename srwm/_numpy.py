@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from srwm import _checks, _dispatch, _dlpack
 from srwm._cy import exchange
 from srwm._cy.host import Host, dtype_of
-from srwm._cy.run import Ready
+from srwm._cy.run import Ready, known
 from srwm._layouts import CPU, CUDA, OF_CUDA, Options, Reading, together
 from srwm._plan import Plan, find, kind_of, ready
+from srwm._threads import default_threads
 from srwm.operators.spec import Operator
 
 
@@ -37,8 +38,14 @@ class _Cuda:
             return cupy.empty(shape, dtype_of(dtype, like))
 
     @staticmethod
+    def empty_like(a: Any) -> Any:
+        return _Cuda.empty(a.shape, a.dtype.name, a)
+
+    @staticmethod
     def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
         return tuple(0 if a is None else a.data.ptr for a in arrays)
+
+    threads = staticmethod(default_threads)  # which CUDA does not ask for
 
     @staticmethod
     def stream(like: Any) -> int:
@@ -148,11 +155,9 @@ def _of_library(
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and with `return_state` the matrices after the last step."""
-    reading = _HOST.read(flat)
-    plan = None if reading is None else find((op, options[0], reading[0]))
-    if reading is None or plan is None or plan.copies:
+    call = known(find, _HOST, op, flat, options[0])
+    if call is None:  # new arrays, or those of another library
         y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
-    else:  # the same for a plan that is known, without what only new arrays or other libraries need
-        call = Ready(plan, _HOST, flat, reading[1])
+    else:
         y, *matrices, _ = call.forward(False, return_state, options[1])
     return (y, together(matrices)) if return_state else y

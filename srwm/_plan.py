@@ -13,7 +13,7 @@ from typing import Any
 from srwm import _checks, _dispatch
 from srwm._cy.exchange import unpack
 from srwm._cy.run import Ready
-from srwm._layouts import CPU, OF_CUDA, ROCM, Call, Layout, Reading
+from srwm._layouts import CPU, OF_CUDA, ROCM, Call, Layout, Reading, contiguous
 from srwm.operators.spec import Operator
 
 # DLPack's device type -> the kind of the device, by which a backend takes its arrays or declines them.
@@ -33,6 +33,11 @@ class Plan:
         Shape and dtype of what forward saves for backward.
     gradients : tuple of (tuple of int, str)
         Shapes and dtypes of the gradients of the operands; None for operands that are not given.
+    output_like : int, or None
+        The place of an operand that has the layout of the output, contiguous: libraries make such arrays
+        faster than others.
+    gradients_like : tuple of int or None
+        The same for the gradients.
     runs_on_arrays : bool
         Whether the reference runs, on arrays: then there are no functions to bind.
     copies : tuple of int
@@ -45,6 +50,11 @@ class Plan:
         self.saved: tuple[tuple[int, ...], str] = backend.saved_of(call)
         given = [call.operands[i] for i in call.operator.differentiable]
         self.gradients = tuple(None if a is None else (a.shape, a.dtype) for a in given)
+        layouts = [a and (a.shape, a.strides, a.dtype) for a in call.operands]
+        self.output_like = _place_of(layouts, self.results[0], call.dtype)
+        self.gradients_like = tuple(
+            None if of is None else _place_of(layouts, *of) for of in self.gradients
+        )
         self.runs_on_arrays: bool = backend.RUNS_ON_ARRAYS
         self.copies = tuple(
             i
@@ -81,6 +91,12 @@ class Plan:
                 return None
             bound = self._backward[key] = self._backend.backward_of(self.call, arrays[1:])
         return bound
+
+
+def _place_of(layouts: Sequence[Any], shape: tuple[int, ...], dtype: str) -> int | None:
+    """The first place of this shape, dtype, and the strides of a new array."""
+    wanted = contiguous(shape, dtype)[:3]
+    return layouts.index(wanted) if wanted in layouts else None
 
 
 # Stored plans never change, so threads need no lock. The limits are for programs whose shapes always

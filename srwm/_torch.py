@@ -5,15 +5,17 @@ Both roads run the same kernels (srwm/_torch_kernels.py). Nothing here names an 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from srwm import _checks, _dispatch, _torch_kernels
+from srwm._cy.ordinary import wants_gradient
 from srwm._layouts import Options, together
 from srwm._torch_operator import differentiable, torch_operator
-from srwm._torch_private import in_forward_mode, is_plain
+from srwm._torch_private import any_autocast, in_forward_mode, is_plain
 from srwm.operators.spec import Operator
 
 # By the operator's name, which torch's compiler can look up too.
@@ -22,14 +24,7 @@ _functions: dict[str, Any] = {}
 
 def _function_of(op: Operator) -> Any:
     """The autograd Function of plain operands: (*flat, return_state, *options) -> results."""
-    n = len(op.flat)
-
-    def run(*arguments: Any) -> list[Any]:
-        return _torch_kernels.forward(op, arguments[:n], True, *arguments[n:])
-
-    def gradients(*arguments: Any) -> tuple[Any, ...]:
-        return _gradients(op, *arguments)
-
+    run, gradients = partial(_torch_kernels.forward, op, True), partial(_gradients, op)
     apply = _functions[op.name] = differentiable(op, run, gradients, returns_saved=False)
     return apply
 
@@ -65,19 +60,22 @@ def _as_tensors(op: Operator, verb: str, flat: tuple[Any, ...]) -> tuple[Any, ..
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """See `srwm._call.forward`; differentiable in every operand but flags, also through the matrices."""
-    flat = _as_tensors(op, "forward", flat)
+    plain = is_plain(flat) and not any_autocast()
+    if not plain:
+        flat = _as_tensors(op, "forward", flat)
+        plain = is_plain(flat)
     results: Any
-    if not is_plain(flat):
+    if not plain:
         _checks.dense(op.verb("forward"), op.names, flat)
         operator = torch_operator(op)
         if in_forward_mode(flat):
             results = operator.reference(flat)
         else:
             results = operator.forward(*flat, None, return_state, *options)[:-1]
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
+    elif torch.is_grad_enabled() and wants_gradient(flat):
         results = (_functions.get(op.name) or _function_of(op))(*flat, return_state, *options)
     else:
-        results = _torch_kernels.forward(op, flat, False, return_state, *options)[:-1]
+        results = _torch_kernels.forward(op, False, flat, return_state, *options)[:-1]
     return (results[0], together(results[1:])) if return_state else results[0]
 
 
@@ -95,7 +93,7 @@ class _Prepared(NamedTuple):
     @torch.no_grad()
     def forward(self, return_state: bool) -> tuple[Any, ...]:
         if is_plain(self.flat):
-            return tuple(_torch_kernels.forward(self.op, self.flat, True, return_state, *self.options))
+            return tuple(_torch_kernels.forward(self.op, True, self.flat, return_state, *self.options))
         saved = _dispatch.layout_of_saved()
         return torch_operator(self.op).forward(*self.flat, saved, return_state, *self.options)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 from srwm import _checks
 from srwm._cy import exchange
 from srwm._cy.recycled import room
-from srwm._cy.run import Ready
+from srwm._cy.run import known
 from srwm._layouts import CPU, CUDA, ROCM, Reading
-from srwm._plan import Plan, ready
+from srwm._plan import Plan, find, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
@@ -37,28 +38,34 @@ def kind_of(device: torch.device) -> str:
     return "rocm" if kind == "cuda" and torch.version.hip else kind
 
 
-def _described(t: Tensor) -> exchange.Description:
-    strides, device = tuple(stride * t.element_size() for stride in t.stride()), t.device
-    place = (_DEVICE_TYPES.get(kind_of(device), -1), device.index or 0)
-    return t.data_ptr(), _checks.dtype_name(t.dtype), place, tuple(t.shape), strides
+def _described(tensors: Tensors) -> Reading | None:
+    def described(t: Tensor) -> exchange.Description:
+        strides, device = tuple(stride * t.element_size() for stride in t.stride()), t.device
+        place = (_DEVICE_TYPES.get(kind_of(device), -1), device.index or 0)
+        return t.data_ptr(), _checks.dtype_name(t.dtype), place, tuple(t.shape), strides
+
+    return exchange.pack(None if t is None else described(t) for t in tensors)
+
+
+def _addresses(tensors: Tensors) -> tuple[int, ...]:
+    return tuple(0 if t is None else t.data_ptr() for t in tensors)
 
 
 class _Tensors:
     """Dense tensors, as srwm/_cy/run.pyx wants them."""
 
-    @staticmethod
-    def read(tensors: Tensors) -> Reading | None:
-        if _HAS_API:
-            return exchange.of_exchange(tensors, Tensor)
-        return exchange.pack(None if t is None else _described(t) for t in tensors)
-
-    @staticmethod
-    def addresses(tensors: Tensors) -> tuple[int, ...]:
-        return tuple(0 if t is None else t.data_ptr() for t in tensors)
+    read = staticmethod(partial(exchange.of_exchange, Tensor) if _HAS_API else _described)
+    addresses = staticmethod(partial(exchange.addresses_of_exchange, Tensor) if _HAS_API else _addresses)
+    empty_like = staticmethod(torch.empty_like)
 
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
-        return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
+        wanted = DTYPES[dtype]
+        return like.new_empty(shape) if wanted is like.dtype else like.new_empty(shape, dtype=wanted)
+
+    @staticmethod
+    def threads() -> int:
+        return threads_asked_for() or torch.get_num_threads()
 
     @staticmethod
     def stream(like: Tensor) -> int:
@@ -98,27 +105,20 @@ def devices_of(tensors: Tensors) -> list[torch.device | None]:
     return [None if t is None else t.device for t in tensors]
 
 
-def _ready(op: Operator, verb: str, flat: Tensors, backend: str | None) -> Ready:
-    return ready(_TENSORS, op, verb, flat, backend, _TENSORS.read(flat))
-
-
-def _threads(name: str, num_threads: int | None) -> int:
-    if num_threads is not None:
-        return _checks.thread_count(name, "num_threads", num_threads)
-    return threads_asked_for() or torch.get_num_threads()
-
-
 def forward(
     op: Operator,
-    flat: Tensors,
     save: bool,
+    flat: Tensors,
     return_state: bool,
     backend: str | None,
     num_threads: int | None,
 ) -> list[Any]:
     """The output, the matrices after the last step or None, and what backward wants or None."""
-    threads = _threads(op.verb("forward"), num_threads)
-    return _ready(op, "forward", flat, backend).forward(save, return_state, threads)
+    if num_threads is not None:
+        num_threads = _checks.thread_count(op.verb("forward"), "num_threads", num_threads)
+    call = known(find, _TENSORS, op, flat, backend)
+    call = call or ready(_TENSORS, op, "forward", flat, backend, _TENSORS.read(flat))
+    return call.forward(save, return_state, num_threads)
 
 
 def backward(
@@ -130,15 +130,18 @@ def backward(
     num_threads: int | None,
 ) -> Tensors:
     """The gradients of the operands that have one; None where they are not given."""
-    name = op.verb("backward")
 
     def check(plan: Plan) -> None:
+        name = op.verb("backward")
         _check_saved(name, plan, saved, flat[0])
         _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
         _checks.one_device(name, (op.names[0], *op.gradient_names), devices_of((flat[0], *incoming)))
 
-    threads = _threads(name, num_threads)
-    return _ready(op, "backward", flat, backend).backward(saved, incoming, threads, check)
+    if num_threads is not None:
+        num_threads = _checks.thread_count(op.verb("backward"), "num_threads", num_threads)
+    call = known(find, _TENSORS, op, flat, backend)
+    call = call or ready(_TENSORS, op, "backward", flat, backend, _TENSORS.read(flat))
+    return call.backward(saved, incoming, num_threads, check)
 
 
 def _check_saved(name: str, plan: Plan, saved: Tensor, x: Any) -> None:

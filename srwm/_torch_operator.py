@@ -95,7 +95,7 @@ class TorchOperator:
 
     def _forward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
         flat, (save, *options) = arguments[: self.n], arguments[self.n :]
-        results = _torch_kernels.forward(self.op, flat, save is not None, *options)
+        results = _torch_kernels.forward(self.op, save is not None, flat, *options)
         return tuple(flat[0].new_empty(0) if t is None else t for t in results)
 
     def _forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -163,8 +163,8 @@ class TorchOperator:
             return operator(*arguments)
 
     @outer_level()
-    def _forward_below(self, *arguments: Any) -> Any:
-        return self.forward(*arguments[: self.n], layout_of_saved(), *arguments[self.n :])
+    def _forward_below(self, flat: tuple[Any, ...], *options: Any) -> Any:
+        return self.forward(*flat, layout_of_saved(), *options)
 
     def gradients(
         self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
@@ -237,17 +237,18 @@ class TorchOperator:
 def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: bool) -> Any:
     """The autograd Function of forward: (*flat, return_state, *options) -> results.
 
-    `run` takes the same and gives what backward wants as well, last; that is a result where it is not to
-    be left out. `gradients` takes (flat, saved, incoming, *options).
+    `run` takes (flat, return_state, *options) and gives what backward wants as well, last; that is a result
+    where it is not to be left out. `gradients` takes (flat, saved, incoming, *options).
     """
     n, states = len(op.flat), len(op.states)
 
     class Differentiable(Function):  # type: ignore[misc]  # its base is private: mypy sees Any
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-            results, return_state, ctx.options = run(*arguments), arguments[n], arguments[n + 1 :]
+            flat, (return_state, *options) = arguments[:n], arguments[n:]
+            results, ctx.options = run(flat, return_state, *options), options
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*arguments[:n], results[-1])
+            ctx.save_for_backward(*flat, results[-1])
             if not returns_saved:
                 return tuple(results[:-1])
             ctx.mark_non_differentiable(*results[1 + states if return_state else 1 :])
@@ -256,9 +257,10 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
         @staticmethod
         def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
             *flat, saved = ctx.saved_tensors
+            incoming = incoming[: 1 + states]
             result: list[Any] = [None] * (n + 3)
-            if any(g is not None for g in incoming[: 1 + states]):
-                found = gradients(tuple(flat), saved, incoming[: 1 + states], *ctx.options)
+            if any(g is not None for g in incoming):
+                found = gradients(tuple(flat), saved, incoming, *ctx.options)
                 for i, g in zip(op.differentiable, found, strict=True):
                     result[i] = g
             return tuple(result)

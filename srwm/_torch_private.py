@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from srwm._cy.ordinary import Ordinary
+
 
 def _private(path: str) -> Any:
     """The object of this dotted name below torch, or None where this version has none."""
@@ -33,6 +35,8 @@ _profiler_enabled = _private("_C._autograd._profiler_enabled")
 _dispatch_keys = _private("_C._dispatch_keys")
 _key_set = _private("_C.DispatchKeySet")
 _key = _private("_C.DispatchKey")
+# () -> whether autocast is on, or may be, on any device.
+any_autocast: Any = _private("_C._is_any_autocast_enabled") or (lambda: True)
 _level = _private("autograd.forward_ad._current_level")  # as it is now: it is read anew at each call
 
 _below_autograd = _private("_C._AutoDispatchBelowAutograd")
@@ -83,26 +87,21 @@ plain_is_known = None not in (
 autograd_kernel_is_known = None not in (
     *(_below_autograd, _transforms, _transform_type, _single_level, _forward_grad_mode, _level_function),
 )
-_THREAD_KEYS, _TENSOR_KEYS = _key_sets() if plain_is_known else (frozenset(), frozenset())
+_TYPES = (Tensor, torch.nn.Parameter)
+_is_ordinary: Any = plain_is_known and Ordinary(
+    *(_TYPES, *_key_sets(), _include_set, _has_torch_function, _profiler_enabled, _dispatch_keys),
+    forward_ad,
+)
 
 
-def is_plain(operands: tuple[Tensor | None, ...]) -> bool:
+def is_plain(operands: tuple[Any, ...]) -> bool:
     """Whether torch's dispatcher has nothing to do for these operands but to call the device's kernel.
 
     That is to say: nothing is being compiled, traced, transformed or profiled, no mode is active, and
     they are ordinary tensors, or None. Calls then go past the dispatcher: through it a single step takes
-    twice as long. Whether a gradient is wanted is another question.
+    twice as long. Whether a gradient is wanted is another question, and so is autocast.
     """
-    if (
-        not plain_is_known
-        or _is_dynamo_compiling()
-        or _include_set().raw_repr() not in _THREAD_KEYS
-        or _has_torch_function(*operands)  # subclasses, and modes of __torch_function__
-        or _profiler_enabled()
-        or forward_ad._current_level >= 0
-    ):
-        return False
-    return all(t is None or _dispatch_keys(t).raw_repr() in _TENSOR_KEYS for t in operands)
+    return plain_is_known and not _is_dynamo_compiling() and _is_ordinary(operands)
 
 
 def below_autograd() -> AbstractContextManager[None]:

@@ -203,7 +203,8 @@ def test_only_the_dlpack_module_calls_from_dlpack() -> None:
         if "from_dlpack"
         in (getattr(node, "attr", None), getattr(node, "id", None), getattr(node, "value", None))
     }
-    assert users == {"srwm._dlpack"}
+    # The benchmark times an older package, which called torch's.
+    assert users == {"srwm._dlpack", "benchmarks.host_cost"}
 
 
 def test_srwm_on_numpy_arrays_asks_for_neither_torch_nor_cupy() -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from srwm import _dispatch, _plan
+from srwm._cy import exchange
 from tests.operators import STARTS, assert_close, each_operator, random_case, run
 
 SIZE = ((2,), (), 5, 4, 3)
@@ -99,7 +100,6 @@ def test_vjp_and_backward(row, backend, fake):
 def tensors_of_rocm(torch, monkeypatch):
     """CPU tensors that the front end takes for a device's: they say what those of ROCm say."""
     from srwm import _checks, _torch_kernels
-    from srwm._cy import exchange
 
     def described(t):
         strides = tuple(t.element_size() * stride for stride in t.stride())
@@ -135,10 +135,10 @@ def test_what_a_tensor_says_without_the_exchange_api(torch):
     def described(device):
         own = {"data_ptr": lambda: 64, "element_size": lambda: 4, "stride": lambda: (1,)}
         t = SimpleNamespace(**own, dtype=torch.float32, shape=(3,), device=torch.device(device))
-        return _torch_kernels._described(t)
+        return _torch_kernels._described((t,))
 
-    assert described("cuda:1") == (64, "float32", (ROCM, 1), (3,), (4,))
-    assert described("cpu") == (64, "float32", (1, 0), (3,), (4,))
+    assert described("cuda:1") == exchange.pack([(64, "float32", (ROCM, 1), (3,), (4,))])
+    assert described("cpu") == exchange.pack([(64, "float32", (1, 0), (3,), (4,))])
 
 
 def test_the_same_devices_of_cuda(torch, monkeypatch):

@@ -30,8 +30,7 @@ class Forward:
         operands: tuple[int, ...],
         outputs: tuple[int, ...],
         saved: int,
-        *,
-        num_threads: int | None,
+        num_threads: int | Callable[[], int],
         stream: int,
         empty: Room,
     ) -> None: ...
@@ -44,8 +43,7 @@ class Backward:
         saved: int,
         incoming: tuple[int, ...],
         gradients: tuple[int, ...],
-        *,
-        num_threads: int | None,
+        num_threads: int | Callable[[], int],
         stream: int,
         empty: Room,
     ) -> None: ...

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from srwm._layouts import contiguous, itemsize, real_of
-from srwm._threads import default_threads, threads_allowed
+from srwm._threads import threads_allowed
 from srwm.operators.spec import SEGMENT, segments
 
 # Sequences are computed side by side if their matrices are small, and if there are at least this many
@@ -200,7 +200,7 @@ cdef class Bound:
         cdef Py_ssize_t most = self.N * self.members, work = products * self.work, least = WORK_PER_THREAD
         if work < 2 * least or most < 2 or not threads_allowed():
             return 1
-        wanted = default_threads() if num_threads is None else num_threads
+        wanted = num_threads() if callable(num_threads) else num_threads
         return max(1, min(wanted, most, work // least))
 
     cpdef Py_ssize_t side_by_side(self, Py_ssize_t threads):
@@ -218,7 +218,7 @@ cdef class Forward(Bound):
         results = [contiguous(shape, dtype) for shape, dtype in zip(shapes, call.result_dtypes)]
         super().__init__(kernels, call, save, False, records(op.results, results, call.lead), [], [])
 
-    def __call__(self, tuple operands, tuple outputs, saved, *, num_threads, stream, empty):
+    def __call__(self, tuple operands, tuple outputs, saved, num_threads, stream, empty):
         """Write the outputs and the data saved for backward, unless their addresses are 0."""
         cdef int threads = self.threads(num_threads, 3)
         cdef Py_ssize_t many = self.side_by_side(threads)
@@ -271,8 +271,7 @@ cdef class Backward(Bound):
         super().__init__(kernels, call, True, True, [], incoming, gradients)
         self.library, self.walks = kernels(real, "one"), {}
 
-    def __call__(self, tuple operands, saved, tuple incoming, tuple gradients, *, num_threads, stream,
-                 empty):
+    def __call__(self, tuple operands, saved, tuple incoming, tuple gradients, num_threads, stream, empty):
         """Write the gradients, unless their addresses are 0, from the data that forward saved."""
         cdef int threads = self.threads(num_threads, 7)
         cdef list at = [0] * len(operands), sums = []

@@ -12,7 +12,7 @@ Empty = Callable[[int], tuple[int, Any]]
 
 class Driver(Protocol):
     def limits(self) -> launch.Limits: ...
-    def kernel(self, config: launch.Config) -> Any: ...
+    def kernel(self, config: launch.Config, stream: int) -> Any: ...
     def launch(
         self, kernel: Any, blocks: int, threads: int, shared_bytes: int, stream: int, extra: int
     ) -> None: ...
@@ -39,10 +39,9 @@ class Forward:
         operands: Sequence[int],
         outputs: Sequence[int],
         saved: int,
-        *,
-        num_threads: int | None = None,
-        stream: int,
-        empty: Empty,
+        num_threads: Any = None,
+        stream: int = 0,
+        empty: Empty | None = None,
     ) -> None: ...
 
 class Backward:
@@ -53,8 +52,7 @@ class Backward:
         saved: int,
         incoming: Sequence[int],
         gradients: Sequence[int],
-        *,
-        num_threads: int | None = None,
-        stream: int,
-        empty: Empty,
+        num_threads: Any = None,
+        stream: int = 0,
+        empty: Empty | None = None,
     ) -> None: ...

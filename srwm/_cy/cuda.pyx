@@ -196,7 +196,7 @@ cdef class Forward(Pass):
             driver, call, "forward", config, sequences * config.tiles, (sequences,), range(len(lead)), views
         )
 
-    def __call__(self, operands, outputs, saved, *, num_threads=None, stream, empty):
+    def __call__(self, operands, outputs, saved, num_threads=None, stream=0, empty=None):
         """Write the results; an address is 0 if the array is not given or not needed."""
         self.run((*operands, *outputs, saved), stream, empty)
 
@@ -273,7 +273,7 @@ cdef class Backward(Pass):
         counts = items, chunks, sequences, sharing
         self.bind(driver, call, "backward", config, items, counts, order, views)
 
-    def __call__(self, operands, saved, incoming, gradients, *, num_threads=None, stream, empty):
+    def __call__(self, operands, saved, incoming, gradients, num_threads=None, stream=0, empty=None):
         """Write the gradients; an address is 0 if the array is not given or not needed."""
         cdef Gradient gradient
         written, owners = [], []

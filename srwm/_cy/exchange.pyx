@@ -240,7 +240,7 @@ def has_api(object kind):
     return _api_of(kind) != NULL
 
 
-def of_exchange(tuple arrays, object kind):
+def of_exchange(object kind, tuple arrays):
     """(key, addresses) of arrays or None, through the exchange API of their type, `kind`.
 
     `kind` has one, and all arrays are of this type; the type is not checked. Returns None if operators
@@ -272,6 +272,21 @@ def of_exchange(tuple arrays, object kind):
         add(&reading, place, address, tensor.dtype.code, tensor.dtype.bits, tensor.device.device_type,
             tensor.device.device_id, tensor.ndim)
     return result_of(&reading)
+
+
+def addresses_of_exchange(object kind, tuple arrays):
+    """The addresses of arrays of the type `kind`; 0 for None."""
+    cdef SrwmExchange *api = known_api_of(kind)
+    cdef SrwmTensor tensor
+    cdef list addresses = []
+    for a in arrays:
+        if a is None:
+            addresses.append(0)
+            continue
+        if api.view(<void *> a, &tensor):
+            raise
+        addresses.append(<uint64_t> tensor.data + tensor.byte_offset)
+    return tuple(addresses)
 
 
 def current_stream(object kind, int device_type, int device_id):

@@ -6,6 +6,7 @@ import numpy as np
 
 from srwm._cy.exchange import addresses_of_numpy, of_numpy
 from srwm._cy.recycled import empty, room
+from srwm._threads import default_threads
 
 cdef dict DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 
@@ -29,6 +30,12 @@ class Host:
     @staticmethod
     def empty(tuple shape, str dtype, like):
         return empty(shape, dtype_of(dtype, like))
+
+    @staticmethod
+    def empty_like(like):
+        return empty(like.shape, like.dtype)
+
+    threads = staticmethod(default_threads)
 
     @staticmethod
     def stream(like):

@@ -17,3 +17,7 @@ class Ready:
         num_threads: int | None,
         check: Callable[[Any], None],
     ) -> tuple[Any, ...]: ...
+
+def known(
+    find: Callable[[Any], Any], library: Any, op: Any, arrays: tuple[Any, ...], backend: str | None
+) -> Ready | None: ...

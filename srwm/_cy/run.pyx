@@ -7,12 +7,24 @@ its device is used:
     addresses(arrays) -> only the addresses
     copy(array) -> a contiguous copy
     empty(shape, dtype, like) -> an array, not initialised; dtype by name
+    empty_like(array) -> the same with the layout of a contiguous array
+    threads() -> how many threads a call may use that does not say so
     stream(like) -> the handle of the device's current stream, 0 on the CPU
     room(like) -> a function from bytes to memory on the device: its address, and the object that owns it
     own_precision(like) -> a context in which the library casts no dtype of the reference (no autocast)
 """
 
 from srwm.reference import loop
+
+
+def known(find, library, op, tuple arrays, backend):
+    """Arrays with their plan, if there is one that takes them as they are; or None.
+
+    `find` takes what plans are stored by (`srwm._plan.find`).
+    """
+    reading = library.read(arrays)
+    plan = None if reading is None else find((op, backend, reading[0]))
+    return None if plan is None or plan.copies else Ready(plan, library, arrays, reading[1])
 
 
 cdef class Ready:
@@ -32,14 +44,17 @@ cdef class Ready:
             with library.own_precision(like):
                 y, *matrices, saved = loop.forward(call.operator, self.arrays, call.lead, call.sizes, save)
             return [y, *(a if return_state else None for a in matrices), saved]
-        results = [library.empty(plan.results[0], call.dtype, like)]
+        if plan.output_like is None:
+            results = [library.empty(plan.results[0], call.dtype, like)]
+        else:
+            results = [library.empty_like(self.arrays[plan.output_like])]
         for shape in plan.results[1:]:
             results.append(library.empty(shape, call.state_dtype, like) if return_state else None)
         results.append(library.empty(*plan.saved, like) if save else None)
         *places, saved_at = library.addresses(tuple(results))
         stream, room = library.stream(like), library.room(like)
         run = plan.forward(save)
-        run(self.addresses, tuple(places), saved_at, num_threads=num_threads, stream=stream, empty=room)
+        run(self.addresses, tuple(places), saved_at, num_threads or library.threads, stream, room)
         return results
 
     def backward(self, saved, tuple incoming, num_threads, check):
@@ -61,8 +76,12 @@ cdef class Ready:
             incoming = tuple([None if g is None else library.copy(g) for g in incoming])
             return self.backward(saved, incoming, num_threads, check)
         saved_at, *places = reading[1]
-        gradients = tuple([None if of is None else library.empty(*of, like) for of in plan.gradients])
+        gradients = tuple([
+            None if of is None else library.empty(*of, like) if place is None
+            else library.empty_like(self.arrays[place])
+            for of, place in zip(plan.gradients, plan.gradients_like)
+        ])
         stream, room = library.stream(like), library.room(like)
-        run(self.addresses, saved_at, tuple(places), library.addresses(gradients), num_threads=num_threads,
-            stream=stream, empty=room)
+        run(self.addresses, saved_at, tuple(places), library.addresses(gradients),
+            num_threads or library.threads, stream, room)
         return gradients

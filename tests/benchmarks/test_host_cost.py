@@ -1,25 +1,27 @@
-"""The host's cost of a CUDA call: that its rows run and are named, not how long they take."""
+"""The host's cost of a call: that its rows run and are named, not how long they take."""
 
 from __future__ import annotations
 
-import torch
-
 from benchmarks import host_cost
-from srwm import _plan
-from srwm._layouts import CPU
 
 
-def test_every_row_is_timed_and_nothing_is_left_behind(capsys):
-    threads = torch.get_num_threads()
-    try:
-        host_cost.main(host_cost.Args(size=(2, 2, 3, 4), turns=1, calls=2))
-    finally:
-        torch.set_num_threads(threads)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.rsplit(None, 2)[0] for line in lines] == [
-        *("is_plain", "key and addresses", "plan of a key", "torch.empty of y", "forward"),
-        *("empty Function, forward and backward", "forward and backward"),
-        "forward and backward beyond a Function",
+def test_every_row_is_timed_on_both_devices(capsys, tmp_path):
+    host_cost.main(host_cost.Args(turns=1, seconds=1e-4, cache=tmp_path))
+    of_device, of_cpu = (part.splitlines() for part in capsys.readouterr().out.split("\n\ncpu, "))
+    both = [
+        *("forward", "empty Function, forward and backward", "forward and backward"),
+        *("10 layers, forward and backward", host_cost.BEYOND, "one of the layers"),
     ]
-    assert _plan._KINDS[CPU] == "cpu"
-    assert not _plan._plans
+    items = [
+        *("is_plain", "key and addresses", "plan of a key", "torch.empty_like of the result"),
+        *("its address", "current stream", "launch"),
+    ]
+    assert names_of(of_device) == items + both
+    assert names_of(of_cpu) == ["forward, NumPy", *both]
+
+
+def names_of(lines):
+    rows = [line for line in lines if line and "(B, H, L, D)" not in line]
+    rows = [line for line in rows if "= (" not in line]
+    assert all(float(line[46:]) > 0 for line in rows if host_cost.BEYOND not in line)
+    return [line[:46].strip() for line in rows]

@@ -134,10 +134,9 @@ class _Forward(_OnHost):
         operands: Sequence[int],
         outputs: Sequence[int],
         saved: int,
-        *,
+        num_threads: Any = None,
         stream: int = 0,
-        empty: Any,
-        **_: Any,
+        empty: Any = None,
     ) -> None:
         call = self._call
         self._run(
@@ -166,10 +165,9 @@ class _Backward(_OnHost):
         saved: int,
         incoming: Sequence[int],
         gradients: Sequence[int],
-        *,
+        num_threads: Any = None,
         stream: int = 0,
-        empty: Any,
-        **_: Any,
+        empty: Any = None,
     ) -> None:
         call = self._call
         given = [call.operands[i] for i in call.operator.differentiable]

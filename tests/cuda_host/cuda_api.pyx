@@ -5,6 +5,7 @@ Functions have the names and C signatures of cupy_backends.cuda.api.runtime and 
 them in the place of those. Streams and events are numbers, and nothing is ever pending.
 """
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport intptr_t
 from libc.string cimport memcpy as copy_bytes, memset as fill_bytes
 
@@ -172,3 +173,12 @@ cpdef api launchKernel(
 ):
     if on_launch is not None:
         on_launch(kernel, blocks, threads, shared_bytes, stream, extra)
+
+
+# ---- for measurements of code that hands over capsules
+
+
+def on_device(capsule, int device_type):
+    """A DLPack capsule, whose memory is said to be on this type of device from now on."""
+    (<int *> (<char *> PyCapsule_GetPointer(capsule, b"dltensor") + sizeof(void *)))[0] = device_type
+    return capsule

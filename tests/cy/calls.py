@@ -120,7 +120,7 @@ def new(shape: tuple[int, ...], like: Any) -> Any:
 
 def options_of(num_threads: int | None) -> dict[str, Any]:
     """What a run on addresses is told beside them."""
-    return {"num_threads": num_threads, "stream": 0, "empty": poisoned_room}
+    return {"num_threads": num_threads or _threads.default_threads, "stream": 0, "empty": poisoned_room}
 
 
 def save(op: Operator, flat: Sequence[Any], *, num_threads: int | None = None) -> tuple[Any, ...]:

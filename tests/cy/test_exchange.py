@@ -161,7 +161,7 @@ def test_no_reference_is_kept():
 def test_a_type_without_the_exchange_api_is_refused():
     assert not exchange.has_api(np.ndarray)
     with pytest.raises(TypeError, match="expected an array type with DLPack's C exchange API, got"):
-        exchange.of_exchange((np.zeros(3),), np.ndarray)
+        exchange.of_exchange(np.ndarray, (np.zeros(3),))
     with pytest.raises(TypeError, match="C exchange API"):
         exchange.current_stream(np.ndarray, 1, 0)
 
@@ -177,29 +177,29 @@ class TestExchange:
     @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3, 4)])
     def test_tensors_have_the_keys_of_arrays(self, dtype, shape):
         t = torch.zeros(shape, dtype=getattr(torch, dtype))
-        key, addresses = exchange.of_exchange((t, None, t), torch.Tensor)
+        key, addresses = exchange.of_exchange(torch.Tensor, (t, None, t))
         assert addresses == (t.data_ptr(), 0, t.data_ptr())
         a = np.zeros(shape, DTYPES[dtype])
         assert key == of_numpy(a, None, a)[0]
 
     def test_views(self):
         t = torch.zeros(3, 4, 5)[1:, ::2].mT
-        key, (address,) = exchange.of_exchange((t,), torch.Tensor)
+        key, (address,) = exchange.of_exchange(torch.Tensor, (t,))
         strides = tuple(4 * n for n in t.stride())
         assert exchange.unpack(key) == [Layout(tuple(t.shape), strides, "float32")]
         assert address == t.data_ptr()
 
     def test_other_types_and_bounds(self):
         for dtype in (torch.int32, torch.complex64, torch.uint8):
-            assert exchange.of_exchange((torch.zeros(3, dtype=dtype),), torch.Tensor) is None
+            assert exchange.of_exchange(torch.Tensor, (torch.zeros(3, dtype=dtype),)) is None
         t = torch.zeros(3)
-        assert exchange.of_exchange((t,) * 24, torch.Tensor) is not None
-        assert exchange.of_exchange((t,) * 25, torch.Tensor) is None
-        assert exchange.of_exchange((torch.zeros((1,) * 65),), torch.Tensor) is None
+        assert exchange.of_exchange(torch.Tensor, (t,) * 24) is not None
+        assert exchange.of_exchange(torch.Tensor, (t,) * 25) is None
+        assert exchange.of_exchange(torch.Tensor, (torch.zeros((1,) * 65),)) is None
 
     def test_what_has_no_memory_raises(self):
         with pytest.raises((RuntimeError, BufferError, TypeError, ValueError, NotImplementedError)):
-            exchange.of_exchange((torch.zeros(3).to_sparse(),), torch.Tensor)
+            exchange.of_exchange(torch.Tensor, (torch.zeros(3).to_sparse(),))
 
     def test_no_reference_is_kept(self):
         import sys
@@ -207,7 +207,7 @@ class TestExchange:
         t = torch.zeros(3)
         before = sys.getrefcount(t)
         for _ in range(100):
-            exchange.of_exchange((t, t), torch.Tensor)
+            exchange.of_exchange(torch.Tensor, (t, t))
         assert sys.getrefcount(t) == before
 
 
