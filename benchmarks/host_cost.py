@@ -92,8 +92,11 @@ def _taken_for_cuda_before(api: Any, x: Any, W: Any) -> dict[str, Callable[[], A
     import cupy
     import torch
 
-    modules: Any = [import_module(f"srwm.{m}") for m in ("_tensors", "autograd", "_dispatch", "_dlpack")]
-    old, autograd, dispatch, exported = (*modules[:3], modules[3]._Exported)
+    package = "srwm"  # another checkout's, with other modules than this one's
+    old: Any = import_module(f"{package}._tensors")
+    autograd: Any = import_module(f"{package}.autograd")
+    dispatch: Any = import_module(f"{package}._dispatch")
+    exported: Any = import_module(f"{package}._dlpack")._Exported
     dlpack: Any = import_module("torch.utils.dlpack")
     device, to_dlpack, from_dlpack = torch.device("cpu", 0), dlpack.to_dlpack, dlpack.from_dlpack
     backend = dispatch._module(dispatch.BACKENDS["cuda"])
@@ -169,6 +172,10 @@ def rows(where: str, cache: str) -> dict[str, Callable[[], Any]]:
     if where == "cuda":
         is_before = not hasattr(srwm, "operators")
         items = _taken_for_cuda_before(api, x, W) if is_before else _taken_for_cuda(x, W)
+        import cupy
+
+        b, U = cupy.asarray(x.numpy()), cupy.asarray(W.numpy())
+        items["forward, CuPy"] = lambda: srwm.forward(b, U)
     else:
         a, V = x.numpy(), W.numpy()
         items = {"forward, NumPy": lambda: srwm.forward(a, V, num_threads=1)}

@@ -5,8 +5,10 @@ Arrays of other libraries are viewed as NumPy's or CuPy's. Results have the type
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from srwm import _checks, _dispatch, _dlpack
@@ -18,15 +20,21 @@ from srwm._plan import Plan, find, kind_of, ready
 from srwm._threads import default_threads
 from srwm.operators.spec import Operator
 
+_name = lru_cache(maxsize=64)(_checks.dtype_name)  # NumPy makes a name anew each time, which is slow
+
 
 class _Cuda:
     """The library of CuPy arrays, see srwm/_cy/run.pyx."""
 
     @staticmethod
     def read(arrays: tuple[Any, ...]) -> Reading | None:
+        cupy = sys.modules.get("cupy")
+        if cupy is None or not all(a is None or type(a) is cupy.ndarray for a in arrays):
+            return None
+
         def described(a: Any) -> exchange.Description:
             device = (CUDA, a.device.id)
-            return a.data.ptr, _checks.dtype_name(a.dtype), device, a.shape, a.strides
+            return a.data.ptr, _name(a.dtype), device, a.shape, a.strides
 
         return exchange.pack(None if a is None else described(a) for a in arrays)
 
@@ -34,12 +42,15 @@ class _Cuda:
     def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         import cupy
 
+        wanted = dtype_of(dtype, like)
+        if cupy.cuda.runtime.getDevice() == like.device.id:
+            return cupy.empty(shape, wanted)
         with like.device:
-            return cupy.empty(shape, dtype_of(dtype, like))
+            return cupy.empty(shape, wanted)
 
     @staticmethod
     def empty_like(a: Any) -> Any:
-        return _Cuda.empty(a.shape, a.dtype.name, a)
+        return _Cuda.empty(a.shape, _name(a.dtype), a)
 
     @staticmethod
     def addresses(arrays: tuple[Any, ...]) -> tuple[int, ...]:
@@ -51,8 +62,7 @@ class _Cuda:
     def stream(like: Any) -> int:
         import cupy
 
-        with like.device:
-            return cupy.cuda.get_current_stream().ptr
+        return cupy.cuda.get_current_stream(like.device.id).ptr
 
     @staticmethod
     def room(like: Any) -> Callable[[int], tuple[int, Any]]:
@@ -126,6 +136,8 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
     library: Any = _HOST
     arrays, reading, checked = flat, library.read(flat), None
     if reading is None:
+        library, reading = _CUDA, _CUDA.read(flat)
+    if reading is None:
         name = op.verb(verb)
         for operand, a in zip(op.flat, flat, strict=True):
             if hasattr(a, "__dlpack__"):  # raises for tracers, which are on no device
@@ -155,7 +167,7 @@ def _of_library(
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and with `return_state` the matrices after the last step."""
-    call = known(find, _HOST, op, flat, options[0])
+    call = known(find, _HOST, op, flat, options[0]) or known(find, _CUDA, op, flat, options[0])
     if call is None:  # new arrays, or those of another library
         y, *matrices, _ = prepare(op, "forward", flat, options).forward(return_state, False)
     else:

@@ -14,7 +14,7 @@ def test_every_row_is_timed_on_both_devices(capsys, tmp_path):
     ]
     items = [
         *("is_plain", "key and addresses", "plan of a key", "torch.empty_like of the result"),
-        *("its address", "current stream", "launch"),
+        *("its address", "current stream", "launch", "forward, CuPy"),
     ]
     assert names_of(of_device) == items + both
     assert names_of(of_cpu) == ["forward, NumPy", *both]
