@@ -174,7 +174,7 @@ def main() -> None:
     }
     (FOLDER / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (FOLDER / "report.md").write_text(as_markdown(report), encoding="utf-8")
-    print(f"{FOLDER / 'report.md'} is written")
+    print(f"{as_markdown(report)}\n{FOLDER / 'report.md'} is written")
     sys.exit(has_failed(results))
 
 

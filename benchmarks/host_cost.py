@@ -66,8 +66,8 @@ def _taken_for_cuda(x: Any, W: Any) -> dict[str, Callable[[], Any]]:
 
         return of_device
 
-    def stream(like: Any) -> int:
-        return exchange.current_stream(torch.Tensor, CPU, 0)
+    def stream(like: Any) -> int:  # which asks what the real one asks
+        return 0 if like.is_cuda else exchange.current_stream(torch.Tensor, CPU, like.device.index or 0)
 
     library: Any = _torch_kernels._Tensors
     _plan._KINDS[CPU] = "cuda"

@@ -63,7 +63,7 @@ def front_end_of(kind: type) -> Any:
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and with `return_state` the matrices after the last step: one, or a tuple of several."""
-    if options != (None, None):
+    if options[0] is not None or options[1] is not None:
         options = _checked(op, "forward", options)
     return _loaded[_path_of(type(flat[0]))].forward(op, flat, return_state, options)
 

@@ -12,10 +12,11 @@ from srwm._version import __version__
 
 
 def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
-    """Compile the CUDA kernels of one size ahead, for CuPy's current device.
+    """Compile and load the CUDA kernels of one size ahead, for CuPy's current device.
 
-    Otherwise they are compiled at their first use, which takes a second or two each. CuPy caches them on
-    disk, in `CUPY_CACHE_DIR`. On the CPU there is nothing to compile.
+    Otherwise they are compiled at their first use, which takes a second or two each. The capture of a CUDA
+    graph forbids that: call this before. CuPy caches what is compiled on disk, in `CUPY_CACHE_DIR`. On the
+    CPU there is nothing to compile.
 
     Parameters
     ----------

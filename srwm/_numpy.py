@@ -23,6 +23,10 @@ from srwm.operators.spec import Operator
 _name = lru_cache(maxsize=64)(_checks.dtype_name)  # NumPy makes a name anew each time, which is slow
 
 
+def _copied(array: Any) -> Any:
+    return array.copy()
+
+
 class _Cuda:
     """The library of CuPy arrays, see srwm/_cy/run.pyx."""
 
@@ -74,7 +78,15 @@ class _Cuda:
 
     @staticmethod
     def copy(array: Any) -> Any:
-        return array.copy()
+        import cupy
+
+        size = array.dtype.itemsize
+        with array.device:  # CuPy copies to the current one
+            if all(at % size == 0 for at in (array.data.ptr, *array.strides)):
+                return _copied(array)
+            # By bytes: CuPy's kernel would stop at such an address.
+            of_bytes = cupy.ndarray((*array.shape, size), "uint8", array.data, (*array.strides, 1))
+            return _copied(of_bytes).view(array.dtype).reshape(array.shape)
 
     own_precision = staticmethod(nullcontext)
 

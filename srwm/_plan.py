@@ -86,7 +86,10 @@ class Plan:
             if len(self._backward) >= _MOST_BACKWARD:
                 self._backward.clear()
             op, arrays = self.call.operator, tuple(unpack(key))
-            _check_memory(op.verb("backward"), ("saved", *op.gradient_names), arrays)
+            name, first = op.verb("backward"), self.call.operands[0]
+            _check_memory(name, ("saved", *op.gradient_names), arrays)
+            devices = [a and _device_name(*a.device) for a in (first, *arrays[1:])]
+            _checks.one_device(name, (op.names[0], *op.gradient_names), devices)
             if self._backend.NEEDS_ALIGNMENT and not all(a is None or a.is_aligned for a in arrays):
                 return None
             bound = self._backward[key] = self._backend.backward_of(self.call, arrays[1:])

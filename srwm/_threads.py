@@ -3,7 +3,7 @@
 The number is the argument `num_threads`, else that of `set_num_threads`, else the variable
 SRWM_NUM_THREADS, else OMP_NUM_THREADS as OpenMP reads it, else the number of processors of this process.
 For torch tensors ``torch.get_num_threads()`` takes the place of the last two. The variables are read once,
-when they are first needed.
+when they are first needed: by a call with enough work for two threads.
 
 A forked child has only the thread that forked. An OpenMP library that had more threads in the parent does
 not notice, and waits for them forever, no matter whether srwm, torch or another library used it. Therefore
@@ -95,7 +95,7 @@ class _Setting:
 def _srwm_variable() -> tuple[int | None, list[str]]:
     """SRWM_NUM_THREADS or None, and an error message for a wrong value, until it has been raised."""
     value = os.environ.get("SRWM_NUM_THREADS", "").strip()
-    if not value or (value.isascii() and value.isdecimal() and int(value) >= 1):
+    if not value or (value.isascii() and value.isdecimal() and 0 < len(value) < 10 and int(value) >= 1):
         return int(value or 0) or None, []
     return None, [
         f"SRWM_NUM_THREADS: expected an integer >= 1, got {value!r}; correct the variable or unset it "

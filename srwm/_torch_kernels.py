@@ -85,7 +85,17 @@ class _Tensors:
 
     @staticmethod
     def copy(tensor: Tensor) -> Tensor:
-        return tensor.clone(memory_format=torch.contiguous_format)
+        size = tensor.element_size()
+        if tensor.data_ptr() % size == 0:
+            return tensor.clone(memory_format=torch.contiguous_format)
+        # By bytes: torch's kernel on a device would stop at such an address.
+        of_bytes = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
+            tensor.untyped_storage(),
+            tensor.storage_offset() * size,
+            (*tensor.shape, size),
+            (*(stride * size for stride in tensor.stride()), 1),
+        )
+        return of_bytes.clone(memory_format=torch.contiguous_format).view(tensor.dtype)[..., 0]
 
     @staticmethod
     def own_precision(like: Tensor) -> AbstractContextManager[Any]:

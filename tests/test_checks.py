@@ -159,7 +159,7 @@ def bad_operands(row: Row) -> list[Bad]:
         ),
         *(
             ({"num_threads": n}, ValueError, r"num_threads: expected an int >= 1, got .*; pass how many")
-            for n in (0, -1, 0.5, 1.0, True, "2")
+            for n in (0, -1, 0.5, 1.0, True, "2", np.array([2, 3]))
         ),
     ):
         found.append(Bad(str(options), case.flat, error, message, options))

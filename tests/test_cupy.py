@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import srwm
-from srwm import _checks, _plan
+from srwm import _checks, _numpy, _plan
 from srwm._raw_kernels import loader
 from tests.cuda_host import under_cupy
 from tests.cuda_host.tensors import taken_for_cuda
@@ -97,6 +97,12 @@ def test_every_dtype(row, dtype):
     assert_close(got, truth_of(case), TOLERANCE[np.dtype(dtype).name])
 
 
+def test_room_has_the_bytes_that_were_asked_for():
+    a = cupy().zeros(3)
+    address, memory = _numpy._CUDA.room(a)(1000)
+    assert (memory.nbytes, memory.data.ptr, memory.device.id) == (1000, address, 0)
+
+
 @each_operator
 def test_launches_go_to_the_current_stream(row, cuda):
     case = on_device(random_case(row, SIZE))
@@ -155,6 +161,20 @@ def test_a_thread_that_has_no_context_yet(row):
 
 
 @each_operator
+def test_gradients_on_another_device_are_refused(row, two_devices):
+    case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+    _, pullback = row.vjp(case.flat)
+    for i, name in enumerate(row.op.gradient_names):
+        with cupy().cuda.Device(1):
+            incoming = [cupy().asarray(g.get()) if i == j else g for j, g in enumerate(case.incoming)]
+        message = f"{name}: expected on the device of {row.op.names[0]}, cuda:0, got cuda:1"
+        with pytest.raises(ValueError, match=message):
+            row.backward(case.flat, *incoming)
+        with pytest.raises(ValueError, match=message):
+            pullback(*incoming)
+
+
+@each_operator
 def test_operands_on_two_devices_are_refused(row, two_devices):
     case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
     for operand, a in list(zip(row.op.flat, case.flat, strict=True))[1:]:
@@ -176,16 +196,27 @@ def misaligned(a):
     return moved
 
 
+@pytest.mark.parametrize("index", [0, 1])
 @each_operator
-def test_misaligned_arrays_are_copied(row):
-    case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+def test_misaligned_arrays_are_copied_on_their_device(row, index):
+    if index >= cupy().cuda.runtime.getDeviceCount():
+        pytest.skip("there is one device")
+    with cupy().cuda.Device(index):
+        case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+        flats = [
+            (*case.flat[:i], misaligned(a), *case.flat[i + 1 :])
+            for i, a in enumerate(case.flat)
+            if a is not None and a.dtype.itemsize > 1
+        ]
+        incomings = [
+            (*case.incoming[:i], misaligned(g), *case.incoming[i + 1 :])
+            for i, g in enumerate(case.incoming)
+        ]
     expected = results_of(case)
-    for i, a in enumerate(case.flat):
-        if a is not None and a.dtype.itemsize > 1:
-            flat = (*case.flat[:i], misaligned(a), *case.flat[i + 1 :])
-            assert_same(results_of(replace(case, flat=flat)), expected)
-    for i, g in enumerate(case.incoming):
-        incoming = (*case.incoming[:i], misaligned(g), *case.incoming[i + 1 :])
+    for flat in flats:
+        assert_same(results_of(replace(case, flat=flat)), expected)
+        assert row.forward(flat)[0].device.id == index
+    for incoming in incomings:
         assert_same(results_of(replace(case, incoming=incoming)), expected)
 
 
@@ -250,7 +281,7 @@ def captured(cuda):
 @each_operator
 def test_a_capture_that_comes_too_early_is_told_what_to_do(row, captured, nothing_loaded, cuda):
     case = on_device(random_case(row, SIZE))
-    what_to_do = rf"^{row.op.name}_forward: .*call srwm\.warmup\(D, Do, dtype\)"
+    what_to_do = rf"^{row.op.name}_forward: .*call srwm\.warmup\(D, Do, dtype\) there"
     with captured(), pytest.raises(RuntimeError, match=what_to_do):
         row.forward(case.flat)
     assert cuda.launched == []

@@ -30,7 +30,7 @@ def kernels(monkeypatch):
         NEEDS_ALIGNMENT=False,
         unusable=lambda: None,
         declines=lambda device: (
-            None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
+            None if device == "cpu" else f"it takes CPU arrays, these are on the {device} device"
         ),
         takes=lambda op: True,
     )

@@ -151,7 +151,8 @@ def test_what_is_bound_for_backward_is_bounded(monkeypatch):
     monkeypatch.setattr(_plan, "_MOST_BACKWARD", 4)
     case = random_case(next(iter(each_operator.args[1])))
     lead, sizes = _checks.operands(case.row.op, "op", case.flat)
-    call = _plan.Call(case.row.op, (None,) * len(case.flat), lead, sizes, "float64", "float64", 0)
+    operands = _plan.contiguous(case.flat[0].shape, "float64"), *(None for _ in case.flat[1:])
+    call = _plan.Call(case.row.op, operands, lead, sizes, "float64", "float64", 0)
     plan, checked = Plan(call, Backend), []
     for n in range(1, 12):
         key, _ = _plan_key(np.ones(3), np.ones(n), None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from srwm._cy import launch
+from srwm import _torch_kernels
+from srwm._cy import exchange, launch
 from srwm._raw_kernels import backend as cuda
 from srwm._torch_operator import torch_operator
 from tests.cuda_host import backend as on_host
@@ -27,6 +29,9 @@ from tests.operators import (
     truth_of_tensors,
 )
 from tests.test_transforms import EAGER, Problem, assert_agree
+from tests.test_transforms import (
+    test_autocast_computes_in_the_dtype_of_the_initial_matrices as autocast_computes_right,
+)
 
 # Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = [
@@ -109,6 +114,55 @@ def test_launches_go_to_the_stream_that_is_current(row, seen):
     y.sum().backward()
     assert len(seen.launched) > 0
     assert {stream for _, stream in seen.launched} == {22}
+
+
+@each_start
+@each_operator
+def test_autocast(row, start, seen):
+    autocast_computes_right(row, start, "cpu")
+    assert {kernel for kernel, _ in seen.launched} >= set(kernels_of(row, "forward", "backward"))
+
+
+@pytest.mark.parametrize("has_api", [True, False])
+def test_the_stream_is_asked_of_torch_for_the_device_of_the_tensors(has_api, monkeypatch):
+    asked, device = [], torch.device("cuda:3")
+
+    def current_stream(*of):
+        asked.append(of)
+        return 77 if has_api else SimpleNamespace(cuda_stream=77)
+
+    monkeypatch.setattr(_torch_kernels, "_HAS_API", has_api)
+    owner = exchange if has_api else torch.cuda
+    monkeypatch.setattr(owner, "current_stream", current_stream)
+    like = SimpleNamespace(is_cuda=True, device=device)
+    assert _torch_kernels._Tensors.stream(like) == 77
+    assert asked == [(torch.Tensor, 2, 3) if has_api else (device,)]
+
+
+def test_working_memory_is_of_torch_on_the_device_of_the_tensors(monkeypatch):
+    asked, memory = [], torch.zeros(5)
+
+    def empty(*sizes, **of):
+        asked.append((*sizes, of))
+        return memory
+
+    monkeypatch.setattr(torch, "empty", empty)
+    like = SimpleNamespace(is_cuda=True, device=torch.device("cuda:3"))
+    address, owner = _torch_kernels._Tensors.room(like)(40)
+    assert (address, owner) == (memory.data_ptr(), memory)
+    assert asked == [(40, {"dtype": torch.uint8, "device": like.device})]
+
+
+def test_a_misaligned_tensor_is_copied_by_its_bytes(monkeypatch):
+    """A kernel of torch's on a device would stop at its entries."""
+    memory, cloned, clone = torch.arange(200, dtype=torch.uint8)[1:], [], torch.Tensor.clone
+    t = torch.frombuffer(memory.numpy(), dtype=torch.float32, count=24).reshape(4, 6)[:, ::2]
+    monkeypatch.setattr(torch.Tensor, "clone", lambda t, **how: cloned.append(t.dtype) or clone(t, **how))
+    copy = _torch_kernels._Tensors.copy(t)
+    assert cloned == [torch.uint8]
+    assert copy.is_contiguous()
+    assert torch.equal(copy, t)
+    assert copy.data_ptr() % copy.element_size() == 0
 
 
 @each_operator

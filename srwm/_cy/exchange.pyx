@@ -52,8 +52,8 @@ cdef extern from *:
         uint32_t major, minor
     ctypedef struct SrwmExchange:
         SrwmVersion version
-        int (*view)(void *, SrwmTensor *)
-        int (*stream)(int32_t, int32_t, void **)
+        int (*view)(void *, SrwmTensor *) except -1
+        int (*stream)(int32_t, int32_t, void **) except -1
 
 cdef enum:
     MOST_ARRAYS = 24
@@ -259,8 +259,7 @@ def of_exchange(object kind, tuple arrays):
             if not add_none(&reading):
                 return None
             continue
-        if api.view(<void *> a, &tensor):
-            raise
+        api.view(<void *> a, &tensor)
         place = place_for(&reading, tensor.ndim)
         if place == NULL or not is_known(tensor.dtype.code, tensor.dtype.bits):
             return None
@@ -283,8 +282,7 @@ def addresses_of_exchange(object kind, tuple arrays):
         if a is None:
             addresses.append(0)
             continue
-        if api.view(<void *> a, &tensor):
-            raise
+        api.view(<void *> a, &tensor)
         addresses.append(<uint64_t> tensor.data + tensor.byte_offset)
     return tuple(addresses)
 
@@ -292,8 +290,7 @@ def addresses_of_exchange(object kind, tuple arrays):
 def current_stream(object kind, int device_type, int device_id):
     """The handle of the current stream of an array library, through the exchange API of its type."""
     cdef void *stream = NULL
-    if known_api_of(kind).stream(device_type, device_id, &stream):
-        raise
+    known_api_of(kind).stream(device_type, device_id, &stream)
     return <uint64_t> stream
 
 

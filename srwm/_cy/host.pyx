@@ -8,7 +8,7 @@ from srwm._cy.exchange import addresses_of_numpy, of_numpy
 from srwm._cy.recycled import empty, room
 from srwm._threads import default_threads
 
-cdef dict DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+cdef dict DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "uint8")}
 
 
 def dtype_of(str name, like):

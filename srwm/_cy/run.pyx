@@ -8,7 +8,7 @@ its device is used:
     copy(array) -> a contiguous copy
     empty(shape, dtype, like) -> an array, not initialised; dtype by name
     empty_like(array) -> the same with the layout of a contiguous array
-    threads() -> how many threads a call may use that does not say so
+    threads() -> how many threads a call may use that names no number
     stream(like) -> the handle of the device's current stream, 0 on the CPU
     room(like) -> a function from bytes to memory on the device: its address, and the object that owns it
     own_precision(like) -> a context in which the library casts no dtype of the reference (no autocast)
@@ -20,7 +20,7 @@ from srwm.reference import loop
 def known(find, library, op, tuple arrays, backend):
     """Arrays with their plan, if there is one that takes them as they are; or None.
 
-    `find` takes what plans are stored by (`srwm._plan.find`).
+    `find` looks up a plan by (operator, backend, key): `srwm._plan.find`.
     """
     reading = library.read(arrays)
     plan = None if reading is None else find((op, backend, reading[0]))

@@ -104,13 +104,12 @@ def function(config: launch.Config, device: int, stream: int) -> Any:
     if cupy.cuda.runtime.streamIsCapturing(stream):
         raise RuntimeError(
             f"{config.kernel}: expected a kernel that was loaded before the capture of a CUDA graph began, "
-            "got one that this process has not used yet; call srwm.warmup(D, Do, dtype) before, or make "
-            "the same call once"
+            f"got one that is new to this process on device {device}; call srwm.warmup(D, Do, dtype) there "
+            "before, or make the same call once"
         )
     module = cupy.RawModule(code=source(config.kernel), options=options(config))
     kernel = module.get_function(config.kernel)
     dynamic = config.dynamic_bytes + config.cached_bytes
     if config.shared_bytes + dynamic > launch.SHARED_BYTES:  # more than usual must be requested
         kernel.max_dynamic_shared_size_bytes = dynamic
-    _loaded[config, device] = kernel
-    return kernel
+    return _loaded.setdefault((config, device), kernel)  # another thread's, if that was first

@@ -76,7 +76,7 @@ def unusable() -> str | None:
 
 def declines(device: str) -> str | None:
     """Why this backend does not take arrays of `device`."""
-    return None if device == "cpu" else f"it takes CPU arrays, these are on the {device}"
+    return None if device == "cpu" else f"it takes CPU arrays, these are on the {device} device"
 
 
 def takes(operator: Operator) -> bool:

@@ -1,8 +1,8 @@
 """CPU tensors that the torch front end takes for tensors of a device.
 
 All of our Python in front of the driver runs on them: what is read of a tensor, the choice of the backend,
-plans, streams, room for results, launches. What is replaced is where a tensor says that it is on a device:
-its device, its address, the stream and the memory there.
+plans, streams, room for results, launches. Replaced are how a tensor is read, which gives its device, the
+current stream, and working memory.
 """
 
 from __future__ import annotations

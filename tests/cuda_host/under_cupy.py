@@ -1,7 +1,8 @@
 """CuPy without a device: its arrays lie in the memory of the host, srwm's kernels run on the CPU.
 
-CuPy is the real one, down to its calls of CUDA (cuda_api.pyx). So are srwm's loader, device and launches,
-but for the compiler. Tests marked `gpu` that take CuPy arrays run so, in a process of their own:
+CuPy is the real one, down to its calls of CUDA (cuda_api.pyx). srwm's loader, device and launches are the
+real ones, too; only the compiler is another. Tests marked `gpu` that take CuPy arrays run so, in a process
+of their own:
 
     SRWM_TEST_CUDA=host python -m pytest -m gpu tests/test_cupy.py
 
@@ -87,10 +88,14 @@ def on_host(a: Any) -> np.ndarray:
 
 
 def _copy(a: Any) -> Any:
+    """What CuPy's ndarray.copy returns, whose kernel cannot run here."""
     import cupy
 
-    with a.device:
-        copy = cupy.empty(a.shape, a.dtype)
+    if a.device.id != cupy.cuda.runtime.getDevice():
+        raise CudaHostError("a copy to another device")
+    if any(at % a.dtype.itemsize for at in (a.data.ptr, *a.strides)):
+        raise CudaHostError("a copy of entries that are not aligned: a device would stop at them")
+    copy = cupy.empty(a.shape, a.dtype)
     on_host(copy)[...] = on_host(a)
     return copy
 
@@ -105,7 +110,7 @@ def install() -> Cuda:
 
     cupy.cuda.set_allocator(None)  # without CuPy's pool, so that all memory is NaN before it is written
     cupy.RawModule = cuda.module
-    _numpy._Cuda.copy = staticmethod(_copy)  # type: ignore[method-assign]
+    _numpy._copied = _copy
     return cuda
 
 

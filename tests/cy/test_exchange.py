@@ -201,6 +201,15 @@ class TestExchange:
         with pytest.raises((RuntimeError, BufferError, TypeError, ValueError, NotImplementedError)):
             exchange.of_exchange(torch.Tensor, (torch.zeros(3).to_sparse(),))
 
+    def test_what_it_raises_is_torchs_also_where_another_error_is_handled(self):
+        sparse = torch.zeros(3).to_sparse()
+        for read in (exchange.of_exchange, exchange.addresses_of_exchange):
+            try:
+                {}["another"]
+            except KeyError:
+                with pytest.raises((RuntimeError, BufferError, NotImplementedError)):
+                    read(torch.Tensor, (sparse,))
+
     def test_no_reference_is_kept(self):
         import sys
 
