@@ -24,7 +24,7 @@ _name = lru_cache(maxsize=64)(_checks.dtype_name)  # NumPy makes a name anew eac
 
 
 def _copied(array: Any) -> Any:
-    return array.copy()
+    return array.copy()  # by a kernel of CuPy's, which the tests' stand-in for CUDA replaces here
 
 
 class _Cuda:
