@@ -1,15 +1,16 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`. `srwm.delta` has the first three for a related operator,
-fast weights under the delta rule. Torch layers are in `srwm.nn`. `warmup` compiles kernels ahead, and
+`forward`, `backward`, `vjp`, `pack`, `unpack`. Related operators have the first three in a module each:
+`srwm.sum_rule`, `srwm.delta`, `srwm.recurrent_delta`, `srwm.delta_rnn`, `srwm.self_modifying`. Torch layers
+are in `srwm.nn`. `warmup` compiles kernels ahead, and
 `show_config` prints what runs here.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from srwm import delta
+from srwm import delta, delta_rnn, recurrent_delta, self_modifying, sum_rule
 from srwm._config import show_config, warmup
 from srwm._memory import free_memory
 from srwm._threads import get_num_threads, set_num_threads
@@ -19,12 +20,16 @@ from srwm.operators.srwm import backward, forward, pack, unpack, vjp
 __all__ = [
     "backward",
     "delta",
+    "delta_rnn",
     "forward",
     "free_memory",
     "get_num_threads",
     "pack",
+    "recurrent_delta",
+    "self_modifying",
     "set_num_threads",
     "show_config",
+    "sum_rule",
     "unpack",
     "vjp",
     "warmup",

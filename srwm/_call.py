@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from srwm import _checks
 from srwm._layouts import Options, together
-from srwm.operators.spec import Operator
+from srwm.operators.spec import Operator, described, varied
 
 # Package of an array type -> its front end.
 FRONT_ENDS = {"torch": "srwm._torch"}
@@ -61,6 +62,33 @@ def front_end_of(kind: type) -> Any:
     return _loaded[_path_of(kind)]
 
 
+def with_settings(op: Operator, verb: str, *values: Any) -> Operator:
+    """The operator with these values of its settings, checked."""
+    key = _key_of(op.name, verb, values)
+    return op if key == op.key else varied[key]
+
+
+def _key_of(name: str, verb: str, values: tuple[Any, ...]) -> str:
+    """The key of an operator with these values. It is in `varied` afterwards, or described."""
+    op = described[name]
+    try:
+        key = _checked_key(name, verb, *values)
+    except TypeError:  # what has no hash; the checks say more
+        key = ""
+    if key not in varied and key != op.key:
+        key = op.at(_checks.settings(op, op.verb(verb), values)).key
+    return key
+
+
+@lru_cache(maxsize=1024, typed=True)  # True is not 1.0
+def _checked_key(name: str, verb: str, *values: Any) -> str:
+    op = described[name]
+    return op.key_of(_checks.settings(op, op.verb(verb), values))
+
+
+_key_of._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
+
+
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:
     """The output, and with `return_state` the matrices after the last step: one, or a tuple of several."""
     if options[0] is not None or options[1] is not None:
@@ -104,7 +132,7 @@ def _pull_back(
 ) -> tuple[Any, ...]:
     """The gradients of the operands as arrays of the caller's type; `saved` is called after the checks."""
     name = op.verb(verb)
-    incoming = (grad_y, *_several(op, name, grad_state))
+    incoming = (grad_y, *_several(op, name, "grad_state_next", grad_state, "pass zeros"))
     _checks.gradients(op, name, call.flat, call.shapes, incoming)
     gradients = call.backward(saved(), incoming)
     return tuple(
@@ -114,17 +142,22 @@ def _pull_back(
     )
 
 
-def _several(op: Operator, name: str, grad_state: Any) -> tuple[Any, ...]:
-    """One gradient for each matrix, from a single one, or a tuple, or None for all."""
+def states(op: Operator, verb: str, state: Any) -> tuple[Any, ...]:
+    """The states of an operator that has several, from a tuple of them, or None for all."""
+    return _several(op, op.verb(verb), "state", state, "begin with the initial ones")
+
+
+def _several(op: Operator, name: str, argument: str, given: Any, without: str) -> tuple[Any, ...]:
+    """One array or None for each matrix, from a single one, or a tuple, or None for all."""
     n = len(op.states)
-    if grad_state is None:
+    if given is None:
         return (None,) * n
     if n == 1:
-        return (grad_state,)
-    if not isinstance(grad_state, tuple) or len(grad_state) != n:
-        names = ", ".join(result.name for result in op.next_states)
+        return (given,)
+    if not isinstance(given, tuple) or len(given) != n:
+        came = f"a tuple of {len(given)}" if isinstance(given, tuple) else _checks.type_name(given)
         raise TypeError(
-            f"{name}: grad_state: expected a tuple of {n}, the gradients of {names}, got "
-            f"{_checks.type_name(grad_state)}; None stands for zero"
+            f"{name}: {argument}: expected a tuple of {n}, for {', '.join(i.name for i in op.initials)}, "
+            f"got {came}; pass what return_state=True gives, or None to {without}"
         )
-    return grad_state
+    return given

@@ -6,14 +6,16 @@ before any work, on shapes and dtypes alone, and follow from the operator's desc
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from srwm.operators.spec import Operand, Operator
+from srwm.operators.spec import Operand, Operator, Setting
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 HALVES = ("float16", "bfloat16")
@@ -301,3 +303,36 @@ def one_of(name: str, argument: str, value: Any, allowed: tuple[Any, ...]) -> No
             f"{name}: {argument}: expected one of {', '.join(map(str, allowed))}, got {value!r}; pass one "
             "of these"
         )
+
+
+def settings(op: Operator, name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values of an operator's settings, each of the type of its default; an error for another one."""
+    return tuple(_setting(name, s, value) for s, value in zip(op.settings, values, strict=True))
+
+
+def _setting(name: str, setting: Setting, value: Any) -> Any:
+    if setting.choices:
+        if type(value) is not type(setting.default):  # True is not 1
+            raise TypeError(
+                f"{name}: {setting.name}: expected one of {', '.join(map(repr, setting.choices))}, got "
+                f"{type_name(value)} {value!r}; pass one of these"
+            )
+        one_of(name, setting.name, value, setting.choices)
+        return value
+    bound = "" if setting.least is None else f" >= {setting.least:g}"
+    bound = bound if setting.above is None else f" > {setting.above:g}"
+    remedy = f"the default is {setting.default}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{name}: {setting.name}: expected a number{bound}, got {type_name(value)} {value!r}; {remedy}"
+        )
+    number = float(value)
+    if (
+        not isfinite(number)
+        or (setting.above is not None and number <= setting.above)
+        or (setting.least is not None and number < setting.least)
+    ):
+        raise ValueError(
+            f"{name}: {setting.name}: expected a finite number{bound}, got {value!r}; {remedy}"
+        )
+    return number

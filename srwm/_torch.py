@@ -18,15 +18,18 @@ from srwm._torch_operator import differentiable, torch_operator
 from srwm._torch_private import any_autocast, in_forward_mode, is_plain
 from srwm.operators.spec import Operator
 
-# By the operator's name, which torch's compiler can look up too.
+# By the operator's key, which torch's compiler can look up too.
 _functions: dict[str, Any] = {}
+_MOST_FUNCTIONS = 1024
 
 
 def _function_of(op: Operator) -> Any:
     """The autograd Function of plain operands: (*flat, return_state, *options) -> results."""
     run, gradients = partial(_torch_kernels.forward, op, True), partial(_gradients, op)
-    apply = _functions[op.name] = differentiable(op, run, gradients, returns_saved=False)
-    return apply
+    apply = differentiable(op, run, gradients, returns_saved=False)
+    if len(_functions) >= _MOST_FUNCTIONS:  # of a program that changes a setting at every step
+        _functions.clear()
+    return _functions.setdefault(op.key, apply)
 
 
 def _gradients(
@@ -35,7 +38,7 @@ def _gradients(
     """The gradients of the operands that have one, which can be differentiated in grad mode."""
     if not torch.is_grad_enabled() and is_plain((*flat, saved, *incoming)):
         return _torch_kernels.backward(op, flat, saved, incoming, *options)
-    return torch_operator(op).gradients(flat, saved, incoming, *options)
+    return torch_operator(op).gradients(flat, saved, incoming, *op.values, *options)
 
 
 def _as_tensors(op: Operator, verb: str, flat: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -69,11 +72,11 @@ def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Op
         _checks.dense(op.verb("forward"), op.names, flat)
         operator = torch_operator(op)
         if in_forward_mode(flat):
-            results = operator.reference(flat)
+            results = operator.reference(op, flat)
         else:
-            results = operator.forward(*flat, None, return_state, *options)[:-1]
+            results = operator.forward(*flat, None, return_state, *op.values, *options)[:-1]
     elif torch.is_grad_enabled() and wants_gradient(flat):
-        results = (_functions.get(op.name) or _function_of(op))(*flat, return_state, *options)
+        results = (_functions.get(op.key) or _function_of(op))(*flat, return_state, *options)
     else:
         results = _torch_kernels.forward(op, False, flat, return_state, *options)[:-1]
     return (results[0], together(results[1:])) if return_state else results[0]
@@ -95,7 +98,8 @@ class _Prepared(NamedTuple):
         if is_plain(self.flat):
             return tuple(_torch_kernels.forward(self.op, True, self.flat, return_state, *self.options))
         saved = _dispatch.layout_of_saved()
-        return torch_operator(self.op).forward(*self.flat, saved, return_state, *self.options)
+        settings = self.op.values
+        return torch_operator(self.op).forward(*self.flat, saved, return_state, *settings, *self.options)
 
     @torch.no_grad()
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -40,18 +40,20 @@ from srwm.reference import loop
 
 LIBRARY = torch.library.Library("srwm", "DEF")
 
+_TYPES = {float: "float", int: "int", str: "str"}  # of settings in a schema
+
 
 class TorchOperator:
     """The two operators of torch.library for one operator: `forward` and `backward`.
 
-    Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state,
-    backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty. `save` is
-    None, or the name of what is saved (`srwm._dispatch.layout_of_saved`): compilers keep what they compiled
-    by the arguments, and the size of what is saved is in it. Of `backward` (what forward saved, the
-    gradients of the results or None, backend, num_threads) -> the gradients of the operands that have one,
-    in the order of ``op.flat``; empty where one is not given. A list of those that are given would do, but
-    for torch's older vmap, that of `is_grads_batched`: it calls an operator once for each entry, and knows
-    how only where each result is a tensor.
+    Their arguments: the operands in the order of ``op.flat``. Then of `forward` (save, return_state, the
+    settings, backend, num_threads) -> output, matrices, what backward wants; what is not wanted is empty.
+    `save` is None, or the name of what is saved (`srwm._dispatch.layout_of_saved`): compilers keep what
+    they compiled by the arguments, and the size of what is saved is in it. Of `backward` (what forward
+    saved, the gradients of the results or None, the settings, backend, num_threads) -> the gradients of the
+    operands that have one, in the order of ``op.flat``; empty where one is not given. A list of those that
+    are given would do, but for torch's older vmap, that of `is_grads_batched`: it calls an operator once
+    for each entry, and knows how only where each result is a tensor.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -62,7 +64,8 @@ class TorchOperator:
         )
         results = ", ".join(f"Tensor {result.name}" for result in op.results)
         gradients = ", ".join(f"Tensor? {name}" for name in op.gradient_names)
-        options = "str? backend, int? num_threads"
+        settings = (f"{_TYPES[type(s.default)]} {s.name}, " for s in op.settings)
+        options = f"{''.join(settings)}str? backend, int? num_threads"
         LIBRARY.define(
             f"{names[0]}({operands}, str? save, bool return_state, {options}) -> ({results}, Tensor saved)"
         )
@@ -91,16 +94,23 @@ class TorchOperator:
         """The operands that are given and have a gradient."""
         return tuple(flat[i] for i in self.op.differentiable if flat[i] is not None)
 
+    def _split(
+        self, arguments: tuple[Any, ...], others: int
+    ) -> tuple[Operator, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+        """The operator with its settings, its operands, the `others` after these, and the last options."""
+        flat, rest = arguments[: self.n], arguments[self.n :]
+        return self.op.at(rest[others:-2]), flat, rest[:others], rest[-2:]
+
     # On a device, and without one
 
     def _forward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
-        flat, (save, *options) = arguments[: self.n], arguments[self.n :]
-        results = _torch_kernels.forward(self.op, save is not None, flat, *options)
+        op, flat, (save, return_state), options = self._split(arguments, 2)
+        results = _torch_kernels.forward(op, save is not None, flat, return_state, *options)
         return tuple(flat[0].new_empty(0) if t is None else t for t in results)
 
     def _forward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
-        flat, (save, return_state, backend, _) = arguments[: self.n], arguments[self.n :]
-        op, x = self.op, flat[0]
+        op, flat, (save, return_state), (backend, _) = self._split(arguments, 2)
+        x = flat[0]
         name = op.verb("forward")
         lead, sizes = _checks.operands(op, name, flat)
         _checks.one_device(name, op.names, devices_of(flat))
@@ -116,8 +126,8 @@ class TorchOperator:
         return y, *matrices, x.new_empty(shape, dtype=_torch_kernels.DTYPES[saved])
 
     def _backward_kernel(self, *arguments: Any) -> tuple[Tensor, ...]:
-        flat, (saved, *incoming), options = arguments[: self.n], arguments[self.n : -2], arguments[-2:]
-        gradients = _torch_kernels.backward(self.op, flat, saved, tuple(incoming), *options)
+        op, flat, (saved, *incoming), options = self._split(arguments, 1 + len(self.op.results))
+        gradients = _torch_kernels.backward(op, flat, saved, tuple(incoming), *options)
         return tuple(flat[0].new_empty(0) if g is None else g for g in gradients)
 
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -172,28 +182,29 @@ class TorchOperator:
         """The gradients of the operands that have one, None where not given, in any mode."""
         _checks.dense(self.op.verb("backward"), self.op.gradient_names, incoming)
         if has_tangent((*flat, saved, *incoming)):
-            return self.reference_gradients(flat, incoming)
+            return self.reference_gradients(self.op.at(options[:-2]), flat, incoming)
         found = self.backward(*flat, saved, *incoming, *options)
         places = self.op.differentiable
         return tuple(None if flat[i] is None else g for i, g in zip(places, found, strict=True))
 
     def reference_gradients(
-        self, flat: tuple[Any, ...], incoming: tuple[Any, ...]
+        self, op: Operator, flat: tuple[Any, ...], incoming: tuple[Any, ...]
     ) -> tuple[Tensor | None, ...]:
         """The same through the reference in torch operations, which can be differentiated again."""
         with own_precision(flat[0]):
             values, pull = torch.func.vjp(
-                lambda *free: self.reference(self._with(flat, free)), *self._given(flat)
+                lambda *free: self.reference(op, self._with(flat, free)), *self._given(flat)
             )[:2]
             grads = zip(values, incoming, strict=True)
             found = iter(pull(tuple(torch.zeros_like(y) if g is None else g for y, g in grads)))
         return tuple(None if flat[i] is None else next(found) for i in self.op.differentiable)
 
-    def reference(self, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    @staticmethod
+    def reference(op: Operator, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """The results by torch operations alone."""
-        lead, sizes = _checks.operands(self.op, self.op.verb("forward"), flat)
+        lead, sizes = _checks.operands(op, op.verb("forward"), flat)
         with own_precision(flat[0]):
-            *results, _ = loop.forward(self.op, flat, lead, sizes, False)
+            *results, _ = loop.forward(op, flat, lead, sizes, False)
         return tuple(results)
 
     # vmap: the mapped axis becomes the first leading one; the operator broadcasts the rest
@@ -217,11 +228,11 @@ class TorchOperator:
         return results, (0, *matrices, None if save is None else 0)
 
     def _backward_vmap(self, info: Any, dims: tuple[Any, ...], *arguments: Any) -> Any:
-        n, size = self.n, info.batch_size
-        flat, (saved, *incoming), options = arguments[:n], arguments[n:-2], arguments[-2:]
+        n, size, after = self.n, info.batch_size, self.n + 1 + len(self.op.results)
+        flat, (saved, *incoming), options = arguments[:n], arguments[n:after], arguments[after:]
         own = self._leads(flat, dims)
         mapped = [_mapped(t, dim, m, max(own), size) for t, dim, m in zip(flat, dims, own, strict=False)]
-        grads = [_mapped(g, dim, 0, 0, size) for g, dim in zip(incoming, dims[n + 1 : -2], strict=True)]
+        grads = [_mapped(g, dim, 0, 0, size) for g, dim in zip(incoming, dims[n + 1 : after], strict=True)]
         if dims[n] is None:  # the rows of a Jacobian: what forward saved belongs to its sequences together
             saved = self.forward(*mapped, layout_of_saved(), False, *options)[-1]
         else:
@@ -237,8 +248,9 @@ class TorchOperator:
 def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: bool) -> Any:
     """The autograd Function of forward: (*flat, return_state, *options) -> results.
 
-    `run` takes (flat, return_state, *options) and gives what backward wants as well, last; that is a result
-    where it is not to be left out. `gradients` takes (flat, saved, incoming, *options).
+    The options are (backend, num_threads), perhaps with the settings before them: as `run` and `gradients`
+    want them. `run` takes (flat, return_state, *options) and gives what backward wants as well, last; that
+    is a result where it is not to be left out. `gradients` takes (flat, saved, incoming, *options).
     """
     n, states = len(op.flat), len(op.states)
 
@@ -258,7 +270,7 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
         def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Any, ...]:
             *flat, saved = ctx.saved_tensors
             incoming = incoming[: 1 + states]
-            result: list[Any] = [None] * (n + 3)
+            result: list[Any] = [None] * (n + 1 + len(ctx.options))
             if any(g is not None for g in incoming):
                 found = gradients(tuple(flat), saved, incoming, *ctx.options)
                 for i, g in zip(op.differentiable, found, strict=True):
@@ -270,26 +282,27 @@ def differentiable(op: Operator, run: Any, gradients: Any, *, returns_saved: boo
 
 def _twice_differentiable(operator: TorchOperator) -> Any:
     """The autograd Function of backward: the arguments of the operator -> gradients."""
-    op, n = operator.op, operator.n
+    n = operator.n
 
     class Backward(Function):  # type: ignore[misc]  # as above
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             with outer_level():
                 gradients = operator.backward(*arguments)
-            ctx.save_for_backward(*arguments[:n], *arguments[n + 1 : -2])
+            ctx.op, flat, (_, *incoming), _ = operator._split(arguments, 1 + len(operator.op.results))
+            ctx.save_for_backward(*flat, *incoming)
             return gradients
 
         @staticmethod
         def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-            flat, incoming = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+            op, flat, incoming = ctx.op, ctx.saved_tensors[:n], ctx.saved_tensors[n:]
             given = operator._given(flat)
             wanted = tuple(g for g in incoming if g is not None)
 
             def gradients(*free: Tensor) -> tuple[Tensor, ...]:
                 new = iter(free[len(given) :])
                 grads = tuple(None if g is None else next(new) for g in incoming)
-                found = operator.reference_gradients(operator._with(flat, free[: len(given)]), grads)
+                found = operator.reference_gradients(op, operator._with(flat, free[: len(given)]), grads)
                 return tuple(g for g in found if g is not None)
 
             with own_precision(flat[0]):
@@ -298,7 +311,8 @@ def _twice_differentiable(operator: TorchOperator) -> Any:
                 found = iter(pull(tuple(of_given)))
             places = op.differentiable
             of_flat = [next(found) if t is not None and i in places else None for i, t in enumerate(flat)]
-            return (*of_flat, None, *(None if g is None else next(found) for g in incoming), None, None)
+            of_incoming = (None if g is None else next(found) for g in incoming)
+            return (*of_flat, None, *of_incoming, *(None for _ in op.settings), None, None)
 
     return Backward.apply
 

@@ -6,12 +6,15 @@ derived from the description of its operands.
 
 Letters name axes. L is the axis of steps; every other letter is a size that the operands share. `...` are
 leading axes (batch, heads, anything). All operands may have leading axes, and these broadcast.
+
+An operator may have settings: numbers and names that change its arithmetic. With other values of these it
+is another value (`Operator.at`), with the same name and the same operands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -46,7 +49,8 @@ class Operand:
     role : {"data", "parameter", "initial", "state", "flag"}
         data: has an entry for each step. parameter: the same at all steps. initial: a matrix with which
         sequences begin, and to which a reset returns. state: a matrix that replaces the initial one at the
-        start. flag: bool.
+        start. flag: bool, an entry for each step: "reset", before which steps sequences begin anew; "mask",
+        false at padding, which the operator skips.
     optional : bool
         Whether it may be None.
     """
@@ -107,17 +111,40 @@ class Derived:
     remedy: str
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A number or a name that changes the arithmetic of an operator.
+
+    Attributes
+    ----------
+    name : str
+        Its name in signatures and messages.
+    default : float, int or str
+        Its value where there is none. It has this type.
+    choices : tuple
+        The values that it may have; empty: all finite numbers.
+    least, above : float, optional
+        Its values are at least, or above, this number.
+    """
+
+    name: str
+    default: float | int | str
+    choices: tuple[int | str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+
+
 class Reference(Protocol):
     """The arithmetic of one step, for an array namespace `xp`: a module with these two functions.
 
     `arguments` are the entries of the data operands at this step, then the parameters, then the matrices
-    before the step. Each has leading axes.
+    before the step. Each has leading axes. The settings are passed by their names.
     """
 
-    def step(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
+    def step(self, xp: Any, *arguments: Any, **settings: Any) -> tuple[Any, ...]:
         """The output of the step, then the matrices after it."""
 
-    def step_backward(self, xp: Any, *arguments: Any) -> tuple[Any, ...]:
+    def step_backward(self, xp: Any, *arguments: Any, **settings: Any) -> tuple[Any, ...]:
         """The gradients of the arguments of `step`; after these come the gradients of its results."""
 
 
@@ -128,8 +155,12 @@ def _settle(value: Any) -> None:
             getattr(value, name)
 
 
-# Name -> operator, for all described operators.
+# Name -> operator with the default values of its settings, for all described operators.
 described: dict[str, Operator] = {}
+
+# Key -> operator with other values. Equal values are one object: plans are found by it.
+varied: dict[str, Operator] = {}
+_MOST_VARIED = 1024  # for programs that change a setting at every step
 
 
 @dataclass(frozen=True, eq=False)  # equal only to itself: it is hashed at every call
@@ -139,7 +170,7 @@ class Operator:
     Attributes
     ----------
     name : str
-        The name of its kernels, of its torch operators, and of its module in `srwm`. It must be unique.
+        The name of its kernels and of its torch operators. It must be unique.
     operands : tuple of Operand
         Its operands, in the order of its signature, without `state`, which follows from the initial ones.
     output : Operand
@@ -152,6 +183,12 @@ class Operator:
         How backward gets earlier matrices: it undoes the updates, or it recomputes them from a saved one.
     source : str
         Where the operator comes from: paper and equation.
+    module : str
+        The name of its module in `srwm`, where that is not its own name.
+    settings : tuple of Setting
+        What changes its arithmetic besides its operands.
+    values : tuple
+        The values of the settings, by default their default ones.
     """
 
     name: str
@@ -161,23 +198,64 @@ class Operator:
     derived: tuple[Derived, ...] = ()
     rebuild: Literal["undo", "replay"] = "undo"
     source: str = ""
+    module: str = ""
+    settings: tuple[Setting, ...] = ()
+    values: Any = None
 
     def __post_init__(self) -> None:
         """Refuse a name that is taken: kernels and torch operators are found by it."""
-        if self.name in described:
-            raise ValueError(f"Operator: name: expected one of its own, got {self.name!r}, which is taken")
-        described[self.name] = self
+        if self.values is None:
+            object.__setattr__(self, "values", tuple(setting.default for setting in self.settings))
+            if self.name in described:
+                raise ValueError(
+                    f"Operator: name: expected one of its own, got {self.name!r}, which is taken"
+                )
+            described[self.name] = self
         _settle(self)
+
+    def at(self, values: tuple[Any, ...]) -> Operator:
+        """The operator with these values of its settings, which have the types of the default ones."""
+        if values == self.values:
+            return self
+        found = varied.get(self.key_of(values))
+        if found is None:
+            if len(varied) >= _MOST_VARIED:
+                varied.clear()
+            found = varied.setdefault(self.key_of(values), replace(self, values=values))
+        return found
+
+    def key_of(self, values: tuple[Any, ...]) -> str:
+        """A name of its own for each of the values."""
+        return f"{self.name}{values}" if self.settings else self.name
+
+    @cached_property
+    def by_setting(self) -> dict[str, Any]:
+        """The values of the settings by their names."""
+        return {s.name: value for s, value in zip(self.settings, self.values, strict=True)}
+
+    @cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """The values of the settings as kernels take them: for a choice, its place among the choices."""
+        return tuple(
+            float(s.choices.index(value) if s.choices else value)
+            for s, value in zip(self.settings, self.values, strict=True)
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its own of these values."""
+        return self.key_of(self.values)
 
     @cached_property
     def label(self) -> str:
         """The name of its module for users."""
-        return "srwm" if self.name == "srwm" else f"srwm.{self.name}"
+        module = self.module or self.name
+        return module if module == "srwm" else f"srwm.{module}"
 
     @cached_property
     def prefix(self) -> str:
         """The prefix of the names of its torch operators: "", or "delta_"."""
-        return "".join(f"{part}_" for part in self.label.split(".")[1:])
+        return "" if self.name == "srwm" else f"{self.name}_"
 
     @cached_property
     def initials(self) -> tuple[Operand, ...]:
@@ -210,9 +288,9 @@ class Operator:
 
     @cached_property
     def flat(self) -> tuple[Operand, ...]:
-        """All operands in the order of front ends and backends: states follow the initial ones."""
-        last = max(i for i, operand in enumerate(self.operands) if operand.role == "initial")
-        return (*self.operands[: last + 1], *self.states, *self.operands[last + 1 :])
+        """All operands in the order of front ends and backends: states, then flags come last."""
+        flags = self.of_role("flag")
+        return (*(operand for operand in self.operands if operand not in flags), *self.states, *flags)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -223,6 +301,10 @@ class Operator:
     def differentiable(self) -> tuple[int, ...]:
         """The places in `flat` of the operands that have a gradient."""
         return tuple(i for i, operand in enumerate(self.flat) if operand.role != "flag")
+
+    def place(self, name: str) -> int | None:
+        """The place in `flat` of the operand of this name; None if there is none."""
+        return self.names.index(name) if name in self.names else None
 
     def state_dtype(self, flat: Sequence[Any]) -> Any:
         """The dtype of the matrices after the last step: that of a given state, else of operand 0."""

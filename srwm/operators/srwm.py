@@ -11,27 +11,37 @@ from typing import Any
 from srwm import _call, _checks
 from srwm.operators.spec import Derived, Operand, Operator
 from srwm.reference import srwm as reference
+from srwm.reference import srwm_read
 from srwm.reference.arrays import namespace
+
+_X = Operand("x", "L D")
+_W = Operand("W", "D M", "initial")
+_RESET = Operand("reset", "L", "flag", optional=True)
+_DO = Derived(
+    letter="Do",
+    of=lambda sizes: sizes["M"] - 2 * sizes["D"] - 4,
+    operand="W",
+    expected="M = Do + 2 D + 4 columns [y: Do | q: D | k: D | beta: 4]",
+    remedy="build W with srwm.pack",
+)
 
 SRWM = Operator(
     name="srwm",
-    operands=(
-        Operand("x", "L D"),
-        Operand("W", "D M", "initial"),
-        Operand("reset", "L", "flag", optional=True),
-    ),
+    operands=(_X, _W, _RESET),
     output=Operand("y", "L Do"),
     reference=reference,
-    derived=(
-        Derived(
-            letter="Do",
-            of=lambda sizes: sizes["M"] - 2 * sizes["D"] - 4,
-            operand="W",
-            expected="M = Do + 2 D + 4 columns [y: Do | q: D | k: D | beta: 4]",
-            remedy="build W with srwm.pack",
-        ),
-    ),
+    derived=(_DO,),
     source="Irie, Schlag, Csordás, Schmidhuber, ICML 2022, equations 5 to 8",
+)
+
+SRWM_READ = Operator(
+    name="srwm_read",
+    operands=(_X, _W, Operand("read", "L D"), _RESET),
+    output=Operand("y", "L Do"),
+    reference=srwm_read,
+    derived=(_DO,),
+    source="Irie, Csordás, Schmidhuber, arXiv 2312.00276",
+    module="srwm",
 )
 
 
@@ -40,6 +50,7 @@ def forward(
     W: Any,
     state: Any = None,
     *,
+    read: Any = None,
     reset: Any = None,
     return_state: bool = False,
     backend: str | None = None,
@@ -65,6 +76,8 @@ def forward(
     state : array (..., D, M), optional
         Matrices with which the sequences start instead of W: those that a call with `return_state` returned
         for the earlier part of the sequences. Its dtype is that of x; with halves it may also be float32.
+    read : array (..., L, D), optional
+        What reads the outputs instead of x: y_t = read_t W_y. All else still reads x.
     reset : bool array (..., L), optional
         Where true, the matrix returns to W before that step. The first step may be a reset, too.
     return_state : bool
@@ -97,7 +110,8 @@ def forward(
     Notes
     -----
     Irie, Schlag, Csordás, Schmidhuber: A Modern Self-Referential Weight Matrix That Learns to Modify
-    Itself, ICML 2022, equations 5 to 8.
+    Itself, ICML 2022, equations 5 to 8. `read`: Irie, Csordás, Schmidhuber: Automating Continual Learning,
+    arXiv 2312.00276.
 
     On the CPU gradients stay exact where W grows, and take longer. On CUDA they lose the digits by which W
     grows within 32 steps: three of them where it grows a thousandfold.
@@ -121,7 +135,8 @@ def forward(
     >>> bool(np.allclose(srwm.forward(x[..., 60:, :], W, state), y[..., 60:, :]))
     True
     """
-    return _call.forward(SRWM, (x, W, state, reset), return_state, (backend, num_threads))
+    op, flat = _chosen(x, W, state, read, reset)
+    return _call.forward(op, flat, return_state, (backend, num_threads))
 
 
 def vjp(
@@ -129,6 +144,7 @@ def vjp(
     W: Any,
     state: Any = None,
     *,
+    read: Any = None,
     reset: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
@@ -142,10 +158,10 @@ def vjp(
     (y, W_next) : tuple of arrays
         As ``forward(..., return_state=True)``.
     pullback : callable
-        ``pullback(grad_y, grad_W_next=None) -> (gx, gW)``, with a state ``(gx, gW, gstate)``: gradients of
-        exactly the shapes of the operands (summed over broadcast axes), from the gradients of y and of
-        W_next (None is zero). It may be called any number of times. It holds O(L (D + M)) memory for each
-        sequence.
+        ``pullback(grad_y, grad_W_next=None) -> (gx, gW)``, with `read` ``(gx, gW, gread)``, and with a
+        state one more, gstate: gradients of exactly the shapes of the operands (summed over broadcast
+        axes), from the gradients of y and of W_next (None is zero). It may be called any number of times.
+        It holds O(L (D + M)) memory for each sequence.
 
     Examples
     --------
@@ -156,7 +172,8 @@ def vjp(
     >>> gx.shape, gW.shape
     ((5, 2), (2, 11))
     """
-    return _call.vjp(SRWM, (x, W, state, reset), (backend, num_threads))
+    op, flat = _chosen(x, W, state, read, reset)
+    return _call.vjp(op, flat, (backend, num_threads))
 
 
 def backward(
@@ -166,17 +183,18 @@ def backward(
     grad_W_next: Any = None,
     *,
     state: Any = None,
+    read: Any = None,
     reset: Any = None,
     backend: str | None = None,
     num_threads: int | None = None,
 ) -> tuple[Any, ...]:
-    """Gradients of x, W and state, from those of the results of `forward`.
+    """Gradients of x, W, read and state, from those of the results of `forward`.
 
     It runs forward again first. `vjp` avoids this: it saves data for backward.
 
     Parameters
     ----------
-    x, W, state, reset, backend, num_threads
+    x, W, state, read, reset, backend, num_threads
         As for `forward`.
     grad_y : array (..., L, Do)
         Gradient of y, of y's shape and dtype.
@@ -187,8 +205,8 @@ def backward(
     -------
     gx, gW : arrays
         With exactly the shapes of x and W: summed over broadcast axes.
-    gstate : array
-        With the shape and dtype of state; only if state is given.
+    gread, gstate : arrays
+        With the shapes of read and state, and their dtypes; only if these are given.
 
     Raises
     ------
@@ -203,7 +221,15 @@ def backward(
     >>> gx.shape, gW.shape
     ((5, 2), (2, 11))
     """
-    return _call.backward(SRWM, (x, W, state, reset), grad_y, grad_W_next, (backend, num_threads))
+    op, flat = _chosen(x, W, state, read, reset)
+    return _call.backward(op, flat, grad_y, grad_W_next, (backend, num_threads))
+
+
+def _chosen(x: Any, W: Any, state: Any, read: Any, reset: Any) -> tuple[Operator, tuple[Any, ...]]:
+    """The operator with or without another input for the outputs, and its operands."""
+    if read is None:
+        return SRWM, (x, W, state, reset)
+    return SRWM_READ, (x, W, read, state, reset)
 
 
 def pack(W_y: Any, W_q: Any, W_k: Any, w_beta: Any) -> Any:

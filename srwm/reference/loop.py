@@ -55,15 +55,26 @@ class _Operands:
             initial if flat[i] is None else self._matrix(flat[i], initial)
             for i, initial in zip(op.places("state"), self.initials, strict=True)
         ]
-        flags = [flat[i] for i in op.places("flag")]
-        self.reset = flags[0] if flags else None
+        self.reset, self.mask = (
+            None if place is None else flat[place] for place in (op.place("reset"), op.place("mask"))
+        )
+        if self.reset is not None and self.mask is not None:  # a reset at padding is none
+            self.reset = self.reset & self.mask
 
     def _matrix(self, a: Any, zero: Any) -> Any:
         return zero if a is None else self.xp.broadcast_to(widen(self.xp, a), zero.shape)
 
     def arguments(self, t: int, matrices: Sequence[Any]) -> tuple[Any, ...]:
-        """The arguments of step t."""
-        return (*(_at(operand, a, t) for operand, a in self.data), *self.parameters, *matrices)
+        """The arguments of step t. Padding is zero there: it may be NaN."""
+        data = (self.where_real(t, operand, _at(operand, a, t)) for operand, a in self.data)
+        return (*data, *self.parameters, *matrices)
+
+    def where_real(self, t: int, operand: Operand, a: Any, elsewhere: Any = None) -> Any:
+        """An entry of step t, or a matrix; where that step is padding, `elsewhere` or zero."""
+        if self.mask is None:
+            return a
+        real = self.mask[(..., t, *(None,) * (operand.core - ("L" in operand.letters)))]
+        return self.xp.where(real, a, self.xp.zeros_like(a) if elsewhere is None else elsewhere)
 
     def where_reset(self, t: int, there: Sequence[Any], elsewhere: Sequence[Any]) -> list[Any]:
         """Matrices: `there` for the sequences that reset before step t, `elsewhere` for the others."""
@@ -109,8 +120,11 @@ def forward(
     for t in range(operands.steps):
         matrices = operands.where_reset(t, operands.initials, matrices)
         before.append(matrices)
-        y_t, *matrices = op.reference.step(xp, *operands.arguments(t, matrices))
-        outputs.append(y_t)
+        y_t, *after = op.reference.step(xp, *operands.arguments(t, matrices), **op.by_setting)
+        outputs.append(operands.where_real(t, op.output, y_t))
+        matrices = [
+            operands.where_real(t, *each) for each in zip(op.initials, after, matrices, strict=True)
+        ]
     if not operands.steps:
         matrices = [_copy(xp, a) for a in matrices]
     y = operands.stacked(op.output, outputs, op.output.shape(lead, sizes))
@@ -164,12 +178,17 @@ def backward(
     of_data: list[list[Any]] = [[] for _ in operands.data]
     for t in range(L - 1, -1, -1):
         arguments = operands.arguments(t, [a[t] for a in before])
-        gradients = op.reference.step_backward(xp, *arguments, _at(op.output, g_y, t), *G)
-        for steps, g in zip(of_data, gradients, strict=False):
-            steps.insert(0, g)
+        gradients = op.reference.step_backward(xp, *arguments, _at(op.output, g_y, t), *G, **op.by_setting)
+        for steps, (operand, _), g in zip(of_data, operands.data, gradients, strict=False):
+            steps.insert(0, operands.where_real(t, operand, g))
         end = len(of_data) + len(of_parameters)
-        of_parameters = [a + g for a, g in zip(of_parameters, gradients[len(of_data) : end], strict=True)]
-        G = list(gradients[end:])
+        of_parameters = [
+            a + operands.where_real(t, operand, g)
+            for a, operand, g in zip(
+                of_parameters, op.of_role("parameter"), gradients[len(of_data) : end], strict=True
+            )
+        ]
+        G = [operands.where_real(t, *each) for each in zip(op.initials, gradients[end:], G, strict=True)]
         at_reset = operands.where_reset(t, G, operands.zeros)
         if operands.reset is not None:
             of_initials = [a + g for a, g in zip(of_initials, at_reset, strict=True)]
