@@ -1,6 +1,6 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
-srwm/_cy/kernels.pxi and delta.pxi are compiled once per instruction set, real type and layout (one
+srwm/_cy/kernels.pxi is compiled once per instruction set, real type and layout (one
 sequence at a time, or many side by side: lanes.h); srwm/_cy/backend.py picks when they are first used. No
 -march=native: the modules run wherever their instruction set does. launch.pyx configures the CUDA kernels,
 cuda.pyx calls them; CuPy compiles them when they are first used.

@@ -63,19 +63,20 @@ def sequences():
     return SEQUENCES
 
 
-def layout(str name, Py_ssize_t D, Py_ssize_t Do):
-    """Sizes for an operator with matrices (D, ...) and outputs (Do).
+def layout(str name, Py_ssize_t D, Py_ssize_t Do, Py_ssize_t C):
+    """Sizes for an operator with matrices (D, ...), outputs (Do) and segments of C steps.
 
-    Entries saved for a sequence: for each step, for the matrix of a segment, for the flags of a segment;
-    entries of a thread's scratch: forward, backward; the largest size in bytes of the matrices for which
-    computing sequences side by side is faster: forward, and with backward.
+    Entries saved for a sequence: for each step, for a segment, for the flags of a segment; entries of its
+    matrix; entries of a thread's scratch: forward, backward; the largest size in bytes of the matrices for
+    which computing sequences side by side is faster: forward, and with backward; whether several threads
+    may compute a sequence.
     """
     cdef const Kernels *of = (<Registered> operators[name]).of
     cdef Sizes s
-    s.D, s.Do, s.L, s.C, s.segments = D, Do, 0, 1, 0
+    s.D, s.Do, s.L, s.C, s.segments = D, Do, 0, C, 0
     of.lay_out(&s)
-    return (s.row // SEQUENCES, s.matrix // SEQUENCES, s.growths // SEQUENCES,
-            s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward)
+    return (s.row // SEQUENCES, s.kept // SEQUENCES, s.growths // SEQUENCES, s.matrix // SEQUENCES,
+            s.forward_scratch, s.backward_scratch, of.most_forward, of.most_backward, of.shares)
 
 
 # The last entry saved for a sequence: how many sequences were computed side by side, and the signature of
@@ -143,7 +144,8 @@ cdef class BoundKernels:
     given. The outer and inner strides are those of the last two axes; all are in bytes. Kind 0 is this
     module's real type, or flags; 1 is float16, 2 bfloat16. `lead` has the sizes of the leading axes; an
     array has stride 0 along those over which it is broadcast. The gradient of a matrix has slots instead of
-    leading axes. `saved` is the number of entries saved for each sequence.
+    leading axes. `settings` are those of the operator, as numbers. `saved` is the number of entries saved
+    for each sequence.
     """
 
     cdef const Kernels *of
@@ -159,12 +161,15 @@ cdef class BoundKernels:
     cdef Py_ssize_t *strides
     cdef object held
 
-    def __cinit__(self, str name, tuple sizes, tuple lead, list operands, list results, list incoming,
-                  list gradients, Py_ssize_t saved, object order, int members, Py_ssize_t signature):
+    def __cinit__(self, str name, tuple sizes, tuple settings, tuple lead, list operands, list results,
+                  list incoming, list gradients, Py_ssize_t saved, object order, int members,
+                  Py_ssize_t signature):
         cdef Py_ssize_t *next
         cdef int i
         self.of = (<Registered> operators[name]).of
         self.s.D, self.s.Do, self.s.L, self.s.C, self.s.segments = sizes
+        for i in range(len(settings)):
+            self.s.setting[i] = settings[i]
         self.of.lay_out(&self.s)
         self.axes, self.saved, self.members, self.signature = len(lead), saved, members, signature
         self.n_operands, self.n_results = len(operands), max(len(results), len(incoming))
@@ -293,6 +298,7 @@ cdef class BoundKernels:
         cdef int i
         for i in range(self.n_operands):
             self.view(&views.operands[i], &self.operands[i], at.operands[i], p)
+        views.operands[self.of.reset].mask = NULL if self.of.mask < 0 else &views.operands[self.of.mask]
         if self.s.L == 0:  # no steps: there is no first flag to read
             views.operands[self.of.reset].data[0] = NULL
 

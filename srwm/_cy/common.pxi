@@ -69,6 +69,7 @@ cdef extern from "views.h" nogil:
         char **data
         Py_ssize_t outer, inner
         int kind
+        const View *mask
     bint is_shared(const View *a)
     bint is_reset(const View *reset, Py_ssize_t t, Py_ssize_t sequence)
     bint any_reset(const View *reset, Py_ssize_t t)
@@ -83,6 +84,38 @@ cdef extern from "views.h" nogil:
     void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
     void copy_where_reset(real *out, const real *a, Py_ssize_t width, const View *reset, Py_ssize_t t)
+
+
+cdef extern from "steps.h" nogil:
+    void advance(real *out, const real *A, Py_ssize_t rows, Py_ssize_t width, const real *alpha,
+                 const real *k, const real *u, const real *q, real *y)
+    void along_rows(const real *A, Py_ssize_t rows, Py_ssize_t width, int n, const real *b, real *out,
+                    Py_ssize_t apart)
+    void gather(real *G, Py_ssize_t rows, Py_ssize_t width, int terms, const real *a, const real *b,
+                const real *k, const real *u, real *g_u, real *g_k)
+    void gather_retained(real *G, Py_ssize_t rows, Py_ssize_t width, const real *alpha, const real *a,
+                         const real *b, const real *k, const real *u, real *g_u, real *g_k, const real *W,
+                         real *g_alpha)
+    void add_terms(real *G, Py_ssize_t rows, Py_ssize_t width, int terms, const real *alpha, const real *a,
+                   const real *b)
+    void add_scaled(real *out, const real *s, Py_ssize_t i, const real *a, Py_ssize_t width)
+    void add(real *out, const real *a, Py_ssize_t width)
+    void multiply_by(real *out, real s, const real *a, Py_ssize_t width)
+    void divide(real *out, real *per, const real *a, const real *n, real eps, Py_ssize_t width)
+    void softmax(real *out, const real *a, const real *padding, real eps, Py_ssize_t width)
+    void tanhs(real *out, const real *a, Py_ssize_t width)
+    void tanh_backward(real *out, const real *g, const real *r, Py_ssize_t width)
+    void rates_of(real *rate, real *slope, const real *a, real s, bint is_softplus)
+    void unit(real *k, real *per, real *along, const real *a, real eps, Py_ssize_t width)
+    void unit_backward(real *out, const real *g, const real *k, const real *per, const real *along,
+                       Py_ssize_t width)
+    bint is_padding(const View *mask, Py_ssize_t t, Py_ssize_t sequence)
+    void put_where_padding(real *out, const real *a, Py_ssize_t width, const View *mask, Py_ssize_t t)
+    void fill_where_padding(real *out, real a, Py_ssize_t width, const View *mask, Py_ssize_t t)
+    void read_real_row(real *columns, const View *a, Py_ssize_t at, Py_ssize_t n, const View *mask,
+                       Py_ssize_t t)
+    void read_real_entry(real *entry, const View *a, Py_ssize_t at, const View *mask, Py_ssize_t t)
+    void write_entries(const View *a, Py_ssize_t at, const real *entry)
 
 
 cdef extern from "group.h" nogil:
@@ -109,10 +142,11 @@ cdef enum:
     DEFERRED = 2  # updates that one sweep adds to a matrix
     MOST_OPERANDS = 16
     MOST_RESULTS = 4
-    MOST_BLOCKS = 4
+    MOST_BLOCKS = 6
+    MOST_SETTINGS = 6
 
 cdef enum:  # places of results
-    Y, NEXT
+    Y, NEXT, NEXT_VECTOR
 
 
 # The arrays that the kernels of an operator get, for the sequences computed together: the operands and
@@ -133,6 +167,7 @@ cdef struct Sizes:
     Py_ssize_t[MOST_BLOCKS + 1] at         # entries before each block, and before the end
     Py_ssize_t all_                        # entries over all columns
     Py_ssize_t row                         # entries saved for each step
+    Py_ssize_t kept                        # entries saved for each segment: of the matrix, and of a vector
     Py_ssize_t sums                        # entries of the partial sums over columns, of one step
     Py_ssize_t forward_shared, backward_shared    # entries of the scratch that a group's members share
     Py_ssize_t forward_scratch, backward_scratch  # entries of the scratch of one thread
@@ -145,6 +180,11 @@ cdef struct Sizes:
     Py_ssize_t spans                       # runs of columns that are contiguous in memory and in scratch
     Py_ssize_t[MOST_BLOCKS] begin, length, room  # for each: first column, columns, entries in scratch
     Py_ssize_t growth_first, growth_number  # the flags of these columns: first, number
+    # For the operators whose backward pass recomputes the matrices (replayed.pxi):
+    Py_ssize_t numbers, vector             # of the second state, a vector: numbers; entries; 0 without one
+    Py_ssize_t constants, working          # entries of what all steps use, and of a step's working memory
+    const void *steps                      # the operator, a Replayed
+    double[MOST_SETTINGS] setting
 
 
 cdef struct Kernels:
@@ -155,7 +195,8 @@ cdef struct Kernels:
     # Adds the update of step t, computed from what forward saved, to A. `room` is scratch for this.
     void (*redo)(real *A, real *room, const Views *v, const real *saved, Py_ssize_t t,
                  const Sizes *s) noexcept nogil
-    Py_ssize_t initial, state, reset       # places of these operands
+    Py_ssize_t initial, state, reset, mask  # places of these operands; of a mask -1 if there is none
+    bint shares                            # whether several threads may compute the columns of a sequence
     # Largest size in bytes of the matrices of SEQUENCES sequences for which computing them side by side is
     # faster: without a backward pass, and with one, which sweeps their gradients as well.
     Py_ssize_t most_forward, most_backward
@@ -176,6 +217,7 @@ cdef inline void set_sizes(Sizes *s) noexcept nogil:
         s.at[i + 1] = s.at[i] + vectors_for(s.number[i]) * LANES
     s.all_ = s.at[s.blocks]
     s.growths = lines_of(s.all_) if SEQUENCES == 1 else SEQUENCES
+    s.kept = s.D * s.all_
     set_columns(s, 0, s.all_)
 
 
@@ -211,7 +253,7 @@ cdef inline Py_ssize_t all_segments(const Sizes *s) noexcept nogil:
 # Forward saves for the sequences computed together: `row` entries for each step, then the matrix at the end
 # of each of the first `segments` segments, then for each of all segments whether the matrix grew.
 cdef inline Py_ssize_t saved_matrix(Py_ssize_t segment, const Sizes *s) noexcept nogil:
-    return s.L * s.row + segment * s.D * s.all_
+    return s.L * s.row + segment * s.kept
 
 
 cdef inline Py_ssize_t saved_growth(Py_ssize_t segment, const Sizes *s) noexcept nogil:

@@ -15,7 +15,6 @@ import numpy as np
 
 from srwm._layouts import contiguous, itemsize, real_of
 from srwm._threads import threads_allowed
-from srwm.operators.spec import SEGMENT, segments
 
 # Sequences are computed side by side if their matrices are small, and if there are at least this many
 # steps: it takes time to transpose the matrices into that layout.
@@ -49,28 +48,31 @@ def entries_saved(kernels, call):
 
     The length may be a symbol of torch's compiler.
     """
-    L, line = call.sizes["L"], LINE // itemsize(real_of(call.dtype))
+    L, line, op = call.sizes["L"], LINE // itemsize(real_of(call.dtype)), call.operator
     of = layout_of(kernels(real_of(call.dtype), "one"), call)
-    return -(-(L * of.step + segments(L) * of.matrix + -(-L // SEGMENT) * of.growth + 1) // line) * line
+    kept = op.segments(L) * of.kept + -(-L // op.segment) * of.growth
+    return -(-(L * of.step + kept + 1) // line) * line
 
 
 class KernelLayout(NamedTuple):
     """What kernels in one layout need of memory, for a matrix (D, ...) and outputs (Do)."""
 
     step: int  # entries saved of a sequence for each step
-    matrix: int  # for the matrix of a segment
+    kept: int  # for the matrix of a segment, and what else there is
     growth: int  # for whether that has grown
+    matrix: int  # entries of a matrix
     forward_scratch: int  # entries of a thread's working memory
     backward_scratch: int
     most_forward: int  # bytes of matrices up to which sequences gain by being side by side
     most_backward: int  # with a backward pass
+    shares: bool  # whether several threads may compute a sequence
 
 
 cdef layout_of(module, call):
     """That of the kernels of a module for a call."""
     op = call.operator
     rows = op.initials[0].shape((), call.sizes)[0]
-    return KernelLayout(*module.layout(op.name, rows, op.output.shape((), call.sizes)[-1]))
+    return KernelLayout(*module.layout(op.name, rows, op.output.shape((), call.sizes)[-1], op.segment))
 
 
 def most_bytes(layout, bint save):
@@ -165,17 +167,19 @@ cdef class Bound:
         self.call, self.real, self.N = call, real_of(call.dtype), prod(lead)
         entries = prod(initial.shape((), sizes))
         self.work = self.N * L * entries  # multiply-adds of one product with the matrix in every step
-        self.members = max(1, entries // WORK_PER_MEMBER)  # most threads that share one sequence
         self.initial_lead = self.lead_of(op.places("initial")[0])
         self.order = order_of(lead, self.initial_lead)
         self.saved = entries_saved(kernels, call)
         modules = [kernels(self.real, layout) for layout in ("one", "many")]
         one, many = (layout_of(module, call) for module in modules)
-        of_kernels = initial.shape((), sizes)[0], op.output.shape((), sizes)[-1], L, SEGMENT, segments(L)
+        # Most threads that share one sequence.
+        self.members = max(1, entries // WORK_PER_MEMBER) if one.shares else 1
+        Do = op.output.shape((), sizes)[-1]
+        of_kernels = initial.shape((), sizes)[0], Do, L, op.segment, op.segments(L)
         # The saved data are of these operands, in this order of sequences: backward of another call must
         # not read them.
         given = [a is not None for a in call.operands]
-        of_call = op.name, of_kernels, lead, None if self.order is None else self.initial_lead, given
+        of_call = op.key, of_kernels, lead, None if self.order is None else self.initial_lead, given
         self.signature = crc32(repr(of_call).encode()) & 0xFFFF
         bytes_each, self.lanes = itemsize(self.real), modules[1].sequences()
         scratch = [of.backward_scratch if backward else of.forward_scratch for of in (one, many)]
@@ -187,7 +191,7 @@ cdef class Bound:
         )
         arrays = records(op.flat, call.operands, lead), results, incoming, gradients
         rest = self.saved, self.order, self.members, self.signature
-        arguments = op.name, of_kernels, lead, *arrays, *rest
+        arguments = op.name, of_kernels, op.numbers, lead, *arrays, *rest
         self.one, self.many = [module.BoundKernels(*arguments) for module in modules]
 
     cdef tuple lead_of(self, int place):

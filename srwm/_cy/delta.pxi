@@ -254,7 +254,8 @@ cdef void delta_backward(
 
 
 cdef Kernels DELTA_KERNELS = [
-    delta_lay_out, delta_forward, delta_backward, delta_redo, DELTA_S, DELTA_STATE, DELTA_RESET,
+    delta_lay_out, delta_forward, delta_backward, delta_redo, DELTA_S, DELTA_STATE, DELTA_RESET, -1,
+    True,
     40 << 10, 80 << 10,
 ]
 register("delta", &DELTA_KERNELS)

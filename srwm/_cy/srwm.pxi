@@ -325,7 +325,8 @@ cdef void srwm_backward(
 
 
 cdef Kernels SRWM_KERNELS = [
-    srwm_lay_out, srwm_forward, srwm_backward, srwm_redo, SRWM_W, SRWM_STATE, SRWM_RESET,
+    srwm_lay_out, srwm_forward, srwm_backward, srwm_redo, SRWM_W, SRWM_STATE, SRWM_RESET, -1,
+    True,
     160 << 10, 80 << 10,
 ]
 register("srwm", &SRWM_KERNELS)

@@ -5,12 +5,15 @@
 #include "halves.h"
 #include "lanes.h"
 
-/* The part of an array for each sequence: its start, and the strides of the last two axes in bytes. */
-typedef struct {
+/* The part of an array for each sequence: its start, and the strides of the last two axes in bytes. The flags
+   of resets may have a mask: resets at padding are none. */
+typedef struct View View;
+struct View {
     char *data[SEQUENCES_AT_MOST];
     ptrdiff_t outer, inner;
     int kind;
-} View;
+    const View *mask;
+};
 
 /* Whether all sequences share this part, as when a layer's batch begins with one W. */
 INLINE int is_shared(const View *a) {
@@ -175,9 +178,15 @@ INLINE real *entry_of(real *columns, ptrdiff_t column, ptrdiff_t sequence) {
     return columns + column * STRIDE + sequence;
 }
 
+/* Whether step t of one sequence is padding. */
+INLINE int is_padding(const View *mask, ptrdiff_t t, ptrdiff_t sequence) {
+    return mask->data[0] != NULL && mask->data[sequence][t * mask->inner] == 0;
+}
+
 /* Whether one sequence, any of them, or all of them reset before step t. */
 INLINE int is_reset(const View *reset, ptrdiff_t t, ptrdiff_t sequence) {
-    return reset->data[0] != NULL && reset->data[sequence][t * reset->inner] != 0;
+    if (reset->data[0] == NULL || reset->data[sequence][t * reset->inner] == 0) return 0;
+    return reset->mask == NULL || !is_padding(reset->mask, t, sequence);
 }
 
 INLINE int any_reset(const View *reset, ptrdiff_t t) {

@@ -23,14 +23,17 @@ from typing import Any, Literal, Protocol
 # matrix that grows is recovered as exactly as a saved one.
 SEGMENT = 32
 
+# The same where updates are not undone: backward has all matrices of a segment in its working memory.
+REPLAYED_SEGMENT = 8
+
 # A last segment of at most this many steps is replayed. That costs less than the memory of one more saved
 # matrix; for calls of a single step, matrices would be most of what is saved.
 REPLAYED = 4
 
 
-def segments(L: int) -> int:
+def segments(L: int, length: int = SEGMENT) -> int:
     """Number of segments of L steps whose last matrix is saved: all but a last one of <= REPLAYED steps."""
-    return (L + SEGMENT - 1 - REPLAYED) // SEGMENT
+    return (L + length - 1 - REPLAYED) // length
 
 
 Role = Literal["data", "parameter", "initial", "state", "flag"]
@@ -245,6 +248,15 @@ class Operator:
     def key(self) -> str:
         """The name of its own of these values."""
         return self.key_of(self.values)
+
+    @cached_property
+    def segment(self) -> int:
+        """Steps from one saved matrix to the next."""
+        return SEGMENT if self.rebuild == "undo" else REPLAYED_SEGMENT
+
+    def segments(self, L: Any) -> Any:
+        """Number of segments of L steps whose last matrix is saved."""
+        return segments(L, self.segment)
 
     @cached_property
     def label(self) -> str:

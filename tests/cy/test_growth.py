@@ -136,7 +136,7 @@ def grown_segments(op, flat, threads):
     """Whether forward says of each segment of each sequence that the state may have grown."""
     _, sizes = sizes_of(op, flat)
     saved = save(op, flat, num_threads=threads)[2]
-    one = backend.kernels(saved.dtype.name, "one").layout(op.name, sizes["D"], sizes["Do"])
+    one = backend.kernels(saved.dtype.name, "one").layout(op.name, sizes["D"], sizes["Do"], SEGMENT)
     before = sizes["L"] * one[0] + segments(sizes["L"]) * one[1]
     number = -(-sizes["L"] // SEGMENT)
     return saved[..., before : before + number * one[2]].reshape(*saved.shape[:-1], number, -1).any(-1)

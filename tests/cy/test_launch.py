@@ -18,7 +18,9 @@ PLANS = {
     for direction in (launch.forward, launch.backward)
 }
 each_plan = pytest.mark.parametrize("kernel", PLANS)
-each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+each_operator = pytest.mark.parametrize(
+    "operator", [OPERATORS[name] for name in launch.OPERATORS], ids=launch.OPERATORS
+)
 each_architecture = pytest.mark.parametrize("architecture", launch.ARCHITECTURES)
 WIDTHS = (
     1,

@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
+from srwm._cy import launch
 from srwm._cy.cuda import Backward, Forward, saved_of
 from srwm._raw_kernels import loader
 from srwm.operators.table import OPERATORS
@@ -22,7 +23,9 @@ from tests.operators import random_case as random_row
 # Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
-each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+each_operator = pytest.mark.parametrize(
+    "operator", [OPERATORS[name] for name in launch.OPERATORS], ids=launch.OPERATORS
+)
 # x, q and k are shared or not: their gradients are then sums, or written by the kernel itself.
 each_size = pytest.mark.parametrize(
     "size", [((3,), (), 5, 4, 3), ((), (3,), 5, 4, 3)], ids=["own", "shared"]
