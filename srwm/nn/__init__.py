@@ -2,9 +2,11 @@
 
 All have the same call, ``out, state = layer(h, state, reset, mask)``, so that each can replace another:
 `SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, and a `Stack` of them. They are batch-first.
+`maps` has the feature maps of queries and keys.
 Letters: `srwm.reference`; in addition H, the number of heads, each with D = d_model / H entries.
 """
 
+from srwm.nn import maps
 from srwm.nn._mixer import Residual
 from srwm.nn.delta_net import DeltaNet
 from srwm.nn.fake_sr import FakeSR
@@ -13,4 +15,4 @@ from srwm.nn.sr_delta import SRDelta
 from srwm.nn.srwm import SRWM
 from srwm.nn.stack import Stack
 
-__all__ = ["SRWM", "DeltaNet", "FakeSR", "FeedForward", "Residual", "SRDelta", "Stack"]
+__all__ = ["SRWM", "DeltaNet", "FakeSR", "FeedForward", "Residual", "SRDelta", "Stack", "maps"]

@@ -1,7 +1,8 @@
-"""Every user-facing error of a layer: what was expected, what came, what to do.
+"""Every user-facing error of a layer or a map: what was expected, what came, what to do.
 
 They are raised before any work, from types, shapes, dtypes and devices alone. `call` is the name that
-messages begin with: that of the class, with ".step" behind it where one step is asked for.
+messages begin with: that of the class, with ".step" behind it where one step is asked for, or that of the
+function, such as "srwm.nn.maps.dpfp".
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
     if not isinstance(given, torch.dtype) or given not in _DTYPES:
         raise TypeError(
             f"{call}: dtype: expected one of {', '.join(map(str, _DTYPES))} or None, got {given!r}; the "
-            "layer computes in no other, pass one of these"
+            "layers compute in no other, pass one of these"
         )
     try:
         if device is not None:
@@ -79,6 +80,22 @@ def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
             "pass another, e.g. 'cpu'"
         ) from error
     return {"device": device, "dtype": dtype}
+
+
+def generator(call: str, argument: str, a: Any, device: torch.device) -> None:
+    """Raise unless `a` is None, or a generator for this device."""
+    if a is None:
+        return
+    if not isinstance(a, torch.Generator):
+        raise TypeError(
+            f"{call}: {argument}: expected a torch.Generator or None, got {type(a).__name__}; pass e.g. "
+            "torch.Generator().manual_seed(0)"
+        )
+    if a.device.type != device.type:
+        raise ValueError(
+            f"{call}: {argument}: expected one for the device of the result, {device}, got one for "
+            f"{a.device}; make it with torch.Generator({device.type!r})"
+        )
 
 
 def lead(call: str, axes: tuple[Any, ...]) -> None:
@@ -118,7 +135,7 @@ def inputs(
             else f"the layer was made for inputs of {d_model} entries"
         )
         raise ValueError(f"{call}: h: expected shape {form}, got {tuple(h.shape)}; {remedy}")
-    if h.dtype != dtype and not ({h.dtype, dtype} <= _AUTOCAST and _autocasts(h.device.type)):
+    if h.dtype != dtype and not ({h.dtype, dtype} <= _AUTOCAST and autocasts(h.device.type)):
         raise TypeError(
             f"{call}: h: expected the dtype of the layer's parameters, {dtype}, got {h.dtype}; cast one of "
             "the two, or call the layer under torch.autocast"
@@ -128,6 +145,40 @@ def inputs(
             f"{call}: h: expected on the device of the layer's parameters, {device}, got {h.device}; move "
             "one of the two"
         )
+
+
+def vectors(call: str, argument: str, a: Any, D: int | None = None) -> None:
+    """Raise unless `a` is a dense tensor (..., D), with entries, of one of the layers' dtypes."""
+    _dense(call, argument, a)
+    if a.dtype not in _DTYPES:
+        raise TypeError(
+            f"{call}: {argument}: expected one of {', '.join(map(str, _DTYPES))}, got {a.dtype}; cast it, "
+            f"e.g. {argument}.float()"
+        )
+    if a.ndim < 1 or a.shape[-1] < 1 or (D is not None and a.shape[-1] != D):
+        form = "(..., D) with D >= 1" if D is None else f"(..., D={D})"
+        raise ValueError(
+            f"{call}: {argument}: expected shape {form}, got {tuple(a.shape)}; the last axis holds the "
+            "entries of a vector"
+        )
+
+
+def projection(call: str, argument: str, P: Any, a: Tensor) -> None:
+    """Raise unless `P` is a dense tensor (D, m) that goes with the vectors a (..., D)."""
+    _dense(call, argument, P)
+    D = a.shape[-1]
+    if P.ndim != 2 or P.shape[0] != D or P.shape[1] < 1:
+        raise ValueError(
+            f"{call}: {argument}: expected shape (D={D}, m) with m >= 1 to go with a {tuple(a.shape)}, got "
+            f"{tuple(P.shape)}; draw one with srwm.nn.maps.orthogonal_projection({D}, m)"
+        )
+    if P.dtype not in (a.dtype, state_dtype(a.dtype)):
+        wide = "" if state_dtype(a.dtype) is a.dtype else f" or {state_dtype(a.dtype)}"
+        raise TypeError(
+            f"{call}: {argument}: expected dtype {a.dtype}{wide} to go with a, got {P.dtype}; cast one of "
+            "the two"
+        )
+    _same_device(call, argument, P, a, "a")
 
 
 def flag(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> None:
@@ -218,7 +269,8 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}
 
 
-def _autocasts(device: str) -> bool:
+def autocasts(device: str) -> bool:
+    """Whether autocast is on, for devices of this type."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -251,11 +303,11 @@ def _dense(call: str, argument: str, a: Any) -> None:
         )
 
 
-def _same_device(call: str, argument: str, a: Tensor, h: Tensor) -> None:
+def _same_device(call: str, argument: str, a: Tensor, h: Tensor, beside: str = "h") -> None:
     if a.device != h.device:
         raise ValueError(
-            f"{call}: {argument}: expected on the device of h, {h.device}, got {a.device}; move one of the "
-            "two"
+            f"{call}: {argument}: expected on the device of {beside}, {h.device}, got {a.device}; move one "
+            "of the two"
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from srwm.nn import _checks
 from srwm.nn._fast_weights import fast_weights
 from srwm.nn._mixer import Mixer, Residual, kind_of
+from srwm.nn.maps import positive
 
 
 class DeltaNet(Mixer):
@@ -131,21 +132,3 @@ class DeltaNet(Mixer):
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"eps": self.eps}
-
-
-def positive(a: Tensor, eps: float) -> Tensor:
-    """elu(a) + 1, which is positive, divided by (its sum over the last axis + eps).
-
-    With eps = 0 the result sums to 1. To avoid 0 / 0 by underflow and inf / inf by overflow, everything is
-    first divided by the greatest entry. Halves are computed in float32.
-    """
-    wide = a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
-    greatest = wide.detach().amax(-1, keepdim=True)  # detached: the quotient does not depend on it
-    exponent, scale = greatest.clamp(max=0), 1 + greatest.relu()
-    # Not elu(a) + 1 as written: in float32 that rounds small values, and is 0 for a < -17.
-    # Not clamp either: at 0 versions of torch differ in its gradient, and relu has none there.
-    shares = ((wide.masked_fill(wide > 0, 0) - exponent).exp() + wide.relu()) / scale
-    total = shares.sum(-1, keepdim=True)
-    if eps:
-        total = total + eps / (exponent.exp() * scale)
-    return (shares / total).to(a.dtype)

@@ -316,6 +316,7 @@ def test_all_public_names_are_there():
         "Residual",
         "SRDelta",
         "Stack",
+        "maps",
     }
     with pytest.raises(AttributeError, match="module 'srwm' has no attribute 'layers'"):
         srwm.layers  # noqa: B018

@@ -10,7 +10,7 @@ import torch
 
 import srwm
 from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack, _layer
-from srwm.nn.delta_net import positive
+from srwm.nn.maps import positive
 from tests.nn.loops import flat
 
 d_model, H, D = 12, 3, 4
