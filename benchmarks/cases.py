@@ -16,8 +16,8 @@ class Case:
     """What an operator is called with, and the gradient of its output."""
 
     operands: tuple[np.ndarray, ...]
-    """x (B, H, L, D) and W (H, D, 3 D + 4), which all sequences of a head share; or those of the delta
-    rule: q, k, v (B, H, L, D), beta (B, H, L), S (H, D, D)."""
+    """x (B, H, L, D) and W (H, D, 3 D + 4), which all sequences of a head share; or those of another
+    operator."""
     grad_y: np.ndarray
     """(B, H, L, D)"""
 
@@ -38,13 +38,3 @@ def random_case(size: Size, spread: float = 1.0) -> Case:
     x, grad_y = rng.standard_normal((2, B, H, L, D), dtype=np.float32)
     W = rng.standard_normal((H, D, 3 * D + 4), dtype=np.float32) * np.float32(spread / np.sqrt(D))
     return Case((x, W), grad_y)
-
-
-def random_delta_case(size: Size) -> Case:
-    """A case of the delta rule, in float32; keys about as long as 1, rates between 0 and 1."""
-    B, H, L, D = size
-    rng = np.random.default_rng(0)
-    q, k, v, grad_y = rng.standard_normal((4, B, H, L, D), dtype=np.float32)
-    beta = rng.random((B, H, L), dtype=np.float32)
-    S = rng.standard_normal((H, D, D), dtype=np.float32)
-    return Case((q, k / np.float32(np.sqrt(D)), v, beta, S), grad_y)

@@ -10,9 +10,10 @@ import torch
 
 import srwm
 from benchmarks import oracle
-from benchmarks.cases import Case, random_case, random_delta_case
+from benchmarks.cases import Case, random_case
 from benchmarks.fma_peak import peak
 from benchmarks.memory import READABLE, peak_growth
+from benchmarks.peers.family import FAMILY
 from benchmarks.peers.interface import Peer, Ready
 from benchmarks.peers.table import load
 from benchmarks.plan import Measurement
@@ -40,9 +41,13 @@ def made_ready(peer: Peer, mode: str, case: Case, truths: list[Any]) -> tuple[Re
 def time_peers(measurement: Measurement, rounds: int) -> Row:
     """Every peer at one size, interleaved."""
     torch.compiler.reset()  # else what it compiled for other sizes counts towards its limit
-    delta = measurement.section == "delta"
-    case = (random_delta_case if delta else random_case)(measurement.size)
-    truths = (oracle.delta_truth if delta else oracle.truth)(case)
+    if measurement.member:
+        member = FAMILY[measurement.member]
+        case = member.case(measurement.size)
+        truths = member.truth(case)
+    else:
+        case = random_case(measurement.size)
+        truths = oracle.truth(case)
     calls: dict[str, Callable[[], Any]] = {}
     peers: dict[str, Row] = {}
     not_run: dict[str, str] = {}

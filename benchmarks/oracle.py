@@ -19,13 +19,6 @@ def truth(case: Case) -> list[np.ndarray]:
     return [y, *pullback(case.grad_y)]
 
 
-def delta_truth(case: Case) -> list[np.ndarray]:
-    """As `truth`, for the delta rule: y and the gradients of q, k, v, beta and S."""
-    case = case.astype(np.float64)
-    (y, _), pullback = srwm.delta.vjp(*case.operands, backend="reference")
-    return [y, *pullback(case.grad_y)]
-
-
 def worst_error(name: str, results: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
     """The greatest relative error among a peer's results; raises where it is too great.
 

@@ -31,7 +31,7 @@ process of its own."""
 # (B, H, L, D) at which the halves are compared with the processor's peak: so long that what a call costs
 # whatever its length is little, so few that what is kept for backward stays in the caches.
 PARTS = ((2, 8, 512, 16), (1, 8, 512, 32), (1, 4, 512, 64))
-DELTA = ((4, 8, 128, 16), (4, 8, 128, 32), (4, 8, 128, 64))
+FAMILY_SIZES = ((16, 16, 26, 16), (8, 8, 256, 32))
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Measurement:
     size: Size
     peers: tuple[str, ...]
     threads: int = 1
+    member: str = ""
+    """Another operator than the self-referential weight matrix (`benchmarks.peers.family`)."""
 
     @property
     def key(self) -> str:
         """The row's name."""
-        peers = f", {self.peers[0]}" if self.mode == "memory" else ""
+        peers = f", {self.peers[0]}" if self.mode == "memory" or self.member else ""
         return f"{self.section}, {self.mode}, {self.size}, {self.threads} thread(s){peers}"
 
 
@@ -67,9 +69,10 @@ def plan(settings: Settings) -> list[Measurement]:
     rows += [Measurement("step", "forward", settings.step_size, everyone)]
     rows += [Measurement("sizes", mode, size, everyone) for mode in modes for size in settings.sizes]
     rows += [
-        Measurement("delta", mode, size, table.DELTA)
+        Measurement("family", mode, size, table.pair(member), member=member)
         for mode in modes
-        for size in (DELTA[:1] if quick else DELTA)
+        for size in (settings.sizes if quick else FAMILY_SIZES)
+        for member in table.FAMILY
     ]
     rows += [
         Measurement("memory", "memory", settings.memory_size, (name,))

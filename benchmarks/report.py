@@ -159,18 +159,19 @@ def memory_table(rows: list[Row]) -> list[str]:
     )
 
 
-def delta_table(rows: list[Row]) -> list[str]:
-    """The delta rule beside its loop."""
+def family_table(rows: list[Row]) -> list[str]:
+    """The other operators, each beside its loop."""
     if not rows:
         return []
-    ours, theirs = table.DELTA
 
     def cells(row: Row) -> list[str]:
+        ours, theirs = table.pair(row["member"])
         a, b = row["peers"][ours]["seconds"], row["peers"][theirs]["seconds"]
         mode = "forward" if row["mode"] == "forward" else "forward + backward"
-        return [mode, sized(row), as_time(a), as_time(b), f"{b / a:.3g}"]
+        return [row["member"], mode, sized(row), as_time(a), as_time(b), f"{b / a:.3g}"]
 
-    return grid(["delta rule", "(B, H, L, D)", "srwm", "PyTorch loop", "faster by"], map(cells, rows))
+    head = ["other operators, torch", "", "(B, H, L, D)", "srwm", "PyTorch loop", "faster by"]
+    return grid(head, map(cells, rows))
 
 
 def threads_table(rows: list[Row]) -> list[str]:
@@ -221,7 +222,7 @@ def as_markdown(results: Results) -> str:
         *threads_table(results.of("threads")),
         *memory_table(results.of("memory")),
         *cost_table(results.of("cost")),
-        *delta_table(results.of("delta")),
+        *family_table(results.of("family")),
     ]
     for section, name in (("length", "L"), ("head", "D"), ("batch", "B·H"), ("threads", "threads")):
         for mode, said in (("training", "forward + backward"), ("forward", "forward")):

@@ -1,4 +1,4 @@
-"""What a user could write instead: the operators as loops of torch operations, under autograd.
+"""What a user could write instead: the operator as a loop of torch operations, under autograd.
 
 Also the tests' independent truth. Packed weights, one product with W for all of o, one for (q - k) W.
 """
@@ -36,18 +36,4 @@ def eager_y(x: Tensor, W: Tensor) -> Tensor:
     return eager_forward(x, W)[0]
 
 
-def eager_delta_forward(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, S: Tensor) -> Tensor:
-    """The delta rule: q, k (..., L, D), v (..., L, Do), beta (..., L), S (..., D, Do) -> y (..., L, Do)."""
-    S_t, outputs = S.expand(*q.shape[:-2], *S.shape[-2:]), []
-    for t in range(q.shape[-2]):
-        k_t = k[..., t, :]
-        u = beta[..., t, None] * (v[..., t, :] - (k_t.unsqueeze(-2) @ S_t).squeeze(-2))
-        S_t = S_t + k_t.unsqueeze(-1) * u.unsqueeze(-2)
-        outputs.append((q[..., t, None, :] @ S_t).squeeze(-2))
-    return torch.stack(outputs, -2)
-
-
-PEERS = (
-    torch_peer("PyTorch loop", lambda: eager_y),
-    torch_peer("PyTorch loop, delta rule", lambda: eager_delta_forward),
-)
+PEERS = (torch_peer("PyTorch loop", lambda: eager_y),)

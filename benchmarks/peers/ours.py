@@ -37,5 +37,4 @@ PEERS = (
     Peer("srwm, NumPy", numpy_forward, numpy_training),
     Peer("srwm, NumPy, one thread", _one_thread(numpy_forward), _one_thread(numpy_training)),
     torch_peer("srwm, torch", lambda: srwm.forward),
-    torch_peer("srwm, delta rule", lambda: srwm.delta.forward),
 )

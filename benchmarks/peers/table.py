@@ -22,22 +22,34 @@ _MODULES = {
     "JAX scan, remat of segments": "jax_scan",
     "numba by hand": "numba_loops",
     "NumPy loop": "numpy_loop",
-    "srwm, delta rule": "ours",
-    "PyTorch loop, delta rule": "eager",
 }
+FAMILY = (
+    "sum rule",
+    "normalised sum rule",
+    "delta rule",
+    "Recurrent Delta Net",
+    "Delta RNN",
+    "self-modifying memory",
+    "SRWM, another reader",
+)
+"""Other operators: those of `benchmarks.peers.family`."""
 
 ONE_THREAD = "srwm, NumPy, one thread"
 """Beside peers of several threads, to say what those are worth."""
-DELTA = ("srwm, delta rule", "PyTorch loop, delta rule")
-ALL = tuple(name for name in _MODULES if name not in (ONE_THREAD, *DELTA))
+ALL = tuple(name for name in _MODULES if name != ONE_THREAD)
 JAX = tuple(name for name in ALL if name.startswith("JAX"))
 ON_TENSORS = tuple(name for name in ALL if "torch" in name.lower() and not name.startswith("srwm"))
 """Those that compute with tensors: srwm is compared with them through its own torch operator."""
 
 
+def pair(member: str) -> tuple[str, str]:
+    """The two peers of one of the other operators: srwm and a loop."""
+    return f"srwm, {member}", f"PyTorch loop, {member}"
+
+
 @cache
 def load(name: str) -> Peer:
     """The peer of that name."""
-    module = import_module(f"{__package__}.{_MODULES[name]}")
+    module = import_module(f"{__package__}.{_MODULES.get(name, 'family')}")
     peers: tuple[Peer, ...] = module.PEERS
     return next(peer for peer in peers if peer.name == name)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import measure, oracle
-from benchmarks.cases import Size, random_case, random_delta_case
+from benchmarks.cases import Size, random_case
 from benchmarks.peers import table
+from benchmarks.peers.family import FAMILY
 from benchmarks.peers.interface import Peer, Ready
 from benchmarks.plan import Measurement
 
@@ -48,13 +49,17 @@ def test_results_and_gradients_of_what_torch_compiles(name: str) -> None:
     check(name, "training", (2, 3, 1, 6))  # each further step of the loop takes seconds
 
 
-@pytest.mark.parametrize("name", table.DELTA)
-def test_delta_rule(name: str) -> None:
-    case = random_delta_case(SIZE)
-    ready = table.load(name).training(case)
-    results = ready.arrays(ready.run())
-    assert len(results) == 6
-    assert oracle.worst_error(name, results, oracle.delta_truth(case)) < 1e-5
+@pytest.mark.parametrize("member", table.FAMILY)
+def test_other_operators_beside_their_loops(member: str) -> None:
+    assert tuple(FAMILY) == table.FAMILY
+    case = FAMILY[member].case(SIZE)
+    truths = FAMILY[member].truth(case)
+    assert len(truths) == 1 + len(case.operands)
+    for name in table.pair(member):
+        ready = table.load(name).training(case)
+        results = ready.arrays(ready.run())
+        assert len(results) == len(truths)
+        assert oracle.worst_error(name, results, truths) < 1e-5
 
 
 def test_calls_can_be_repeated() -> None:

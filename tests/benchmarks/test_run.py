@@ -60,7 +60,7 @@ def test_plan_covers_what_was_asked_for(settings: Settings) -> None:
     rows = plan(settings)
     assert len({row.key for row in rows}) == len(rows)
     sections = {(row.section, row.mode) for row in rows}
-    for section in ("sizes", "length", "head", "batch", "threads", "delta"):
+    for section in ("sizes", "length", "head", "batch", "threads", "family"):
         assert {(section, "forward"), (section, "training")} <= sections
     assert {("step", "forward"), ("peak", "parts"), ("cost", "parts"), ("memory", "memory")} <= sections
     assert {row.peers for row in rows if row.section == "sizes"} == {table.ALL}
@@ -139,7 +139,7 @@ def test_report_says_everything(full: Results) -> None:
         "| 65536 | 100 | 200 | 400 |",
         "beside a line a + b L through all of these, at most off by: forward 0.0%",
         "| PyTorch loop | 3 MB | 1.5 |",
-        "| forward + backward | 4, 8, 128, 64 | 1 ms | 2 ms | 2 |",
+        *(f"| {name} | forward + backward | 8, 8, 256, 32 | 1 ms | 2 ms | 2 |" for name in table.FAMILY),
         "32, 16, 150, 16, 2 threads",
         "it takes too long",
     ):
