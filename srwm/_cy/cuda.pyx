@@ -3,7 +3,8 @@
 The parameters of a kernel follow from the operator's description (`srwm.operators.spec`). The first ones
 are addresses: of the operands, of the other arrays that the pass reads and writes, of working memory. The
 last is `ForwardSizes` or `BackwardSizes` of the CUDA text: counts, the leading axes of the call, and the
-strides of each array. All are 64-bit words, so one block of words holds them.
+strides of each array; then the settings of the operator, where its states are recomputed. All are 64-bit
+words, so one block of words holds them.
 
 A `call` is a `srwm._layouts.Call`. A driver runs the kernels: a device (srwm/_raw_kernels/backend.py), or
 the stand-in of the tests. It has three methods:
@@ -24,16 +25,17 @@ from math import prod
 from struct import pack
 from typing import NamedTuple
 
+import numpy as np
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 from srwm._cy import launch
 from srwm._layouts import itemsize, real_of
-from srwm.operators.spec import segments
 
 cdef enum:
     LEADING = 8  # most leading axes that a kernel takes: arrays.cuh
     MOST_WORDS = 512  # of a block of parameters: CUDA allows 4 KB
+    SETTINGS = 6  # replayed.cuh
     # CUDA's numbers for what follows each of them in `extra`.
     BLOCK_FOLLOWS = 1
     SIZE_OF_BLOCK_FOLLOWS = 2
@@ -155,15 +157,17 @@ cdef class Pass:
     cdef bind(self, driver, call, verb, config, items, counts, order, views):
         """Prepare the launch over `items` items of work."""
         operator, L = call.operator, call.sizes["L"]
-        (initial,) = [call.operands[i] for i in operator.places("initial")]
-        (state,) = [call.operands[i] for i in operator.places("state")]
+        initial, state = [call.operands[operator.places(role)[0]] for role in ("initial", "state")]
         # If all sequences begin with one matrix, each block copies it into its shared memory.
         cached = 0
         if state is None and initial is not None:
             if prod(call.lead) > prod(operator.initials[0].lead(initial)) == 1:
                 cached = config.cached_bytes
-        counts = (*counts, L, segments(L), cached > 0)
+        counts = (*counts, L, operator.segments(L), cached > 0)
         values = sizes(operator.verb(verb), call.lead, order, counts, views)
+        if operator.rebuild == "replay":
+            numbers = operator.numbers
+            values += pack(f"{SETTINGS}d", *numbers, *[0.0] * (SETTINGS - len(numbers)))
         if items > 0:
             self.launch = Launch(driver, config, items, cached, values)
             groups = self.launch.blocks * config.groups
@@ -176,10 +180,16 @@ cdef class Pass:
             del owner
 
 
+def outputs_of(call):
+    """The entries of an output."""
+    *_, Do = call.operator.output.shape((), call.sizes)
+    return Do
+
+
 def saved_of(call):
     """Shape and dtype of the data saved for backward: for each sequence its steps, then its matrices."""
     of = call.sizes
-    entries = launch.saved_entries(call.operator.name, of["L"], of["D"], of["Do"])
+    entries = launch.saved_entries(call.operator.name, of["L"], of["D"], outputs_of(call))
     return (*call.lead, entries), real_of(call.dtype)
 
 
@@ -189,7 +199,7 @@ cdef class Forward(Pass):
     def __init__(self, driver, call):
         of, lead, sequences = call.sizes, call.lead, prod(call.lead)
         config = launch.forward(
-            call.operator.name, of["D"], of["Do"], call.dtype, driver.limits(), call.state_dtype
+            call.operator.name, of["D"], outputs_of(call), call.dtype, driver.limits(), call.state_dtype
         )
         views = _views_of(call.operands, call.operator.flat, lead)
         self.bind(
@@ -208,19 +218,25 @@ cdef class Gradient:
     cdef Launch add_up  # adds up what the kernel wrote; None: the kernel writes the gradient itself
     cdef bint is_required  # whether the kernel writes it even if the caller does not need it
 
-    def __init__(self, driver, call, operand, layout, chunks, are_sums):
-        self.is_required, of_initial = operand.role == "data", operand.role == "initial"
+    def __init__(self, driver, call, operand, layout, shared, chunks, are_sums):
+        """`shared`: the leading axes of what the sequences of a chunk share."""
+        self.is_required, of_chunks = operand.role == "data", operand.role in ("initial", "parameter")
         self.view, self.nbytes = View((0,) * len(call.lead)), 0
         if layout is None:
             return
         own, real = operand.lead(layout), real_of(call.dtype)
         outer, size = prod(own), prod(layout.shape[len(own):])
         order, parts = order_by_sharing(call.lead, own)
-        if of_initial:  # the number of a chunk is the index of its sum
-            parts = chunks
+        if of_chunks:  # each chunk has a sum
+            axes, _ = order_by_sharing(call.lead, shared)
+            axes = axes[:len([n for n in shared if n != 1])]
+            parts = prod([call.lead[axis] for axis in axes]) // max(1, outer) * chunks
+            if call.operator.rebuild == "replay":  # else the number of a chunk says where it is
+                axes = [axis for axis in order if axis in axes]
+                self.view = _contiguous(call.lead, axes, size * chunks)
         else:
             self.view = _contiguous(call.lead, order, size)
-        written = real if of_initial or are_sums else layout.dtype
+        written = real if of_chunks or are_sums else layout.dtype
         self.nbytes = outer * parts * size * itemsize(written)
         if written != layout.dtype or (parts != 1 and outer * size > 0):
             config = launch.add_partial_sums(layout.dtype)
@@ -245,8 +261,10 @@ cdef class Backward(Pass):
 
     def __init__(self, driver, call, incoming):
         operator, lead, of, operands = call.operator, call.lead, call.sizes, call.operands
-        (place,) = operator.places("initial")  # all operators with CUDA kernels have one matrix
-        own = lead if operands[place] is None else operator.flat[place].lead(operands[place])
+        # What the sequences of a chunk share. Without any of it, each is a chunk of its own.
+        leads = [operator.flat[i].lead(operands[i]) for i in operator.places("initial", "parameter")
+                 if operands[i] is not None]
+        own = np.broadcast_shapes(*leads) if leads else lead
         order, sharing = order_by_sharing(lead, own)
         # If one gradient is a sum over sequences, the kernel writes all of them in the dtype of sums.
         are_sums = any(
@@ -254,12 +272,13 @@ cdef class Backward(Pass):
             for i in operator.places("data", "state")
         )
         config = launch.backward(
-            operator.name, of["D"], of["Do"], call.dtype, driver.limits(), are_sums, call.state_dtype
+            operator.name, of["D"], outputs_of(call), call.dtype, driver.limits(), are_sums,
+            call.state_dtype,
         )
         sequences = _sequences_of_a_chunk(call, prod(own), sharing)
         chunks = -(-sharing // sequences)
         self.gradients = [
-            Gradient(driver, call, operator.flat[i], operands[i], chunks, are_sums)
+            Gradient(driver, call, operator.flat[i], operands[i], own, chunks, are_sums)
             for i in operator.differentiable
         ]
         (*_, saved), _ = saved_of(call)

@@ -44,7 +44,18 @@ class Kernels(NamedTuple):
     shares: int
     staged: int
 
-OPERATORS: dict[str, Kernels]
+class Replayed(NamedTuple):
+    columns: Callable[[int, int], int]
+    row: Callable[[int, int], int]
+    forward_views: int
+    backward_views: int
+    forward_vectors: Callable[[int, int], int]
+    backward_vectors: Callable[[int, int], int]
+    vector: Callable[[int], int] = ...
+    kept_vector: Callable[[int], int] = ...
+    sums: Callable[[int], int] = ...
+
+OPERATORS: dict[str, Kernels | Replayed]
 
 def grid(config: Config, items: int, multiprocessors: int) -> int: ...
 def saved_entries(operator: str, L: int, D: int, Do: int) -> int: ...

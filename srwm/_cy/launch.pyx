@@ -10,7 +10,7 @@ columns.cuh, tile.cuh.
 from functools import lru_cache
 from typing import NamedTuple
 
-from srwm.operators.spec import SEGMENT, segments
+from srwm.operators.spec import REPLAYED_SEGMENT, SEGMENT, segments
 
 cdef enum:
     WARP = 32
@@ -384,6 +384,57 @@ def _columns_of_warps(str op, int D, int Do, int M, str storage, limits, int vie
     )
 
 
+# Threads of a group whose state is in memory, at most; registers that such a thread needs, by the bytes of
+# the type of sums, forward and backward.
+MOST_REPLAYED_THREADS = 256
+REPLAYED_REGISTERS = {4: (64, 96), 8: (96, 128)}
+
+
+def _replayed(str op, kernel, kind, bint is_backward, int D, int Do, int M, str storage, limits, int views,
+              sums, state):
+    """The config of a kernel that recomputes states, or of the forward pass beside it: replayed.cuh.
+
+    Vectors go into shared memory where they fit, the state and the stack only where several blocks fit.
+    """
+    cdef int size = 8 if storage == "float64" else 4
+    cdef int group = min(MOST_REPLAYED_THREADS, _up_to(max(D, M), WARP)), room, used = 0, working = 0
+    cdef int groups = GROUPS_OF_A_WARP if group == WARP else 1
+    cdef int row = kind.row(D, M), vector = kind.vector(D), of_state = D * (M | 1) + vector
+    cdef int of_sums = kind.sums(D) if is_backward else 0
+    cdef int vectors = kind.backward_vectors(D, M) if is_backward else kind.forward_vectors(D, M)
+    parts = [
+        ("VECTORS", [vectors] if is_backward else [vectors, row], 1),
+        ("STATE", [of_state, of_sums] if is_backward else [of_state], 2),
+        ("STACK", [REPLAYED_SEGMENT * of_state] if is_backward else [], 4),
+    ]
+    cdef int shared = groups * (views + PROGRESS) * VIEW_BYTES
+    _check_shared(op, shared, limits)
+    room = limits.shared_bytes_per_block - shared
+    in_shared = {}
+    for name, entries, share in parts:
+        entries = sum([_up_to(n, 4) for n in entries])
+        in_shared[name] = groups * size * (used + entries) <= room // share
+        if in_shared[name]:
+            used += entries
+        else:
+            working += entries
+    cdef int threads = group * groups, dynamic = groups * size * used
+    cdef int blocks = min(
+        limits.threads_per_multiprocessor // threads,
+        limits.registers_per_block // (REPLAYED_REGISTERS[size][is_backward] * threads),
+    )
+    fit = _resident(_Fit((), max(1, blocks), 0, 0), threads, shared + dynamic, limits)
+    return _config(
+        kernel, storage, state, D, Do, M, group, groups, 1, working, fit, shared, dynamic, None, {
+            "SEGMENT": REPLAYED_SEGMENT, "ROW": row, "VECTOR": vector, "KEPT_VECTOR": kind.kept_vector(D),
+            "VECTORS": vectors, "SUMS": of_sums, "SHARED": used,
+            **{f"SHARED_{name}": int(is_in) for name, is_in in in_shared.items()},
+            "GRADIENT": STORAGES[storage].real if sums else STORAGES[storage].type,
+            "STATE_GRADIENT": STORAGES[storage].real if sums else STORAGES[state].type,
+        },
+    )
+
+
 class Kernels(NamedTuple):
     """The properties of an operator's kernels that their launches depend on."""
 
@@ -395,6 +446,44 @@ class Kernels(NamedTuple):
     shares: int  # vectors over rows of which each warp of a backward group has partial sums
     staged: int  # vectors over rows that a backward group reads from memory; double-buffered
 
+    def saved_entries(self, L, D, Do):
+        """Entries saved of a sequence: first of its steps, then its matrices."""
+        return L * self.saved(D, Do) + segments(L) * D * self.columns(D, Do)
+
+
+class Replayed(NamedTuple):
+    """The same of an operator whose states are recomputed. All sizes are functions of D and M, or of D."""
+
+    columns: object
+    row: object  # entries saved of a step
+    forward_views: int
+    backward_views: int
+    forward_vectors: object  # entries of the vectors of a step
+    backward_vectors: object
+    vector: object = lambda D: 0  # entries of the vector of its state
+    kept_vector: object = lambda D: 0  # the same of what is saved of a segment
+    sums: object = lambda D: 0  # entries of the gradients of its parameters
+
+    def saved_entries(self, L, D, Do):
+        """Entries saved of a sequence: first of its steps, then its states."""
+        M = self.columns(D, Do)
+        return L * self.row(D, M) + segments(L, REPLAYED_SEGMENT) * (D * M + self.kept_vector(D))
+
+
+def _four(*numbers):
+    """Entries of vectors that each begin at a multiple of four."""
+    return sum([_up_to(n, 4) for n in numbers])
+
+
+def _of_writer(D, M):
+    """Entries of the vectors of a step of writer.cuh, forward."""
+    return _four(*[D] * 5, M, 8)
+
+
+def _of_writer_backward(D, M):
+    """The same, backward."""
+    return _of_writer(D, M) + _four(*[D] * 3, *[M] * 5)
+
 
 # By the name of the operator.
 OPERATORS = {
@@ -402,6 +491,31 @@ OPERATORS = {
         lambda D, Do: Do + 2 * D + 4, lambda D, Do: 2 * (2 * D + 4) + Do, _columns_of_a_group, 4, 10, 3, 6
     ),
     "delta": Kernels(lambda D, Do: Do, lambda D, Do: Do, _columns_of_warps, 7, 16, 4, 4),
+    "sum_rule": Replayed(
+        lambda D, Do: Do, lambda D, M: 0, 6, 14, lambda D, M: _four(D, D, M, M, 4),
+        lambda D, M: _four(D, D, M, M, 4, D, D),
+    ),
+    "normalised_sum_rule": Replayed(
+        lambda D, Do: Do, lambda D, M: 0, 8, 19, lambda D, M: _four(D, D, M, M, 4),
+        lambda D, M: _four(D, D, M, M, 4, D, D), lambda D: D, lambda D: D,
+    ),
+    "recurrent_delta": Replayed(
+        lambda D, Do: D, lambda D, M: 4 * D + 1, 14, 30, lambda D, M: _four(D, D, D, 3 * D + 1),
+        lambda D, M: _four(*[D] * 10, 4, D, 3 * D + 1), lambda D: D, sums=lambda D: D * (3 * D + 1),
+    ),
+    "delta_rnn": Replayed(
+        lambda D, Do: D, lambda D, M: 3 * D + 1, 10, 22, lambda D, M: _four(D, D, D),
+        lambda D, M: _four(*[D] * 10, 4, D), lambda D: D,
+    ),
+    "self_modifying": Replayed(
+        lambda D, Do: Do + 3 * D + 2, lambda D, M: 3 * D + M + 5, 5, 11, _of_writer, _of_writer_backward
+    ),
+    "self_modifying_query": Replayed(
+        lambda D, Do: Do + 2 * D + 2, lambda D, M: 3 * D + M + 5, 6, 13, _of_writer, _of_writer_backward
+    ),
+    "srwm_read": Replayed(
+        lambda D, Do: Do + 2 * D + 4, lambda D, M: 4 * D + M + 4, 5, 12, _of_writer, _of_writer_backward
+    ),
 }
 
 
@@ -412,8 +526,7 @@ cdef _label(operator):
 
 def saved_entries(str operator, L, D, Do) -> int:
     """How many entries forward saves of a sequence for backward: first for its steps, then its matrices."""
-    kind = OPERATORS[operator]
-    return L * kind.saved(D, Do) + segments(L) * D * kind.columns(D, Do)
+    return OPERATORS[operator].saved_entries(L, D, Do)
 
 
 @lru_cache(maxsize=1024)
@@ -425,6 +538,9 @@ def forward(str operator, int D, int Do, str storage, limits, state=None) -> Con
     op, kind = f"{_label(operator)}.forward", OPERATORS[operator]
     _check_sizes(op, D, Do)
     M, views = kind.columns(D, Do), kind.forward_views
+    if isinstance(kind, Replayed):
+        kernel = f"{operator}_forward"
+        return _replayed(op, kernel, kind, False, D, Do, M, storage, limits, views, False, state or storage)
     return kind.forward(op, D, Do, M, storage, limits, views, state or storage)
 
 
@@ -434,11 +550,14 @@ def backward(str operator, int D, int Do, str storage, limits, sums=False, state
 
     `sums`: gradients of sequences are added up afterwards, so the kernel writes all in the type of sums.
     """
-    op, kind = f"{_label(operator)}.backward", OPERATORS[operator]
+    op, kind, kernel = f"{_label(operator)}.backward", OPERATORS[operator], f"{operator}_backward"
     _check_sizes(op, D, Do)
+    M, views = kind.columns(D, Do), kind.backward_views
+    if isinstance(kind, Replayed):
+        return _replayed(op, kernel, kind, True, D, Do, M, storage, limits, views, sums, state or storage)
     return _tiles(
-        op, f"{operator}_backward", D, Do, kind.columns(D, Do), storage, limits, kind.shares, kind.staged,
-        kind.backward_views + PROGRESS, sums, state or storage,
+        op, kernel, D, Do, M, storage, limits, kind.shares, kind.staged, views + PROGRESS, sums,
+        state or storage,
     )
 
 

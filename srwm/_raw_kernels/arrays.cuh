@@ -61,6 +61,33 @@ struct Axes {
     long long sizes[LEADING];
 };
 
+// The last argument of a forward kernel with n views.
+template <int n>
+struct ForwardSizes {
+    long long sequences, steps, segments;
+    long long cached; // whether blocks copy the initial matrix, because all sequences share it
+    Axes lead;
+    View views[n];
+};
+
+// The gradient of an initial matrix is first summed within chunks of sequences. A chunk belongs to one matrix.
+struct Chunks {
+    long long all;       // number of chunks of all matrices
+    long long of_matrix; // number of chunks of one matrix
+    long long sequences; // number of sequences of a chunk
+    long long sharing;   // number of sequences that share a matrix
+};
+
+// The last argument of a backward kernel with n views.
+template <int n>
+struct BackwardSizes {
+    Chunks chunks;
+    long long steps, segments;
+    long long cached; // whether blocks copy the initial matrix, because all sequences share it
+    Axes lead;
+    View views[n];
+};
+
 // Where sequence n begins in an array. One thread computes it for each array and leaves it in shared memory: the
 // divisions are slow, and a pointer for each array would take registers from the matrix.
 __device__ __forceinline__ long long start_of(long long n, const Axes &axes, const View &view) {

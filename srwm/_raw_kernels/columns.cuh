@@ -14,15 +14,6 @@ constexpr int D_ = up_to(D, 4); // padded size of a vector over rows; the paddin
 typedef Part<COLUMNS, D_ / 4, SRWM_HELD, SRWM_NEAR> Columns;
 static_assert(Columns::WORKING == SRWM_WORKING, "working memory of another size");
 
-// The last argument of a forward kernel with n views.
-template <int n>
-struct ForwardSizes {
-    long long sequences, steps, segments;
-    long long cached; // whether blocks copy the initial matrix, because all sequences share it
-    Axes lead;
-    View views[n];
-};
-
 // The number of the thread's column j.
 __device__ __forceinline__ int column(int first, int j) { return j * GROUP + first; }
 

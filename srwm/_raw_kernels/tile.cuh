@@ -42,24 +42,6 @@ static_assert(W_Part::FIRST_HELD >= G_Part::FIRST_HELD, "G goes first into regis
 // Entries of W and G in the shared memory and in the working memory of a thread group.
 constexpr int TILES_SHARED = W_Part::SHARED + G_Part::SHARED, TILES_WORKING = W_Part::WORKING + G_Part::WORKING;
 
-// The gradient of an initial matrix is first summed within chunks of sequences. A chunk belongs to one matrix.
-struct Chunks {
-    long long all;       // number of chunks of all matrices
-    long long of_matrix; // number of chunks of one matrix
-    long long sequences; // number of sequences of a chunk
-    long long sharing;   // number of sequences that share a matrix
-};
-
-// The last argument of a backward kernel with n views.
-template <int n>
-struct BackwardSizes {
-    Chunks chunks;
-    long long steps, segments;
-    long long cached; // whether blocks copy the initial matrix, because all sequences share it
-    Axes lead;
-    View views[n];
-};
-
 // A thread's place in its group, and which entries it owns.
 struct Place {
     int rank;

@@ -40,6 +40,7 @@ SRWM_READ = Operator(
     output=Operand("y", "L Do"),
     reference=srwm_read,
     derived=(_DO,),
+    rebuild="replay",
     source="Irie, Csordás, Schmidhuber, arXiv 2312.00276",
     module="srwm",
 )

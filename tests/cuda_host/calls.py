@@ -17,12 +17,23 @@ ITEM_BYTES = {name: bits // 8 for name, (_, bits) in TYPES.items()}
 
 def arrays_of_forward(operator: Operator) -> tuple[str, ...]:
     """The arrays of a forward kernel of which its last argument has a view, in the order of both."""
-    return tuple(operand.name for operand in operator.flat)
+    return tuple(identifier(operand.name) for operand in operator.flat)
+
+
+def identifier(name: str) -> str:
+    """The name of an operand in a kernel: that of the second state is state_1."""
+    return name.replace("[", "_").replace("]", "")
+
+
+def results_of_forward(operator: Operator) -> tuple[str, ...]:
+    """What a forward kernel writes; an output with the name of an operand is called otherwise."""
+    names = arrays_of_forward(operator)
+    return tuple("outputs" if r.name in names else r.name for r in operator.results)
 
 
 def arrays_of_backward(operator: Operator) -> tuple[str, ...]:
     """The same of a backward kernel."""
-    gradients = (f"g{operator.flat[i].name}" for i in operator.differentiable)
+    gradients = (f"g{identifier(operator.flat[i].name)}" for i in operator.differentiable)
     return (*arrays_of_forward(operator), "saved", *operator.gradient_names, *gradients)
 
 

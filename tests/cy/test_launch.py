@@ -10,14 +10,20 @@ import pytest
 from srwm._cy import launch
 from srwm._raw_kernels import loader
 from srwm.operators.table import OPERATORS
-from tests.cuda_host.calls import arrays_of_backward, arrays_of_forward
+from tests.cuda_host.calls import arrays_of_backward, arrays_of_forward, results_of_forward
 
 PLANS = {
     f"{operator}_{direction.__name__}": partial(direction, operator)
     for operator in launch.OPERATORS
     for direction in (launch.forward, launch.backward)
 }
-each_plan = pytest.mark.parametrize("kernel", PLANS)
+IN_MEMORY = {
+    kernel
+    for kernel in PLANS
+    if not kernel.startswith(("srwm_forward", "srwm_backward", "delta_f", "delta_b"))
+}
+each_plan = pytest.mark.parametrize("kernel", sorted(PLANS.keys() - IN_MEMORY))
+each_plan_in_memory = pytest.mark.parametrize("kernel", sorted(IN_MEMORY))
 each_operator = pytest.mark.parametrize(
     "operator", [OPERATORS[name] for name in launch.OPERATORS], ids=launch.OPERATORS
 )
@@ -182,6 +188,42 @@ def test_a_grid_is_no_larger_than_what_runs_at_a_time():
     assert launch.grid(plan, 1 << 40, 132) == 132 * plan.blocks
 
 
+@pytest.mark.slow_where(lambda architecture, storage: (architecture, storage) not in MOST_DIFFERENT)
+@each_architecture
+@each_plan_in_memory
+@pytest.mark.parametrize("storage", launch.STORAGES)
+def test_every_size_of_a_state_in_memory_is_within_the_limits(kernel, architecture, storage):
+    limits, size = launch.ARCHITECTURES[architecture], 8 if storage == "float64" else 4
+    for D in range(1, 257):
+        for Do in WIDTHS:
+            plan = PLANS[kernel](D, Do, storage, limits)
+            of = definitions(plan)
+            where = (kernel, D, Do, storage, architecture, plan)
+            assert plan.threads == plan.group * plan.groups <= limits.threads_per_block, where
+            assert plan.group % 32 == 0, where
+            assert plan.groups == 1 or plan.group == 32, where
+            assert (
+                plan.blocks * (plan.shared_bytes + plan.dynamic_bytes) <= limits.shared_bytes_per_block
+            ), where
+            assert plan.shared_bytes <= 49152, where
+            assert plan.blocks * plan.threads <= limits.threads_per_multiprocessor, where
+            assert plan.blocks * plan.threads * plan.registers <= limits.registers_per_block, where
+            state = D * (of["M"] | 1) + of["VECTOR"]
+            parts = {"VECTORS": (of["VECTORS"],), "STATE": (state,), "STACK": ()}
+            if kernel.endswith("backward"):
+                parts["STATE"], parts["STACK"] = (state, of["SUMS"]), (of["SEGMENT"] * state,)
+            else:
+                parts["VECTORS"] += (of["ROW"],)
+            entries = {name: sum(-(-n // 4) * 4 for n in part) for name, part in parts.items()}
+            shared = sum(n for name, n in entries.items() if of[f"SHARED_{name}"])
+            assert of["SHARED"] == shared, where
+            assert plan.dynamic_bytes == plan.groups * size * shared, where
+            assert plan.working == of["WORKING"] == sum(entries.values()) - shared, where
+
+
+MOST_DIFFERENT = [(75, "float64"), (90, "float32")]
+
+
 def test_plans_are_remembered():
     of = launch.ARCHITECTURES[90]
     assert launch.backward("srwm", 16, 16, "float32", of) is launch.backward("srwm", 16, 16, "float32", of)
@@ -201,7 +243,7 @@ def test_kernels_name_their_arrays_as_the_operator_does(operator):
         assert parameters is not None
         given = [re.search(r"(\w+)$", p)[1] for p in parameters[1].split(",")]
         if direction == "forward":
-            names = (*names, *(result.name for result in operator.results), "saved")
+            names = (*names, *results_of_forward(operator), "saved")
         assert tuple(given[:-2]) == names
         assert given[-2:] == ["working", "s"]
 

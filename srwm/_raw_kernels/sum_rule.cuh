@@ -1,0 +1,181 @@
+// The sum rule, with and without a denominator. Letters and numbered steps: srwm/reference/sum_rule.py and
+// srwm/reference/normalised_sum_rule.py. Nothing is saved of a step.
+#ifndef SRWM_SUM_RULE_CUH
+#define SRWM_SUM_RULE_CUH
+
+#include "replayed.cuh"
+
+constexpr bool NORMALISED = SRWM_VECTOR > 0; // by z, the vector of the state
+
+// The factor of the outputs, and eps; without a denominator the factor is the only setting.
+__device__ __forceinline__ real scale_of(const double *settings) { return real(settings[NORMALISED ? 1 : 0]); }
+__device__ __forceinline__ real eps_of(const double *settings) { return NORMALISED ? real(settings[0]) : real(0); }
+
+// The vectors of a step.
+struct SumVectors {
+    real *q, *k, *v, *r, *n; // (D), (D), (M), (M), (4)
+    __device__ __forceinline__ SumVectors(real *from) {
+        q = from, k = q + up_to(D, 4), v = k + up_to(D, 4), r = v + up_to(M, 4), n = r + up_to(M, 4);
+    }
+};
+
+// Forward: steps 1 to 3. The vectors q, k and v of step t are there. write(c, y) gets the outputs.
+template <class W>
+__device__ __forceinline__ void sum_step(int rank, real *A, const SumVectors &of, const double *settings, W write) {
+    real *const z = A + MATRIX;
+    // 1  S <- S + k^T v   2  r = q S
+    each(rank, M, [&](int c) {
+        const real v_c = of.v[c];
+        real sum = 0, *at = A + c;
+#pragma unroll 4
+        for (int d = 0; d < D; d++, at += LD) {
+            const real e = *at + of.k[d] * v_c;
+            *at = e;
+            sum += of.q[d] * e;
+        }
+        of.r[c] = sum;
+    });
+    if (NORMALISED) {
+        each(rank, D, [&](int d) { z[d] += of.k[d]; });
+        GROUP_SYNC();
+        if (rank < 32) {
+            const real n = dot_of_warp(rank, of.q, z, D);
+            if (rank == 0) of.n[0] = n + eps_of(settings);
+        }
+        GROUP_SYNC();
+    }
+    // 3
+    each(rank, M, [&](int c) {
+        const real y = scale_of(settings) * of.r[c];
+        write(c, NORMALISED ? y / of.n[0] : y);
+    });
+}
+
+// Recomputes the state after a step from that before it.
+__device__ __forceinline__ void sum_redo(int rank, real *after, const real *before, const SumVectors &of) {
+    each(rank, M, [&](int c) {
+        const real v_c = of.v[c];
+#pragma unroll 4
+        for (int d = 0; d < D; d++) after[d * LD + c] = before[d * LD + c] + of.k[d] * v_c;
+    });
+    if (NORMALISED) each(rank, D, [&](int d) { after[MATRIX + d] = before[MATRIX + d] + of.k[d]; });
+}
+
+// Backward. Its vectors, behind those of a step: g_q, g_k (D). r is g_r here. The vectors q, k, v, and g_y in r, of step t
+// are there. write_q(d, g), write_k(d, g), write_v(c, g) get the gradients.
+template <class Q, class K, class V>
+__device__ __forceinline__ void sum_step_backward(int rank, const real *before, real *G, const SumVectors &of,
+                                                  const double *settings, Q write_q, K write_k, V write_v) {
+    real *const g_z = G + MATRIX, *const g_q = of.n + 4, *const g_k = g_q + up_to(D, 4);
+    const real *const z = before + MATRIX; // of the step before
+    // 3'  n of this step, where z is z + k
+    if (NORMALISED) {
+        if (rank < 32) {
+            const real n = dot_of_warp(rank, of.q, z, D) + dot_of_warp(rank, of.q, of.k, D);
+            if (rank == 0) of.n[0] = n + eps_of(settings);
+        }
+        GROUP_SYNC();
+    }
+    each(rank, M, [&](int c) {
+        const real g = scale_of(settings) * of.r[c];
+        of.r[c] = NORMALISED ? g / of.n[0] : g;
+    });
+    GROUP_SYNC();
+    // 2'  G += q^T g_r   1'  g_v = k G
+    each(rank, M, [&](int c) {
+        const real g_r = of.r[c];
+        real sum = 0, *at = G + c;
+#pragma unroll 4
+        for (int d = 0; d < D; d++, at += LD) {
+            const real e = *at + of.q[d] * g_r;
+            *at = e;
+            sum += of.k[d] * e;
+        }
+        write_v(c, sum);
+    });
+    if (rank < 32) {
+        const real along = dot_of_warp(rank, of.v, of.r, M);
+        if (rank == 0) of.n[1] = along;
+    }
+    GROUP_SYNC();
+    // 2'  g_q = g_r S^T, with the new S   1'  g_k = v G^T
+    along_rows(rank, before, of.r, M, [&](int d, real sum) { g_q[d] = sum + of.n[1] * of.k[d]; });
+    along_rows(rank, G, of.v, M, [&](int d, real sum) { g_k[d] = sum; });
+    if (NORMALISED) {
+        GROUP_SYNC();
+        // 3'  g_n = -g_r . r / (n + eps), where g_r . r = q . g_q   2'  g_q += g_n z   g_z += g_n q   1'  g_k += g_z
+        if (rank < 32) {
+            const real along = dot_of_warp(rank, of.q, g_q, D);
+            if (rank == 0) of.n[2] = -along / of.n[0];
+        }
+        GROUP_SYNC();
+        each(rank, D, [&](int d) {
+            g_q[d] += of.n[2] * (z[d] + of.k[d]);
+            g_z[d] += of.n[2] * of.q[d];
+            g_k[d] += g_z[d];
+        });
+    }
+    GROUP_SYNC();
+    each(rank, D, [&](int d) {
+        write_q(d, g_q[d]);
+        write_k(d, g_k[d]);
+    });
+}
+
+struct SumForward {
+    States states;
+    Array<const bool> reset, mask;
+    state_storage *next, *next_vector;
+    Array<const storage> q, k, v;
+    storage *y;
+    real *vectors;
+    const double *settings;
+
+    __device__ __forceinline__ void step(int rank, real *A, real *row, long long index, long long t, const Sequence &of,
+                                         const Flags &flags) const {
+        const SumVectors at(vectors);
+        each(rank, D, [&](int d) { at.q[d] = of.entry(q, t, d), at.k[d] = of.entry(k, t, d); });
+        each(rank, M, [&](int c) { at.v[c] = of.entry(v, t, c); });
+        GROUP_SYNC();
+        sum_step(rank, A, at, settings, [&](int c, real out) { narrow(out, y[index * DO + c]); });
+    }
+};
+
+struct SumBackward {
+    States states;
+    Array<const bool> reset, mask;
+    Array<const state_storage> grad_next, grad_next_vector;
+    Array<const storage> q, k, v, grad_y;
+    Array<SRWM_GRADIENT> gq, gk, gv;
+    real *vectors;
+    const double *settings;
+
+    __device__ __forceinline__ void begin_chunk(int, const Chunks &, long long, const Sequence &) const {}
+    __device__ __forceinline__ void end_chunk(int) const {}
+
+    __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *, long long t,
+                                         const Sequence &of, const Flags &) const {
+        const SumVectors at(vectors);
+        each(rank, D, [&](int d) { at.k[d] = of.entry(k, t, d); });
+        each(rank, M, [&](int c) { at.v[c] = of.entry(v, t, c); });
+        GROUP_SYNC();
+        sum_redo(rank, after, before, at);
+    }
+
+    __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *, long long t,
+                                         const Sequence &of, const Flags &) const {
+        const SumVectors at(vectors);
+        each(rank, D, [&](int d) { at.q[d] = of.entry(q, t, d), at.k[d] = of.entry(k, t, d); });
+        each(rank, M, [&](int c) {
+            at.v[c] = of.entry(v, t, c);
+            at.r[c] = grad_y.first == nullptr ? real(0) : of.entry(grad_y, t, c);
+        });
+        GROUP_SYNC();
+        sum_step_backward(
+            rank, before, G, at, settings, [&](int d, real g) { narrow(g, of.part(gq)[t * D + d]); },
+            [&](int d, real g) { narrow(g, of.part(gk)[t * D + d]); },
+            [&](int c, real g) { narrow(g, of.part(gv)[t * M + c]); });
+    }
+};
+
+#endif
