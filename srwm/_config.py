@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from srwm import _checks, _dispatch
 from srwm._version import __version__
+from srwm.operators.spec import described
 
 
-def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
+def warmup(D: int, Do: int, dtype: Any = "float32", *, operators: Sequence[str] | None = None) -> None:
     """Compile and load the CUDA kernels of one size ahead, for CuPy's current device.
 
     Otherwise they are compiled at their first use, which takes a second or two each. The capture of a CUDA
@@ -24,28 +26,35 @@ def warmup(D: int, Do: int, dtype: Any = "float32") -> None:
         Entries of an input and of an output; for the delta rule, of a key and of a value.
     dtype : str or dtype
         float16, bfloat16, float32 or float64.
+    operators : sequence of str, optional
+        Which ones: "srwm" for `srwm.forward`, "delta" for `srwm.delta`, and so on. None: all, which takes
+        a minute or two the first time.
 
     Raises
     ------
     ValueError
-        An unknown dtype, or sizes that the kernels do not support.
+        An unknown dtype or operator, or sizes that the kernels do not support.
     RuntimeError
         The CUDA backend cannot run here; the message says why.
 
     Examples
     --------
     >>> import srwm
-    >>> srwm.warmup(16, 16)  # doctest: +SKIP
+    >>> srwm.warmup(16, 16, operators=["srwm"])  # doctest: +SKIP
     """
     op = "srwm.warmup"
     is_numpys = isinstance(dtype, (type, np.dtype))  # np.float32 and np.dtype("float32")
     storage = np.dtype(dtype).name if is_numpys else str(dtype).rpartition(".")[2]
     _checks.one_of(op, "dtype", storage, _checks.DTYPES)
+    modules = list(dict.fromkeys(o.module or o.name for o in described.values()))
+    for name in modules if operators is None else operators:
+        _checks.one_of(op, "operators", name, tuple(modules))
+    wanted = [o for o in described.values() if operators is None or (o.module or o.name) in operators]
     backend = _dispatch.module("cuda")
     reason = backend.unusable()
     if reason is not None:
         raise RuntimeError(f"{op}: backend 'cuda' cannot run: {reason}")
-    backend.warmup(D, Do, storage)
+    backend.warmup(wanted, D, Do, storage)
 
 
 def show_config() -> None:

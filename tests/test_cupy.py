@@ -304,7 +304,7 @@ def test_a_warmed_step_can_be_captured(row, dtype, captured, nothing_loaded):
         for of in ((2, 3), (3,))
         for of_state in of_states
     ]
-    srwm.warmup(4, 3, np.dtype(dtype).name)
+    srwm.warmup(4, 3, np.dtype(dtype).name, operators=[row.op.module or row.op.name])
     loaded = set(loader._loaded)
     with captured():
         for case in cases:

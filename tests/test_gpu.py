@@ -142,7 +142,7 @@ def test_a_cuda_graph_is_captured_and_replayed(row):
     import torch
 
     case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), "float32")
-    srwm.warmup(16, 16)  # which is all that a capture needs
+    srwm.warmup(16, 16, operators=[row.op.module or row.op.name])  # which is all that a capture needs
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y, state = row.forward(case.flat)
@@ -165,7 +165,7 @@ def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
         results = row.forward(case.flat)
         return *results, *torch.autograd.grad(results, case.given, case.incoming, materialize_grads=True)
 
-    srwm.warmup(16, 16, dtype)
+    srwm.warmup(16, 16, dtype, operators=[row.op.module or row.op.name])
     torch.ones(1, device="cuda", requires_grad=True).sum().backward()  # starts autograd's thread
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -14,7 +14,7 @@ from srwm._cy.cuda import Backward, Forward, configs_of
 from srwm._cy.cuda import saved_of as saved_of
 from srwm._layouts import Call, Layout
 from srwm._raw_kernels import loader
-from srwm.operators.spec import Operator, described
+from srwm.operators.spec import Operator
 
 RUNS_ON_ARRAYS = False
 NEEDS_ALIGNMENT = True  # a kernel's strides count whole entries
@@ -92,11 +92,11 @@ def backward_of(call: Call, incoming: Sequence[Layout | None]) -> Backward:
     return Backward(Device(call.device), call, incoming)
 
 
-def warmup(D: int, Do: int, dtype: str) -> None:
-    """Compile the kernels of every operator for these sizes and this dtype, for CuPy's current device."""
+def warmup(operators: Sequence[Operator], D: int, Do: int, dtype: str) -> None:
+    """Compile the kernels of operators for these sizes and this dtype, for CuPy's current device."""
     import cupy
 
     device = Device(cupy.cuda.Device().id)
-    for operator in filter(takes, described.values()):
+    for operator in filter(takes, operators):
         for config in configs_of(operator, D, Do, dtype, device.limits()):
             device.kernel(config, cupy.cuda.get_current_stream().ptr)
