@@ -46,7 +46,7 @@ def warmup(D: int, Do: int, dtype: Any = "float32", *, operators: Sequence[str] 
     is_numpys = isinstance(dtype, (type, np.dtype))  # np.float32 and np.dtype("float32")
     storage = np.dtype(dtype).name if is_numpys else str(dtype).rpartition(".")[2]
     _checks.one_of(op, "dtype", storage, _checks.DTYPES)
-    modules = list(dict.fromkeys(o.module or o.name for o in described.values()))
+    modules = sorted({o.module or o.name for o in described.values()})
     for name in modules if operators is None else operators:
         _checks.one_of(op, "operators", name, tuple(modules))
     wanted = [o for o in described.values() if operators is None or (o.module or o.name) in operators]

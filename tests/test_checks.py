@@ -438,7 +438,7 @@ def test_warmup_names_the_dtypes_that_it_knows(dtype):
 
 
 def test_warmup_names_the_operators_that_it_knows():
-    message = r"^srwm\.warmup: operators: expected one of srwm, self_modifying, .*, got 'srw'; pass one of"
+    message = r"^srwm\.warmup: operators: expected one of delta, delta_rnn, .*, got 'srw'; pass one of"
     with pytest.raises(ValueError, match=message):
         srwm.warmup(16, 16, operators=["delta", "srw"])
 
