@@ -62,6 +62,9 @@ def operands(op: Operator, name: str, flat: Sequence[Any]) -> tuple[tuple[Any, .
         if a is not None or not operand.optional:
             array(name, operand.name, a)
             _kind(name, operand, a, op.flat[0].name, first)
+    states = [(op.flat[i].name, flat[i]) for i in op.places("state") if flat[i] is not None]
+    for argument, a in states[1:]:  # with halves, each may be float32
+        same_dtype(name, argument, a, states[0][1].dtype, of=states[0][0])
     for operand, a in zip(op.flat, flat, strict=True):
         if a is not None:
             rank(name, operand.name, a, operand.core, operand.form)
@@ -84,14 +87,15 @@ def gradients(
     """
     dense(name, op.gradient_names, incoming)
     first, of = flat[0], op.flat[0].name
-    states = (None, *(flat[i] for i in op.places("state")))
+    states = [(op.flat[i].name, flat[i]) for i in op.places("state") if flat[i] is not None]
+    of_states, like_states = states[0] if states else (of, first)
     for i, (result, argument) in enumerate(zip(op.results, op.gradient_names, strict=True)):
-        g, state = incoming[i], states[i]
+        g = incoming[i]
         if g is None and (i > 0 or optional):
             continue
         array(name, argument, g)
         same_kind(name, argument, g, first, of=of)
-        like, whose = (first, of) if state is None else (state, op.states[i - 1].name)
+        like, whose = (first, of) if i == 0 else (like_states, of_states)
         same_dtype(name, argument, g, like.dtype, of=whose)
         if tuple(g.shape) != tuple(shapes[i]):
             raise ValueError(
