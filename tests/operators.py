@@ -37,9 +37,22 @@ def over_root_of_rows(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
     return rng.standard_normal(shape) / np.sqrt(shape[-2])
 
 
-def half_over_root_of_rows(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Entries of a matrix with which a product halves the size of its vector."""
-    return over_root_of_rows(rng, shape) / 2
+def memory(has_query: bool) -> Draw:
+    """Packed matrices of a memory, which an input with a first entry of 1 keeps for a while."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        W = over_root_of_rows(rng, shape) / 2
+        W[..., 0, -1 if has_query else -1 - shape[-2]] += 4  # the column alpha
+        return W
+
+    return draw
+
+
+def with_one(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Vectors whose first entry is 1."""
+    a = rng.standard_normal(shape)
+    a[..., 0] = 1
+    return a
 
 
 def about_as_long_as_1(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -302,7 +315,7 @@ def self_modifying_l2(x_t: Any, W: Any) -> Any:
 
 def self_modifying_printed(x_t: Any, W: Any) -> Any:
     """With that of equation 92, as it is printed."""
-    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 1)
+    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 0.3)
 
 
 def self_modifying_query(x_t: Any, query_t: Any, W: Any) -> Any:
@@ -326,13 +339,13 @@ def _memory(name: str, step: Any, blocks: int, of: str = "", **settings: Any) ->
         _with(of or name, **settings),
         srwm.self_modifying,
         step,
-        {"W": half_over_root_of_rows},
+        {"x": with_one, "W": memory(has_query=blocks == 2)},
         lambda sizes: {"M": sizes["Do"] + blocks * sizes["D"] + 2},
         name,
     )
 
 
-_OF_DELTA_RNN = {"k": distributions, "beta": rates}
+_OF_DELTA_RNN = {"k": distributions, "beta": rates, "R": over_root_of_rows}
 
 SRWM = Row(OPERATORS["srwm"], srwm, srwm_step, {"W": over_root_of_rows}, _srwm_letters)
 SRWM_READ = Row(OPERATORS["srwm_read"], srwm, srwm_read_step, {"W": over_root_of_rows}, _srwm_letters)
@@ -359,7 +372,7 @@ DELTA_RNN_1 = Row(
 SELF_MODIFYING = _memory("self_modifying", self_modifying_l2, 3, c=2.0, rate_scale=0.3)
 SELF_MODIFYING_PRINTED = _memory(
     *("self_modifying_printed", self_modifying_printed, 3, "self_modifying"),
-    **{"a": -1.0, "keys": "softmax", "rate": "sigmoid"},
+    **{"a": -1.0, "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.3},
 )
 SELF_MODIFYING_QUERY = _memory(
     "self_modifying_query", self_modifying_query, 2, a=2.0, c=3.0, rate_scale=0.3
@@ -382,6 +395,7 @@ ROWS = (
 THOROUGH = (SRWM, DELTA, RECURRENT_DELTA, SELF_MODIFYING)
 ON_CUDA = tuple(row for row in ROWS if row.op.name not in AWAITED["cuda"])
 each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
+each_operator_with_a_mask = pytest.mark.parametrize("row", [r for r in ROWS if r.has_mask], ids=repr)
 each_operator_on_cuda = pytest.mark.parametrize("row", ON_CUDA, ids=repr)
 
 
@@ -628,6 +642,8 @@ def growth_case() -> Case:
 # rounding of the result is allowed for: they are computed in float32.
 TOLERANCE = {"float64": 1e-11, "float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3}
 
+NOTHING = 1e-30  # what is smaller has no digits in float32
+
 
 def relative_error(a: Any, truth: Any) -> float:
     """Greatest difference relative to the truth's greatest entry; inf where shapes or NaNs differ."""
@@ -636,7 +652,7 @@ def relative_error(a: Any, truth: Any) -> float:
         return np.inf
     if truth.size == 0:
         return 0.0
-    return float(np.abs(a - truth).max() / max(np.abs(truth).max(), np.finfo(np.float64).tiny))
+    return float(np.abs(a - truth).max() / max(np.abs(truth).max(), NOTHING))
 
 
 def assert_close(got: dict[str, Any], truth: dict[str, Any], tolerance: float, where: object = "") -> None:
