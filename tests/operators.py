@@ -42,7 +42,7 @@ def memory(has_query: bool) -> Draw:
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         W = over_root_of_rows(rng, shape) / 2
-        W[..., 0, -1 if has_query else -1 - shape[-2]] += 4  # the column alpha
+        W[..., 0, -1 if has_query else -1 - shape[-2]] += 8  # the column alpha
         return W
 
     return draw
@@ -320,7 +320,7 @@ def self_modifying_printed(x_t: Any, W: Any) -> Any:
 
 def self_modifying_query(x_t: Any, query_t: Any, W: Any) -> Any:
     """With the squared distance, and queries from outside."""
-    return self_modifying_step(x_t, W, query_t, 2, 3, "l2", 0.3)
+    return self_modifying_step(x_t, W, query_t, 2, 3, "l2", 0.1)
 
 
 def _srwm_letters(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -375,7 +375,7 @@ SELF_MODIFYING_PRINTED = _memory(
     **{"a": -1.0, "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.3},
 )
 SELF_MODIFYING_QUERY = _memory(
-    "self_modifying_query", self_modifying_query, 2, a=2.0, c=3.0, rate_scale=0.3
+    "self_modifying_query", self_modifying_query, 2, a=2.0, c=3.0, rate_scale=0.1
 )
 
 ROWS = (
@@ -459,7 +459,11 @@ def starts_of(row: Row) -> dict[str, dict[str, bool]]:
 
 each_operator_and_start = pytest.mark.parametrize(
     ("row", "start"),
-    [pytest.param(row, start, id=f"{row}-{name}") for row in ROWS for name, start in starts_of(row).items()],
+    [
+        pytest.param(row, start, id=f"{row}-{name}")
+        for row in ROWS
+        for name, start in starts_of(row).items()
+    ],
 )
 
 
