@@ -457,14 +457,13 @@ def starts_of(row: Row) -> dict[str, dict[str, bool]]:
     return {name: start for name, start in STARTS.items() if row.has_mask or "mask" not in start}
 
 
-each_operator_and_start = pytest.mark.parametrize(
-    ("row", "start"),
-    [
-        pytest.param(row, start, id=f"{row}-{name}")
-        for row in ROWS
-        for name, start in starts_of(row).items()
-    ],
-)
+def _with_starts(rows: Sequence[Row]) -> Any:
+    every = [(row, name, start) for row in rows for name, start in starts_of(row).items()]
+    several = [pytest.param(row, start, id=f"{row}-{name}") for row, name, start in every]
+    return pytest.mark.parametrize(("row", "start"), several)
+
+
+each_operator_and_start, each_operator_and_start_on_cuda = map(_with_starts, (ROWS, ON_CUDA))
 
 
 # ---- cases

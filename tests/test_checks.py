@@ -19,7 +19,7 @@ import srwm
 from srwm import _dispatch
 from srwm._plan import Plan
 from srwm.reference import loop
-from tests.operators import DELTA, ROWS, SRWM, Case, Row, random_case
+from tests.operators import DELTA, EVERYTHING, ROWS, SRWM, Case, Row, random_case
 
 torch = pytest.importorskip("torch")  # missing where the installed wheel is tested
 
@@ -39,7 +39,8 @@ class Bad:
 
 def case_of(row: Row) -> Case:
     """Operands that are all right, and of which no two axes have one size."""
-    return random_case(row, ((5,), (5,), 7, 3, 2), state=True, reset=True).astype(np.float32)
+    case = random_case(row, ((5,), (5,), 7, 3, 2), **EVERYTHING, leads={"parameter": (5,)})
+    return case.astype(np.float32)
 
 
 def bad_operands(row: Row) -> list[Bad]:
@@ -49,13 +50,19 @@ def bad_operands(row: Row) -> list[Bad]:
 
     def add(what: str, name: str, a: Any, error: type[Exception], message: str, at: str = "") -> None:
         found.append(
-            Bad(f"{name} {what}", case.with_(**{name: a}).flat, error, f"{at or name}: {message}", {})
+            Bad(
+                f"{name} {what}",
+                case.with_(**{name: a}).flat,
+                error,
+                f"{re.escape(at or name)}: {message}",
+                {},
+            )
         )
 
     for operand in row.op.flat:
         name, a, own = operand.name, case[operand.name], ", ".join(operand.letters)
         add("list", name, [[1.0]], TypeError, r"expected an array \(NumPy.* got builtins\.list; convert")
-        if not operand.optional:
+        if not operand.optional and name in row.places_of["forward"]:  # others choose the operator
             add("None", name, None, TypeError, r"expected an array .* got builtins\.NoneType; convert")
         form = rf"expected shape \(\.\.\., {own}\), got"
         add("scalar", name, np.asarray(a[(0,) * a.ndim]), ValueError, rf"{form} \(\) with 0 axes; add")
@@ -164,14 +171,13 @@ def bad_operands(row: Row) -> list[Bad]:
     ):
         found.append(Bad(str(options), case.flat, error, message, options))
     halves = case.astype(np.float16)
-    wide = halves.with_(state=case["state"].astype(np.float64))
-    message = rf"state: expected the dtype of {first}, float16 or float32, got float64"
-    found.append(Bad("float64 state beside halves", wide.flat, TypeError, message, {}))
-    other = halves.with_(state=case["state"].astype(ml_dtypes.bfloat16))
-    message = rf"state: expected the dtype of {first}, float16 or float32, got bfloat16"
-    found.append(Bad("another half beside halves", other.flat, TypeError, message, {}))
-    for role in ("data", "initial"):
-        name = row.op.flat[row.op.places(role)[-1]].name
+    of_state = re.escape(row.states[0])
+    for what, dtype in (("float64", np.float64), ("another half", ml_dtypes.bfloat16)):
+        other = halves.with_states([a.astype(dtype) for a in case.states])
+        message = rf"{of_state}: expected the dtype of {first}, float16 or float32, got {np.dtype(dtype)}"
+        found.append(Bad(f"{what} state beside halves", other.flat, TypeError, message, {}))
+    for role in ("data", "parameter", "initial"):
+        name = ([first] + [row.op.flat[i].name for i in row.op.places(role)])[-1]
         if name != first:
             message = rf"{name}: expected the dtype of {first}, float16, got float32"
             found.append(
@@ -273,29 +279,36 @@ def test_counts_of_any_integer_type_are_threads():
 def bad_gradients(row):
     """(what, gradients, error, message)"""
     case = case_of(row)
-    (y, m), (name_y, name_m) = case.incoming, row.result_names
-    first = row.op.flat[0].name
+    (y, m, *others), (name_y, name_m, *_) = case.incoming, row.result_names
+    first, width = row.op.flat[0].name, y.shape[-1]
     of_y, of_m = f"grad_{name_y}: expected", f"grad_{name_m}: expected"
     float64 = r".*float32, got .*float64"
-    return [
+    shape_of_m = re.escape(str(m[0].shape))
+    bad = [
         (
             "shape of y's",
             (y[:, :6], None),
             ValueError,
-            rf"{of_y} the shape of {name_y}, .*7, 2\), got \(5, 6, 2\)",
+            rf"{of_y} the shape of {name_y}, .*7, {width}\), got \(5, 6, {width}\)",
         ),
-        ("rank of y's", (y[0], None), ValueError, rf"{of_y} the shape of {name_y}, .*, got \(7, 2\)"),
+        ("rank of y's", (y[0], None), ValueError, rf"{of_y} the shape of {name_y}, .*, got \(7, {width}\)"),
         ("dtype of y's", (y.astype("d"), None), TypeError, rf"{of_y} the dtype of {first}, {float64}"),
         ("no y's", (None, m), TypeError, rf"{of_y} an array"),
         (
             "shape of the state's",
             (y, m[0]),
             ValueError,
-            rf"{of_m} the shape of {name_m}, .* got \(3, \d+\)",
+            rf"{of_m} the shape of {name_m}, .* got {shape_of_m}",
         ),
         ("type of the state's", (y, 1.0), TypeError, rf"{of_m} an array .* got builtins\.float"),
-        ("dtype of the state's", (y, m.astype("d")), TypeError, rf"{of_m} the dtype of state, {float64}"),
+        (
+            "dtype of the state's",
+            (y, m.astype("d")),
+            TypeError,
+            rf"{of_m} the dtype of {re.escape(row.states[0])}, {float64}",
+        ),
     ]
+    return [(what, (*some, *(None for _ in others)), *rest) for what, some, *rest in bad]
 
 
 BAD_GRADIENTS = [(row, *bad) for row in ROWS for bad in bad_gradients(row)]

@@ -9,8 +9,8 @@ import pytest
 
 from srwm._cy import launch
 from srwm._raw_kernels import loader
-from srwm.operators.table import OPERATORS
 from tests.cuda_host.calls import arrays_of_backward, arrays_of_forward
+from tests.operators import ON_CUDA
 
 PLANS = {
     f"{operator}_{direction.__name__}": partial(direction, operator)
@@ -18,7 +18,7 @@ PLANS = {
     for direction in (launch.forward, launch.backward)
 }
 each_plan = pytest.mark.parametrize("kernel", PLANS)
-each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+each_operator = pytest.mark.parametrize("operator", [row.op for row in ON_CUDA], ids=[*map(repr, ON_CUDA)])
 each_architecture = pytest.mark.parametrize("architecture", launch.ARCHITECTURES)
 WIDTHS = (
     1,
