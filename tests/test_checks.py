@@ -367,6 +367,139 @@ def test_too_few_columns_for_any_output(columns):
         srwm.unpack(W)
 
 
+# ---- settings, several states, square matrices
+
+
+def square(D=3, L=4):
+    """Operands of the Delta RNN."""
+    a = np.ones((L, D))
+    return a, a, a, np.ones(L)
+
+
+X, PACKED = np.ones((4, 3)), np.ones((3, 2 + 3 * 3 + 2))
+BAD_SETTINGS = {
+    "a name": (
+        srwm.sum_rule,
+        {"scale": "2"},
+        TypeError,
+        r"scale: expected a number, got builtins\.str '2'",
+    ),
+    "a bool": (srwm.sum_rule, {"scale": True}, TypeError, r"scale: expected a number, got builtins\.bool"),
+    "an array": (srwm.sum_rule, {"scale": np.ones(2)}, TypeError, r"scale: expected a number, got numpy\."),
+    "no number": (srwm.sum_rule, {"scale": None}, TypeError, r"scale: expected a number, got .*NoneType"),
+    "nan": (srwm.sum_rule, {"scale": np.nan}, ValueError, r"scale: expected a finite number, got nan; the"),
+    "inf": (srwm.sum_rule, {"normalise": np.inf}, ValueError, r"normalise: expected a finite number >= 0"),
+    "too small": (
+        srwm.sum_rule,
+        {"normalise": -1},
+        ValueError,
+        r"normalise: expected a finite number >= 0",
+    ),
+    "not above": (srwm.self_modifying, {"eps": 0}, ValueError, r"eps: expected a finite number > 0, got 0"),
+    "unknown": (
+        srwm.self_modifying,
+        {"keys": "l1"},
+        ValueError,
+        r"keys: expected one of l2, softmax, got 'l1'",
+    ),
+    "no choice": (
+        srwm.self_modifying,
+        {"rate": 1},
+        TypeError,
+        r"rate: expected one of 'softplus', 'sigmoid'",
+    ),
+    "a list": (
+        srwm.self_modifying,
+        {"keys": ["l2"]},
+        TypeError,
+        r"keys: expected one of .*got builtins\.list",
+    ),
+    "version 3": (
+        srwm.delta_rnn,
+        {"version": 3},
+        ValueError,
+        r"version: expected one of 1, 2, got 3; pass",
+    ),
+    "version True": (srwm.delta_rnn, {"version": True}, TypeError, r"version: expected one of 1, 2, got "),
+    "version 2.0": (srwm.delta_rnn, {"version": 2.0}, TypeError, r"version: expected one of 1, 2, got "),
+}
+GIVEN = {srwm.sum_rule: (X, X, X), srwm.self_modifying: (X, PACKED), srwm.delta_rnn: square()}
+
+
+@pytest.mark.parametrize("bad", BAD_SETTINGS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_bad_settings(bad, verb, no_work):
+    module, settings, error, message = BAD_SETTINGS[bad]
+    given = GIVEN[module]
+    if verb == "backward":
+        given = (*given, *(() if module is srwm.self_modifying else (None, None)), X)
+    for convert in (lambda a: a, torch.from_numpy):
+        arrays = [a if a is None else convert(a) for a in given]
+        with pytest.raises(error, match=rf"^{re.escape(module.__name__)}\.{verb}: {message}"):
+            getattr(module, verb)(*arrays, **settings)
+
+
+def test_settings_of_any_number_type():
+    expected = srwm.sum_rule.forward(X, X, X, scale=2.0)
+    for scale in (2, np.float32(2), np.int64(2)):
+        np.testing.assert_array_equal(srwm.sum_rule.forward(X, X, X, scale=scale), expected)
+
+
+def test_z_is_refused_without_a_denominator(no_work):
+    with pytest.raises(
+        ValueError, match=r"^srwm\.sum_rule\.forward: z: expected None without normalise, got "
+    ):
+        srwm.sum_rule.forward(X, X, X, None, X[0])
+    with pytest.raises(ValueError, match=r"^srwm\.sum_rule\.backward: z: expected None without normalise"):
+        srwm.sum_rule.backward(X, X, X, None, X[0], X)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.states) > 1], ids=repr)
+@pytest.mark.parametrize("verb", VERBS)
+def test_several_states_come_as_a_tuple(row, verb, no_work):
+    case = case_of(row)
+    given = dict(zip(row.op.names, case.flat, strict=True))
+    before = [given[name] for name in row.places_of["forward"] if name != "state"]
+    before += [case.incoming[0]] * (verb == "backward")
+    several = ", ".join(row.initials)
+    for state, came in (
+        (case.states[0], "numpy.ndarray"),
+        (list(case.states), "builtins.list"),
+        (case.states[:1], "a tuple of 1"),
+    ):
+        message = f"{row.op.verb(verb)}: state: expected a tuple of 2, for {several}, got {came}"
+        with pytest.raises(TypeError, match=rf"^{re.escape(message)}"):
+            getattr(row.functions, verb)(*before, state=state, **row.op.by_setting)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.states) > 1], ids=repr)
+def test_gradients_of_several_states_come_as_a_tuple(row):
+    case = case_of(row)
+    given = dict(zip(row.op.names, case.flat, strict=True))
+    before = [given[name] for name in row.places_of["forward"] if name != "state"]
+    _, pullback = row.functions.vjp(*before, state=case.states, **row.op.by_setting)
+    y, *of_states = case.incoming
+    for g in (of_states[0], of_states, tuple(of_states[:1])):
+        message = r": grad_state_next: expected a tuple of 2, for .*; pass .* or None to pass zeros"
+        with pytest.raises(TypeError, match=message):
+            pullback(y, g)
+    first, second = pullback(y, (of_states[0], None)), pullback(0 * y, (None, of_states[1]))
+    for a, b, both in zip(first, second, pullback(y, tuple(of_states)), strict=True):
+        np.testing.assert_allclose(a + b, both, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("module", [srwm.delta_rnn, srwm.recurrent_delta], ids=lambda m: m.__name__)
+def test_values_of_another_size_than_keys_are_refused(module, no_work):
+    a, v, beta = np.ones((4, 3)), np.ones((4, 2)), np.ones(4)
+    rest = () if module is srwm.delta_rnn else (*[np.ones((3, 3))] * 3, np.ones(3))
+    message = rf"^{re.escape(module.__name__)}\.forward: v: expected shape \(\.\.\., L=4, D=3\) to go with"
+    with pytest.raises(ValueError, match=message):
+        module.forward(a, a, v, beta, *rest)
+    for matrix in (np.ones((3, 2)), np.ones((2, 3))):
+        with pytest.raises(ValueError, match=r"forward: [RS]: expected shape \(\.\.\., D=3, D=3\) to go"):
+            module.forward(a, a, a, beta, *rest, matrix)
+
+
 # ---- pack, unpack, warmup
 
 

@@ -192,8 +192,9 @@ def parity_rows():
 def values_of(mark):
     """A mark's names of parameters but "row" and "backend", and their values: of rows those of DELTA."""
     names = mark.args[0] if isinstance(mark.args[0], tuple) else (mark.args[0],)
-    values = [getattr(value, "values", value if len(names) > 1 else (value,)) for value in mark.args[1]]
-    several = [dict(zip(names, value, strict=True)) for value in values]
+    param = type(pytest.param())
+    values = [v.values if isinstance(v, param) else v if len(names) > 1 else (v,) for v in mark.args[1]]
+    several = [dict(zip(names, of_all, strict=True)) for of_all in values]
     kept = [name for name in names if name not in ("row", "backend")]
     if "row" in names:
         several = [one for one in several if one["row"] is operators.DELTA]
