@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import srwm
 from srwm._torch_operator import torch_operator
 from tests.devices import ON_A_DEVICE, each_device
 from tests.operators import (
@@ -386,6 +387,7 @@ def test_eager_rows_stay_on_the_device_of_their_operands(transform):
         assert {t.device.type for t in leaves(EAGER[transform](p, f))} == {"meta"}
 
 
+@pytest.mark.slow_where(lambda row: row not in FEW)  # tests/test_torch.py has the same without batches
 @each_start
 def test_gradcheck(row, start, device):
     p = Problem(row, start, device)
@@ -469,7 +471,11 @@ COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
 }
 
 
-@pytest.mark.slow_where(lambda transform: transform in ("grad", "vjp", "jacrev"))
+@pytest.mark.slow_where(
+    lambda row, transform: (
+        transform in ("grad", "vjp", "jacrev") or (transform == "grad of grad" and row not in FEW)
+    )
+)
 @pytest.mark.parametrize("transform", COMPILED_TRANSFORMS)
 @each_start_slowly
 def test_compiled_transforms(row, start, device, transform, compiled):
@@ -537,6 +543,25 @@ def test_a_compiled_module_trains_as_it_does_eagerly(row, start, device, compile
             optimizer.step()
         losses.append(cell.weight.detach())
     assert_agree(*losses)
+
+
+class Scaled(torch.nn.Module):
+    """A module whose number is a setting of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+
+    def forward(self, q: torch.Tensor) -> torch.Tensor:
+        return srwm.sum_rule.forward(q, q, q, normalise=self.scale / 2, scale=self.scale)
+
+
+@pytest.mark.parametrize("dynamic", [None, True, False])
+def test_settings_of_a_compiled_module_may_change(dynamic, compiled):
+    module, q = Scaled(), torch.rand(5, 3)
+    f = compiled(module, backend="aot_eager", dynamic=dynamic)
+    for module.scale in (1.0, 0.5, 0.25, 3.0):
+        torch.testing.assert_close(f(q), module(q))
 
 
 # ---- exported
