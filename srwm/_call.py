@@ -64,6 +64,8 @@ def front_end_of(kind: type) -> Any:
 
 def with_settings(op: Operator, verb: str, *values: Any) -> Operator:
     """The operator with these values of its settings, checked."""
+    # In a set, a number that torch's compiler has made symbolic is the constant again that it must be here.
+    values = tuple([one for v in values for one in ({v} if isinstance(v, float) else (v,))])
     key = _key_of(op.name, verb, values)
     return op if key == op.key else varied[key]
 

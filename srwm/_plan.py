@@ -87,7 +87,7 @@ class Plan:
                 self._backward.clear()
             op, arrays = self.call.operator, tuple(unpack(key))
             name, first = op.verb("backward"), self.call.operands[0]
-            _check_memory(name, ("saved", *op.gradient_names), arrays)
+            check_memory(name, ("saved", *op.gradient_names), arrays)
             devices = [a and _device_name(*a.device) for a in (first, *arrays[1:])]
             _checks.one_device(name, (op.names[0], *op.gradient_names), devices)
             if self._backend.NEEDS_ALIGNMENT and not all(a is None or a.is_aligned for a in arrays):
@@ -156,7 +156,7 @@ def make(
     assert first is not None
     devices = [None if a is None else _device_name(*a.device) for a in layouts]
     _checks.one_device(name, op.names, devices)
-    _check_memory(name, op.names, layouts)
+    check_memory(name, op.names, layouts)
     module = _dispatch.resolve(name, op, kind_of(first.device[0]), backend)
     call = Call(op, layouts, lead, sizes, first.dtype, op.state_dtype(layouts), first.device[1])
     # A list, which is made at once: other threads may add plans.
@@ -177,7 +177,7 @@ def _device_name(device_type: int, index: int) -> str:
     return kind if kind == "cpu" else f"{kind}:{index}"
 
 
-def _check_memory(name: str, arguments: Sequence[str], layouts: Sequence[Layout | None]) -> None:
+def check_memory(name: str, arguments: Sequence[str], layouts: Sequence[Layout | None]) -> None:
     """Raise ValueError for an array whose storage was freed."""
     for argument, a in zip(arguments, layouts, strict=True):
         if a is not None and not a.has_memory:

@@ -18,7 +18,7 @@ from srwm._cy import exchange
 from srwm._cy.recycled import room
 from srwm._cy.run import known
 from srwm._layouts import CPU, CUDA, ROCM, Reading
-from srwm._plan import Plan, find, ready
+from srwm._plan import Plan, check_memory, find, ready
 from srwm._threads import threads_asked_for
 from srwm.operators.spec import Operator
 
@@ -146,6 +146,9 @@ def backward(
         _check_saved(name, plan, saved, flat[0])
         _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
         _checks.one_device(name, (op.names[0], *op.gradient_names), devices_of((flat[0], *incoming)))
+        reading = _TENSORS.read((saved, *incoming))
+        if plan.runs_on_arrays and reading is not None:  # others look at what they bind to
+            check_memory(name, ("saved", *op.gradient_names), tuple(exchange.unpack(reading[0])))
 
     if num_threads is not None:
         num_threads = _checks.thread_count(op.verb("backward"), "num_threads", num_threads)

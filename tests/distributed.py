@@ -30,18 +30,20 @@ STEPS = 3
 
 
 class Net(torch.nn.Module):
-    """An operator whose initial matrices are learned, and a linear map behind it."""
+    """An operator whose parameters and initial matrices are learned, and a linear map behind it."""
 
     def __init__(self, row: Row, run: object) -> None:
         super().__init__()
-        case = random_case(row, ((), (), 5, 4, 6), seed=1)
+        case = random_case(row, ((), (), 5, 4, 6), seed=1).map(torch.tensor)
         self.row, self.run = row, run
-        self.weight = torch.nn.Parameter(torch.tensor(case[row.initial]))
-        self.out = torch.nn.Linear(6, 2, dtype=torch.float64)
+        weights = {row.op.flat[i].name: case.flat[i] for i in row.op.places("parameter", "initial")}
+        self.weights = torch.nn.ParameterDict(weights)
+        self.out = torch.nn.Linear(case.incoming[0].shape[-1], 2, dtype=torch.float64)
 
-    def forward(self, reset: torch.Tensor, *data: torch.Tensor) -> torch.Tensor:
-        y, state = self.run(self.row, (*data, self.weight, None, reset))
-        return self.out(y).square().mean() + state.sin().mean()
+    def forward(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        given = given | dict(self.weights)
+        y, *states = self.run(self.row, tuple(given.get(name) for name in self.row.op.names))
+        return self.out(y).square().mean() + sum(state.sin().mean() for state in states)
 
 
 class Loss(torch.nn.Module):
@@ -64,9 +66,11 @@ class Problem(NamedTuple):
 
 
 def problem_of_operator(row: Row) -> Problem:
-    def arguments(step: int, rank: int) -> tuple[torch.Tensor, ...]:
-        case = random_case(row, ((3,), (), 5, 4, 6), reset=True, seed=10 * step + rank).map(torch.tensor)
-        return (case["reset"], *(case.flat[i] for i in row.op.places("data")))
+    def arguments(step: int, rank: int) -> tuple[dict[str, torch.Tensor]]:
+        size, seed = ((3,), (), 5, 4, 6), 10 * step + rank
+        case = random_case(row, size, reset=True, mask=True, seed=seed).map(torch.tensor)
+        places = row.op.places("data", "flag")
+        return ({row.op.flat[i].name: case.flat[i] for i in places},)
 
     return Problem(Net(row, lambda row, flat: row.forward(flat)), Net(row, plain_loop), arguments)
 
@@ -84,7 +88,7 @@ def problem_of_layer(name: str) -> Problem:
 
 
 PROBLEMS = {
-    **{row.op.name: lambda row=row: problem_of_operator(row) for row in ROWS},
+    **{row.name: lambda row=row: problem_of_operator(row) for row in ROWS},
     **{name: lambda name=name: problem_of_layer(name) for name in layers.MAKERS},
 }
 

@@ -8,6 +8,7 @@ dtype.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,14 +32,51 @@ def over_root_of_rows(rng: np.random.Generator, shape: tuple[int, ...]) -> np.nd
     return rng.standard_normal(shape) / np.sqrt(shape[-2])
 
 
+def memory(has_query: bool) -> Draw:
+    """Packed matrices of a memory, which an input with a first entry of 1 keeps for a while."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        W = over_root_of_rows(rng, shape) / 2
+        W[..., 0, -1 if has_query else -1 - shape[-2]] += 8  # the column alpha
+        return W
+
+    return draw
+
+
+def with_one(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Vectors whose first entry is 1."""
+    a = rng.standard_normal(shape)
+    a[..., 0] = 1
+    return a
+
+
 def about_as_long_as_1(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Vectors."""
     return rng.standard_normal(shape) / np.sqrt(shape[-1])
 
 
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers whose sums of products do not come near to zero."""
+    return 0.1 + rng.random(shape)
+
+
+def distributions(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Vectors of positive entries whose sum is 1."""
+    e = np.exp(rng.standard_normal(shape))
+    return e / e.sum(-1, keepdims=True)
+
+
+def low(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of which exp is about as small as what is added in a denominator."""
+    return rng.standard_normal(shape) - 10
+
+
 def rates(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers between 0 and 1."""
     return rng.random(shape)
+
+
+VERBS = ("forward", "vjp", "backward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +86,20 @@ class Row:
     Attributes
     ----------
     op : Operator
+        With the values of its settings that the row runs it with.
     functions : object
-        What has its public `forward`, `vjp` and `backward`.
+        What has its public `forward`, `vjp` and `backward`. Another operator may have them too, as
+        `srwm.forward` with `read`.
     torch_step : callable
         One step in torch operations, written without the package: the entries of the data operands at a
-        step, then the matrix before it -> the output, and the matrix after it.
+        step, then the parameters, then the matrices before it -> the output, and the matrices after it.
     draws : mapping of str to callable
         How the entries of some operands are drawn; of others, normally distributed. A state is drawn as the
         matrix that it stands for.
     letters : callable
         The sizes of letters that L, D and Do do not name, from these.
+    name : str
+        By default that of the operator.
     """
 
     op: Operator
@@ -65,80 +107,292 @@ class Row:
     torch_step: Callable[..., Any]
     draws: Mapping[str, Draw] = field(default_factory=dict)
     letters: Callable[[Mapping[str, int]], dict[str, int]] = lambda sizes: {}
+    name: str = ""
+    places_of: Mapping[str, tuple[str, ...]] = field(init=False)  # arguments with a place, by function
+
+    def __post_init__(self) -> None:
+        """Read the signatures once: torch's compiler cannot."""
+        object.__setattr__(self, "name", self.name or self.op.name)
+        places = {}
+        for verb in VERBS:
+            parameters = inspect.signature(getattr(self.functions, verb)).parameters.values()
+            with_place = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            places[verb] = tuple(name for name in with_place if not name.startswith("grad_"))
+        object.__setattr__(self, "places_of", places)
 
     def __repr__(self) -> str:
-        return self.op.name
+        return self.name
 
     def place(self, name: str) -> int:
         """The place of an operand in the flat order."""
-        return [operand.name for operand in self.op.flat].index(name)
+        return self.op.names.index(name)
 
     @property
-    def initial(self) -> str:
-        """The name of the matrix with which sequences begin."""
-        return self.op.initials[0].name
+    def initials(self) -> tuple[str, ...]:
+        """The names of the matrices with which sequences begin."""
+        return tuple(operand.name for operand in self.op.initials)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of the matrices that replace these at the start."""
+        return tuple(operand.name for operand in self.op.states)
+
+    @property
+    def next_states(self) -> tuple[str, ...]:
+        """The names of the matrices after the last step."""
+        return tuple(operand.name for operand in self.op.next_states)
 
     @property
     def result_names(self) -> tuple[str, ...]:
-        """The names of the output and of the matrix after the last step."""
+        """The names of the output and of the matrices after the last step."""
         return tuple(result.name for result in self.op.results)
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether it skips padding."""
+        return self.op.place("mask") is not None
+
     def forward(self, flat: Sequence[Any], *, return_state: bool = True, **options: Any) -> Any:
-        """The public `forward` on operands in the flat order; None for those that are not given."""
-        return self.functions.forward(*self._split(flat, options), return_state=return_state, **options)
+        """The public `forward` on operands in the flat order; None for those that are not given.
+
+        The output and the matrices in one tuple; the output alone without `return_state`.
+        """
+        arguments = self._split("forward", flat, options)
+        results = self.functions.forward(*arguments, return_state=return_state, **options)
+        return self._flattened(results) if return_state else results
 
     def vjp(self, flat: Sequence[Any], **options: Any) -> Any:
-        """The public `vjp`."""
-        return self.functions.vjp(*self._split(flat, options), **options)
+        """The public `vjp`: the results, and a function of their gradients, as those of `forward`."""
+        results, pullback = self.functions.vjp(*self._split("vjp", flat, options), **options)
 
-    def backward(self, flat: Sequence[Any], *incoming: Any, **options: Any) -> Any:
-        """The public `backward`; the state is given only where there is one."""
-        *before, state = self._split(flat, options)
-        return self.functions.backward(*before, *incoming, state=state, **options)
+        def pull_back(grad_y: Any, *of_states: Any) -> tuple[Any, ...]:
+            return self._of_operands(pullback(grad_y, _joined(of_states)))
 
-    def _split(self, flat: Sequence[Any], options: dict[str, Any]) -> list[Any]:
-        """The operands that have a place, as they are; flags are put into the options."""
-        flags = self.op.places("flag")
-        options |= {self.op.flat[i].name: flat[i] for i in flags if i < len(flat)}
-        return [a for i, a in enumerate(flat) if i not in flags]
+        return self._flattened(results), pull_back
+
+    def backward(self, flat: Sequence[Any], grad_y: Any, *of_states: Any, **options: Any) -> Any:
+        """The public `backward`."""
+        arguments = self._split("backward", flat, options)
+        found = self.functions.backward(*arguments, grad_y, _joined(of_states), **options)
+        return self._of_operands(found)
+
+    def _split(self, verb: str, flat: Sequence[Any], options: dict[str, Any]) -> list[Any]:
+        """The arguments that have a place; the others are put into the options, with the settings."""
+        given = dict(zip(self.op.names, flat, strict=False))
+        given["state"] = _joined([given.pop(name, None) for name in self.states])
+        arguments = [given.pop(name, None) for name in self.places_of[verb]]
+        options |= given
+        options |= self.op.by_setting
+        return arguments
+
+    def _flattened(self, results: Any) -> tuple[Any, ...]:
+        y, matrices = results
+        return (y, matrices) if len(self.states) == 1 else (y, *matrices)
+
+    def _of_operands(self, gradients: Sequence[Any]) -> tuple[Any, ...]:
+        """The gradients without those of arguments that another operator of the module takes: None."""
+        names = self.places_of["backward"]
+        foreign = [i for i, name in enumerate(names) if name not in self.op.names]
+        assert all(gradients[i] is None for i in foreign)
+        return tuple(g for i, g in enumerate(gradients) if i not in foreign)
 
 
-# ---- the rows
+def _joined(matrices: Sequence[Any]) -> Any:
+    """One array or None for each state, as the public functions take them."""
+    if all(a is None for a in matrices):
+        return None
+    return matrices[0] if len(matrices) == 1 else tuple(matrices)
 
 
-def srwm_step(x_t: Any, W: Any) -> Any:
-    """Of the self-referential weight matrix: x_t (..., D), W (..., D, M)."""
-    torch = pytest.importorskip("torch")
+# ---- the rows: each step is written from the papers' equations (docs), not from the package
 
-    D = x_t.shape[-1]
-    y, q, k, b = torch.einsum("...d,...dm->...m", x_t, W).tensor_split((-2 * D - 4, -D - 4, -4), -1)
+
+def _torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def _times(v: Any, A: Any) -> Any:
+    return _torch().einsum("...d,...dm->...m", v, A)
+
+
+def _outer(a: Any, b: Any) -> Any:
+    return _torch().einsum("...d,...m->...dm", a, b)
+
+
+def srwm_step(x_t: Any, W: Any, read_t: Any = None) -> Any:
+    """Of the self-referential weight matrix: x_t, read_t (..., D), W (..., D, M)."""
+    D, torch = x_t.shape[-1], _torch()
+    y, q, k, b = _times(x_t, W).tensor_split((-2 * D - 4, -D - 4, -4), -1)
     q, k, b = q.softmax(-1), k.softmax(-1), b.sigmoid()
-    change = torch.einsum("...d,...dm->...m", q, W) - torch.einsum("...d,...dm->...m", k, W)
+    change = _times(q, W) - _times(k, W)
     blocks = zip(change.tensor_split((-2 * D - 4, -D - 4, -4), -1), range(4), strict=True)
     u = torch.cat([b[..., j : j + 1] * block for block, j in blocks], -1)
-    return y, W + torch.einsum("...d,...m->...dm", k, u)
+    if read_t is not None:
+        y = _times(read_t, W[..., : y.shape[-1]])
+    return y, W + _outer(k, u)
+
+
+def srwm_read_step(x_t: Any, read_t: Any, W: Any) -> Any:
+    """The same with an input of its own for the output."""
+    return srwm_step(x_t, W, read_t)
 
 
 def delta_step(q_t: Any, k_t: Any, v_t: Any, beta_t: Any, S: Any) -> Any:
     """Of the delta rule: q_t, k_t (..., D), v_t (..., Do), beta_t (...), S (..., D, Do)."""
-    torch = pytest.importorskip("torch")
-
-    u = beta_t[..., None] * (v_t - torch.einsum("...d,...do->...o", k_t, S))
-    S = S + torch.einsum("...d,...o->...do", k_t, u)
-    return torch.einsum("...d,...do->...o", q_t, S), S
+    u = beta_t[..., None] * (v_t - _times(k_t, S))
+    S = S + _outer(k_t, u)
+    return _times(q_t, S), S
 
 
-SRWM = Row(
-    OPERATORS["srwm"],
-    srwm,
-    srwm_step,
-    {"W": over_root_of_rows},
-    lambda sizes: {"M": sizes["Do"] + 2 * sizes["D"] + 4},
-)
+def sum_step(q_t: Any, k_t: Any, v_t: Any, S: Any) -> Any:
+    """Of the sum rule with scale 1/2: q_t, k_t (..., D), v_t (..., Do), S (..., D, Do)."""
+    S = S + _outer(k_t, v_t)
+    return _times(q_t, S) / 2, S
+
+
+def normalised_sum_step(q_t: Any, k_t: Any, v_t: Any, S: Any, z: Any) -> Any:
+    """The same with a denominator, with 0.1 in it: z (..., D)."""
+    S, z = S + _outer(k_t, v_t), z + k_t
+    return _times(q_t, S) / 2 / ((q_t * z).sum(-1, keepdim=True) + 0.1), S, z
+
+
+def recurrent_delta_step(
+    q_t: Any, k_t: Any, v_t: Any, b_t: Any, R_q: Any, R_k: Any, R_v: Any, r_b: Any, S: Any, y: Any
+) -> Any:
+    """Of the Recurrent Delta Net: vectors (..., D), b_t (...), matrices (..., D, D)."""
+    r = y.tanh()
+    q, k = (q_t + _times(r, R_q)).softmax(-1), (k_t + _times(r, R_k)).softmax(-1)
+    v, beta = v_t + _times(r, R_v), (b_t + (r * r_b).sum(-1)).sigmoid()
+    S = S + _outer(k, beta[..., None] * (v - _times(k, S)))
+    y = _times(q, S)
+    return y, S, y
+
+
+def delta_rnn_step_2(z_t: Any, k_t: Any, v_t: Any, beta_t: Any, R: Any, h: Any) -> Any:
+    """Of the Delta RNN, version 2: vectors (..., D), beta_t (...), R (..., D, D)."""
+    R = R + _outer(k_t, beta_t[..., None] * (v_t - _times(k_t, R)))
+    s = h.exp() / (h.exp().sum(-1, keepdim=True) + 1e-6)
+    h = z_t + _times(s, R)
+    return h, R, h
+
+
+def delta_rnn_step_1(z_t: Any, k_t: Any, v_t: Any, beta_t: Any, R: Any, h: Any) -> Any:
+    """Of version 1."""
+    R = R + _outer(k_t, beta_t[..., None] * (v_t - _times(k_t, R)))
+    h = (z_t + _times(h, R)).softmax(-1)
+    return h, R, h
+
+
+def self_modifying_step(x_t: Any, W: Any, query_t: Any, a: float, c: float, form: str, scale: float) -> Any:
+    """Of the memory that modifies itself: x_t, query_t (..., D), W (..., D, M).
+
+    form: "l2" keys with softplus rates, or "softmax" keys with sigmoid ones.
+    """
+    torch, D = _torch(), x_t.shape[-1]
+    ends = (-2 * D - 2, -D - 2, -2, -1) if query_t is not None else (-3 * D - 2, -2 * D - 2, -D - 2, -D - 1)
+    W_y, W_k, W_v, W_eta, W_last = W.tensor_split(ends, -1)
+    W_alpha, W_q = W_last[..., :1], W_last[..., 1:]
+    k, v, eta, alpha = _times(x_t, W_k), _times(x_t, W_v), _times(x_t, W_eta), _times(x_t, W_alpha)
+    if form == "l2":
+        k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        eta = scale * torch.nn.functional.softplus(eta)
+    else:
+        k, eta = k.softmax(-1), scale * eta.sigmoid()
+    y = _times(_times(x_t, W_q) if query_t is None else query_t, W_y)
+    change = eta * _times(a * v - c * k, W)
+    return y, alpha.sigmoid()[..., None] * W + _outer(k, change)
+
+
+def self_modifying_l2(x_t: Any, W: Any) -> Any:
+    """With the objective of equation 93."""
+    return self_modifying_step(x_t, W, None, 1, 2, "l2", 0.3)
+
+
+def self_modifying_printed(x_t: Any, W: Any) -> Any:
+    """With that of equation 92, as it is printed."""
+    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 0.3)
+
+
+def self_modifying_query(x_t: Any, query_t: Any, W: Any) -> Any:
+    """With the squared distance, and queries from outside."""
+    return self_modifying_step(x_t, W, query_t, 2, 3, "l2", 0.1)
+
+
+def _srwm_letters(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {"M": sizes["Do"] + 2 * sizes["D"] + 4}
+
+
+def _with(name: str, **settings: Any) -> Operator:
+    """The operator with some settings of these values, and the others of their default ones."""
+    op = OPERATORS[name]
+    return op.at(tuple({**op.by_setting, **settings}.values()))
+
+
+def _memory(name: str, step: Any, blocks: int, of: str = "", **settings: Any) -> Row:
+    """A row of a memory that modifies itself, with this many blocks of D columns."""
+    return Row(
+        _with(of or name, **settings),
+        srwm.self_modifying,
+        step,
+        {"x": with_one, "W": memory(has_query=blocks == 2)},
+        lambda sizes: {"M": sizes["Do"] + blocks * sizes["D"] + 2},
+        name,
+    )
+
+
+_OF_DELTA_RNN = {"k": distributions, "beta": rates, "R": over_root_of_rows}
+
+SRWM = Row(OPERATORS["srwm"], srwm, srwm_step, {"W": over_root_of_rows}, _srwm_letters)
+SRWM_READ = Row(OPERATORS["srwm_read"], srwm, srwm_read_step, {"W": over_root_of_rows}, _srwm_letters)
 DELTA = Row(OPERATORS["delta"], srwm.delta, delta_step, {"k": about_as_long_as_1, "beta": rates})
+SUM_RULE = Row(_with("sum_rule", scale=0.5), srwm.sum_rule, sum_step)
+NORMALISED_SUM_RULE = Row(
+    _with("normalised_sum_rule", normalise=0.1, scale=0.5),
+    srwm.sum_rule,
+    normalised_sum_step,
+    {"q": positive, "k": positive, "z": positive},
+)
+RECURRENT_DELTA = Row(
+    OPERATORS["recurrent_delta"],
+    srwm.recurrent_delta,
+    recurrent_delta_step,
+    {**dict.fromkeys(("R_q", "R_k", "R_v"), over_root_of_rows), "r_b": about_as_long_as_1},
+)
+DELTA_RNN = Row(
+    OPERATORS["delta_rnn"], srwm.delta_rnn, delta_rnn_step_2, {**_OF_DELTA_RNN, "z": low, "h": low}
+)
+DELTA_RNN_1 = Row(
+    _with("delta_rnn", version=1), srwm.delta_rnn, delta_rnn_step_1, _OF_DELTA_RNN, name="delta_rnn_1"
+)
+SELF_MODIFYING = _memory("self_modifying", self_modifying_l2, 3, c=2.0, rate_scale=0.3)
+SELF_MODIFYING_PRINTED = _memory(
+    *("self_modifying_printed", self_modifying_printed, 3, "self_modifying"),
+    **{"a": -1.0, "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.3},
+)
+SELF_MODIFYING_QUERY = _memory(
+    "self_modifying_query", self_modifying_query, 2, a=2.0, c=3.0, rate_scale=0.1
+)
 
-ROWS = (SRWM, DELTA)
+ROWS = (
+    SRWM,
+    SRWM_READ,
+    DELTA,
+    SUM_RULE,
+    NORMALISED_SUM_RULE,
+    RECURRENT_DELTA,
+    DELTA_RNN,
+    DELTA_RNN_1,
+    SELF_MODIFYING,
+    SELF_MODIFYING_PRINTED,
+    SELF_MODIFYING_QUERY,
+)
+# Those that run what is costly in `make test`: what an operator can be made of is in one of them.
+THOROUGH = (SRWM, DELTA, RECURRENT_DELTA, SELF_MODIFYING)
+# Those that the suites of CuPy's arrays and of tensors on CUDA walk: what these test does not depend on a kernel.
+ON_CUDA = (SRWM, DELTA)
 each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
+each_operator_with_a_mask = pytest.mark.parametrize("row", [r for r in ROWS if r.has_mask], ids=repr)
+each_operator_on_cuda = pytest.mark.parametrize("row", ON_CUDA, ids=repr)
 
 
 # ---- sizes
@@ -181,14 +435,31 @@ def size_id(size: Any) -> str:
     return "-".join(map(str, size)).replace(" ", "")
 
 
-# Where sequences start and begin anew: which of the optional operands a case has.
+# Where sequences start and begin anew, and whether some steps are padding: which of the optional operands a
+# case has. Rows whose operator has no mask have no starts with one.
 STARTS = {
     "plain": {},
     "reset": {"reset": True},
     "state": {"state": True},
     "state-reset": {"state": True, "reset": True},
+    "mask": {"mask": True},
+    "state-reset-mask": {"state": True, "reset": True, "mask": True},
 }
-each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+EVERYTHING = STARTS["state-reset-mask"]  # of those without a mask, all but that
+
+
+def starts_of(row: Row) -> dict[str, dict[str, bool]]:
+    """The starts of a row."""
+    return {name: start for name, start in STARTS.items() if row.has_mask or "mask" not in start}
+
+
+def _with_starts(rows: Sequence[Row]) -> Any:
+    every = [(row, name, start) for row in rows for name, start in starts_of(row).items()]
+    several = [pytest.param(row, start, id=f"{row}-{name}") for row, name, start in every]
+    return pytest.mark.parametrize(("row", "start"), several)
+
+
+each_operator_and_start, each_operator_and_start_on_cuda = map(_with_starts, (ROWS, ON_CUDA))
 
 
 # ---- cases
@@ -225,9 +496,24 @@ class Case:
 
     def with_(self, **operands: Any) -> Case:
         """The case with other operands, or None, under these names."""
-        names = [operand.name for operand in self.row.op.flat]
+        names = self.row.op.names
         assert operands.keys() <= set(names)
         return replace(self, flat=tuple(operands.get(n, a) for n, a in zip(names, self.flat, strict=True)))
+
+    def with_states(self, states: Sequence[Any] | None) -> Case:
+        """The case with other states, or with none."""
+        names = self.row.states
+        return self.with_(**dict(zip(names, states or (None,) * len(names), strict=True)))
+
+    @property
+    def states(self) -> tuple[Any, ...]:
+        """Its states."""
+        return tuple(self[name] for name in self.row.states)
+
+    @property
+    def initials(self) -> tuple[Any, ...]:
+        """The matrices with which its sequences begin."""
+        return tuple(self[name] for name in self.row.initials)
 
     def __getitem__(self, name: str) -> Any:
         return self.flat[self.row.place(name)]
@@ -268,7 +554,7 @@ class Case:
         flat = self.row.op.flat
         names = [flat[i].name for i in self.row.op.differentiable]
         if len(gradients) < len(names):  # states have gradients only where they are given
-            names = [n for n in names if n not in {state.name for state in self.row.op.states}]
+            names = [n for n in names if n not in self.row.states]
         given = {f"g{n}": g for n, g in zip(names, gradients, strict=True) if g is not None}
         return dict(zip(self.row.result_names, results, strict=True)) | given
 
@@ -280,13 +566,16 @@ def random_case(
     state: bool = False,
     initial: bool = True,
     reset: bool = False,
+    mask: bool = False,
     leads: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
 ) -> Case:
     """A random case of a size of the table, in float64; with resets at a tenth of the steps.
 
-    `state` and `reset`: whether these are given; `initial`: whether optional initial matrices are. `leads`
-    are leading axes of some operands; others have those that the size names, or their broadcast.
+    `state`, `reset` and `mask`: whether these are given, the last of an operator that has one, with a
+    quarter of the steps as padding; `initial`: whether optional initial matrices are. `leads` are leading
+    axes of some operands, or of all of a role; others have those that the size names, or their broadcast.
+    Operators whose matrices are square have no size Do.
     """
     rng = np.random.default_rng(seed)
     op, leads = row.op, dict(leads or {})
@@ -295,15 +584,18 @@ def random_case(
     sizes |= row.letters(sizes)
     lead = np.broadcast_shapes(data_lead, initial_lead, *leads.values())
     of_role = {"data": data_lead, "parameter": (), "initial": initial_lead, "state": lead, "flag": lead}
-    is_given = {"data": True, "parameter": True, "initial": initial, "state": state, "flag": reset}
-    like = dict(zip((s.name for s in op.states), (i.name for i in op.initials), strict=True))
+    is_given = {"data": True, "parameter": True, "initial": initial, "state": state}
+    is_given |= {"reset": reset, "mask": mask}
+    like = dict(zip(row.states, row.initials, strict=True))
 
     def draw(operand: Operand) -> Any:
-        if operand.optional and not is_given[operand.role]:
+        kind = operand.name if operand.role == "flag" else operand.role
+        if operand.optional and not is_given[kind]:
             return None
-        shape = operand.shape(leads.get(operand.name, of_role[operand.role]), sizes)
+        of = leads.get(operand.name, leads.get(operand.role, of_role[operand.role]))
+        shape = operand.shape(of, sizes)
         if operand.role == "flag":
-            return rng.random(shape) < 0.1
+            return rng.random(shape) < {"reset": 0.1, "mask": 0.75}[kind]
         how = row.draws.get(like.get(operand.name, operand.name))
         return how(rng, shape) if how else rng.standard_normal(shape)
 
@@ -349,6 +641,8 @@ def growth_case() -> Case:
 # rounding of the result is allowed for: they are computed in float32.
 TOLERANCE = {"float64": 1e-11, "float32": 1e-4, "float16": 1e-3, "bfloat16": 8e-3}
 
+NOTHING = 1e-30  # what is smaller has no digits in float32
+
 
 def relative_error(a: Any, truth: Any) -> float:
     """Greatest difference relative to the truth's greatest entry; inf where shapes or NaNs differ."""
@@ -357,7 +651,7 @@ def relative_error(a: Any, truth: Any) -> float:
         return np.inf
     if truth.size == 0:
         return 0.0
-    return float(np.abs(a - truth).max() / max(np.abs(truth).max(), np.finfo(np.float64).tiny))
+    return float(np.abs(a - truth).max() / max(np.abs(truth).max(), NOTHING))
 
 
 def assert_close(got: dict[str, Any], truth: dict[str, Any], tolerance: float, where: object = "") -> None:
@@ -432,35 +726,49 @@ def by_autograd(case: Case, dtype: Any = None) -> dict[str, Any]:
     return {name: t.detach().numpy() for name, t in found.items()}
 
 
-def plain_loop(row: Row, flat: Sequence[Any]) -> tuple[Any, Any]:
-    """The operator on tensors as a loop over `torch_step`, with resets and a state: L >= 1."""
+def plain_loop(row: Row, flat: Sequence[Any]) -> tuple[Any, ...]:
+    """The operator on tensors as a loop over `torch_step`, with resets, states and a mask: L >= 1."""
     torch = pytest.importorskip("torch")
 
     op = row.op
     flat = (*flat, *(None,) * (len(op.flat) - len(flat)))
+    given = dict(zip(op.names, flat, strict=True))
     data = [(op.flat[i], flat[i]) for i in op.places("data")]
-    (initial,), (state,) = ([flat[i] for i in op.places(role)] for role in ("initial", "state"))
-    flags = [flat[i] for i in op.places("flag")]
-    reset = flags[0] if flags else None
-    if initial is None:
-        sizes = {
-            letter: n
-            for o, a in data
-            for letter, n in zip(o.letters, a.shape[a.ndim - o.core :], strict=True)
-        }
-        initial = data[0][1].new_zeros(op.initials[0].shape((), sizes))
-    matrix = initial if state is None else state
+    parameters = [flat[i] for i in op.places("parameter")]
+    sizes = {
+        letter: n for o, a in data for letter, n in zip(o.letters, a.shape[a.ndim - o.core :], strict=True)
+    }
+    initials = [
+        data[0][1].new_zeros(o.shape((), sizes)) if given[o.name] is None else given[o.name]
+        for o in op.initials
+    ]
+    matrices = [
+        a if given[o.name] is None else given[o.name] for o, a in zip(op.states, initials, strict=True)
+    ]
+    reset, mask = given.get("reset"), given.get("mask")
+
+    def where(flag: Any, core: int, there: Any, elsewhere: Any) -> Any:
+        return torch.where(flag[(..., *(None,) * core)], there, elsewhere)
+
     outputs = []
-    for t in range(data[0][1].shape[-data[0][0].core]):
+    for t in range(sizes["L"]):
         if reset is not None:
-            matrix = torch.where(reset[..., t, None, None], initial, matrix)
-        y, matrix = row.torch_step(*(a.select(-o.core, t) for o, a in data), matrix)
+            now = reset[..., t] if mask is None else reset[..., t] & mask[..., t]
+            several = zip(op.initials, initials, matrices, strict=True)
+            matrices = [where(now, o.core, a, b) for o, a, b in several]
+        y, *after = row.torch_step(*(a.select(-o.core, t) for o, a in data), *parameters, *matrices)
+        if mask is not None:
+            y = where(mask[..., t], op.output.core - 1, y, torch.zeros_like(y))
+            several = zip(op.initials, after, matrices, strict=True)
+            after = [where(mask[..., t], o.core, a, b) for o, a, b in several]
+        matrices = after
         outputs.append(y)
     lead = torch.broadcast_shapes(
         *(tuple(a.shape)[: a.ndim - o.core] for o, a in zip(op.flat, flat, strict=True) if a is not None)
     )
     y = torch.stack([y.expand(*lead, *y.shape[-1:]) for y in outputs], -2)
-    return y, matrix.expand(*lead, *matrix.shape[-2:])
+    ends = zip(op.initials, matrices, strict=True)
+    return y, *(a.expand(*lead, *a.shape[a.ndim - o.core :]) for o, a in ends)
 
 
 # ---- backends
@@ -483,7 +791,7 @@ class Backend:
         reason = (
             _dispatch.states()[self.name] if self.name in _dispatch.BACKENDS else "it is not in the table"
         )
-        if reason == "usable" and self.name in _dispatch.BACKENDS:
+        if reason == "usable":
             taken = _dispatch.module(self.name).takes(op)
             reason = "usable" if taken else f"{self.name} has no kernels of {op.label}"
         elif self.name == "cuda":

@@ -10,7 +10,7 @@ import pytest
 from srwm import _checks
 from srwm._cy import cpu
 from srwm.reference import loop
-from tests.operators import each_operator, random_case
+from tests.operators import EVERYTHING, each_operator, random_case
 
 LEADS = [(), (1,), (3,), (2, 3), (2, 1), (1, 3), (2, 2, 3), (0,), (2, 0), (5, 1, 1)]
 
@@ -27,7 +27,7 @@ def test_broadcast_of_two_is_numpys(a, b):
 @each_operator
 def test_leading_axes_of_all_operands_are_numpys(row):
     """Of every operand in turn beside every other one."""
-    case = random_case(row, ((), (), 4, 2, 3), state=True, reset=True)
+    case = random_case(row, ((), (), 4, 2, 3), **EVERYTHING)
     for (i, a), (j, b) in product(enumerate(LEADS), enumerate(LEADS[:6])):
         flat = list(case.flat)
         first, second = i % len(flat), (i + j + 1) % len(flat)

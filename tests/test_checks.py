@@ -19,7 +19,7 @@ import srwm
 from srwm import _dispatch
 from srwm._plan import Plan
 from srwm.reference import loop
-from tests.operators import DELTA, ROWS, SRWM, Case, Row, random_case
+from tests.operators import DELTA, EVERYTHING, ROWS, SRWM, Case, Row, random_case
 
 torch = pytest.importorskip("torch")  # missing where the installed wheel is tested
 
@@ -39,7 +39,8 @@ class Bad:
 
 def case_of(row: Row) -> Case:
     """Operands that are all right, and of which no two axes have one size."""
-    return random_case(row, ((5,), (5,), 7, 3, 2), state=True, reset=True).astype(np.float32)
+    case = random_case(row, ((5,), (5,), 7, 3, 2), **EVERYTHING, leads={"parameter": (5,)})
+    return case.astype(np.float32)
 
 
 def bad_operands(row: Row) -> list[Bad]:
@@ -49,13 +50,19 @@ def bad_operands(row: Row) -> list[Bad]:
 
     def add(what: str, name: str, a: Any, error: type[Exception], message: str, at: str = "") -> None:
         found.append(
-            Bad(f"{name} {what}", case.with_(**{name: a}).flat, error, f"{at or name}: {message}", {})
+            Bad(
+                f"{name} {what}",
+                case.with_(**{name: a}).flat,
+                error,
+                f"{re.escape(at or name)}: {message}",
+                {},
+            )
         )
 
     for operand in row.op.flat:
         name, a, own = operand.name, case[operand.name], ", ".join(operand.letters)
         add("list", name, [[1.0]], TypeError, r"expected an array \(NumPy.* got builtins\.list; convert")
-        if not operand.optional:
+        if not operand.optional and name in row.places_of["forward"]:  # others choose the operator
             add("None", name, None, TypeError, r"expected an array .* got builtins\.NoneType; convert")
         form = rf"expected shape \(\.\.\., {own}\), got"
         add("scalar", name, np.asarray(a[(0,) * a.ndim]), ValueError, rf"{form} \(\) with 0 axes; add")
@@ -164,14 +171,13 @@ def bad_operands(row: Row) -> list[Bad]:
     ):
         found.append(Bad(str(options), case.flat, error, message, options))
     halves = case.astype(np.float16)
-    wide = halves.with_(state=case["state"].astype(np.float64))
-    message = rf"state: expected the dtype of {first}, float16 or float32, got float64"
-    found.append(Bad("float64 state beside halves", wide.flat, TypeError, message, {}))
-    other = halves.with_(state=case["state"].astype(ml_dtypes.bfloat16))
-    message = rf"state: expected the dtype of {first}, float16 or float32, got bfloat16"
-    found.append(Bad("another half beside halves", other.flat, TypeError, message, {}))
-    for role in ("data", "initial"):
-        name = row.op.flat[row.op.places(role)[-1]].name
+    of_state = re.escape(row.states[0])
+    for what, dtype in (("float64", np.float64), ("another half", ml_dtypes.bfloat16)):
+        other = halves.with_states([a.astype(dtype) for a in case.states])
+        message = rf"{of_state}: expected the dtype of {first}, float16 or float32, got {np.dtype(dtype)}"
+        found.append(Bad(f"{what} state beside halves", other.flat, TypeError, message, {}))
+    for role in ("data", "parameter", "initial"):
+        name = ([first] + [row.op.flat[i].name for i in row.op.places(role)])[-1]
         if name != first:
             message = rf"{name}: expected the dtype of {first}, float16, got float32"
             found.append(
@@ -273,29 +279,36 @@ def test_counts_of_any_integer_type_are_threads():
 def bad_gradients(row):
     """(what, gradients, error, message)"""
     case = case_of(row)
-    (y, m), (name_y, name_m) = case.incoming, row.result_names
-    first = row.op.flat[0].name
+    (y, m, *others), (name_y, name_m, *_) = case.incoming, row.result_names
+    first, width = row.op.flat[0].name, y.shape[-1]
     of_y, of_m = f"grad_{name_y}: expected", f"grad_{name_m}: expected"
     float64 = r".*float32, got .*float64"
-    return [
+    shape_of_m = re.escape(str(m[0].shape))
+    bad = [
         (
             "shape of y's",
             (y[:, :6], None),
             ValueError,
-            rf"{of_y} the shape of {name_y}, .*7, 2\), got \(5, 6, 2\)",
+            rf"{of_y} the shape of {name_y}, .*7, {width}\), got \(5, 6, {width}\)",
         ),
-        ("rank of y's", (y[0], None), ValueError, rf"{of_y} the shape of {name_y}, .*, got \(7, 2\)"),
+        ("rank of y's", (y[0], None), ValueError, rf"{of_y} the shape of {name_y}, .*, got \(7, {width}\)"),
         ("dtype of y's", (y.astype("d"), None), TypeError, rf"{of_y} the dtype of {first}, {float64}"),
         ("no y's", (None, m), TypeError, rf"{of_y} an array"),
         (
             "shape of the state's",
             (y, m[0]),
             ValueError,
-            rf"{of_m} the shape of {name_m}, .* got \(3, \d+\)",
+            rf"{of_m} the shape of {name_m}, .* got {shape_of_m}",
         ),
         ("type of the state's", (y, 1.0), TypeError, rf"{of_m} an array .* got builtins\.float"),
-        ("dtype of the state's", (y, m.astype("d")), TypeError, rf"{of_m} the dtype of state, {float64}"),
+        (
+            "dtype of the state's",
+            (y, m.astype("d")),
+            TypeError,
+            rf"{of_m} the dtype of {re.escape(row.states[0])}, {float64}",
+        ),
     ]
+    return [(what, (*some, *(None for _ in others)), *rest) for what, some, *rest in bad]
 
 
 BAD_GRADIENTS = [(row, *bad) for row in ROWS for bad in bad_gradients(row)]
@@ -352,6 +365,139 @@ def test_too_few_columns_for_any_output(columns):
         srwm.forward(x, W)
     with pytest.raises(ValueError, match=r"^srwm\.unpack: W: expected .* >= 1"):
         srwm.unpack(W)
+
+
+# ---- settings, several states, square matrices
+
+
+def square(D=3, L=4):
+    """Operands of the Delta RNN."""
+    a = np.ones((L, D))
+    return a, a, a, np.ones(L)
+
+
+X, PACKED = np.ones((4, 3)), np.ones((3, 2 + 3 * 3 + 2))
+BAD_SETTINGS = {
+    "a name": (
+        srwm.sum_rule,
+        {"scale": "2"},
+        TypeError,
+        r"scale: expected a number, got builtins\.str '2'",
+    ),
+    "a bool": (srwm.sum_rule, {"scale": True}, TypeError, r"scale: expected a number, got builtins\.bool"),
+    "an array": (srwm.sum_rule, {"scale": np.ones(2)}, TypeError, r"scale: expected a number, got numpy\."),
+    "no number": (srwm.sum_rule, {"scale": None}, TypeError, r"scale: expected a number, got .*NoneType"),
+    "nan": (srwm.sum_rule, {"scale": np.nan}, ValueError, r"scale: expected a finite number, got nan; the"),
+    "inf": (srwm.sum_rule, {"normalise": np.inf}, ValueError, r"normalise: expected a finite number >= 0"),
+    "too small": (
+        srwm.sum_rule,
+        {"normalise": -1},
+        ValueError,
+        r"normalise: expected a finite number >= 0",
+    ),
+    "not above": (srwm.self_modifying, {"eps": 0}, ValueError, r"eps: expected a finite number > 0, got 0"),
+    "unknown": (
+        srwm.self_modifying,
+        {"keys": "l1"},
+        ValueError,
+        r"keys: expected one of l2, softmax, got 'l1'",
+    ),
+    "no choice": (
+        srwm.self_modifying,
+        {"rate": 1},
+        TypeError,
+        r"rate: expected one of 'softplus', 'sigmoid'",
+    ),
+    "a list": (
+        srwm.self_modifying,
+        {"keys": ["l2"]},
+        TypeError,
+        r"keys: expected one of .*got builtins\.list",
+    ),
+    "version 3": (
+        srwm.delta_rnn,
+        {"version": 3},
+        ValueError,
+        r"version: expected one of 1, 2, got 3; pass",
+    ),
+    "version True": (srwm.delta_rnn, {"version": True}, TypeError, r"version: expected one of 1, 2, got "),
+    "version 2.0": (srwm.delta_rnn, {"version": 2.0}, TypeError, r"version: expected one of 1, 2, got "),
+}
+GIVEN = {srwm.sum_rule: (X, X, X), srwm.self_modifying: (X, PACKED), srwm.delta_rnn: square()}
+
+
+@pytest.mark.parametrize("bad", BAD_SETTINGS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_bad_settings(bad, verb, no_work):
+    module, settings, error, message = BAD_SETTINGS[bad]
+    given = GIVEN[module]
+    if verb == "backward":
+        given = (*given, *(() if module is srwm.self_modifying else (None, None)), X)
+    for convert in (lambda a: a, torch.from_numpy):
+        arrays = [a if a is None else convert(a) for a in given]
+        with pytest.raises(error, match=rf"^{re.escape(module.__name__)}\.{verb}: {message}"):
+            getattr(module, verb)(*arrays, **settings)
+
+
+def test_settings_of_any_number_type():
+    expected = srwm.sum_rule.forward(X, X, X, scale=2.0)
+    for scale in (2, np.float32(2), np.int64(2)):
+        np.testing.assert_array_equal(srwm.sum_rule.forward(X, X, X, scale=scale), expected)
+
+
+def test_z_is_refused_without_a_denominator(no_work):
+    with pytest.raises(
+        ValueError, match=r"^srwm\.sum_rule\.forward: z: expected None without normalise, got "
+    ):
+        srwm.sum_rule.forward(X, X, X, None, X[0])
+    with pytest.raises(ValueError, match=r"^srwm\.sum_rule\.backward: z: expected None without normalise"):
+        srwm.sum_rule.backward(X, X, X, None, X[0], X)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.states) > 1], ids=repr)
+@pytest.mark.parametrize("verb", VERBS)
+def test_several_states_come_as_a_tuple(row, verb, no_work):
+    case = case_of(row)
+    given = dict(zip(row.op.names, case.flat, strict=True))
+    before = [given[name] for name in row.places_of["forward"] if name != "state"]
+    before += [case.incoming[0]] * (verb == "backward")
+    several = ", ".join(row.initials)
+    for state, came in (
+        (case.states[0], "numpy.ndarray"),
+        (list(case.states), "builtins.list"),
+        (case.states[:1], "a tuple of 1"),
+    ):
+        message = f"{row.op.verb(verb)}: state: expected a tuple of 2, for {several}, got {came}"
+        with pytest.raises(TypeError, match=rf"^{re.escape(message)}"):
+            getattr(row.functions, verb)(*before, state=state, **row.op.by_setting)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.states) > 1], ids=repr)
+def test_gradients_of_several_states_come_as_a_tuple(row):
+    case = case_of(row)
+    given = dict(zip(row.op.names, case.flat, strict=True))
+    before = [given[name] for name in row.places_of["forward"] if name != "state"]
+    _, pullback = row.functions.vjp(*before, state=case.states, **row.op.by_setting)
+    y, *of_states = case.incoming
+    for g in (of_states[0], of_states, tuple(of_states[:1])):
+        message = r": grad_state_next: expected a tuple of 2, for .*; pass .* or None to pass zeros"
+        with pytest.raises(TypeError, match=message):
+            pullback(y, g)
+    first, second = pullback(y, (of_states[0], None)), pullback(0 * y, (None, of_states[1]))
+    for a, b, both in zip(first, second, pullback(y, tuple(of_states)), strict=True):
+        np.testing.assert_allclose(a + b, both, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("module", [srwm.delta_rnn, srwm.recurrent_delta], ids=lambda m: m.__name__)
+def test_values_of_another_size_than_keys_are_refused(module, no_work):
+    a, v, beta = np.ones((4, 3)), np.ones((4, 2)), np.ones(4)
+    rest = () if module is srwm.delta_rnn else (*[np.ones((3, 3))] * 3, np.ones(3))
+    message = rf"^{re.escape(module.__name__)}\.forward: v: expected shape \(\.\.\., L=4, D=3\) to go with"
+    with pytest.raises(ValueError, match=message):
+        module.forward(a, a, v, beta, *rest)
+    for matrix in (np.ones((3, 2)), np.ones((2, 3))):
+        with pytest.raises(ValueError, match=r"forward: [RS]: expected shape \(\.\.\., D=3, D=3\) to go"):
+            module.forward(a, a, a, beta, *rest, matrix)
 
 
 # ---- pack, unpack, warmup

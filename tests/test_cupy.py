@@ -21,13 +21,14 @@ from tests.cuda_host import under_cupy
 from tests.cuda_host.tensors import taken_for_cuda
 from tests.devices import ON_A_DEVICE, require_bfloat16_of_cupy
 from tests.operators import (
-    STARTS,
+    EVERYTHING,
     TOLERANCE,
     assert_close,
     assert_same,
-    each_operator,
-    each_start,
+    each_operator_and_start_on_cuda,
+    each_operator_on_cuda,
     random_case,
+    starts_of,
     truth_of,
 )
 
@@ -77,8 +78,7 @@ def results_of(case):
     )
 
 
-@each_start
-@each_operator
+@each_operator_and_start_on_cuda
 def test_results_are_the_references_and_of_cupy(row, start):
     case = random_case(row, SIZE, **start)
     y = row.forward(on_device(case).flat)[0]
@@ -87,11 +87,11 @@ def test_results_are_the_references_and_of_cupy(row, start):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-@each_operator
+@each_operator_on_cuda
 def test_every_dtype(row, dtype):
     if dtype is ml_dtypes.bfloat16:
         require_bfloat16_of_cupy()
-    case = random_case(row, SIZE, **STARTS["state-reset"]).astype(dtype)
+    case = random_case(row, SIZE, **EVERYTHING).astype(dtype)
     got = results_of(on_device(case))
     assert {a.dtype for a in got.values()} == {np.dtype(dtype)}
     assert_close(got, truth_of(case), TOLERANCE[np.dtype(dtype).name])
@@ -103,7 +103,7 @@ def test_room_has_the_bytes_that_were_asked_for():
     assert (memory.nbytes, memory.data.ptr, memory.device.id) == (1000, address, 0)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_launches_go_to_the_current_stream(row, cuda):
     case = on_device(random_case(row, SIZE))
     with cupy().cuda.Stream(non_blocking=True) as stream:
@@ -114,7 +114,7 @@ def test_launches_go_to_the_current_stream(row, cuda):
     assert {launched.stream for launched in cuda.launched} == {cupy().cuda.get_current_stream().ptr}
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_call_without_a_gradient_is_one_launch(row, cuda):
     case = on_device(random_case(row, SIZE))
     for _ in range(3):
@@ -122,16 +122,16 @@ def test_a_call_without_a_gradient_is_one_launch(row, cuda):
     assert [launched.kernel for launched in cuda.launched] == [f"{row.op.name}_forward"] * 3
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_layout_that_has_come_before_is_not_checked_again(row, monkeypatch):
-    case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+    case = on_device(random_case(row, SIZE, **EVERYTHING))
     expected = row.forward(case.flat)
     monkeypatch.setattr(_checks, "operands", None)
     for a, b in zip(row.forward(case.flat), expected, strict=True):
         assert (a.get() == b.get()).all()
 
 
-@each_operator
+@each_operator_on_cuda
 def test_the_device_of_the_arrays_computes_and_the_current_one_stays(row, two_devices):
     case = random_case(row, SIZE)
     for index in (1, 0):
@@ -143,7 +143,7 @@ def test_the_device_of_the_arrays_computes_and_the_current_one_stays(row, two_de
         assert_close(got, truth_of(case), TOLERANCE["float64"])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_launches_are_on_the_device_of_the_arrays(row, cuda):
     with cupy().cuda.Device(1):
         case = on_device(random_case(row, SIZE))
@@ -151,7 +151,7 @@ def test_launches_are_on_the_device_of_the_arrays(row, cuda):
     assert {launched.device for launched in cuda.launched} == {1}
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_thread_that_has_no_context_yet(row):
     case = random_case(row, SIZE)
     there = on_device(case)
@@ -160,9 +160,9 @@ def test_a_thread_that_has_no_context_yet(row):
         assert_close(thread.submit(results_of, there).result(), truth_of(case), TOLERANCE["float64"])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_gradients_on_another_device_are_refused(row, two_devices):
-    case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+    case = on_device(random_case(row, SIZE, **EVERYTHING))
     _, pullback = row.vjp(case.flat)
     for i, name in enumerate(row.op.gradient_names):
         with cupy().cuda.Device(1):
@@ -174,9 +174,9 @@ def test_gradients_on_another_device_are_refused(row, two_devices):
             pullback(*incoming)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_operands_on_two_devices_are_refused(row, two_devices):
-    case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+    case = on_device(random_case(row, SIZE, **EVERYTHING))
     for operand, a in list(zip(row.op.flat, case.flat, strict=True))[1:]:
         if a is None:
             continue
@@ -197,12 +197,12 @@ def misaligned(a):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-@each_operator
+@each_operator_on_cuda
 def test_misaligned_arrays_are_copied_on_their_device(row, index):
     if index >= cupy().cuda.runtime.getDeviceCount():
         pytest.skip("there is one device")
     with cupy().cuda.Device(index):
-        case = on_device(random_case(row, SIZE, **STARTS["state-reset"]))
+        case = on_device(random_case(row, SIZE, **EVERYTHING))
         flats = [
             (*case.flat[:i], misaligned(a), *case.flat[i + 1 :])
             for i, a in enumerate(case.flat)
@@ -240,9 +240,9 @@ class Elsewhere:
         return Elsewhere(cupy().from_dlpack(a))
 
 
-@each_operator
+@each_operator_on_cuda
 def test_arrays_of_another_library_come_back_as_its_arrays(row):
-    case = random_case(row, SIZE, **STARTS["state-reset"])
+    case = random_case(row, SIZE, **EVERYTHING)
     there = on_device(case).map(Elsewhere)
     results, pullback = row.vjp(there.flat)
     gradients = pullback(*there.incoming)
@@ -278,7 +278,7 @@ def captured(cuda):
     return capture
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_capture_that_comes_too_early_is_told_what_to_do(row, captured, nothing_loaded, cuda):
     case = on_device(random_case(row, SIZE))
     what_to_do = rf"^{row.op.name}_forward: .*call srwm\.warmup\(D, Do, dtype\) there"
@@ -291,7 +291,7 @@ def test_a_capture_that_comes_too_early_is_told_what_to_do(row, captured, nothin
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
-@each_operator
+@each_operator_on_cuda
 def test_a_warmed_step_can_be_captured(row, dtype, captured, nothing_loaded):
     """Whatever is broadcast, and whatever the dtype of the state: nothing is left to load."""
     if dtype is ml_dtypes.bfloat16:
@@ -300,7 +300,7 @@ def test_a_warmed_step_can_be_captured(row, dtype, captured, nothing_loaded):
     cases = [
         on_device(random_case(row, size, **start, leads={"state": of}).astype(dtype, of_state))
         for size in (SIZE, NEXT_TO_IT, ((3,), (2, 3), 5, 4, 3))
-        for start in STARTS.values()
+        for start in starts_of(row).values()
         for of in ((2, 3), (3,))
         for of_state in of_states
     ]
@@ -315,10 +315,10 @@ def test_a_warmed_step_can_be_captured(row, dtype, captured, nothing_loaded):
 # ---- tensors, by the same road to the driver
 
 
-@each_operator
+@each_operator_on_cuda
 def test_tensors_are_launched_on_their_device_in_their_stream(row, cuda):
     torch = pytest.importorskip("torch")
-    plain = random_case(row, SIZE, **STARTS["state-reset"])
+    plain = random_case(row, SIZE, **EVERYTHING)
     case = plain.map(torch.tensor)
     with taken_for_cuda() as seen:
         seen.stream = 77
@@ -331,7 +331,7 @@ def test_tensors_are_launched_on_their_device_in_their_stream(row, cuda):
             assert_close(plain.named(*got), truth_of(plain), TOLERANCE["float64"])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_capture_of_tensors_that_comes_too_early_is_told_what_to_do(row, cuda, nothing_loaded):
     torch = pytest.importorskip("torch")
     case = random_case(row, SIZE).map(torch.tensor)
@@ -349,7 +349,7 @@ def test_a_capture_of_tensors_that_comes_too_early_is_told_what_to_do(row, cuda,
 
 
 @pytest.mark.parametrize("index", [0, 1])
-@each_operator
+@each_operator_on_cuda
 def test_a_thread_of_tensors_gets_a_context_for_a_launch(row, index, cuda):
     """It may have none: torch's allocator may have memory for it without making one."""
     torch = pytest.importorskip("torch")

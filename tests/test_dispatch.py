@@ -10,7 +10,7 @@ import pytest
 
 from srwm import _call, _dispatch, _numpy
 from srwm.reference import backend as reference
-from tests.operators import CYTHON, ROWS, SRWM, each_operator, random_case
+from tests.operators import ROWS, SRWM, each_operator, random_case
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,6 @@ def kernels(monkeypatch):
 @each_operator
 def test_cpu_arrays_go_to_the_kernels(row, kernels):
     assert _dispatch.resolve("op", row.op, "cpu", None) is kernels
-    CYTHON.require(row.op)
 
 
 @each_operator

@@ -14,14 +14,13 @@ import srwm
 from tests.devices import ON_A_DEVICE, require_bfloat16_of_cupy
 from tests.operators import (
     CUDA,
-    ROWS,
+    EVERYTHING,
     SRWM,
-    STARTS,
     TOLERANCE,
     assert_close,
     assert_same,
-    each_operator,
-    each_start,
+    each_operator_and_start_on_cuda,
+    each_operator_on_cuda,
     random_case,
     tensors_of,
     trained,
@@ -38,25 +37,25 @@ def on_device(case, dtype=None, *, requires_grad=False):
 
 
 @pytest.mark.parametrize("D", [16, 32, 64, 128])
-@each_operator
+@each_operator_on_cuda
 def test_bitwise_the_same_ten_times(row, D):
-    case = random_case(row, ((64, 4), (4,), 50, D, D), **STARTS["state-reset"]).astype(np.float32)
+    case = random_case(row, ((64, 4), (4,), 50, D, D), **EVERYTHING).astype(np.float32)
     first = CUDA.run(case)
     for _ in range(10):
         assert_same(CUDA.run(case), first)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_more_sequences_than_run_at_a_time(row):
     case = random_case(row, ((100_000,), (), 2, 4, 4)).astype(np.float32)
     assert_close(CUDA.run(case), truth_of(case), TOLERANCE["float32"])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_cupy_arrays_in_any_stream_and_out_of_it(row):
     import cupy
 
-    case = random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"])
+    case = random_case(row, ((8,), (), 20, 16, 16), **EVERYTHING)
     truth = truth_of(case)
     with cupy.cuda.Stream(non_blocking=True) as stream:
         y, _ = row.forward(case.map(cupy.asarray).flat)
@@ -65,10 +64,10 @@ def test_cupy_arrays_in_any_stream_and_out_of_it(row):
     assert_close({"y": y.get()}, {"y": truth["y"]}, TOLERANCE["float64"])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_calls_of_a_thread_that_has_used_no_device_yet(row):
     """It has no context: PyTorch's allocator may have memory for it without making one."""
-    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), requires_grad=True)
+    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **EVERYTHING), requires_grad=True)
     for _ in range(2):
         expected = trained(case)
         with ThreadPoolExecutor(1) as thread:
@@ -76,8 +75,7 @@ def test_calls_of_a_thread_that_has_used_no_device_yet(row):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@each_start
-@each_operator
+@each_operator_and_start_on_cuda
 def test_tensors(row, start, dtype):
     import torch
 
@@ -89,15 +87,14 @@ def test_tensors(row, start, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@each_start
-@each_operator
+@each_operator_and_start_on_cuda
 def test_the_reference_on_halves(row, start, dtype):
     case = on_device(random_case(row, ((2,), (), 5, 4, 3), **start), dtype, requires_grad=True)
     got = trained(case, lambda flat: row.forward(flat, backend="reference"))
     assert_close(got, truth_of_tensors(case), TOLERANCE[dtype])
 
 
-@each_operator
+@each_operator_on_cuda
 def test_memory_that_another_stream_reads_is_not_given_out_again(row):
     """`record_stream` on a result: the allocator waits for that stream before it uses the memory again."""
     import torch
@@ -119,7 +116,7 @@ def test_memory_that_another_stream_reads_is_not_given_out_again(row):
     torch.cuda.synchronize()
 
 
-@each_operator
+@each_operator_on_cuda
 def test_storages_of_results_are_emptied_and_filled_again(row):
     """As `FSDP` does with what it shards: the memory goes back to PyTorch's allocator."""
     import torch
@@ -137,11 +134,11 @@ def test_storages_of_results_are_emptied_and_filled_again(row):
         assert torch.equal(t, kept)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_cuda_graph_is_captured_and_replayed(row):
     import torch
 
-    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **STARTS["state-reset"]), "float32")
+    case = on_device(random_case(row, ((8,), (), 20, 16, 16), **EVERYTHING), "float32")
     srwm.warmup(16, 16, operators=[row.op.module or row.op.name])  # which is all that a capture needs
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -153,13 +150,13 @@ def test_a_cuda_graph_is_captured_and_replayed(row):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@each_operator
+@each_operator_on_cuda
 def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
     """The gradient of a shared operand is a sum, whose parts want room in the graph's own memory."""
     import torch
 
     size = ((4, 3), (3,), 40, 16, 16)
-    case = on_device(random_case(row, size, **STARTS["state-reset"]), dtype, requires_grad=True)
+    case = on_device(random_case(row, size, **EVERYTHING), dtype, requires_grad=True)
 
     def training_step():
         results = row.forward(case.flat)
@@ -178,16 +175,16 @@ def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
         assert torch.equal(a, b)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
     import torch
 
     from srwm._torch_operator import torch_operator
     from srwm._torch_private import is_plain
 
-    case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **STARTS["state-reset"]))
+    case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **EVERYTHING))
     assert is_plain(case.flat)
-    through = torch_operator(row.op).forward(*case.flat, None, True, None, None)[:2]
+    through = torch_operator(row.op).forward(*case.flat, None, True, *row.op.values, None, None)[:2]
     for a, b in zip(row.forward(case.flat), through, strict=True):
         assert torch.equal(a, b)
 
@@ -219,15 +216,14 @@ def test_layers_are_those_of_the_cpu(name):
 
 @pytest.mark.parametrize("lead", [((0,), ()), ((0, 2), (1, 2)), ((2,), (2,))])
 @pytest.mark.parametrize("L", [0, 3])
-@each_operator
+@each_operator_on_cuda
 def test_tensors_with_empty_axes(row, lead, L):
-    plain = random_case(row, (*lead, L, 4, 3), **STARTS["state-reset"])
+    plain = random_case(row, (*lead, L, 4, 3), **EVERYTHING)
     assert_close(trained(on_device(plain, requires_grad=True)), truth_of(plain), TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@each_start
-@each_operator
+@each_operator_and_start_on_cuda
 def test_the_reference_on_cupy_arrays(row, start, dtype):
     import cupy
     import ml_dtypes
@@ -251,7 +247,7 @@ def test_blocks_of_cupy_arrays():
     assert (srwm.pack(*srwm.unpack(W)) == W).all()
 
 
-@pytest.mark.parametrize("row", ROWS, ids=repr)
+@each_operator_on_cuda
 def test_operands_on_two_devices_are_refused(row):
     import torch
 

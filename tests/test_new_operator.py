@@ -17,7 +17,16 @@ from srwm import _call
 from srwm.operators.spec import Operand, Operator
 from srwm.reference.functions import outer, product, product_transposed
 from tests import operators, test_checks, test_parity, test_reference, test_transforms
-from tests.operators import STARTS, TOLERANCE, Row, assert_close, by_autograd, random_case, run
+from tests.operators import (
+    EVERYTHING,
+    TOLERANCE,
+    Row,
+    assert_close,
+    by_autograd,
+    random_case,
+    run,
+    starts_of,
+)
 
 # ---- the operator
 
@@ -104,6 +113,7 @@ def torch_step(q_t: Any, k_t: Any, v_t: Any, S: Any) -> Any:
 
 
 ROW = Row(SUM, Functions, torch_step)
+STARTS = starts_of(ROW)
 
 
 def test_it_takes_at_most_90_lines():
@@ -169,16 +179,26 @@ def parity_rows():
         arguments = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
         if not name.startswith("test_") or not any("row" in mark.args[0] for mark in arguments):
             continue
+        if any(mark is operators.each_operator_with_a_mask.mark for mark in arguments):
+            continue
         rows: list[dict[str, Any]] = [{}]
-        for mark in arguments:
-            names = mark.args[0] if isinstance(mark.args[0], tuple) else (mark.args[0],)
-            if set(names) & {"row", "backend"}:
-                continue
-            values = [v if isinstance(mark.args[0], tuple) else (v,) for v in mark.args[1]]
+        for names, values in map(values_of, arguments):
             rows = [r | dict(zip(names, value, strict=True)) for r in rows for value in values]
         for i, row in enumerate(rows):
             if row.get("size") not in operators.LONG_OR_WIDE:
                 yield pytest.param(test, row, id=f"{name}-{i}")
+
+
+def values_of(mark):
+    """A mark's names of parameters but "row" and "backend", and their values: of rows those of DELTA."""
+    names = mark.args[0] if isinstance(mark.args[0], tuple) else (mark.args[0],)
+    param = type(pytest.param())
+    values = [v.values if isinstance(v, param) else v if len(names) > 1 else (v,) for v in mark.args[1]]
+    several = [dict(zip(names, of_all, strict=True)) for of_all in values]
+    kept = [name for name in names if name not in ("row", "backend")]
+    if "row" in names:
+        several = [one for one in several if one["row"] is operators.DELTA]
+    return kept, [[one[name] for name in kept] for one in several] if kept else [[]]
 
 
 memory_full_of_nan = test_parity.memory_full_of_nan
@@ -247,11 +267,11 @@ compiled = test_transforms.compiled
 
 @pytest.mark.parametrize("way", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_compiled_training(way, compiled):
-    test_transforms.test_compiled_training(ROW, STARTS["state-reset"], "cpu", way, compiled)
+    test_transforms.test_compiled_training(ROW, EVERYTHING, "cpu", way, compiled)
 
 
 def test_compiled_transforms(compiled):
-    test_transforms.test_compiled_transforms(ROW, STARTS["state-reset"], "cpu", "vmap(grad)", compiled)
+    test_transforms.test_compiled_transforms(ROW, EVERYTHING, "cpu", "vmap(grad)", compiled)
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
@@ -262,4 +282,4 @@ def test_shapes_alone(start):
 
 
 def test_registration_is_what_torch_expects():
-    test_transforms.test_registration_is_what_torch_expects(ROW, STARTS["state-reset"], "cpu")
+    test_transforms.test_registration_is_what_torch_expects(ROW, EVERYTHING, "cpu")

@@ -26,17 +26,18 @@ from tests.devices import require_bfloat16_of_cupy
 from tests.operators import (
     CYTHON,
     DELTA,
+    EVERYTHING,
     ROWS,
     SRWM,
-    STARTS,
     TOLERANCE,
     assert_close,
     assert_same,
     each_operator,
-    each_start,
+    each_operator_and_start,
     random_case,
     relative_error,
     run,
+    starts_of,
     truth_of,
     vjp,
 )
@@ -75,6 +76,7 @@ def cases(draw):
         state=draw(st.booleans()),
         initial=draw(st.booleans()),
         reset=draw(st.booleans()),
+        mask=draw(st.booleans()),
         leads={operand.name: part_of(lead) for operand in row.op.flat},
         seed=draw(st.integers(0, 9)),
     )
@@ -106,8 +108,7 @@ def test_any_shapes_and_strides(case, data):
 
 
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_misaligned_arrays(row, start, backend):
     case = random_case(row, ((2,), (), 5, 3, 2), **start)
 
@@ -134,7 +135,7 @@ def test_strides_that_are_no_whole_entries(row):
         records["a"] = a
         return records["a"]
 
-    case = random_case(row, ((2,), (), 5, 3, 2), **STARTS["state-reset"])
+    case = random_case(row, ((2,), (), 5, 3, 2), **EVERYTHING)
     assert_close(run(case.map(of_record)), run(case), 1e-13)
 
 
@@ -187,8 +188,7 @@ def test_a_backend_that_is_no_name_is_refused(row, backend):
 
 
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_inputs_are_not_modified_and_may_be_read_only(row, start, backend):
     case = random_case(row, ((2, 3), (3,), 40, 5, 7), **start)
     before = case.map(np.copy)
@@ -203,8 +203,7 @@ def test_inputs_are_not_modified_and_may_be_read_only(row, start, backend):
 
 
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_pullback_does_not_see_what_becomes_of_arguments_and_results(row, start, backend):
     case = random_case(row, ((2,), (), 40, 5, 7), **start)
     truth = run(case, backend=backend)
@@ -227,7 +226,7 @@ def test_pullback_does_not_see_what_becomes_of_arguments_and_results(row, start,
 def test_results_are_new_arrays_that_can_be_written(row, backend):
     """Also where nothing happens: an empty sequence returns no view of an operand."""
     for L in (0, 3):
-        for start in STARTS.values():
+        for start in starts_of(row).values():
             case = random_case(row, ((2,), (2,), L, 4, 3), **start)
             results, pullback = vjp(case, backend=backend)
             gradients = [g for g in pullback(*case.incoming) if g is not None]
@@ -244,8 +243,7 @@ def test_results_are_new_arrays_that_can_be_written(row, backend):
 
 @each_backend
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
-@each_start
-@each_operator
+@each_operator_and_start
 def test_halves_are_numbers_of_their_dtype(row, start, dtype, backend):
     """Also for the reference, which relies on ml_dtypes' operations, and on no view as integers."""
     case = random_case(row, ((2, 3), (3,), 40, 16, 8), **start).astype(dtype)
@@ -268,8 +266,7 @@ def test_cupy_arrays_of_bfloat16_are_read_as_such():
 
 
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_float32_is_computed_in_float32_and_float64_in_float64(row, start, backend):
     for dtype in (np.float32, np.float64):
         case = random_case(row, ((2,), (), 9, 4, 3), **start).astype(dtype)
@@ -314,18 +311,16 @@ def of_library(name):
 
 @pytest.mark.parametrize("library", ["array_api_strict", "jax"])
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_arrays_of_another_library_come_back_as_such(row, start, backend, library):
     case = random_case(row, ((2,), (), 5, 3, 2), **start)
     other = case.map(of_library(library))
     got = run(other, backend=backend)
     assert {type(a) for a in got.values()} == {type(other.flat[0])}
     assert_same(got, run(case, backend=backend))
-    y, matrix = row.forward(other.flat, backend=backend)
-    assert type(y) is type(matrix) is type(other.flat[0])
+    results = row.forward(other.flat, backend=backend)
     gradients = row.backward(other.flat, *other.incoming, backend=backend)
-    assert {type(g) for g in gradients} == {type(y)}
+    assert {type(a) for a in (*results, *gradients)} == {type(other.flat[0])}
 
 
 class OneWay:
@@ -364,9 +359,9 @@ def test_a_subclass_of_ndarray_is_its_array(row):
     class Tagged(np.ndarray):
         pass
 
-    case = random_case(row, **STARTS["state-reset"])
+    case = random_case(row, **EVERYTHING)
     assert_same(run(case.map(lambda a: a.view(Tagged))), run(case))
-    mixed = case.with_(**{row.initial: case[row.initial].view(Tagged)})
+    mixed = case.with_(**{name: case[name].view(Tagged) for name in row.initials})
     assert_same(run(mixed), run(case))
 
 
@@ -379,7 +374,7 @@ def test_jaxs_transforms_are_refused_in_plain_words(row, transform):
     first, rest = case.flat[0], case.flat[1:]
 
     def f(a):
-        y, _ = row.forward((a, *rest))
+        y = row.forward((a, *rest))[0]
         return y.sum() if transform == "grad" else y
 
     first_name = row.op.flat[0].name
@@ -390,25 +385,25 @@ def test_jaxs_transforms_are_refused_in_plain_words(row, transform):
     with pytest.raises(TypeError, match=message):
         getattr(jax, transform)(f)(first)
     with pytest.raises(TypeError, match=message):  # of all operands at once
-        jax.jit(lambda *flat: row.forward((*flat, None, None))[0])(*case.given)
+        jax.jit(lambda *given: row.forward(case.of_given(given))[0])(*case.given)
 
 
 # ---- carried state
 
 
 @each_backend
-@each_start
-@each_operator
+@each_operator_and_start
 def test_any_number_of_parts_with_carried_state_are_the_whole(row, start, backend):
     case = random_case(row, ((2, 3), (3,), 50, 6, 5), **start)
-    y, matrix = row.forward(case.flat, backend=backend)
+    whole = dict(zip(row.result_names, row.forward(case.flat, backend=backend), strict=True))
     for cuts in ([0, 23, 50], [0, 1, 2, 30, 31, 50], list(range(51))):
-        state, outputs = case["state"], []
+        states, outputs = case.states, []
         for first, last in pairwise(cuts):
-            part = case.steps(first, last).with_(state=state)
-            y_part, state = row.forward(part.flat, backend=backend)
+            part = case.steps(first, last).with_states(states)
+            y_part, *states = row.forward(part.flat, backend=backend)
             outputs.append(y_part)
-        assert_close({"y": np.concatenate(outputs, -2), "m": state}, {"y": y, "m": matrix}, 1e-12)
+        got = {"y": np.concatenate(outputs, -2), **dict(zip(row.next_states, states, strict=True))}
+        assert_close(got, whole, 1e-12)
 
 
 @each_backend
@@ -416,9 +411,10 @@ def test_any_number_of_parts_with_carried_state_are_the_whole(row, start, backen
 def test_a_state_broadcasts_and_its_gradient_is_a_sum(row, backend):
     case = random_case(row, ((2, 3), (3,), 9, 6, 5), reset=True, state=True, leads={"state": (3,)})
     got = run(case, backend=backend)
-    shape = (2, *case["state"].shape)
-    own = run(case.with_(state=np.broadcast_to(case["state"], shape)), backend=backend)
-    own["gstate"] = own["gstate"].sum(0)
+    states = [np.broadcast_to(a, (2, *a.shape)) for a in case.states]
+    own = run(case.with_states(states), backend=backend)
+    for name in row.states:
+        own[f"g{name}"] = own[f"g{name}"].sum(0)
     assert_close(got, own, 1e-12)
 
 
@@ -427,7 +423,7 @@ def test_a_state_broadcasts_and_its_gradient_is_a_sum(row, backend):
 
 @each_operator
 def test_calls_from_many_threads_do_not_meet(row):
-    some = [random_case(row, ((4,), (), 30, D, 5), **STARTS["state-reset"], seed=D) for D in range(1, 13)]
+    some = [random_case(row, ((4,), (), 30, D, 5), **EVERYTHING, seed=D) for D in range(1, 13)]
     expected = [run(case) for case in some]
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda i: run(some[i % 12]), range(60)))
@@ -438,7 +434,7 @@ def test_calls_from_many_threads_do_not_meet(row):
 @pytest.mark.parametrize("threads", [2, 5, np.int64(3)])
 @each_operator
 def test_results_are_close_whatever_the_threads(row, threads):
-    case = random_case(row, ((200,), (), 40, 16, 16), **STARTS["state-reset"]).astype(np.float32)
+    case = random_case(row, ((200,), (), 40, 16, 16), **EVERYTHING).astype(np.float32)
     assert_close(run(case, num_threads=threads), run(case, num_threads=1), 1e-6)
 
 
@@ -447,9 +443,9 @@ def test_works_in_a_forked_child(row):
     """With the parent's plan and its threads, which the child has not."""
     code = f"""
 import os, sys
-from tests.operators import ROWS, STARTS, random_case, run, assert_same
-row = next(row for row in ROWS if row.op.name == {row.op.name!r})
-case = random_case(row, ((64,), (), 40, 8, 8), **STARTS["state-reset"])
+from tests.operators import EVERYTHING, ROWS, random_case, run, assert_same
+row = next(row for row in ROWS if row.name == {row.name!r})
+case = random_case(row, ((64,), (), 40, 8, 8), **EVERYTHING)
 expected = run(case, num_threads=2)
 pid = os.fork()
 if pid == 0:

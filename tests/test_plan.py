@@ -13,7 +13,7 @@ import pytest
 import srwm
 from srwm import _checks, _dispatch, _plan
 from srwm._plan import Plan
-from tests.operators import STARTS, assert_same, each_operator, random_case, run
+from tests.operators import EVERYTHING, assert_same, each_operator, random_case, run
 
 torch = pytest.importorskip("torch")  # missing where the installed wheel is tested
 
@@ -52,7 +52,7 @@ each_library = pytest.mark.parametrize("to", LIBRARIES.values(), ids=LIBRARIES)
 @each_library
 @each_operator
 def test_unchanged_layouts_are_looked_at_once(row, to, looked):
-    case = random_case(row, **STARTS["state-reset"]).map(to)
+    case = random_case(row, **EVERYTHING).map(to)
     for _ in range(3):
         row.forward(case.flat)
         row.forward(case.flat, return_state=False, num_threads=1)
@@ -60,14 +60,14 @@ def test_unchanged_layouts_are_looked_at_once(row, to, looked):
     row.forward(case.flat, backend="reference")
     assert looked == ["checked", "planned"] * 2
     row.forward(case.with_(reset=None).flat)
-    row.forward(case.with_(state=None).flat)
+    row.forward(case.with_states(None).flat)
     row.forward(case.steps(0, 3).flat)
     assert looked == ["checked", "planned"] * 5
 
 
 @each_operator
 def test_one_plan_serves_all_libraries(row, looked):
-    case = random_case(row, **STARTS["state-reset"])
+    case = random_case(row, **EVERYTHING)
     row.forward(case.flat)
     row.forward(case.map(LIBRARIES["torch"]).flat)
     assert looked.count("planned") == 1
@@ -85,7 +85,7 @@ CHANGES = {
 
 @each_operator
 def test_what_differs_has_plans_of_its_own(row, looked):
-    case = random_case(row, **STARTS["state-reset"])
+    case = random_case(row, **EVERYTHING)
     row.forward(case.flat)
     for change in CHANGES.values():
         row.forward(case.map(change).flat)
@@ -173,7 +173,7 @@ def _plan_key(*arrays):
 def test_threads_that_share_and_empty_the_store(row, to, monkeypatch):
     monkeypatch.setattr(_plan, "_MOST_PLANS", 2)
     monkeypatch.setattr(_plan, "_MOST_BACKWARD", 1)
-    numpy_cases = [random_case(row, ((2,), (), L, 2, 2), **STARTS["state-reset"]) for L in range(1, 7)]
+    numpy_cases = [random_case(row, ((2,), (), L, 2, 2), **EVERYTHING) for L in range(1, 7)]
     cases = [case.map(to) for case in numpy_cases]
     expected = [run(case) for case in cases]
     with ThreadPoolExecutor(8) as pool:

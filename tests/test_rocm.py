@@ -13,7 +13,7 @@ import pytest
 
 from srwm import _dispatch, _plan
 from srwm._cy import exchange
-from tests.operators import STARTS, assert_close, each_operator, random_case, run
+from tests.operators import EVERYTHING, assert_close, each_operator_on_cuda, random_case, run
 
 SIZE = ((2,), (), 5, 4, 3)
 ROCM = 10  # DLPack's number
@@ -77,19 +77,19 @@ def fake(torch):
 
 
 @each_backend
-@each_operator
+@each_operator_on_cuda
 def test_tensors_of_a_trace(row, backend, fake):
     from srwm._torch_operator import torch_operator
 
-    flat = fake(random_case(row, SIZE, **STARTS["state-reset"])).flat
+    flat = fake(random_case(row, SIZE, **EVERYTHING)).flat
     with refused(row, "forward", backend):
-        torch_operator(row.op).forward(*flat, "it", True, backend, None)
+        torch_operator(row.op).forward(*flat, "it", True, *row.op.values, backend, None)
 
 
 @each_backend
-@each_operator
+@each_operator_on_cuda
 def test_vjp_and_backward(row, backend, fake):
-    case = fake(random_case(row, SIZE, **STARTS["state-reset"]))
+    case = fake(random_case(row, SIZE, **EVERYTHING))
     with refused(row, "vjp", backend):
         row.vjp(case.flat, backend=backend)
     with refused(row, "backward", backend):
@@ -110,9 +110,9 @@ def tensors_of_rocm(torch, monkeypatch):
 
 
 @each_backend
-@each_operator
+@each_operator_on_cuda
 def test_plain_tensors(row, backend, torch, tensors_of_rocm):
-    flat = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor).flat
+    flat = random_case(row, SIZE, **EVERYTHING).map(torch.tensor).flat
     with refused(row, "forward", backend):
         row.forward(flat, backend=backend)
     leaves = [t if t is None else t.requires_grad_(t.is_floating_point()) for t in flat]
@@ -120,9 +120,9 @@ def test_plain_tensors(row, backend, torch, tensors_of_rocm):
         row.forward(tuple(leaves), backend=backend)
 
 
-@each_operator
+@each_operator_on_cuda
 def test_the_reference_runs_where_it_is_asked_for(row, torch, tensors_of_rocm):
-    case = random_case(row, SIZE, **STARTS["state-reset"])
+    case = random_case(row, SIZE, **EVERYTHING)
     expected = run(case, backend="reference")
     got = run(case.map(torch.tensor), backend="reference")
     assert_close(got, expected, 1e-12)
@@ -166,9 +166,9 @@ class Array:
 
 
 @each_backend
-@each_operator
+@each_operator_on_cuda
 def test_arrays(row, backend):
-    case = random_case(row, SIZE, **STARTS["state-reset"]).map(lambda a: Array(a, (ROCM, 0)))
+    case = random_case(row, SIZE, **EVERYTHING).map(lambda a: Array(a, (ROCM, 0)))
     with refused(row, "forward", backend):
         row.forward(case.flat, backend=backend)
     with refused(row, "vjp", backend):
@@ -177,7 +177,7 @@ def test_arrays(row, backend):
         row.backward(case.flat, *case.incoming, backend=backend)
 
 
-@each_operator
+@each_operator_on_cuda
 @pytest.mark.parametrize(
     ("number", "kind"), [(11, "rocm"), (8, "metal"), (14, "oneapi"), (99, "DLPack type 99")]
 )
@@ -188,7 +188,7 @@ def test_arrays_of_other_devices(row, number, kind):
         row.forward(flat)
 
 
-@each_operator
+@each_operator_on_cuda
 @pytest.mark.parametrize("number", [2, 3, 13])
 def test_arrays_of_cuda_without_cupy(row, number, monkeypatch):
     """In memory of the device, of the host, of both."""

@@ -26,14 +26,16 @@ import srwm
 from srwm import _torch, _torch_kernels, _torch_private
 from srwm._torch_operator import torch_operator
 from tests.operators import (
-    STARTS,
+    CYTHON,
+    EVERYTHING,
     TOLERANCE,
     assert_close,
     by_autograd,
     each_operator,
-    each_start,
+    each_operator_and_start,
     random_case,
     run,
+    starts_of,
     truth_of,
 )
 
@@ -69,8 +71,7 @@ def trained(case, **options):
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
-@each_start
-@each_operator
+@each_operator_and_start
 def test_equals_the_operator_on_arrays_and_autograd_of_a_loop(row, start, backend):
     plain = random_case(row, ((2, 1), (3,), 37, 4, 5), **start)
     case = plain.map(torch.tensor)
@@ -87,8 +88,7 @@ def test_equals_the_operator_on_arrays_and_autograd_of_a_loop(row, start, backen
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("backend", [None, "reference"])
-@each_start
-@each_operator
+@each_operator_and_start
 def test_other_dtypes(row, start, dtype, backend):
     case = tensors_of(row, size=((2,), (), 20, 8, 5), **start, dtype=dtype, requires_grad=True)
     got = trained(case, backend=backend)
@@ -101,27 +101,28 @@ def test_other_dtypes(row, start, dtype, backend):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @each_operator
 def test_a_float32_state_beside_halves(row, dtype):
-    case = tensors_of(row, state=True, reset=True, dtype=dtype)
-    case = case.with_(state=case["state"].float())
+    case = tensors_of(row, **EVERYTHING, dtype=dtype)
+    case = case.with_states([t.float() for t in case.states])
     for t in case.given:
         t.requires_grad_()
-    y, matrix = row.forward(case.flat)
-    assert (y.dtype, matrix.dtype) == (dtype, torch.float32)
-    gradients = torch.autograd.grad((y, matrix), case.given, (y, matrix))
+    results = row.forward(case.flat)
+    assert [t.dtype for t in results] == [dtype, *(torch.float32 for _ in case.states)]
+    gradients = torch.autograd.grad(results, case.given, results)
     assert [g.dtype for g in gradients] == [t.dtype for t in case.given]
 
 
-@each_start
-@each_operator
+@each_operator_and_start
 def test_gradcheck(row, start):
     case = tensors_of(row, size=((2, 1), (3,), 5, 3, 2), **start, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *a: row.forward(case.of_given(a)), case.given)
 
 
-@pytest.mark.parametrize("which", [[0], [1], [0, 1]], ids=["output", "state", "both"])
+@pytest.mark.parametrize("which", ["output", "states", "last", "all"])
 @each_operator
 def test_gradients_of_some_results(row, which):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=True)
+    case = tensors_of(row, **EVERYTHING, requires_grad=True)
+    places = range(len(case.incoming))
+    which = {"output": [0], "states": places[1:], "last": [places[-1]], "all": places}[which]
 
     def gradients(results):
         return torch.autograd.grad(
@@ -139,7 +140,7 @@ def test_gradients_of_some_results(row, which):
 
 @each_operator
 def test_gradients_of_some_operands(row):
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     expected = dict(zip(case.places, row.backward(case.flat, *case.incoming), strict=True))
     for i in case.places:
         only = case.flat[i].requires_grad_()
@@ -150,13 +151,14 @@ def test_gradients_of_some_operands(row):
 
 @each_operator
 def test_awkward_gradients_and_retained_graphs(row):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=True)
-    y, matrix = row.forward(case.flat)
+    case = tensors_of(row, **EVERYTHING, requires_grad=True)
+    y, matrix, *_ = row.forward(case.flat)
     # an expanded gradient of y (all strides 0) and a transposed one of the matrix, twice
     total = y.sum() + (matrix.mT * case.incoming[1].mT).sum()
     once = torch.autograd.grad(total, case.given, retain_graph=True)
     twice = torch.autograd.grad(total, case.given)
-    expected = row.backward(case.flat, torch.ones_like(y), case.incoming[1])
+    rest = map(torch.zeros_like, case.incoming[2:])
+    expected = row.backward(case.flat, torch.ones_like(y), case.incoming[1], *rest)
     for a, b, c in zip(once, twice, expected, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, rtol=1e-13, atol=1e-13)
@@ -164,17 +166,16 @@ def test_awkward_gradients_and_retained_graphs(row):
 
 @each_operator
 def test_a_missing_initial_matrix_has_no_gradient(row):
-    if not row.op.initials[0].optional:
-        return
     case = tensors_of(row, initial=False)
-    place = [o.name for o in row.op.operands].index(row.initial)
-    assert row.backward(case.flat, case.incoming[0])[place] is None
+    found = dict(zip(row.op.names, row.backward(case.flat, case.incoming[0]), strict=False))
+    for operand in row.op.initials:
+        assert (found[operand.name] is None) == operand.optional
 
 
 @each_operator
 def test_threads_may_differ_between_forward_and_backward(row):
     """What forward saves says how it is laid out: backward obeys it, whatever the threads are then."""
-    case = tensors_of(row, size=((12,), (), 40, 33, 16), **STARTS["state-reset"], requires_grad=True)
+    case = tensors_of(row, size=((12,), (), 40, 33, 16), **EVERYTHING, requires_grad=True)
     expected, before = trained(case), torch.get_num_threads()
     try:
         for first, second in ((1, 64), (64, 1)):
@@ -190,8 +191,7 @@ def test_threads_may_differ_between_forward_and_backward(row):
 
 
 @pytest.mark.parametrize("L", [0, 1])
-@each_start
-@each_operator
+@each_operator_and_start
 def test_short_sequences(row, start, L):
     case = tensors_of(row, size=((2,), (3, 1), L, 4, 5), **start, requires_grad=True)
     plain = case.map(lambda t: t.detach().numpy())
@@ -201,8 +201,7 @@ def test_short_sequences(row, start, L):
 # ---- purity
 
 
-@each_start
-@each_operator
+@each_operator_and_start
 def test_storages_stay_as_they_were(row, start):
     """Tensors that were operands, or results, can be resized afterwards: FSDP does so."""
     case = tensors_of(row, size=((2,), (2,), 40, 8, 8), **start, requires_grad=True)
@@ -218,7 +217,7 @@ def test_storages_stay_as_they_were(row, start):
 @each_operator
 def test_results_are_nobody_elses(row):
     for L in (0, 5):
-        for start in STARTS.values():
+        for start in starts_of(row).values():
             case = tensors_of(row, size=((2,), (2,), L, 4, 3), **start)
             own = {t.untyped_storage().data_ptr() for t in (*case.flat, *case.incoming) if t is not None}
             results, pullback = row.vjp(case.flat)
@@ -230,7 +229,7 @@ def test_results_are_nobody_elses(row):
 
 @each_operator
 def test_inputs_are_not_modified(row):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=True)
+    case = tensors_of(row, **EVERYTHING, requires_grad=True)
     before = case.map(lambda t: t.detach().clone())
     versions = [t._version for t in case.flat]
     trained(case)
@@ -243,9 +242,10 @@ def test_inputs_are_not_modified(row):
 @each_operator
 def test_a_result_changed_in_place_does_not_matter_and_an_operand_is_noticed(row):
     case = tensors_of(row, requires_grad=True)
-    y, matrix = row.forward(case.flat)
+    y, *matrices = row.forward(case.flat)
     with torch.no_grad():
-        matrix.zero_()
+        for matrix in matrices:
+            matrix.zero_()
     got = torch.autograd.grad(y, case.given, case.incoming[0], retain_graph=True)
     for a, b in zip(got, row.backward(case.flat, case.incoming[0]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
@@ -257,7 +257,7 @@ def test_a_result_changed_in_place_does_not_matter_and_an_operand_is_noticed(row
 
 @each_operator
 def test_the_pullback_does_not_see_what_becomes_of_arguments(row):
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     expected = run(case)
     results, pullback = row.vjp(case.flat)
     for t in (*case.flat, *results):
@@ -270,22 +270,21 @@ def test_the_pullback_does_not_see_what_becomes_of_arguments(row):
 # ---- what is saved
 
 
-@each_start
-@each_operator
+@each_operator_and_start
 def test_hooks_of_saved_tensors_are_called(row, start):
     case = tensors_of(row, **start, requires_grad=True)
     packed, unpacked = [], []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: packed.append(t) or t, lambda t: unpacked.append(t) or t
     ):
-        y, _ = row.forward(case.flat)
+        y = row.forward(case.flat)[0]
     torch.autograd.grad(y, case.given, case.incoming[0], materialize_grads=True)
     assert len(packed) == len(unpacked) == sum(t is not None for t in case.flat) + 1
 
 
 @each_operator
 def test_saved_tensors_may_lie_on_disk_or_be_copies(row):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=True)
+    case = tensors_of(row, **EVERYTHING, requires_grad=True)
     expected = trained(case)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy().copy(), torch.from_numpy):
         assert_close(trained(case), expected, 0.0)
@@ -326,13 +325,13 @@ def test_a_hook_that_changes_what_was_saved_is_noticed(row, bad):
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: packed.append(t) or (len(packed), t), lambda p: p[1]
     ):
-        y, _ = row.forward(case.flat)
+        y = row.forward(case.flat)[0]
     last = len(packed)
     packed.clear()
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: packed.append(t) or (len(packed), t), lambda p: change(p[1]) if p[0] == last else p[1]
     ):
-        y, _ = row.forward(case.flat)
+        y = row.forward(case.flat)[0]
     with pytest.raises(error, match=rf"^{row.op.verb('backward')}: {message}"):
         torch.autograd.grad(y, case.given, case.incoming[0])
 
@@ -370,10 +369,13 @@ def test_absent_gradients_stay_absent(row, monkeypatch):
         return original(op, flat, saved, incoming, *rest)
 
     monkeypatch.setattr(_torch_kernels, "backward", spy)
-    y, matrix = row.forward(case.flat)
-    torch.autograd.grad(y, case.given, case.incoming[0], retain_graph=True)
-    torch.autograd.grad(matrix, case.given, case.incoming[1], materialize_grads=True)
-    assert seen == [[False, True], [True, False]]  # and no result full of zeros
+    results = row.forward(case.flat)
+    places = range(len(results))
+    for i in places:  # those after the output may depend on fewer operands
+        torch.autograd.grad(
+            results[i], case.given, case.incoming[i], materialize_grads=True, retain_graph=True
+        )
+    assert seen == [[i != j for j in places] for i in places]  # and no result full of zeros
 
 
 # ---- past the dispatcher, or through it
@@ -415,7 +417,7 @@ PLAIN = {
 @each_operator
 def test_ordinary_tensors_go_past_the_dispatcher(row, situation, through):
     context, change = PLAIN[situation]
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     expected = row.forward(case.flat)
     with context():
         changed = case.map(change)
@@ -430,7 +432,7 @@ def test_ordinary_tensors_go_past_the_dispatcher(row, situation, through):
 
 @each_operator
 def test_training_goes_past_the_dispatcher(row, through):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=True)
+    case = tensors_of(row, **EVERYTHING, requires_grad=True)
     trained(case)
     run(case)
     row.backward(case.flat, *case.incoming)
@@ -479,7 +481,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 @each_operator
 def test_where_something_looks_on_the_operator_is_called(row, mode, with_gradient, through):
-    case = tensors_of(row, **STARTS["state-reset"], requires_grad=with_gradient)
+    case = tensors_of(row, **EVERYTHING, requires_grad=with_gradient)
     expected = row.forward(case.flat)
     with MODES[mode]() as active:
         results = row.forward(case.flat)
@@ -523,7 +525,7 @@ UNUSUAL = {
 @pytest.mark.parametrize("kind", UNUSUAL)
 @each_operator
 def test_unusual_tensors_go_through(row, kind, through):
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     change = UNUSUAL[kind] or FakeTensorMode().from_tensor  # all of one mode
     expected = row.forward(case.flat)
     assert through == []
@@ -538,7 +540,7 @@ def test_unusual_tensors_go_through(row, kind, through):
 
 @each_operator
 def test_one_unusual_operand_is_enough(row, through):
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     for i, t in enumerate(case.flat):
         through.clear()
         flat = (*case.flat[:i], t.as_subclass(Subclass), *case.flat[i + 1 :])
@@ -597,14 +599,14 @@ def arguments_of(row, start):
     """Those of torch.ops.srwm.*backward, all right, by name."""
     case = tensors_of(row, size=((2,), (3, 1), 5, 4, 6), **start)
     operator = torch_operator(row.op)
-    *results, saved = operator.forward(*case.flat, "it", True, None, None)
-    named = dict(zip([o.name for o in row.op.flat], case.flat, strict=True))
+    *results, saved = operator.forward(*case.flat, "it", True, *row.op.values, None, None)
+    named = dict(zip(row.op.names, case.flat, strict=True))
     grads = dict(zip(row.op.gradient_names, results, strict=True))
     return operator, named | {"saved": saved} | grads
 
 
-def called(operator, named):
-    return operator.backward(*named.values(), None, None)
+def called(row, operator, named):
+    return operator.backward(*named.values(), *row.op.values, None, None)
 
 
 def one_less(axis):
@@ -626,12 +628,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-@each_start
-@each_operator
+@each_operator_and_start
 def test_backward_called_by_itself_checks_what_it_is_given(row, start, what):
     """It never reads foreign memory: whatever does not fit the rest raises."""
     operator, named = arguments_of(row, start)
-    called(operator, named)
+    called(row, operator, named)
     cores = {o.name: o.core for o in row.op.flat} | {"saved": 1}
     cores |= {name: r.core for name, r in zip(row.op.gradient_names, row.op.results, strict=True)}
     for name, t in named.items():
@@ -640,18 +641,18 @@ def test_backward_called_by_itself_checks_what_it_is_given(row, start, what):
             continue
         message = rf"^({row.op.verb('backward')}|{row.op.verb('forward')}): "
         with pytest.raises((TypeError, ValueError), match=message):
-            called(operator, named | {name: wrong})
+            called(row, operator, named | {name: wrong})
 
 
 @each_operator
 def test_what_was_saved_for_other_operands_is_refused(row):
     operator, named = arguments_of(row, {})
-    for start in ({"reset": True}, {"state": True}):
+    for start in ({"reset": True}, {"state": True}, {"mask": True}):
         other_operator, other = arguments_of(row, start)
         assert other_operator is operator
         if other["saved"].shape != named["saved"].shape:
             with pytest.raises(ValueError, match="saved: expected what forward saved"):
-                called(operator, named | {"saved": other["saved"]})
+                called(row, operator, named | {"saved": other["saved"]})
 
 
 @each_operator
@@ -662,12 +663,11 @@ def test_backward_called_by_itself_wants_what_forward_saved_contiguous(row):
     with pytest.raises(
         ValueError, match="saved: expected what forward saved for these operands, contiguous"
     ):
-        called(operator, named | {"saved": saved})
+        called(row, operator, named | {"saved": saved})
 
 
 @pytest.mark.parametrize("what", [what for what in WRONG if "one" not in what])
-@each_start
-@each_operator
+@each_operator_and_start
 def test_forward_called_by_itself_checks_what_it_is_given(row, start, what):
     case = tensors_of(row, size=((2,), (3, 1), 5, 4, 6), **start)
     operator = torch_operator(row.op)
@@ -676,14 +676,14 @@ def test_forward_called_by_itself_checks_what_it_is_given(row, start, what):
             continue
         flat = (*case.flat[:i], WRONG[what](t, operand.core), *case.flat[i + 1 :])
         with pytest.raises((TypeError, ValueError), match=rf"^{row.op.verb('forward')}: "):
-            operator.forward(*flat, "it", True, None, None)
+            operator.forward(*flat, "it", True, *row.op.values, None, None)
 
 
 @each_operator
 def test_what_is_not_wanted_is_empty(row):
     case = tensors_of(row)
-    results = torch_operator(row.op).forward(*case.flat, None, False, None, None)
-    assert [t.numel() > 0 for t in results] == [True, False, False]
+    results = torch_operator(row.op).forward(*case.flat, None, False, *row.op.values, None, None)
+    assert [t.numel() > 0 for t in results] == [True, *(False for _ in results[1:])]
 
 
 def freed(t):
@@ -696,7 +696,7 @@ def freed(t):
 @each_operator
 def test_tensors_whose_storage_was_freed_are_refused(row):
     """No address stands for an operand that is not given: these would be read as zeros."""
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     for i, (operand, t) in enumerate(zip(row.op.flat, case.flat, strict=True)):
         if t is not None:
             flat = (*case.flat[:i], freed(t), *case.flat[i + 1 :])
@@ -707,15 +707,15 @@ def test_tensors_whose_storage_was_freed_are_refused(row):
         with pytest.raises(ValueError, match=rf"backward: {name}: expected memory"):
             row.backward(case.flat, *incoming)
     operator = torch_operator(row.op)
-    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+    *results, saved = operator.forward(*case.flat, "it", True, *row.op.values, None, None)
     with pytest.raises(ValueError, match="backward: saved: expected"):
-        operator.backward(*case.flat, freed(saved), *results, None, None)
+        operator.backward(*case.flat, freed(saved), *results, *row.op.values, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # its own
 @each_operator
 def test_compiled_autograd_takes_what_was_not_compiled(row):
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
 
     def gradients(context):
         given = [t.requires_grad_(t.is_floating_point()) if t is not None else t for t in case.flat]
@@ -745,8 +745,8 @@ each_that_is_not_dense = pytest.mark.parametrize("kind", NOT_DENSE)
 @each_that_is_not_dense
 @each_operator
 def test_gradients_that_are_not_dense_are_refused(row, kind):
-    case = tensors_of(row, **STARTS["state-reset"])
-    incoming = [NOT_DENSE[kind](case.incoming[0]), None]
+    case = tensors_of(row, **EVERYTHING)
+    incoming = [NOT_DENSE[kind](case.incoming[0])]
     message = rf"^{re.escape(row.op.verb('backward'))}: grad_y: expected a dense tensor, got "
     with pytest.raises(TypeError, match=message):
         row.backward(case.flat, *incoming)
@@ -788,24 +788,25 @@ def test_a_number_of_threads_is_checked_in_the_torch_operators_too(row, n):
     case, operator = tensors_of(row), torch_operator(row.op)
     message = rf"^{re.escape(row.op.verb('forward'))}: num_threads: expected an int >= 1, got {n}"
     with pytest.raises(ValueError, match=message):
-        operator.forward(*case.flat, "it", True, None, n)
-    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+        operator.forward(*case.flat, "it", True, *row.op.values, None, n)
+    *results, saved = operator.forward(*case.flat, "it", True, *row.op.values, None, None)
     with pytest.raises(ValueError, match=message.replace("forward", "backward")):
-        operator.backward(*case.flat, saved, *results, None, n)
+        operator.backward(*case.flat, saved, *results, *row.op.values, None, n)
 
 
 @each_operator
 def test_what_forward_of_other_operands_saved_is_refused(row):
     """Of those without a reset, a state: backward would read another walk through time."""
-    case, operator = tensors_of(row, **STARTS["state-reset"]), torch_operator(row.op)
-    *results, saved = operator.forward(*case.flat, "it", True, None, None)
+    CYTHON.require(row.op)  # the reference saves the same for all
+    case, operator = tensors_of(row, **EVERYTHING), torch_operator(row.op)
+    *results, saved = operator.forward(*case.flat, "it", True, *row.op.values, None, None)
     optional = [i for i, operand in enumerate(row.op.flat) if operand.optional and case.flat[i] is not None]
     for i in optional:
         flat = tuple(None if i == j else t for j, t in enumerate(case.flat))
         with pytest.raises(
             ValueError, match=r"backward: saved: expected what forward saved for backward, "
         ):
-            operator.backward(*flat, saved, *results, None, None)
+            operator.backward(*flat, saved, *results, *row.op.values, None, None)
 
 
 FIRST_IN_THREADS = """
@@ -850,7 +851,7 @@ def test_importing_the_module_registers_all_operators():
 @each_operator
 def test_without_the_exchange_api_tensors_are_described(row, monkeypatch):
     """Older versions of torch have none: keys and addresses are the same."""
-    case = tensors_of(row, **STARTS["state-reset"])
+    case = tensors_of(row, **EVERYTHING)
     tensors = (*case.flat, None, case.flat[0].half(), case.flat[0].bfloat16(), case.flat[1].mT)
     library = _torch_kernels._TENSORS
     of_this_version = library.read(tensors)
@@ -876,9 +877,9 @@ source = source.replace(wanted, f'_private("{missing}_of_another_version")')
 exec(compile(source, spec.origin, "exec"), vars(module))
 
 import tests.test_transforms as t
-from tests.operators import ROWS, STARTS
+from tests.operators import EVERYTHING, ROWS
 for row in ROWS:
-    p = t.Problem(row, STARTS["state-reset"])
+    p = t.Problem(row, EVERYTHING)
     for name in ("forward", "autograd", "autograd of each alone", "checkpoint"):
         t.assert_agree(t.EAGER[name](p, p.ours), t.EAGER[name](p, p.plain))  # slower, and right
     for name in (
@@ -946,7 +947,7 @@ def test_pack_of_tensors_is_differentiable():
 @each_operator
 def test_tensors_and_arrays_are_one_thing_to_a_plan(row):
     """A tensor that shares an array's memory gives the array's results."""
-    plain = random_case(row, **STARTS["state-reset"])
+    plain = random_case(row, **EVERYTHING)
     shared = plain.map(torch.from_numpy)
     for name, a in run(plain).items():
         np.testing.assert_allclose(run(shared)[name].numpy(), a, rtol=1e-13, atol=1e-13)

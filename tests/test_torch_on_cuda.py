@@ -17,11 +17,11 @@ from srwm._torch_operator import torch_operator
 from tests.cuda_host import backend as on_host
 from tests.cuda_host.tensors import on_cuda
 from tests.operators import (
-    STARTS,
+    EVERYTHING,
     TOLERANCE,
     assert_close,
-    each_operator,
-    each_start,
+    each_operator_and_start_on_cuda,
+    each_operator_on_cuda,
     random_case,
     run,
     tensors_of,
@@ -52,9 +52,9 @@ def seen():
 # Ordinary tensors go past torch's dispatcher; what is compiled or transformed goes through it.
 ROADS_OF_THE_REFERENCE = {
     "plain": lambda row, flat: row.forward(flat, backend="reference"),
-    "dispatcher": lambda row, flat: torch_operator(row.op).forward(*flat, None, True, "reference", None)[
-        :-1
-    ],
+    "dispatcher": lambda row, flat: torch_operator(row.op).forward(
+        *flat, None, True, *row.op.values, "reference", None
+    )[:-1],
 }
 
 
@@ -62,8 +62,7 @@ def kernels_of(row, *verbs):
     return [f"{row.op.name}_{verb}" for verb in verbs]
 
 
-@each_operator
-@each_start
+@each_operator_and_start_on_cuda
 def test_results_and_gradients_are_the_references(row, start, seen):
     case = random_case(row, SIZE, **start).map(torch.tensor)
     got = run(case)
@@ -77,8 +76,7 @@ def test_results_and_gradients_are_the_references(row, start, seen):
 
 @pytest.mark.parametrize("road", ROADS_OF_THE_REFERENCE)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@each_operator
-@each_start
+@each_operator_and_start_on_cuda
 def test_the_reference_takes_halves_on_a_device(row, start, dtype, road, seen):
     case = tensors_of(random_case(row, SIZE, **start), dtype=dtype, requires_grad=True)
     got = trained(case, lambda flat: ROADS_OF_THE_REFERENCE[road](row, flat))
@@ -87,13 +85,13 @@ def test_the_reference_takes_halves_on_a_device(row, start, dtype, road, seen):
 
 
 @pytest.mark.parametrize("transform", EAGER)
-@each_operator
+@each_operator_on_cuda
 def test_every_eager_transform(row, transform, seen):
-    p = Problem(row, STARTS["state-reset"])
+    p = Problem(row, EVERYTHING)
     assert_agree(EAGER[transform](p, p.ours), EAGER[transform](p, p.plain))
 
 
-@each_operator
+@each_operator_on_cuda
 def test_a_call_without_a_gradient_is_one_launch(row, seen):
     case = random_case(row, SIZE).map(torch.tensor)
     for _ in range(3):
@@ -101,7 +99,7 @@ def test_a_call_without_a_gradient_is_one_launch(row, seen):
     assert seen.launched == [(kernels_of(row, "forward")[0], 11)] * 3
 
 
-@each_operator
+@each_operator_on_cuda
 def test_launches_go_to_the_stream_that_is_current(row, seen):
     """Of the forward call, and of the backward call: torch makes forward's current again for that."""
     case = random_case(row, SIZE).map(torch.tensor)
@@ -116,8 +114,7 @@ def test_launches_go_to_the_stream_that_is_current(row, seen):
     assert {stream for _, stream in seen.launched} == {22}
 
 
-@each_start
-@each_operator
+@each_operator_and_start_on_cuda
 def test_autocast(row, start, seen):
     autocast_computes_right(row, start, "cpu")
     assert {kernel for kernel, _ in seen.launched} >= set(kernels_of(row, "forward", "backward"))
@@ -165,9 +162,9 @@ def test_a_misaligned_tensor_is_copied_by_its_bytes(monkeypatch):
     assert copy.data_ptr() % copy.element_size() == 0
 
 
-@each_operator
+@each_operator_on_cuda
 def test_operands_on_two_devices_are_refused(row, seen):
-    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+    case = random_case(row, SIZE, **EVERYTHING).map(torch.tensor)
     for operand, t in list(zip(row.op.flat, case.flat, strict=True))[1:]:
         if t is None:
             continue
@@ -179,9 +176,9 @@ def test_operands_on_two_devices_are_refused(row, seen):
     assert seen.launched == []
 
 
-@each_operator
+@each_operator_on_cuda
 def test_misaligned_operands_and_gradients_are_copied(row, seen):
-    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+    case = random_case(row, SIZE, **EVERYTHING).map(torch.tensor)
 
     def misaligned(t):
         memory = torch.zeros(t.numel() * t.element_size() + 1, dtype=torch.uint8)[1:]
@@ -205,7 +202,7 @@ def test_misaligned_operands_and_gradients_are_copied(row, seen):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@each_operator
+@each_operator_on_cuda
 def test_threads_share_a_plan(row, seen):
     case = random_case(row, SIZE).map(torch.tensor)
     expected = row.forward(case.flat)
@@ -234,26 +231,26 @@ def test_threads_share_a_plan(row, seen):
     assert failures == []
 
 
-@each_operator
+@each_operator_on_cuda
 def test_what_is_saved_has_the_size_of_the_devices_backend(row, monkeypatch):
     """Where compilers ask: on tensors that have a device and no memory."""
     from srwm import _dispatch
 
     monkeypatch.setattr(cuda, "unusable", lambda: None)
     _dispatch._resolve.cache_clear()
-    case = random_case(row, SIZE, **STARTS["state-reset"]).map(torch.tensor)
+    case = random_case(row, SIZE, **EVERYTHING).map(torch.tensor)
     with FakeTensorMode():
         flat = [
             None if t is None else torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in case.flat
         ]
-        y, state, saved = torch_operator(row.op).forward(*flat, "it", True, None, None)
+        y, state, saved = torch_operator(row.op).forward(*flat, "it", True, *row.op.values, None, None)
     _dispatch._resolve.cache_clear()
     _, _, L, D, Do = SIZE
     assert saved.shape[-1] == launch.saved_entries(row.op.name, L, D, Do)
     assert {t.device.type for t in (y, state, saved)} == {"cuda"}
 
 
-@each_operator
+@each_operator_on_cuda
 def test_the_cpus_backend_declines_a_devices_tensors(row, seen):
     case = random_case(row, SIZE).map(torch.tensor)
     with pytest.raises(

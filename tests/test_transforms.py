@@ -21,9 +21,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import srwm
 from srwm._torch_operator import torch_operator
 from tests.devices import ON_A_DEVICE, each_device
-from tests.operators import DELTA, ROWS, STARTS, Row, each_operator, plain_loop, random_case, tensors_of
+from tests.operators import (
+    DELTA,
+    EVERYTHING,
+    ROWS,
+    SRWM,
+    STARTS,
+    THOROUGH,
+    Row,
+    each_operator,
+    each_operator_and_start,
+    plain_loop,
+    random_case,
+    starts_of,
+    tensors_of,
+)
 from tests.programs import by_another_process, compiled_ahead
 
 # torch's own forward mode is made of its deprecated scripts.
@@ -32,29 +47,39 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 F = torch.func
 
 
+RESET, MASK = [False, True, False, True, False], [True, True, False, True, True]
+
+
 class Problem:
     """Operands, and two functions of them: the operator's, and a plain loop.
 
     args: the operands that are given, with an axis of three sequences; one: the first sequence of each.
-    Both functions take them, and a `reset`, by default the problem's own, which all sequences share.
+    Both functions take them, and a `reset`, by default the problem's own, which all sequences share; as
+    they do a mask.
     """
 
     def __init__(self, row: Row, start: dict[str, bool], device: str = "cpu") -> None:
         self.row = row
-        case = tensors_of(random_case(row, ((3,), (3,), 5, 4, 6), **start, leads={"reset": ()}), device)
-        self.case = case
-        (self.reset_place,) = row.op.places("flag")
-        self.reset = case.flat[self.reset_place]
-        if self.reset is not None:
-            self.reset = torch.tensor([False, True, False, True, False], device=device)
+        leads = {"flag": (), "parameter": (3,)}
+        self.case = tensors_of(random_case(row, ((3,), (3,), 5, 4, 6), **start, leads=leads), device)
+        self.flags = {row.op.flat[i].name: self.case.flat[i] for i in row.op.places("flag")}
+        for name, of in {"reset": RESET, "mask": MASK}.items():
+            if self.flags.get(name) is not None:
+                self.flags[name] = torch.tensor(of, device=device)
         resets = [[0, 1, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
         self.resets = torch.tensor(resets, dtype=torch.bool, device=device)
-        self.args = case.given
-        self.one = tuple(a[0] for a in case.given)
+        self.args = self.case.given
+        self.one = tuple(a[0] for a in self.case.given)
+
+    def flag_to(self, device: str) -> None:
+        """Move its flags."""
+        self.flags = {name: None if a is None else a.to(device) for name, a in self.flags.items()}
 
     def _flat(self, a: tuple[Any, ...], reset: Any) -> tuple[Any, ...]:
+        flags = self.flags if reset is None else {**self.flags, "reset": reset}
         flat = list(self.case.of_given(a))
-        flat[self.reset_place] = self.reset if reset is None else reset
+        for name, flag in flags.items():
+            flat[self.row.place(name)] = flag
         return tuple(flat)
 
     def ours(self, *a: Any, reset: Any = None) -> Any:
@@ -73,8 +98,8 @@ def free(args):
 
 def loss(f):
     def of(*a, **options):
-        y, state = f(*a, **options)
-        return y.pow(2).sum() + state.sin().sum()
+        y, *states = f(*a, **options)
+        return y.pow(2).sum() + sum(state.sin().sum() for state in states)
 
     return of
 
@@ -128,11 +153,11 @@ def forward_over_reverse(f, args):
 def batched_gradients(f, args):
     """The rows of a Jacobian by torch.autograd's own batching."""
     a = free(args)
-    y, state = f(*a)
+    y, *states = f(*a)
     upstream = torch.stack([y.detach(), y.detach().cos(), -y.detach()])
-    of_state = torch.stack([state.detach()] * 3)
+    of_states = [torch.stack([state.detach()] * 3) for state in states]
     gradients = torch.autograd.grad(
-        (y, state), a, (upstream, of_state), is_grads_batched=True, allow_unused=True
+        (y, *states), a, (upstream, *of_states), is_grads_batched=True, allow_unused=True
     )
     return [t.new_zeros(3, *t.shape) if g is None else g for g, t in zip(gradients, a, strict=True)]
 
@@ -157,7 +182,7 @@ class Cell(torch.nn.Module):
 
 def cell_of(p, f, args=None):
     """A module with the initial matrices of one sequence, and the other operands of all."""
-    place = p.case.places.index(p.row.place(p.row.initial))
+    place = p.case.places.index(p.row.place(p.row.initials[0]))
     return Cell(f, p.one if args is None else args, place), (*p.args[:place], *p.args[place + 1 :])
 
 
@@ -213,7 +238,7 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
         lambda *a: loss(f)(*a, reset=p.resets), p.args
     ),
     "autograd of the output": lambda p, f: autograd_of(lambda *a: f(*a)[0].sin().sum(), p.args),
-    "autograd of the state": lambda p, f: autograd_of(lambda *a: f(*a)[1].sin().sum(), p.args),
+    "autograd of the state": lambda p, f: autograd_of(lambda *a: f(*a)[-1].sin().sum(), p.args),
     "autograd of each alone": lambda p, f: of_each_alone(f, p.args),
     "batched gradients": lambda p, f: batched_gradients(f, p.args),
     "func.grad": lambda p, f: F.grad(loss(f), every(p))(*p.one),
@@ -221,7 +246,7 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
     "func.grad_and_value": lambda p, f: F.grad_and_value(loss(f), every(p))(*p.one),
     "func.vjp": lambda p, f: F.vjp(loss(f), *p.one)[1](p.one[0].new_ones(())),
     "jacrev": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p))(*p.one),
-    "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[1], every(p))(*p.one),
+    "jacrev of the state": lambda p, f: F.jacrev(lambda *a: f(*a)[-1], every(p))(*p.one),
     "jacrev in chunks": lambda p, f: F.jacrev(lambda *a: f(*a)[0], every(p), chunk_size=7)(*p.one),
     "jacobian, vectorized": lambda p, f: torch.autograd.functional.jacobian(f, p.one, vectorize=True),
     "vmap": lambda p, f: F.vmap(f)(*p.args),
@@ -287,26 +312,47 @@ EAGER: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
 }
 
 
-def starts_on(device, *starts, marks=()):
-    """Rows of these starts on a device; a name says which start, and which device if it is not the CPU."""
+def starts_on(device, *starts, rows=ROWS, marks=()):
+    """Rows of these starts on a device; a name says which start, and which device if it is not the CPU.
+
+    None: with everything that an operator takes.
+    """
     suffix = "" if device == "cpu" else f"-{device}"
-    return [pytest.param(STARTS[s], device, id=s + suffix, marks=marks) for s in starts]
+    return [
+        pytest.param(row, starts_of(row)[s], device, id=f"{row}-{s}{suffix}", marks=marks)
+        for row in rows
+        for s in (list(starts_of(row))[-1] if s is None else s for s in starts)
+        if s in starts_of(row)
+    ]
 
 
-OTHER_STARTS = [s for s in STARTS if s != "state-reset"]
+def other_starts_on(device, *starts, marks=()):
+    """The rows of these starts that `starts_on(device, None)` has not."""
+    every = starts_on(device, *starts, marks=marks)
+    return [of for of in every if of.id not in {full.id for full in starts_on(device, None)}]
 
-each_start_on_the_cpu = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+
+FEW = (SRWM, DELTA)  # whose every start runs in `make test`
+OTHERS = tuple(row for row in ROWS if row not in FEW)
+
+each_start_on_the_cpu = each_operator_and_start
 each_start = pytest.mark.parametrize(
-    ("start", "device"),
-    [*starts_on("cpu", *STARTS), *starts_on("cuda", "plain", "state-reset", marks=ON_A_DEVICE)],
+    ("row", "start", "device"),
+    [
+        *starts_on("cpu", None),
+        *(of for of in other_starts_on("cpu", *STARTS) if of.values[0] in FEW),
+        *(of for of in other_starts_on("cpu", *STARTS, marks=pytest.mark.slow) if of.values[0] in OTHERS),
+        *starts_on("cuda", "plain", None, marks=ON_A_DEVICE),
+    ],
 )
 # What is slow runs once in `make test`, and once on a device: with everything an operator takes.
 each_start_slowly = pytest.mark.parametrize(
-    ("start", "device"),
+    ("row", "start", "device"),
     [
-        *starts_on("cpu", "state-reset"),
-        *starts_on("cpu", *OTHER_STARTS, marks=pytest.mark.slow),
-        *starts_on("cuda", "state-reset", marks=ON_A_DEVICE),
+        *starts_on("cpu", None, rows=THOROUGH),
+        *starts_on("cpu", None, rows=[row for row in ROWS if row not in THOROUGH], marks=pytest.mark.slow),
+        *other_starts_on("cpu", *STARTS, marks=pytest.mark.slow),
+        *starts_on("cuda", None, marks=ON_A_DEVICE),
     ],
 )
 
@@ -324,9 +370,10 @@ def assert_agree(got, expected):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
+# torch's `linearize` takes ten seconds and more; a row beside the first ones is of no other kind.
+@pytest.mark.slow_where(lambda row, transform: transform == "linearize" and row not in FEW)
 @pytest.mark.parametrize("transform", EAGER)
 @each_start
-@each_operator
 def test_eager(row, start, device, transform):
     p = Problem(row, start, device)
     assert_agree(EAGER[transform](p, p.ours), EAGER[transform](p, p.plain))
@@ -335,24 +382,24 @@ def test_eager(row, start, device, transform):
 @pytest.mark.parametrize("transform", EAGER)
 def test_eager_rows_stay_on_the_device_of_their_operands(transform):
     """One that a row itself made on the CPU would fail beside CUDA tensors, and fails beside meta ones."""
-    p = Problem(DELTA, STARTS["state-reset"], "meta")
+    p = Problem(DELTA, EVERYTHING, "meta")
     for f in (p.ours, p.plain):
         assert {t.device.type for t in leaves(EAGER[transform](p, f))} == {"meta"}
 
 
+@pytest.mark.slow_where(lambda row: row not in FEW)  # tests/test_torch.py has the same without batches
 @each_start
-@each_operator
 def test_gradcheck(row, start, device):
     p = Problem(row, start, device)
     assert torch.autograd.gradcheck(p.ours, free(p.one), check_batched_grad=True, check_forward_ad=True)
 
 
 @each_start_slowly
-@each_operator
 def test_gradgradcheck(row, start, device):
     p = Problem(row, start, device)
     small = tensors_of(random_case(row, ((), (), 2, 2, 1), state="state" in start), device)
-    p.case, p.reset = small, None if p.reset is None else torch.tensor([False, True], device=device)
+    p.case = small
+    p.flags = {n: None if a is None else a.new_tensor([n == "mask", True]) for n, a in p.flags.items()}
     assert torch.autograd.gradgradcheck(p.ours, free(small.given), check_batched_grad=True)
 
 
@@ -383,7 +430,6 @@ WAYS = {
 @pytest.mark.slow_where(lambda way: way != "dynamic")  # inductor: the test after this one
 @pytest.mark.parametrize("way", WAYS)
 @each_start_slowly
-@each_operator
 def test_compiled_training(row, start, device, way, compiled):
     p = Problem(row, start, device)
     a, b = free(p.args), free(p.args)
@@ -395,12 +441,13 @@ def test_compiled_training(row, start, device, way, compiled):
 
 
 @each_start_slowly
-@each_operator
 def test_one_compilation_serves_all_batches_and_lengths(row, start, device, compiled):
     counter = CompileCounterWithBackend("inductor")
     f = compiled(lambda *flat: loss(lambda *a: row.forward(a))(*flat), backend=counter)
     for B, L in ((3, 5), (4, 7), (2, 9)):
-        case = tensors_of(random_case(row, ((B,), (B,), L, 4, 6), **start), device)
+        case = tensors_of(
+            random_case(row, ((B,), (B,), L, 4, 6), **start, leads={"parameter": (B,)}), device
+        )
         a, b = (case.of_given(free(case.given)) for _ in range(2))
         for i, operand in enumerate(row.op.flat):
             if a[i] is not None:
@@ -424,10 +471,13 @@ COMPILED_TRANSFORMS: dict[str, Callable[[Problem, Callable[..., Any]], Any]] = {
 }
 
 
-@pytest.mark.slow_where(lambda transform: transform in ("grad", "vjp", "jacrev"))
+@pytest.mark.slow_where(
+    lambda row, transform: (
+        transform in ("grad", "vjp", "jacrev") or (transform == "grad of grad" and row not in FEW)
+    )
+)
 @pytest.mark.parametrize("transform", COMPILED_TRANSFORMS)
 @each_start_slowly
-@each_operator
 def test_compiled_transforms(row, start, device, transform, compiled):
     p = Problem(row, start, device)
     ours, args = COMPILED_TRANSFORMS[transform](p, p.ours)
@@ -436,7 +486,6 @@ def test_compiled_transforms(row, start, device, transform, compiled):
 
 
 @each_start_slowly
-@each_operator
 def test_compiled_per_sample_gradients(row, start, device, compiled):
     p = Problem(row, start, device)
     cell, rest = cell_of(p, p.ours)
@@ -466,7 +515,6 @@ FORWARD_MODE = {
 
 @pytest.mark.parametrize("transform", FORWARD_MODE)
 @each_start_slowly
-@each_operator
 def test_compiled_forward_mode_is_refused_and_no_zero(row, start, device, transform, compiled):
     p = Problem(row, start, device)
     with pytest.raises(Exception, match="where the call is compiled"):  # in Dynamo's own wrapping
@@ -474,14 +522,15 @@ def test_compiled_forward_mode_is_refused_and_no_zero(row, start, device, transf
 
 
 @pytest.mark.parametrize(
-    ("start", "device"),  # without a reset, nothing leads from a state to the weight that is trained
+    # Without a reset, nothing leads from a state to the weight that is trained.
+    ("row", "start", "device"),
     [
-        *starts_on("cpu", "state-reset"),
+        *starts_on("cpu", None, rows=THOROUGH),
+        *starts_on("cpu", None, rows=[row for row in ROWS if row not in THOROUGH], marks=pytest.mark.slow),
         *starts_on("cpu", "plain", "reset", marks=pytest.mark.slow),
-        *starts_on("cuda", "state-reset", marks=ON_A_DEVICE),
+        *starts_on("cuda", None, marks=ON_A_DEVICE),
     ],
 )
-@each_operator
 def test_a_compiled_module_trains_as_it_does_eagerly(row, start, device, compiled):
     p = Problem(row, start, device)
     losses = []
@@ -490,11 +539,29 @@ def test_a_compiled_module_trains_as_it_does_eagerly(row, start, device, compile
         module, optimizer = wrap(cell), torch.optim.Adam(cell.parameters(), lr=0.01)
         for _ in range(3):
             optimizer.zero_grad()
-            y, state = module(*rest)
-            (y.pow(2).sum() + state.sin().sum()).backward()
+            loss(module)(*rest).backward()
             optimizer.step()
         losses.append(cell.weight.detach())
     assert_agree(*losses)
+
+
+class Scaled(torch.nn.Module):
+    """A module whose number is a setting of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0
+
+    def forward(self, q: torch.Tensor) -> torch.Tensor:
+        return srwm.sum_rule.forward(q, q, q, normalise=self.scale / 2, scale=self.scale)
+
+
+@pytest.mark.parametrize("dynamic", [None, True, False])
+def test_settings_of_a_compiled_module_may_change(dynamic, compiled):
+    module, q = Scaled(), torch.rand(5, 3)
+    f = compiled(module, backend="aot_eager", dynamic=dynamic)
+    for module.scale in (1.0, 0.5, 0.25, 3.0):
+        torch.testing.assert_close(f(q), module(q))
 
 
 # ---- exported
@@ -513,7 +580,6 @@ class Forward(torch.nn.Module):
 
 @pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
 @each_start_slowly
-@each_operator
 def test_export(row, start, device, strict):
     p = Problem(row, start, device)
     program = torch.export.export(Forward(p), p.args, strict=strict)
@@ -526,53 +592,56 @@ def test_export(row, start, device, strict):
     reason="programs that torch 2.9 exports with named sizes do not know these names",
 )
 @each_start_slowly
-@each_operator
 def test_export_of_any_batch_and_length(row, start, device):
-    p = Problem(row, {k: v for k, v in start.items() if k != "reset"}, device)
+    p = Problem(row, {k: v for k, v in start.items() if k == "state"}, device)
     B, L = torch.export.Dim("B", min=2, max=64), torch.export.Dim("L", min=2, max=64)
     shapes = tuple(
         {0: B} | ({1 + o.letters.index("L"): L} if "L" in o.letters else {})
         for o in (row.op.flat[i] for i in p.case.places)
     )
     program = torch.export.export(Forward(p), p.args, dynamic_shapes=(shapes,))
-    other = tensors_of(random_case(row, ((2,), (2,), 9, 4, 6), **start).with_(reset=None), device)
+    size, leads = ((2,), (2,), 9, 4, 6), {"parameter": (2,)}
+    other = tensors_of(random_case(row, size, state="state" in start, leads=leads), device)
     assert_agree(program.module()(*other.given), plain_loop(row, other.flat))
 
 
-def of_all_operators(start, device, run, folder):
-    """The problems of all operators, and what `run` of tests/programs.py makes of them."""
-    problems = [Problem(row, start, device) for row in ROWS]
+def of_operators(rows, start, device, run, folder):
+    """The problems of some operators, and what `run` of tests/programs.py makes of them."""
+    problems = [Problem(row, start, device) for row in rows]
     modules, args = [Forward(p) for p in problems], [p.args for p in problems]
     if run is by_another_process:
         modules = [torch.export.export(m, a) for m, a in zip(modules, args, strict=True)]
     return problems, run(modules, args, folder)
 
 
-def once_for_all_operators(run):
-    """A fixture: what `run` makes of them at a start, made when it is first asked for."""
+def once_for_several_operators(run):
+    """A fixture: what `run` makes of them at a start, made when it is first asked for.
+
+    Of those that run in `make test` together, and of the others.
+    """
 
     @pytest.fixture(scope="module")
     def results(tmp_path_factory):
-        made: dict[tuple[str, ...], Any] = {}
+        made: dict[tuple[Any, ...], Any] = {}
 
         def results(row, start, device):
-            key = (device, *start)
+            rows = [r for r in ROWS if (r in THOROUGH) == (row in THOROUGH)]
+            key = (device, row in THOROUGH, *start)
             if key not in made:
-                made[key] = of_all_operators(start, device, run, tmp_path_factory.mktemp("programs"))
+                made[key] = of_operators(rows, start, device, run, tmp_path_factory.mktemp("programs"))
             problems, found = made[key]
-            return problems[ROWS.index(row)], found[ROWS.index(row)]
+            return problems[rows.index(row)], found[rows.index(row)]
 
         return results
 
     return results
 
 
-loaded_elsewhere = once_for_all_operators(by_another_process)
-packaged = once_for_all_operators(compiled_ahead)
+loaded_elsewhere = once_for_several_operators(by_another_process)
+packaged = once_for_several_operators(compiled_ahead)
 
 
 @each_start_slowly
-@each_operator
 def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, device, loaded_elsewhere):
     p, results = loaded_elsewhere(row, start, device)
     assert_agree(results, p.plain(*p.args))
@@ -582,7 +651,6 @@ def test_an_exported_program_is_saved_and_loaded_by_another_process(row, start, 
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"
 )  # torch's own
 @each_start_slowly
-@each_operator
 def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, device, packaged):
     if device == "cuda":
         from torch.utils.cpp_extension import CUDA_HOME
@@ -593,7 +661,6 @@ def test_compiled_ahead_by_inductor_packaged_and_loaded(row, start, device, pack
     assert_agree(results, p.plain(*p.args))
 
 
-@each_operator
 @each_start
 def test_make_fx(row, start, device):
     p = Problem(row, start, device)
@@ -607,64 +674,58 @@ def test_make_fx(row, start, device):
 # ---- shapes alone
 
 
-@each_operator
 @each_start
 def test_fake_tensors(row, start, device):
     p = Problem(row, start, device)
-    y, state = p.plain(*p.args)
+    expected = p.plain(*p.args)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         a = [mode.from_tensor(t).requires_grad_() for t in p.args]
         results = p.ours(*a)
-        assert [(t.shape, t.dtype) for t in results] == [(t.shape, t.dtype) for t in (y, state)]
-        gradients = torch.autograd.grad(results[0].sum() + results[1].sum(), a)
+        assert [(t.shape, t.dtype) for t in results] == [(t.shape, t.dtype) for t in expected]
+        gradients = torch.autograd.grad(sum(t.sum() for t in results), a)
     assert [g.shape for g in gradients] == [t.shape for t in p.args]
 
 
-@each_operator
 @each_start_on_the_cpu
 def test_meta_tensors_with_gradients(row, start):
     p = Problem(row, start)
-    p.reset = None if p.reset is None else p.reset.to("meta")
+    p.flag_to("meta")
     a = [t.to("meta").requires_grad_() for t in p.args]
-    y, state = p.ours(*a)
-    expected = random_case(row, ((3,), (3,), 5, 4, 6)).incoming
-    assert [y.shape, state.shape] == [g.shape for g in expected]
-    assert y.device.type == state.device.type == "meta"
-    gradients = torch.autograd.grad(y.sum() + state.sum(), a)
+    results = p.ours(*a)
+    assert [(t.shape, t.device.type) for t in results] == [(g.shape, "meta") for g in p.case.incoming]
+    gradients = torch.autograd.grad(sum(t.sum() for t in results), a)
     assert [(g.shape, g.device.type) for g in gradients] == [(t.shape, "meta") for t in a]
 
 
-@each_operator
 @each_start_on_the_cpu
 def test_meta_tensors_are_checked(row, start):
     p = Problem(row, start)
     a = [t.to("meta") for t in p.args]
-    p.reset = None if p.reset is None else p.reset.to("meta")
+    p.flag_to("meta")
     a[-1] = a[-1][..., :3]
     with pytest.raises(ValueError, match=r"^srwm\S*\.forward: .*: expected"):
         p.ours(*a)
 
 
-@each_operator
 @each_start_slowly
 def test_registration_is_what_torch_expects(row, start, device):
     p = Problem(row, start, device)
     operator, flat = torch_operator(row.op), p._flat(p.args, None)
     for save in (None, "it"):
         for return_state in (False, True):
-            arguments = (*flat, save, return_state, None, None)
+            arguments = (*flat, save, return_state, *row.op.values, None, None)
             torch.library.opcheck(operator.forward, arguments)
-    wanting = (*p._flat(tuple(free(p.args)), None), None, True, None, None)
+    wanting = (*p._flat(tuple(free(p.args)), None), None, True, *row.op.values, None, None)
     torch.library.opcheck(operator.forward, wanting)
-    *results, saved = operator.forward(*flat, "it", True, None, None)
-    for incoming in (results, (results[0], None), (None, results[1])):
-        torch.library.opcheck(operator.backward, (*flat, saved, *incoming, None, None))
+    *results, saved = operator.forward(*flat, "it", True, *row.op.values, None, None)
+    some = [[t if i == j else None for j, t in enumerate(results)] for i, _ in enumerate(results)]
+    for incoming in (results, *some):
+        torch.library.opcheck(operator.backward, (*flat, saved, *incoming, *row.op.values, None, None))
 
 
 # ---- modules and precision
 
 
-@each_operator
 @each_start
 def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start, device):
     """Of all precisions that meet under autocast, that of what grows decides."""
@@ -674,11 +735,11 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start, devi
     rounded = tuple(t.bfloat16().float() if i in data else t for i, t in enumerate(case.flat))
     given = [halves[i].requires_grad_() for i in case.places]
     with torch.autocast(device, dtype=torch.bfloat16):
-        y, state = row.forward(halves)
-    assert y.dtype == state.dtype == torch.float32
-    gradients = torch.autograd.grad(y.sum() + state.sum(), given)
+        results = row.forward(halves)
+    assert {t.dtype for t in results} == {torch.float32}
+    gradients = torch.autograd.grad(sum(t.sum() for t in results), given)
     assert [g.dtype for g in gradients] == [t.dtype for t in given]
-    for got, expected in zip((y, state), row.forward(rounded), strict=True):
+    for got, expected in zip(results, row.forward(rounded), strict=True):
         torch.testing.assert_close(got, expected)
     with (
         torch.autocast(device, dtype=torch.bfloat16, enabled=False),
@@ -693,7 +754,7 @@ def test_autocast_computes_in_the_dtype_of_the_initial_matrices(row, start, devi
 @each_operator
 def test_autocast_has_no_part_in_what_is_computed(row, device, backend, transform):
     """Every road through torch's own operations computes in the precision of the operands."""
-    p = Problem(row, STARTS["state-reset"], device)
+    p = Problem(row, EVERYTHING, device)
     case = p.case.map(lambda t: t.float() if t.is_floating_point() else t)
     p.args, p.one = case.given, tuple(a[0] for a in case.given)
 
@@ -710,19 +771,21 @@ def test_autocast_has_no_part_in_what_is_computed(row, device, backend, transfor
 class Layer(torch.nn.Module):
     """The smallest module with an operator: it can be copied and pickled, which closures cannot."""
 
-    def __init__(self, name: str, weight: torch.Tensor) -> None:
+    def __init__(self, name: str, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.name = name
-        self.weight = torch.nn.Parameter(weight)
+        self.weights = torch.nn.ParameterDict(weights)
 
     def forward(self, *data: torch.Tensor) -> Any:
-        row = next(row for row in ROWS if row.op.name == self.name)
-        return row.forward((*data, self.weight, None, None))
+        row = next(row for row in ROWS if row.name == self.name)
+        given = dict(zip((row.op.flat[i].name for i in row.op.places("data")), data, strict=True))
+        return row.forward(tuple((given | dict(self.weights)).get(name) for name in row.op.names))
 
 
 def layer_and_data(row, device):
     case = tensors_of(random_case(row, ((3,), (), 5, 4, 6)), device)
-    return Layer(row.op.name, case[row.initial]), [case.flat[i] for i in row.op.places("data")]
+    weights = {row.op.flat[i].name: case.flat[i] for i in row.op.places("parameter", "initial")}
+    return Layer(row.name, weights), [case.flat[i] for i in row.op.places("data")]
 
 
 @each_device
@@ -743,4 +806,4 @@ def test_modules_are_copied_and_pickled(row, device):
         assert_agree(other(*data), expected)
         other.zero_grad()
         sum(t.sum() for t in other(*data)).backward()
-        assert_agree(other.weight.grad, layer.weight.grad)
+        assert_agree([p.grad for p in other.parameters()], [p.grad for p in layer.parameters()])

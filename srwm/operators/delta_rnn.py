@@ -155,7 +155,7 @@ def vjp(
     (h, (R_next, h_next)) : tuple
         As ``forward(..., return_state=True)``.
     pullback : callable
-        ``pullback(grad_h, grad_state_next=None) -> (gz, gk, gv, gbeta, gR, gh)``, with a state ``(...,
+        ``pullback(grad_y, grad_state_next=None) -> (gz, gk, gv, gbeta, gR, gh)``, with a state ``(...,
         gstate_R, gstate_h)``: gradients of exactly the shapes of the operands (summed over broadcast axes),
         None for R and h if they are. `grad_state_next` is a tuple of the gradients of R_next and h_next,
         each of which may be None, or None. It may be called any number of times.
@@ -181,7 +181,7 @@ def backward(
     beta: Any,
     R: Any,
     h: Any,
-    grad_h: Any,
+    grad_y: Any,
     grad_state_next: Any = None,
     *,
     state: Any = None,
@@ -199,7 +199,7 @@ def backward(
     ----------
     z, k, v, beta, R, h, state, version, reset, mask, backend, num_threads
         As for `forward`; R and h may be None.
-    grad_h : array (..., L, D)
+    grad_y : array (..., L, D)
         Gradient of the outputs, of their shape and dtype.
     grad_state_next : tuple of arrays (..., D, D) and (..., D), optional
         Gradients of R_next and h_next, each of which may be None; None is zero.
@@ -226,4 +226,4 @@ def backward(
     """
     op = _call.with_settings(DELTA_RNN, "backward", version)
     flat = z, k, v, beta, R, h, *_call.states(op, "backward", state), reset, mask
-    return _call.backward(op, flat, grad_h, grad_state_next, (backend, num_threads))
+    return _call.backward(op, flat, grad_y, grad_state_next, (backend, num_threads))

@@ -174,7 +174,7 @@ def backward(
     ]
     before = _unflattened(op, operands, saved)
     of_initials = operands.zeros
-    of_parameters = [xp.zeros_like(a) for a in operands.parameters]
+    of_parameters = [zeros(o.shape(lead, sizes), operands.zeros[0]) for o in op.of_role("parameter")]
     of_data: list[list[Any]] = [[] for _ in operands.data]
     for t in range(L - 1, -1, -1):
         arguments = operands.arguments(t, [a[t] for a in before])

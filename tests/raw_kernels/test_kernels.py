@@ -18,7 +18,7 @@ from tests.operators import (
     TOLERANCE,
     assert_close,
     assert_same,
-    each_operator,
+    each_operator_on_cuda,
     random_case,
     truth_of,
 )
@@ -69,7 +69,7 @@ def name_of(variant):
 )
 @each_variant
 @pytest.mark.parametrize("mode", ["race", "bounds"])
-@each_operator
+@each_operator_on_cuda
 def test_no_race_and_nothing_out_of_bounds(row, variant, mode):
     case = case_of(row, variant, state=True)
     truth = truth_of(case)

@@ -10,21 +10,18 @@ import pytest
 
 from srwm._cy.cuda import Backward, Forward, saved_of
 from srwm._raw_kernels import loader
-from srwm.operators.table import OPERATORS
 from tests.cases import random_case, random_delta_case
 from tests.cuda_host import backend, calls
 from tests.cuda_host.platform import WORD, Platform, parameters_of
 from tests.cuda_host.raw_module import parameters as declared
-from tests.operators import CUDA_ON_HOST, assert_same
-from tests.operators import each_operator as each_row
+from tests.operators import CUDA_ON_HOST, ON_CUDA, assert_same
+from tests.operators import each_operator_on_cuda as each_row
 from tests.operators import random_case as random_row
 
 # Without a C++ compiler no kernel can be built; in CI tests/operators.py fails for that.
 pytestmark = pytest.mark.skipif(backend.unusable() is not None, reason=str(backend.unusable()))
 
-each_operator = pytest.mark.parametrize(
-    "operator", [OPERATORS["srwm"], OPERATORS["delta"]], ids=lambda operator: operator.name
-)
+each_operator = pytest.mark.parametrize("operator", [row.op for row in ON_CUDA], ids=[*map(repr, ON_CUDA)])
 # x, q and k are shared or not: their gradients are then sums, or written by the kernel itself.
 each_size = pytest.mark.parametrize(
     "size", [((3,), (), 5, 4, 3), ((), (3,), 5, 4, 3)], ids=["own", "shared"]
