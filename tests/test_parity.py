@@ -20,11 +20,13 @@ from tests.operators import (
     DELTA,
     EVERYTHING,
     LONG_OR_WIDE,
+    ON_CUDA,
     REFERENCE,
     ROWS,
     SIZES,
     SRWM,
     STARTS,
+    THOROUGH,
     TOLERANCE,
     Case,
     assert_close,
@@ -88,8 +90,31 @@ each_row_size_and_start = pytest.mark.parametrize(
 
 
 def is_slow_by_the_reference(backend, row, size):
-    """The reference beside itself in another precision: at small sizes for all, at others for some."""
-    return backend is REFERENCE and row not in (SRWM, DELTA) and (size in LONG_OR_WIDE or size[2] > 65)
+    """The truth of what is long or wide, for all but some rows; the reference beside it, for two."""
+    if backend is REFERENCE:
+        return row not in (SRWM, DELTA) and (size in LONG_OR_WIDE or size[2] > 65)
+    return row not in THOROUGH and size in LONG_OR_WIDE
+
+
+# Most of what the emulated CUDA costs is compilation. Two rows run the whole suite there, the others the
+# test below; all of it is in `make test-all`.
+pytestmark = pytest.mark.slow_where(lambda backend, row: backend is CUDA_ON_HOST and row not in ON_CUDA)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ON_CUDA], ids=repr)
+def test_the_other_kernels_of_emulated_cuda(row, dtype):
+    """Every operand broadcast or not, strided, several segments, a float32 state beside halves."""
+    size, state_dtype = ((2, 3), (3,), 21, 5, 7), np.float32 if dtype == "float16" else None
+    cases = [random_case(row, size, **start) for start in starts_of(row).values()]
+    for operand in row.op.flat if dtype == "float64" else ():
+        for alone, others in (((), (2, 3)), ((2, 3), ())):
+            leads = {o.name: others for o in row.op.flat} | {operand.name: alone}
+            cases.append(random_case(row, ((), (), 11, 5, 7), **EVERYTHING, leads=leads))
+    for case in cases:
+        case = case.astype(np.dtype(dtype), state_dtype)
+        truth, got = truth_of(case), CUDA_ON_HOST.run(case.map(strided))
+        assert_close(got, truth, TOLERANCE[dtype])
 
 
 @cache
