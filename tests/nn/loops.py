@@ -215,10 +215,7 @@ def delta_rnn_step(layer, x, S, R, last):
     q, k, v, recurrent_k, recurrent_v, b, recurrent_b = columns_of(layer, x, [D] * 5 + [1, 1])
     z, S = write_and_read(phi(layer, q), phi(layer, k), v, b, S)
     h = last.mT
-    if layer.version == 2:
-        s = shares(h.exp(), 1e-6)
-    else:
-        s = h
+    s = shares(h.exp(), 1e-6) if layer.version == 2 else h
     read, R = write_and_read(s, recurrent_k.softmax(-1), recurrent_v, recurrent_b, R)
     y = z + read
     if layer.version == 1:
