@@ -18,9 +18,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+)
 
-CoreName = Literal["srwm", "deltanet", "lstm", "fake_sr"]
+CoreName = Literal[
+    "srwm", "deltanet", "lstm", "fake_sr", "linear", "recurrent_delta", "delta_rnn", "delta_delta"
+]
 
 
 class LayerStack(nn.Module):
@@ -169,7 +180,8 @@ def build_core(
     Parameters
     ----------
     core : "srwm", `srwm.nn.SRWM`; "deltanet", `srwm.nn.DeltaNet`; "fake_sr", `srwm.nn.FakeSR` in the SRWM
-        layer's residual form; "lstm", `Lstm`.
+        layer's residual form; "lstm", `Lstm`; "linear", `srwm.nn.LinearAttention`; "recurrent_delta",
+        `srwm.nn.RecurrentDeltaNet`; "delta_rnn", `srwm.nn.DeltaRNN`; "delta_delta", `srwm.nn.DeltaDelta`.
     n_inputs, n_outputs, n_layers, d_model, dropout, input_gain : see `LayerStack` and `Lstm`.
     n_heads, ff_factor : of the layers; an LSTM has neither heads nor feed-forward blocks.
     beta_init, q_scale : see `srwm.nn.SRWM`; for "srwm" alone.
@@ -210,6 +222,10 @@ def build_core(
             dropout=dropout,
         ),
         "deltanet": partial(DeltaNet, d_model, n_heads, dropout=dropout),
+        "linear": partial(LinearAttention, d_model, n_heads, dropout=dropout),
+        "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads, dropout=dropout),
+        "delta_rnn": partial(DeltaRNN, d_model, n_heads, dropout=dropout),
+        "delta_delta": partial(DeltaDelta, d_model, n_heads, dropout=dropout),
         "fake_sr": partial(
             FakeSR,
             *(d_model, n_heads),

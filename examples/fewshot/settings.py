@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..training.settings import FREE, RunSettings
 from . import models
+from .cores import CoreName
 from .models import FewShotLearner
 
 _MAY_BE_ZERO = (
@@ -109,7 +110,7 @@ class Settings(RunSettings):
     teacher_weight: float = 1.0
     """With bootstrapping: of the teacher's cross-entropy."""
 
-    core: Literal["srwm", "deltanet", "lstm", "fake_sr"] = "srwm"
+    core: CoreName = "srwm"
     """What reads the sequence. srwm: self-referential weight matrices; deltanet: a fast weight
     matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights."""
     n_layers: int = 2

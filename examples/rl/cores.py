@@ -20,10 +20,32 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, Residual, SRDelta
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    Residual,
+    SRDelta,
+)
 
 CoreName = Literal[
-    "feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta"
+    "feedforward",
+    "lstm",
+    "deeper",
+    "deltanet",
+    "srwm",
+    "srwm_no_carry",
+    "fake_sr",
+    "sr_delta",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
 ]
 
 State = list[Tensor]  # what a core carries, one tensor a layer
@@ -107,7 +129,7 @@ class LayerStack(nn.Module):
     def initial_state(self, count: int) -> State:
         """Zeros: what is carried after no steps at all."""
         states: list[Tensor | None] = [
-            cast("SRWM | DeltaNet | SRDelta | FakeSR | NoCarry", mixer).initial_state(count)
+            cast("DeltaNet | NoCarry", mixer).initial_state(count)  # or another layer, all called alike
             for mixer in self.mixers
         ]
         return [state for state in states if state is not None]
@@ -228,7 +250,11 @@ def build_core(
         * "srwm", `srwm.nn.SRWM`, with the input's softmax,
         * "srwm_no_carry", `NoCarry` of that,
         * "fake_sr", `srwm.nn.FakeSR`, without the input's softmax,
-        * "sr_delta", `srwm.nn.SRDelta`, with the input's softmax.
+        * "sr_delta", `srwm.nn.SRDelta`, with the input's softmax,
+        * "linear", `srwm.nn.LinearAttention` with keys and queries divided by their sums and 1e-5,
+        * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
+        * "delta_rnn", `srwm.nn.DeltaRNN`, with softmax of queries and keys,
+        * "delta_delta", `srwm.nn.DeltaDelta` with 1e-5 beside its sums.
     n_inputs : see `LayerStack`.
     n_layers, d_model, d_ff, input_gain : see `LayerStack`, of which alone they are.
     n_heads : of the layers.
@@ -244,12 +270,13 @@ def build_core(
     if core not in get_args(CoreName):
         raise ValueError(f"build_core: core must be one of {', '.join(get_args(CoreName))}, got {core!r}")
     rewriting = ("srwm", "srwm_no_carry", "sr_delta")
+    programmed = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
     for option, changed, cores in (
         ("residual", residual != "plain", (*rewriting, "fake_sr")),
         ("input_softmax", input_softmax is not None, (*rewriting, "fake_sr")),
         ("beta_init", beta_init != 0, rewriting),
         ("q_scale", q_scale != 1, rewriting),
-        ("input_gain", input_gain != 1, ("deeper", "deltanet", *rewriting, "fake_sr")),
+        ("input_gain", input_gain != 1, ("deeper", *programmed, *rewriting, "fake_sr")),
     ):
         if changed and core not in cores:
             raise ValueError(
@@ -274,6 +301,10 @@ def build_core(
         "srwm_no_carry": lambda: NoCarry(srwm()),
         "fake_sr": partial(FakeSR, d_model, n_heads, residual=residual, input_softmax=bool(input_softmax)),
         "sr_delta": partial(SRDelta, d_model, n_heads, **options),
+        "linear": partial(LinearAttention, d_model, n_heads, sum_norm=True, eps=1e-5),
+        "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads),
+        "delta_rnn": partial(DeltaRNN, d_model, n_heads, feature_map="softmax"),
+        "delta_delta": partial(DeltaDelta, d_model, n_heads, eps=1e-5),
     }
     return LayerStack(
         n_inputs,

@@ -37,6 +37,9 @@ def size(call: str, argument: str, n: Any) -> int:
 
 _LARGEST = sys.float_info.max
 
+# The feature maps whose features may be negative.
+SIGNED = ("identity", "l2")
+
 
 def number(call: str, argument: str, a: Any, least: float = -_LARGEST, most: float = _LARGEST) -> float:
     """`a` as a float; TypeError unless it is a number, ValueError unless least <= a <= most."""
@@ -52,11 +55,83 @@ def number(call: str, argument: str, a: Any, least: float = -_LARGEST, most: flo
     return float(a)
 
 
+def choice(call: str, argument: str, a: Any, choices: tuple[int, ...]) -> Any:
+    """`a` as an int; ValueError unless it is one of these."""
+    given: Any = None if isinstance(a, bool) or not isinstance(a, Integral) else int(a)
+    if given not in choices:
+        raise ValueError(
+            f"{call}: {argument}: expected one of {', '.join(map(str, choices))}, got {a!r} of type "
+            f"{type(a).__name__}; see the equations in the class's docstring"
+        )
+    return given
+
+
 def boolean(call: str, argument: str, a: Any) -> bool:
     """`a`; TypeError unless it is True or False."""
     if not isinstance(a, bool):
         raise TypeError(
             f"{call}: {argument}: expected True or False, got {a!r} of type {type(a).__name__}; pass a bool"
+        )
+    return a
+
+
+def feature_map(
+    call: str,
+    argument: str,
+    name: Any,
+    names: tuple[str, ...],
+    nu: Any,
+    n_features: Any,
+    sum_norm: Any,
+    eps: Any,
+) -> None:
+    """Raise unless these are the options of a feature map, whose name is the argument `argument`."""
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(
+            f"{call}: {argument}: expected one of {', '.join(names)}, got {name!r}; see the class's "
+            "docstring"
+        )
+    nu = size(call, "nu", nu)
+    sum_norm = boolean(call, "sum_norm", sum_norm)
+    eps = number(call, "eps", eps, least=0)
+    if nu != 1 and name != "dpfp":
+        raise ValueError(
+            f"{call}: nu: expected 1 with map {name!r}, which has no such option, got {nu}; leave it out"
+        )
+    if name == "favor":
+        if n_features is None:
+            raise ValueError(
+                f"{call}: n_features: expected an int >= 1 with map 'favor', got None; pass the number "
+                "of random projections"
+            )
+        size(call, "n_features", n_features)
+    elif n_features is not None:
+        raise ValueError(
+            f"{call}: n_features: expected None with map {name!r}, which has no such option, got "
+            f"{n_features!r}; leave it out"
+        )
+    if sum_norm and name in SIGNED:
+        raise ValueError(
+            f"{call}: sum_norm: expected False with map {name!r}, whose features may be negative, got "
+            "True; take a map whose features are not"
+        )
+    if eps and not sum_norm:
+        raise ValueError(
+            f"{call}: eps: expected 0 without sum_norm, which it is of, got {eps}; pass sum_norm=True, "
+            "or leave it out"
+        )
+
+
+def normalise(call: str, a: Any, feature_map: str) -> float | None:
+    """What is added to denominators, as a float, or None; raise unless it goes with the map."""
+    if a is None:
+        return None
+    # Not 0: at padding in front of a sequence the sum of keys is zero.
+    a = number(call, "normalise", a, least=1e-30)
+    if feature_map in SIGNED:
+        raise ValueError(
+            f"{call}: normalise: expected None with map {feature_map!r}, whose features may be negative, "
+            f"and so the denominators, got {a}; take a map whose features are not"
         )
     return a
 

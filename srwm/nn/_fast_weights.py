@@ -1,4 +1,4 @@
-"""Fast weights under the delta rule, for `DeltaNet` and `SRDelta`."""
+"""Runs of operators from states of layers, which are float32 beside halves."""
 
 from __future__ import annotations
 
@@ -13,17 +13,32 @@ def fast_weights(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    S: Tensor | None,
+    shift: Tensor | None,
     reset: Tensor | None,
     return_state: bool,
+    base: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the delta rule from fast weights S, or from zeros. A reset returns to zeros, too.
+    """Run the delta rule from fast weights base + shift, or from `base`. A reset returns to `base`, too.
 
-    The fast weights are returned in the precision of states.
+    `base` (..., D, Do) is zero if it is None. The next shift is computed and returned in the precision of
+    states.
     """
+    start = shift
+    if base is not None:
+        wide = base.to(_checks.state_dtype(base.dtype))
+        if shift is not None:
+            start = wide + shift
+        elif return_state and wide.dtype != base.dtype:
+            start = wide  # so that the fast weights are returned in this dtype
+    elif shift is None and return_state:
+        start = wide_zeros(q, q.shape[-1], v.shape[-1])
     if not return_state:
-        return delta.forward(q, k, v, beta, None, S, reset=reset), None
-    dtype = _checks.state_dtype(q.dtype)
-    if S is None and dtype != q.dtype:  # so that the fast weights are returned in this dtype
-        S = q.new_zeros(q.shape[-1], v.shape[-1], dtype=dtype)
-    return delta.forward(q, k, v, beta, None, S, reset=reset, return_state=True)
+        return delta.forward(q, k, v, beta, base, start, reset=reset), None
+    y, S = delta.forward(q, k, v, beta, base, start, reset=reset, return_state=True)
+    return y, S if base is None else S - wide
+
+
+def wide_zeros(like: Tensor, *shape: int) -> Tensor | None:
+    """Zeros in the precision of states beside halves, so that operators return states in it; else None."""
+    dtype = _checks.state_dtype(like.dtype)
+    return None if dtype == like.dtype else like.new_zeros(shape, dtype=dtype)

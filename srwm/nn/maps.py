@@ -489,43 +489,10 @@ class FeatureMap(nn.Module):
         super().__init__()
         call = type(self).__name__
         factory = _checks.factory(call, device, dtype)
-        given: Any = name
-        if not isinstance(given, str) or given not in get_args(Name):
-            raise ValueError(
-                f"{call}: name: expected one of {', '.join(get_args(Name))}, got {name!r}; see the class's "
-                "docstring"
-            )
-        self.name, self.D, self.nu = name, _checks.size(call, "D", D), _checks.size(call, "nu", nu)
-        self.sum_norm = _checks.boolean(call, "sum_norm", sum_norm)
-        self.eps = _checks.number(call, "eps", eps, least=0)
-        self.n_features = n_features
-        if self.nu != 1 and name != "dpfp":
-            raise ValueError(
-                f"{call}: nu: expected 1 with map {name!r}, which has no such option, got {nu}; leave "
-                "it out"
-            )
-        if name == "favor":
-            if n_features is None:
-                raise ValueError(
-                    f"{call}: n_features: expected an int >= 1 with map 'favor', got None; pass the number "
-                    "of random projections"
-                )
-            self.n_features = _checks.size(call, "n_features", n_features)
-        elif n_features is not None:
-            raise ValueError(
-                f"{call}: n_features: expected None with map {name!r}, which has no such option, got "
-                f"{n_features!r}; leave it out"
-            )
-        if self.sum_norm and name in ("identity", "l2"):
-            raise ValueError(
-                f"{call}: sum_norm: expected False with map {name!r}, whose features may be negative, got "
-                "True; take a map whose features are not"
-            )
-        if self.eps and not self.sum_norm:
-            raise ValueError(
-                f"{call}: eps: expected 0 without sum_norm, which it is of, got {eps}; pass sum_norm=True, "
-                "or leave it out"
-            )
+        self.D = _checks.size(call, "D", D)
+        _checks.feature_map(call, "name", name, get_args(Name), nu, n_features, sum_norm, eps)
+        self.name, self.nu, self.sum_norm, self.eps = name, int(nu), sum_norm, float(eps)
+        self.n_features = None if n_features is None else int(n_features)
         self.d_out = {"dpfp": 2 * self.nu * self.D, "favor": 2 * (self.n_features or 0)}.get(name, self.D)
         empty = None if self.n_features is None else torch.empty(self.D, self.n_features, **factory)
         self.register_buffer("projection", empty, persistent=False)

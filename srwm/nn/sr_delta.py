@@ -10,6 +10,7 @@ from torch import Tensor
 from srwm.nn import _checks
 from srwm.nn._fast_weights import fast_weights
 from srwm.nn._mixer import Residual
+from srwm.nn._programmed import rates
 from srwm.nn._self_referential import SelfReferential
 
 
@@ -116,10 +117,9 @@ class SRDelta(SelfReferential):
         shift, S = (None, None) if state is None else state.split([5 * D + 5, D], -1)
         columns, next_shift = self._rewrite(x, shift, reset, padding, return_state)
         q, k, v, b = columns.split([D, D, D, 1], -1)
-        beta = b.squeeze(-1).sigmoid()
-        if padding is not None:
-            beta = beta.masked_fill(padding, 0)
-        y, S_next = fast_weights(q.softmax(-1), k.softmax(-1), v, beta, S, reset, return_state)
+        y, S_next = fast_weights(
+            *(q.softmax(-1), k.softmax(-1), v, rates(b, padding)), S, reset, return_state
+        )
         if next_shift is None or S_next is None:
             return y, None
         return y, torch.cat([next_shift, S_next], -1)

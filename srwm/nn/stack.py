@@ -24,8 +24,8 @@ class Stack(Layer):
     Parameters
     ----------
     layers : iterable of layers
-        Layers of this module: `SRWM`, `DeltaNet`, `SRDelta`, `FakeSR`, `FeedForward`, or stacks of them.
-        The inputs of each have the size of the outputs of the previous one.
+        Layers of this module: `SRWM`, `DeltaNet`, `FeedForward` and so on, or stacks of them. The inputs
+        of each have the size of the outputs of the previous one.
 
     Attributes
     ----------

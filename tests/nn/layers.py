@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+    Stack,
+)
 from tests.nn.loops import random_state, randomised
 
 B, L, H, D = 3, 4, 2, 3
@@ -13,6 +24,11 @@ d_model = H * D
 MAKERS = {
     "SRWM": lambda **options: SRWM(d_model, H, residual="pre_norm", input_softmax=True, **options),
     "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
+    "normalised DeltaNet": lambda **options: DeltaNet(d_model, H, normalise=1e-5, beta_range=2, **options),
+    "LinearAttention": lambda **options: LinearAttention(d_model, H, normalise=1e-6, **options),
+    "RecurrentDeltaNet": lambda **options: RecurrentDeltaNet(d_model, H, **options),
+    "DeltaRNN": lambda **options: DeltaRNN(d_model, H, **options),
+    "DeltaDelta": lambda **options: DeltaDelta(d_model, H, base_weights=True, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, residual="norm_skip", **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),

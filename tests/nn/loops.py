@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, layer_norm, linear
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+    Stack,
+)
 
 
 def by_loop(layer, h, state=None, reset=None, mask=None):
@@ -52,15 +63,14 @@ def sequence(layer, h, state, begins):
         first, last = layer.ff_layers[0], layer.ff_layers[3]
         hidden = linear(norm(layer, h), first.weight, first.bias).relu()
         return h + linear(hidden, last.weight, last.bias), None
-    kinds = {SRWM: srwm_step, DeltaNet: delta_net_step, SRDelta: sr_delta_step, FakeSR: fake_sr_step}
-    step = kinds[type(layer)]
+    step = STEPS[type(layer)]
     normed = h if layer.layer_norm is None else norm(layer, h)
     x = normed if layer.residual == "pre_norm" else h
     carried, outs = start(layer, state), []
     for t in range(len(h)):
         if begins[t]:
             carried = start(layer, None)
-        y, carried = step(layer, x[t], carried)
+        y, *carried = step(layer, x[t], *carried)
         outs.append(linear(y.flatten(), layer.out_linear.weight))
     added = torch.stack(outs) if outs else h.new_zeros(0, layer.d_out)
     skip = {"norm_skip": normed, "plain": h, "pre_norm": h, "none": 0}[layer.residual]
@@ -72,27 +82,31 @@ def norm(layer, h):
 
 
 def start(layer, state):
-    """The matrices of a sequence, from its state or from where it begins."""
+    """The matrices and vectors of a sequence, as a tuple, from its state or from where it begins."""
+    if isinstance(layer, FakeSR):
+        return ()
     D = layer.d_head
-    zeros = layer.out_linear.weight.new_zeros(layer.n_heads, D, D)
-    if isinstance(layer, SRWM):
-        return layer.W if state is None else layer.W + state
-    if isinstance(layer, SRDelta):
-        if state is None:
-            return layer.W, zeros
-        return layer.W + state[..., : 5 * D + 5], state[..., 5 * D + 5 :]
-    if isinstance(layer, DeltaNet):
-        return zeros if state is None else state
-    return None
+    if state is None:
+        state = layer.out_linear.weight.new_zeros(layer.state_shape)
+    columns = {
+        SRWM: [3 * D + 4],
+        SRDelta: [5 * D + 5, D],
+        DeltaDelta: [3 * D + 1, D],
+        RecurrentDeltaNet: [D, 1],
+        DeltaRNN: [D, D, 1],
+    }.get(type(layer), [D] if layer.state_shape[-1] == D else [D, 1])
+    first, *others = state.split(columns, -1)
+    W = getattr(layer, "W", None)
+    return (first if W is None else layer.W + first, *others)
 
 
 def as_state(layer, carried):
-    """The state that stands for a sequence's matrices."""
-    if isinstance(layer, SRWM):
-        return carried - layer.W
-    if isinstance(layer, SRDelta):
-        return torch.cat([carried[0] - layer.W, carried[1]], -1)
-    return carried
+    """The state that stands for a sequence's matrices and vectors."""
+    if not carried:
+        return None
+    first, *others = carried
+    W = getattr(layer, "W", None)
+    return torch.cat([first if W is None else first - W, *others], -1)
 
 
 def heads(layer, x):
@@ -112,35 +126,130 @@ def rewrite(x, W):
 
 
 def write_and_read(q, k, v, b, S):
-    """The delta rule: all but S (H, D, D) are (H, 1, .)."""
-    S = S + k.mT @ (b.sigmoid() * (v - k @ S))
+    """The delta rule: all but S (H, Dphi, Do) are (H, 1, .)."""
+    return write_and_read_at(b.sigmoid(), q, k, v, S)
+
+
+def write_and_read_at(beta, q, k, v, S):
+    S = S + k.mT @ (beta * (v - k @ S))
     return q @ S, S
+
+
+def columns_of(layer, x, sizes):
+    """x (d_model) -> the outputs of slow_net for each head, (H, 1, .) each."""
+    return linear(x, layer.slow_net.weight).reshape(layer.n_heads, 1, -1).split(sizes, -1)
+
+
+def shares(a, eps=0.0):
+    return a / (a.sum(-1, keepdim=True) + eps)
+
+
+def phi(layer, a):
+    """The layer's feature map of a (H, 1, D)."""
+    options = layer.feature_map
+    if options.name == "dpfp":
+        z = torch.cat([a.relu(), (-a).relu()], -1)
+        a = torch.cat([z * z.roll(i, -1) for i in range(1, options.nu + 1)], -1)
+    elif options.name == "favor":
+        x, half = a @ options.projection, (a * a).sum(-1, keepdim=True) / 2
+        a = (torch.cat([x - half, -x - half], -1).exp() + 1e-4) / (2 * options.n_features) ** 0.5
+    else:
+        a = {
+            "elu": lambda a: elu(a) + 1,
+            "softmax": lambda a: a.softmax(-1),
+            "l2": lambda a: a / (a * a).sum(-1, keepdim=True).sqrt(),
+            "identity": lambda a: a,
+        }[options.name](a)
+    return shares(a, options.eps) if options.sum_norm else a
 
 
 def srwm_step(layer, x, W):
     return rewrite(heads(layer, x), W)
 
 
-def sr_delta_step(layer, x, carried):
-    W, S = carried
+def sr_delta_step(layer, x, W, S):
     D = layer.d_head
     columns, W = rewrite(heads(layer, x), W)
     q, k, v, b = columns.split([D, D, D, 1], -1)
     y, S = write_and_read(q.softmax(-1), k.softmax(-1), v, b, S)
-    return y, (W, S)
+    return y, W, S
 
 
-def delta_net_step(layer, x, S):
+def linear_attention_step(layer, x, S, z=None):
     D = layer.d_head
-    columns = linear(x, layer.slow_net.weight).reshape(layer.n_heads, 1, 3 * D + 1)
+    q, k, v = columns_of(layer, x, [D, D, D])
+    q, k = phi(layer, q), phi(layer, k)
+    S = S + k.mT @ v
+    if z is None:
+        return layer.scale * q @ S, S
+    z = z + k.mT
+    return layer.scale * q @ S / (q @ z + layer.normalise), S, z
+
+
+def delta_net_step(layer, x, S, z=None):
+    D = layer.d_head
+    q, k, v, b = columns_of(layer, x, [D, D, D, 1])
+    q, k = phi(layer, q), phi(layer, k)
+    beta = layer.beta_range * b.sigmoid()
+    if z is None:
+        y, S = write_and_read_at(beta, q, k, v, S)
+        return layer.scale * y, S
+    m = torch.stack([(k @ z)[h] if z[h].any() else torch.ones_like(b[h]) for h in range(layer.n_heads)])
+    y, S = write_and_read_at(beta * m, q, k / (m + layer.normalise), v, S)
+    z = z + k.mT
+    return layer.scale * y / (q @ z + layer.normalise), S, z
+
+
+def recurrent_delta_net_step(layer, x, S, last):
+    D = layer.d_head
+    q, k, v, b = columns_of(layer, x, [D, D, D, 1])
+    r = last.mT.tanh()
+    q, k, v = q + r @ layer.R_q, k + r @ layer.R_k, v + r @ layer.R_v
+    b = b + (r * layer.r_b[:, None]).sum(-1, keepdim=True)
+    y, S = write_and_read(q.softmax(-1), k.softmax(-1), v, b, S)
+    return y, S, y.mT
+
+
+def delta_rnn_step(layer, x, S, R, last):
+    D = layer.d_head
+    q, k, v, recurrent_k, recurrent_v, b, recurrent_b = columns_of(layer, x, [D] * 5 + [1, 1])
+    z, S = write_and_read(phi(layer, q), phi(layer, k), v, b, S)
+    h = last.mT
+    s = shares(h.exp(), 1e-6) if layer.version == 2 else h
+    read, R = write_and_read(s, recurrent_k.softmax(-1), recurrent_v, recurrent_b, R)
+    y = z + read
+    if layer.version == 1:
+        y = y.softmax(-1)
+    return y, S, R, y.mT
+
+
+def delta_delta_step(layer, x, W, S):
+    D = layer.d_head
+
+    def features(*vectors):
+        return [shares(elu(a) + 1, layer.eps) for a in vectors]
+
+    q, k, v, b = columns_of(layer, x, [D, D, 3 * D + 1, 1])
+    columns, W = write_and_read(*features(q, k), v, b, W)
     q, k, v, b = columns.split([D, D, D, 1], -1)
-    q, k = (elu(a) + 1 for a in (q, k))
-    q, k = (a / (a.sum(-1, keepdim=True) + layer.eps) for a in (q, k))
-    return write_and_read(q, k, v, b, S)
+    y, S = write_and_read(*features(q, k), v, b, S)
+    return y, W, S
 
 
-def fake_sr_step(layer, x, carried):
-    return heads(layer, x) @ layer.W_y, carried
+def fake_sr_step(layer, x):
+    return (heads(layer, x) @ layer.W_y,)
+
+
+STEPS = {
+    SRWM: srwm_step,
+    LinearAttention: linear_attention_step,
+    DeltaNet: delta_net_step,
+    RecurrentDeltaNet: recurrent_delta_net_step,
+    DeltaRNN: delta_rnn_step,
+    DeltaDelta: delta_delta_step,
+    SRDelta: sr_delta_step,
+    FakeSR: fake_sr_step,
+}
 
 
 def flat(results) -> list[Tensor]:

@@ -10,20 +10,44 @@ import pytest
 import torch
 
 from srwm import nn
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+    Stack,
+)
 
 d_model, H, D, L = 12, 3, 4, 10
 
 MAKERS = {
     "SRWM": lambda: SRWM(d_model, H),
     "DeltaNet": lambda: DeltaNet(d_model, H),
+    "LinearAttention": lambda: LinearAttention(d_model, H, normalise=1e-6),
+    "RecurrentDeltaNet": lambda: RecurrentDeltaNet(d_model, H),
+    "DeltaRNN": lambda: DeltaRNN(d_model, H),
+    "DeltaDelta": lambda: DeltaDelta(d_model, H),
     "SRDelta": lambda: SRDelta(d_model, H),
     "FakeSR": lambda: FakeSR(d_model, H),
     "FeedForward": lambda: FeedForward(d_model, 5),
     "Stack": lambda: Stack([SRWM(d_model, H), FeedForward(d_model, 5)]),
 }
 each_layer = pytest.mark.parametrize("name", MAKERS)
-COLUMNS = {"SRWM": 16, "DeltaNet": 4, "SRDelta": 29}
+COLUMNS = {
+    "SRWM": 16,
+    "DeltaNet": 4,
+    "LinearAttention": 5,
+    "RecurrentDeltaNet": 5,
+    "DeltaRNN": 9,
+    "DeltaDelta": 17,
+    "SRDelta": 29,
+}
+MIXERS = [getattr(nn, name) for name in (*COLUMNS, "FakeSR")]
 each_with_state = pytest.mark.parametrize("name", COLUMNS)
 
 
@@ -46,7 +70,7 @@ def no_work(monkeypatch):
     def work(*_):
         pytest.fail("the layer began to compute")
 
-    for kind in (SRWM, DeltaNet, SRDelta, FakeSR, FeedForward, Stack):
+    for kind in (*MIXERS, FeedForward, Stack):
         monkeypatch.setattr(kind, "_run", work)
 
 
@@ -265,7 +289,7 @@ def test_parts_of_a_stack_must_fit():
     assert Stack([narrow, FeedForward(6, 5)])(inputs(4, L))[0].shape == (4, L, 6)
 
 
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
+@pytest.mark.parametrize("kind", MIXERS)
 def test_sizes_and_options_of_a_layer(kind):
     name = kind.__name__
     with pytest.raises(ValueError, match=f"{name}: d_model: expected a multiple of n_heads = 5, got 32"):
@@ -294,7 +318,28 @@ def test_sizes_of_a_feed_forward_block():
 
 OPTIONS = {
     "SRWM": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
-    "DeltaNet": {"eps": 1e-5},
+    "LinearAttention": {
+        "feature_map": "dpfp",
+        "nu": 1,
+        "n_features": None,
+        "sum_norm": False,
+        "normalise": 1e-6,
+        "scale": 0.5,
+        "eps": 0.0,
+    },
+    "DeltaNet": {
+        "feature_map": "softmax",
+        "nu": 1,
+        "n_features": None,
+        "sum_norm": True,
+        "beta_range": np.int64(2),
+        "normalise": 1e-5,
+        "scale": 0.5,
+        "eps": 1e-5,
+    },
+    "RecurrentDeltaNet": {},
+    "DeltaRNN": {"version": 1, "feature_map": "softmax", "eps": 1e-5},
+    "DeltaDelta": {"base_weights": True, "eps": 1e-5},
     "SRDelta": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
     "FakeSR": {"input_softmax": True},
     "FeedForward": {},
@@ -331,10 +376,29 @@ BAD_OPTIONS = {
         for value in (None, True, [], np.array(["plain", "none"]))
     ],
 }
+BAD_OPTIONS["base_weights"] = BAD_OPTIONS["input_softmax"]
+BAD_OPTIONS["sum_norm"] = [bad for bad in BAD_OPTIONS["input_softmax"] if bad[0] is not None]
+BAD_OPTIONS["feature_map"] = [
+    (value, ValueError, "one of .*") for value in ("relu", None, True, [], np.array(["elu", "dpfp"]))
+]
+BAD_OPTIONS["version"] = BAD_OPTIONS["beta_range"] = [
+    (value, ValueError, "one of 1, 2") for value in (0, 3, 1.0, True, "1", None, np.array([1, 2]))
+]
+BAD_OPTIONS["nu"] = [
+    *((value, ValueError, "an int >= 1") for value in (0, -1)),
+    *((value, TypeError, "an int >= 1") for value in (1.0, True, None, "1")),
+    (2, ValueError, "1 with map 'elu', .*"),
+]
+BAD_OPTIONS["n_features"] = [(value, ValueError, "None with map 'elu', .*") for value in (8, "8")]
+BAD_OPTIONS["normalise"] = [
+    *((value, ValueError, "a finite number >= 1e-30") for value in (0, -1.0, 1e-40, np.nan, np.inf)),
+    *((value, TypeError, "a finite number >= 1e-30") for value in ("a", False, torch.zeros(4))),
+]
 BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = [
     *((value, ValueError, "a finite number") for value in (np.nan, np.inf, -np.inf, 10**400)),
     *((value, TypeError, "a finite number") for value in ("a", None, True, 1j, torch.zeros(4))),
 ]
+BAD_OPTIONS["scale"] = [bad for bad in BAD_OPTIONS["q_scale"] if bad[0] is not None]
 
 
 def options_of(name):
@@ -361,6 +425,26 @@ def test_every_option_of_a_layer_is_tried():
         parameters = inspect.signature(getattr(nn, name)).parameters.values()
         options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         assert options - {"d_out"} == set(options_of(name))  # test_sizes_and_options_of_a_layer
+
+
+def test_options_of_other_feature_maps_are_refused_by_the_layer():
+    for options, message in (
+        ({"feature_map": "favor"}, "n_features: expected an int >= 1 with map 'favor', got None"),
+        ({"feature_map": "favor", "n_features": 0}, "n_features: expected an int >= 1, got 0"),
+        ({"feature_map": "l2", "sum_norm": True}, "sum_norm: expected False with map 'l2'"),
+        ({"feature_map": "l2", "normalise": 1e-5}, "normalise: expected None with map 'l2', .* got 1e-05"),
+        ({"sum_norm": False, "eps": 1e-5}, "eps: expected 0 without sum_norm"),
+        ({"feature_map": "softmax", "nu": 2}, "nu: expected 1 with map 'softmax'"),
+    ):
+        for kind in (DeltaNet, LinearAttention):
+            with pytest.raises(ValueError, match=f"^{kind.__name__}: {message}.*; "):
+                kind(12, 3, **options)
+    with pytest.raises(
+        ValueError, match=r"^DeltaRNN: feature_map: expected one of elu, softmax, got 'dpfp'; "
+    ):
+        DeltaRNN(12, 3, feature_map="dpfp")
+    with pytest.raises(ValueError, match=r"^DeltaRNN: eps: expected 0 without sum_norm"):
+        DeltaRNN(12, 3, feature_map="softmax", eps=1e-5)
 
 
 @pytest.mark.parametrize("value", [SRWM(12, 3), 3, None])

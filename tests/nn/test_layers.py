@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from srwm import nn
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+    Stack,
+)
 from tests.nn.loops import assert_same, by_loop, flat, random_state, randomised
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +39,15 @@ def stack(**options):
 MAKERS = {
     "SRWM": lambda **options: SRWM(d_model, H, **options),
     "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
+    "normalised DeltaNet": lambda **options: DeltaNet(d_model, H, normalise=1e-5, **options),
+    "LinearAttention": lambda **options: LinearAttention(d_model, H, **options),
+    "normalised LinearAttention": lambda **options: LinearAttention(
+        d_model, H, normalise=1e-6, scale=D**-0.5, **options
+    ),
+    "RecurrentDeltaNet": lambda **options: RecurrentDeltaNet(d_model, H, **options),
+    "DeltaRNN": lambda **options: DeltaRNN(d_model, H, **options),
+    "DeltaDelta": lambda **options: DeltaDelta(d_model, H, **options),
+    "DeltaDelta with base weights": lambda **options: DeltaDelta(d_model, H, base_weights=True, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
@@ -42,20 +62,54 @@ def every_call():
     for name in MAKERS:
         for given in choices:
             yield pytest.param(name, {}, given, id="-".join([name, *sorted(given)]))
-        if name in ("FeedForward", "Stack"):
+        if name in WITHOUT_OPTIONS:
             continue
-        option, values = ("eps", (0.0, 0.5)) if name == "DeltaNet" else ("input_softmax", (False, True))
         for residual in RESIDUALS:
-            for value in values:
-                options = {"residual": residual, option: value}
+            for form in FORMS[name]:
+                options = {"residual": residual, **form}
                 for given in (choices[0], choices[-1]):
-                    yield pytest.param(
-                        *(name, options, given), id="-".join([name, residual, str(value), *sorted(given)])
-                    )
+                    label = "-".join([name, residual, *map(str, form.values()), *sorted(given)])
+                    yield pytest.param(name, options, given, id=label)
+
+
+WITHOUT_OPTIONS = ("FeedForward", "Stack")
+MIXERS = [name for name in MAKERS if name not in WITHOUT_OPTIONS]
+WITH_SOFTMAX = [{"input_softmax": False}, {"input_softmax": True}]
+# "favor" draws no projection in evaluation, which the loop is compared in.
+DPFP, FAVOR = {"feature_map": "dpfp", "nu": 2}, {"feature_map": "favor", "n_features": 4}
+FORMS = {
+    "SRWM": WITH_SOFTMAX,
+    "DeltaNet": [
+        {"eps": 0.0},
+        {"eps": 0.5},
+        {"sum_norm": False, "scale": 0.5},
+        DPFP,
+        FAVOR,
+        {"feature_map": "softmax"},
+        {"feature_map": "l2", "beta_range": 2},
+        {"feature_map": "identity"},
+    ],
+    "normalised DeltaNet": [
+        {"scale": 0.5, "beta_range": 2},
+        {"eps": 0.5},
+        {"sum_norm": False},
+        FAVOR,
+        {"feature_map": "softmax"},
+    ],
+    "LinearAttention": [{"scale": 0.5}, {"sum_norm": True, "eps": 0.5}, DPFP, FAVOR, {"feature_map": "l2"}],
+    "normalised LinearAttention": [{"sum_norm": True}, DPFP | {"sum_norm": True}, FAVOR],
+    "RecurrentDeltaNet": [{}],
+    "DeltaRNN": [{"version": 1}, {"feature_map": "softmax"}, {"eps": 0.5}],
+    "DeltaDelta": [{"eps": 0.0}, {"eps": 0.5}],
+    "DeltaDelta with base weights": [{"eps": 0.0}, {"eps": 0.5}],
+    "SRDelta": WITH_SOFTMAX,
+    "FakeSR": WITH_SOFTMAX,
+}
 
 
 each_layer = pytest.mark.parametrize("name", MAKERS)
-each_with_state = pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "Stack"])
+each_mixer = pytest.mark.parametrize("name", MIXERS)
+each_with_state = pytest.mark.parametrize("name", [n for n in MAKERS if n not in ("FakeSR", "FeedForward")])
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +151,7 @@ def some_resets():
 
 @pytest.mark.parametrize(("name", "options", "given"), list(every_call()))
 def test_layer_equals_a_loop(name, options, given):
-    layer = randomised(MAKERS[name](**options))
+    layer = randomised(MAKERS[name](**options)).eval()
     h, mask = inputs(B, L), None
     if "mask" in given:
         mask = padding_of_every_kind()
@@ -258,7 +312,7 @@ def test_gradients_through_a_carried_state(name):
     assert torch.autograd.gradcheck(results, (h, *start))
 
 
-@pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
+@each_mixer
 def test_outputs_of_another_size(name):
     layer = randomised(MAKERS[name](residual="none", d_out=4))
     h = inputs(B, L).requires_grad_()
@@ -268,7 +322,7 @@ def test_outputs_of_another_size(name):
     assert "d_out=4" in repr(layer)
 
 
-@pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
+@each_mixer
 def test_dropout_is_on_what_is_added(name):
     for residual in RESIDUALS:
         layer = MAKERS[name](dropout=0.5, residual=residual)
@@ -291,6 +345,13 @@ def test_the_operator_runs_once(name, monkeypatch):
     assert runs == {
         "SRWM": ["srwm"],
         "DeltaNet": ["delta"],
+        "normalised DeltaNet": ["sum_rule", "delta"],
+        "LinearAttention": ["sum_rule"],
+        "normalised LinearAttention": ["normalised_sum_rule"],
+        "RecurrentDeltaNet": ["recurrent_delta"],
+        "DeltaRNN": ["delta", "delta_rnn"],
+        "DeltaDelta": ["delta", "delta"],
+        "DeltaDelta with base weights": ["delta", "delta"],
         "SRDelta": ["srwm", "delta"],
         "Stack": ["srwm", "delta"],
     }.get(name, [])
@@ -310,9 +371,13 @@ def test_all_public_names_are_there():
 
     assert set(nn.__all__) == {
         "SRWM",
+        "DeltaDelta",
         "DeltaNet",
+        "DeltaRNN",
         "FakeSR",
         "FeedForward",
+        "LinearAttention",
+        "RecurrentDeltaNet",
         "Residual",
         "SRDelta",
         "Stack",
@@ -344,6 +409,13 @@ def test_parameter_counts_of_the_paper():
     assert count(DeltaNet(256, 16)) == 266_752
     assert count(FakeSR(256, 16)) == 256 * 16 + 256**2
     assert count(SRDelta(128, 8)) == 8 * (16 * 49 + 2 * 16**2 + 4 * 16) + 128**2
+    d, H, D, F = 128, 8, 16, 512
+    assert count(LinearAttention(d, H)) == 4 * d**2 + 2 * d
+    assert count(DeltaNet(d, H)) == 4 * d**2 + H * d + 2 * d
+    assert count(RecurrentDeltaNet(d, H)) == 4 * d**2 + H * d + 2 * d + 3 * d * D + d
+    assert count(DeltaRNN(d, H)) == count(DeltaDelta(d, H)) == 6 * d**2 + 2 * H * d + 2 * d
+    assert count(DeltaDelta(d, H, base_weights=True)) - count(DeltaDelta(d, H)) == d * (3 * D + 1)
+    assert count(FeedForward(d, F)) == 2 * d * F + F + 3 * d
     assert count(FeedForward(256, 256)) == 132_096
     assert count(FeedForward(256, 4 * 256)) == 526_080
     assert count(FeedForward(256, 8 * 256)) == 1_051_392

@@ -9,12 +9,53 @@ import pytest
 import torch
 
 import srwm
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack, _layer
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+    Stack,
+    _layer,
+)
 from srwm.nn.maps import positive
 from tests.nn.loops import flat
 
 d_model, H, D = 12, 3, 4
-each_with_state = pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta])
+
+
+class NormalisedDeltaNet(DeltaNet):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, normalise=1e-3, scale=0.5, **options)
+
+
+class NormalisedLinearAttention(LinearAttention):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, normalise=1e-3, scale=0.5, **options)
+
+
+class DeltaDeltaWithBaseWeights(DeltaDelta):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, base_weights=True, **options)
+
+
+WITH_STATE = [
+    SRWM,
+    DeltaNet,
+    NormalisedDeltaNet,
+    LinearAttention,
+    NormalisedLinearAttention,
+    RecurrentDeltaNet,
+    DeltaRNN,
+    DeltaDelta,
+    DeltaDeltaWithBaseWeights,
+    SRDelta,
+]
+each_with_state = pytest.mark.parametrize("kind", WITH_STATE)
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
 
@@ -68,6 +109,8 @@ def test_the_gradients_of_a_layer_in_halves_are_those_of_its_float32_copy(kind):
     wide = copy.deepcopy(layer).float()
     h, reset = torch.randn(2, 20, d_model).bfloat16(), torch.rand(2, 20) < 0.1
     start = torch.randn_like(layer.initial_state(2)) / 4
+    if getattr(layer, "normalise", None) is not None:
+        start[..., -1].abs_()  # a sum of keys
     got, expected = (
         torch.autograd.grad(
             sum(result.float().square().mean() for result in own(x, start, reset)), list(own.parameters())
@@ -79,7 +122,7 @@ def test_the_gradients_of_a_layer_in_halves_are_those_of_its_float32_copy(kind):
 
 
 @each_half
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
+@pytest.mark.parametrize("kind", [*WITH_STATE, FakeSR])
 def test_the_state_keeps_the_parameters_precision_under_autocast(kind, dtype):
     layer, h = kind(d_model, H, residual="pre_norm"), torch.randn(3, 9, d_model)
     mask = torch.rand(3, 9) < 0.8

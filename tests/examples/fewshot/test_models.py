@@ -5,7 +5,8 @@ from examples.fewshot.cores import build_core
 from examples.fewshot.encoders import Conv4, ResNet12
 from examples.fewshot.models import FewShotLearner, build_learner
 
-each_core = pytest.mark.parametrize("core", ["srwm", "deltanet", "fake_sr", "lstm"])
+CORES = ("srwm", "deltanet", "fake_sr", "lstm", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+each_core = pytest.mark.parametrize("core", CORES)
 
 
 def small(core: str = "srwm", **options) -> FewShotLearner:

@@ -14,8 +14,9 @@ from examples.rl.encoder import ImpalaEncoder
 
 B, L, ACTIONS = 4, 12, 3
 FRAME = (2, 5, 4)
-CORES = ("feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta")
-CARRYING = ("lstm", "deltanet", "srwm", "sr_delta")
+PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+CORES = ("feedforward", "lstm", "deeper", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", *PROGRAMMED)
+CARRYING = ("lstm", "srwm", "sr_delta", *PROGRAMMED)
 each_core = pytest.mark.parametrize("core", CORES)
 each_carrying_core = pytest.mark.parametrize("core", CARRYING)
 

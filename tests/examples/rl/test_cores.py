@@ -2,11 +2,21 @@ import pytest
 import torch
 
 from examples.rl.cores import Lstm, build_core
-from srwm.nn import SRWM, DeltaNet, FakeSR, SRDelta
+from srwm.nn import (
+    SRWM,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    LinearAttention,
+    RecurrentDeltaNet,
+    SRDelta,
+)
 
 B, L, N_INPUTS, D = 3, 9, 7, 8
-CORES = ("feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta")
-STATES = {"lstm": 1, "deltanet": 2, "srwm": 2, "sr_delta": 2}
+PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+CORES = ("feedforward", "lstm", "deeper", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", *PROGRAMMED)
+STATES = {"lstm": 1, "srwm": 2, "sr_delta": 2} | dict.fromkeys(PROGRAMMED, 2)
 each_core = pytest.mark.parametrize("name", CORES)
 
 
@@ -149,8 +159,16 @@ def test_layers_of_the_other_cores():
         assert (type(mixer), mixer.input_softmax, mixer.residual) == (FakeSR, False, "plain")
     for mixer in small("fake_sr", input_softmax=True, residual="norm_skip").mixers:
         assert (mixer.input_softmax, mixer.residual) == (True, "norm_skip")
-    for mixer in small("deltanet").mixers:
-        assert (type(mixer), mixer.eps) == (DeltaNet, 1e-5)
+    for name, kind in (("deltanet", DeltaNet), ("delta_delta", DeltaDelta)):
+        for mixer in small(name).mixers:
+            assert (type(mixer), mixer.eps) == (kind, 1e-5)
+    for mixer in small("linear").mixers:
+        phi = mixer.feature_map
+        assert (type(mixer), phi.name, phi.sum_norm, phi.eps) == (LinearAttention, "elu", True, 1e-5)
+        assert (mixer.normalise, mixer.scale) == (None, 1)
+    for mixer in small("delta_rnn").mixers:
+        assert (type(mixer), mixer.version, mixer.feature_map.name) == (DeltaRNN, 2, "softmax")
+    assert [type(mixer) for mixer in small("recurrent_delta").mixers] == [RecurrentDeltaNet] * 2
     strong, weak = small("deeper", input_gain=20.0), small("deeper")
     torch.testing.assert_close(strong.input_proj.weight, 20 * weak.input_proj.weight)
 
