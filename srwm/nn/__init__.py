@@ -11,8 +11,19 @@ from srwm.nn._mixer import Residual
 from srwm.nn.delta_net import DeltaNet
 from srwm.nn.fake_sr import FakeSR
 from srwm.nn.feed_forward import FeedForward
+from srwm.nn.self_modifying_titans import SelfModifyingTitans
 from srwm.nn.sr_delta import SRDelta
 from srwm.nn.srwm import SRWM
 from srwm.nn.stack import Stack
 
-__all__ = ["SRWM", "DeltaNet", "FakeSR", "FeedForward", "Residual", "SRDelta", "Stack", "maps"]
+__all__ = [
+    "SRWM",
+    "DeltaNet",
+    "FakeSR",
+    "FeedForward",
+    "Residual",
+    "SRDelta",
+    "SelfModifyingTitans",
+    "Stack",
+    "maps",
+]

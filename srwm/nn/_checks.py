@@ -61,6 +61,16 @@ def boolean(call: str, argument: str, a: Any) -> bool:
     return a
 
 
+def choice(call: str, argument: str, a: Any, choices: tuple[Any, ...]) -> Any:
+    """`a`; ValueError unless it is one of these strings."""
+    if not isinstance(a, str) or a not in choices:
+        raise ValueError(
+            f"{call}: {argument}: expected one of {', '.join(choices)}, got {a!r}; the class's docstring "
+            "says what they are"
+        )
+    return a
+
+
 def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
     """Device and dtype, as torch's layers take them; raise unless parameters can have them here."""
     given = torch.get_default_dtype() if dtype is None else dtype
