@@ -1,10 +1,9 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`, `trajectory`. Related operators have the first three in a module each:
-`srwm.sum_rule`, `srwm.delta`, `srwm.recurrent_delta`, `srwm.delta_rnn`, `srwm.self_modifying`. Torch layers
-are in `srwm.nn`. `warmup` compiles kernels ahead, and
-`show_config` prints what runs here.
+`forward`, `backward`, `vjp`, `pack`, `unpack`, `trajectory`. Related operators have the first three in a
+module each: `srwm.sum_rule`, `srwm.delta`, `srwm.recurrent_delta`, `srwm.delta_rnn`, `srwm.self_modifying`.
+Torch layers are in `srwm.nn`. `warmup` compiles kernels ahead, and `show_config` prints what runs here.
 """
 
 import importlib
