@@ -68,7 +68,10 @@ def front_end_of(kind: type) -> Any:
 
 def with_settings(op: Operator, verb: str, *values: Any) -> Operator:
     """The operator with these values of its settings, checked."""
-    key = _key_of(op.name, verb, values)
+    # With dynamic=True, torch's compiler makes variables of floats, of defaults too. In a set they become
+    # the constants that settings are.
+    constants = tuple([next(iter({value})) if type(value) is float else value for value in values])
+    key = _key_of(op.name, verb, constants)
     return op if key == op.key else varied[key]
 
 

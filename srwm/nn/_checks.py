@@ -61,7 +61,7 @@ def boolean(call: str, argument: str, a: Any) -> bool:
     return a
 
 
-def choice(call: str, argument: str, a: Any, choices: tuple[Any, ...]) -> Any:
+def one_of(call: str, argument: str, a: Any, choices: tuple[Any, ...]) -> Any:
     """`a`; ValueError unless it is one of these strings."""
     if not isinstance(a, str) or a not in choices:
         raise ValueError(
@@ -233,9 +233,9 @@ def times(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> No
 def not_increasing(call: str, argument: str, a: Tensor) -> ValueError:
     """The error for times that do not increase from step to step."""
     return ValueError(
-        f"{call}: {argument}: expected times that increase strictly from step to step, also from the state's "
-        f"last one, in {a.dtype}, got others; sort the steps, pass reset where another sequence begins, and "
-        "count from a later beginning if neighbouring times are rounded to one number"
+        f"{call}: {argument}: expected times that increase strictly from step to step, also from the "
+        f"state's last one, in {a.dtype}, got others; sort the steps, pass reset where another sequence "
+        "begins, and count from a later beginning if neighbouring times are rounded to one number"
     )
 
 

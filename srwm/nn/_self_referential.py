@@ -43,7 +43,7 @@ class SelfReferential(Mixer):
         input_softmax = _checks.boolean(name, "input_softmax", input_softmax)
         beta_init = _checks.number(name, "beta_init", beta_init)
         q_scale = _checks.number(name, "q_scale", q_scale)
-        init = _checks.choice(name, "init", init, get_args(Init))
+        init = _checks.one_of(name, "init", init, get_args(Init))
         init_scale = _checks.number(name, "init_scale", init_scale, least=0)
         if init == "uniform" and beta_init != 0:
             raise ValueError(

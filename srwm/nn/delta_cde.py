@@ -66,11 +66,11 @@ class DeltaCDE(Mixer):
     A sequence begins with S = 0 at X = 0, one unit of time before its first input; so does a reset. The
     first step is always one unit long, whatever its time.
 
-    With "euler", steps longer than 1 / (sigmoid(b) |k|^2) overshoot, as rates above 1 do. "rk4" does not, up
-    to 2.8 times this length. With "v2" and "dx" keys do not move within a step, and "rk4" is the delta rule,
-    too, with another rate and value: for z = dt sigmoid(b) |k|^2 the rate is
-    (z - z^2 / 2 + z^3 / 6 - z^4 / 24) / |k|^2, while the exact flow has (1 - exp(-z)) / |k|^2. With "v1" keys
-    move, and "rk4" is a loop over steps in torch: slow, and compiled for each length anew.
+    With "euler", steps longer than 1 / (sigmoid(b) |k|^2) overshoot, as rates above 1 do. "rk4" does not,
+    up to 2.8 times this length. With "v2" and "dx" keys do not move within a step, and "rk4" is the delta
+    rule, too, with another rate and value: for z = dt sigmoid(b) |k|^2 the rate is
+    (z - z^2 / 2 + z^3 / 6 - z^4 / 24) / |k|^2, while the exact flow has (1 - exp(-z)) / |k|^2. With "v1"
+    keys move, and "rk4" is a loop over steps in torch: slow, and compiled for each length anew.
 
     In the published model, which is read at the end of a sequence alone, keys and rates come from two maps
     with a norm between, and S begins with one step without S.
@@ -112,8 +112,8 @@ class DeltaCDE(Mixer):
     ) -> None:
         name = type(self).__name__
         factory = _checks.factory(name, device, dtype)
-        method = _checks.choice(name, "method", method, get_args(Method))
-        drive = _checks.choice(name, "drive", drive, get_args(Drive))
+        method = _checks.one_of(name, "method", method, get_args(Method))
+        drive = _checks.one_of(name, "drive", drive, get_args(Drive))
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.method, self.drive = method, drive
         H, D = self.n_heads, self.d_head
@@ -274,8 +274,7 @@ class DeltaCDE(Mixer):
             None if padding is None else padding.squeeze(-2),
         )
         if times is None:
-            counted = x.new_ones(lead) if flags[1] is None else (~flags[1]).to(x.dtype).expand(lead)
-            at = time_and_one[..., :1] + counted.cumsum(-1)
+            at = _unit_times(x.new_ones(lead), time_and_one[..., :1], *flags)
         else:
             at = times.to(x.dtype).expand(lead)
         first = torch.cat([point, time_and_one], -1)
@@ -348,6 +347,15 @@ class DeltaCDE(Mixer):
 def _points(times: Tensor) -> Tensor:
     """Times (..., L) -> (..., L, 2): each with a one behind it, for a point that is there."""
     return torch.stack([times, torch.ones_like(times)], -1)
+
+
+def _unit_times(ones: Tensor, begin: Tensor, reset: Tensor | None, padding: Tensor | None) -> Tensor:
+    """The times of unit steps (..., L) after `begin` (..., 1), and after 0 from a reset on."""
+    times = (ones if padding is None else ones.masked_fill(padding, 0)).cumsum(-1)
+    if reset is None:
+        return begin + times
+    times = times - (times - 1).masked_fill(~reset, 0).cummax(-1).values
+    return times + begin.masked_fill(reset.cumsum(-1) > 0, 0)
 
 
 def _neighbours(first: Tensor, points: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:

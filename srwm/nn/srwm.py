@@ -111,7 +111,7 @@ class SRWM(SelfReferential):
     ) -> None:
         name = type(self).__name__
         factory = _checks.factory(name, device, dtype)
-        read = _checks.choice(name, "read", read, get_args(Reader))
+        read = _checks.one_of(name, "read", read, get_args(Reader))
         head_norm = _checks.boolean(name, "head_norm", head_norm)
         super().__init__(
             *(d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory),

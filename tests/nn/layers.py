@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import SRWM, DeltaCDE, DeltaNet, FakeSR, FeedForward, SelfModifyingTitans, SRDelta, Stack
 from tests.nn.loops import random_state, randomised
 
 B, L, H, D = 3, 4, 2, 3
@@ -15,6 +15,8 @@ MAKERS = {
     "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, residual="norm_skip", **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
+    "SelfModifyingTitans": lambda **options: SelfModifyingTitans(d_model, H, rate_scale=0.5, **options),
+    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, method="rk4", **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": lambda **options: Stack([SRWM(d_model, H, **options), FeedForward(d_model, 5, **options)]),
 }

@@ -58,7 +58,7 @@ def sequence(layer, h, state, begins):
     carried, outs = start(layer, state), []
     for t in range(len(h)):
         if begins[t]:
-            carried = begun_again(layer, carried)
+            carried = start(layer, None)
         y, carried = step(layer, x[t], carried)
         outs.append(linear(y.flatten(), layer.out_linear.weight))
     added = torch.stack(outs) if outs else h.new_zeros(0, layer.d_out)
@@ -86,12 +86,6 @@ def start(layer, state):
         state = layer.out_linear.weight.new_zeros(layer.state_shape) if state is None else state
         return state[..., :D], state[..., D].flatten(), state[0, 0, D + 1], state[0, 0, D + 2]
     return None
-
-
-def begun_again(layer, carried):
-    """What is carried after a reset."""
-    S, x, time, begun = start(layer, None) if isinstance(layer, DeltaCDE) else (None,) * 4
-    return start(layer, None) if S is None else (S, x, carried[2], begun)  # time goes on
 
 
 def as_state(layer, carried):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from srwm import nn
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import SRWM, DeltaCDE, DeltaNet, FakeSR, FeedForward, SelfModifyingTitans, SRDelta, Stack
 
 d_model, H, D, L = 12, 3, 4, 10
 
@@ -19,11 +19,14 @@ MAKERS = {
     "DeltaNet": lambda: DeltaNet(d_model, H),
     "SRDelta": lambda: SRDelta(d_model, H),
     "FakeSR": lambda: FakeSR(d_model, H),
+    "SelfModifyingTitans": lambda: SelfModifyingTitans(d_model, H),
+    "DeltaCDE": lambda: DeltaCDE(d_model, H),
     "FeedForward": lambda: FeedForward(d_model, 5),
     "Stack": lambda: Stack([SRWM(d_model, H), FeedForward(d_model, 5)]),
 }
+MIXERS = [SRWM, DeltaNet, SRDelta, FakeSR, SelfModifyingTitans, DeltaCDE]
 each_layer = pytest.mark.parametrize("name", MAKERS)
-COLUMNS = {"SRWM": 16, "DeltaNet": 4, "SRDelta": 29}
+COLUMNS = {"SRWM": 16, "DeltaNet": 4, "SRDelta": 29, "SelfModifyingTitans": 18, "DeltaCDE": 7}
 each_with_state = pytest.mark.parametrize("name", COLUMNS)
 
 
@@ -46,7 +49,7 @@ def no_work(monkeypatch):
     def work(*_):
         pytest.fail("the layer began to compute")
 
-    for kind in (SRWM, DeltaNet, SRDelta, FakeSR, FeedForward, Stack):
+    for kind in (*MIXERS, FeedForward, Stack):
         monkeypatch.setattr(kind, "_run", work)
 
 
@@ -265,7 +268,7 @@ def test_parts_of_a_stack_must_fit():
     assert Stack([narrow, FeedForward(6, 5)])(inputs(4, L))[0].shape == (4, L, 6)
 
 
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
+@pytest.mark.parametrize("kind", MIXERS)
 def test_sizes_and_options_of_a_layer(kind):
     name = kind.__name__
     with pytest.raises(ValueError, match=f"{name}: d_model: expected a multiple of n_heads = 5, got 32"):
@@ -293,10 +296,18 @@ def test_sizes_of_a_feed_forward_block():
 
 
 OPTIONS = {
-    "SRWM": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
+    "SRWM": {
+        **{"input_softmax": True, "read": "raw", "head_norm": True},
+        **{"init": "uniform", "init_scale": 0.5, "beta_init": 0.5, "q_scale": 0.01},
+    },
     "DeltaNet": {"eps": 1e-5},
     "SRDelta": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
     "FakeSR": {"input_softmax": True},
+    "SelfModifyingTitans": {
+        **{"objective": "dot", "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.5, "eps": 1e-3},
+        "adaptive_query": False,
+    },
+    "DeltaCDE": {"method": "rk4", "drive": "dx"},
     "FeedForward": {},
 }
 BAD_OPTIONS = {
@@ -331,7 +342,26 @@ BAD_OPTIONS = {
         for value in (None, True, [], np.array(["plain", "none"]))
     ],
 }
-BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = [
+BAD_OPTIONS["head_norm"] = BAD_OPTIONS["adaptive_query"] = BAD_OPTIONS["input_softmax"]
+BAD_OPTIONS["init_scale"] = BAD_OPTIONS["eps"]
+BAD_OPTIONS["SelfModifyingTitans.eps"] = [
+    *((value, ValueError, "a finite number >= 1e-30") for value in (0, -1.0, np.nan, np.inf)),
+    *((value, TypeError, "a finite number >= 1e-30") for value in ("a", None, False)),
+]
+for option, choices in {
+    "read": "x, raw, softmax",
+    "init": "normal, uniform",
+    "objective": "l2, l2_doubled, dot, dot_printed",
+    "keys": "l2, softmax",
+    "rate": "softplus, sigmoid",
+    "method": "euler, rk4",
+    "drive": "v1, v2, dx",
+}.items():
+    BAD_OPTIONS[option] = [
+        (value, ValueError, f"one of {choices}")
+        for value in (None, True, [], "nonsense", "", np.array(["x", "dx"]))
+    ]
+BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = BAD_OPTIONS["rate_scale"] = [
     *((value, ValueError, "a finite number") for value in (np.nan, np.inf, -np.inf, 10**400)),
     *((value, TypeError, "a finite number") for value in ("a", None, True, 1j, torch.zeros(4))),
 ]
@@ -350,7 +380,7 @@ def test_options_of_another_type_or_out_of_range(name, option, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("it began to make a layer")
     )
-    for value, error, expected in BAD_OPTIONS[option]:
+    for value, error, expected in BAD_OPTIONS.get(f"{name}.{option}", BAD_OPTIONS[option]):
         message = rf"^{name}: {option}: expected {expected}, got .*; "
         with pytest.raises(error, match=message):
             kind(12, 3, **{option: value})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from srwm import nn
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack
+from srwm.nn import SRWM, DeltaCDE, DeltaNet, FakeSR, FeedForward, SelfModifyingTitans, SRDelta, Stack
 from tests.nn.loops import assert_same, by_loop, flat, random_state, randomised
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,10 @@ MAKERS = {
     "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
+    "SelfModifyingTitans": lambda **options: SelfModifyingTitans(
+        d_model, H, **{"rate_scale": 0.5} | options
+    ),
+    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": stack,
 }
@@ -44,7 +48,11 @@ def every_call():
             yield pytest.param(name, {}, given, id="-".join([name, *sorted(given)]))
         if name in ("FeedForward", "Stack"):
             continue
-        option, values = ("eps", (0.0, 0.5)) if name == "DeltaNet" else ("input_softmax", (False, True))
+        option, values = {
+            "DeltaNet": ("eps", (0.0, 0.5)),
+            "SelfModifyingTitans": ("adaptive_query", (False, True)),
+            "DeltaCDE": ("method", ("euler", "rk4")),
+        }.get(name, ("input_softmax", (False, True)))
         for residual in RESIDUALS:
             for value in values:
                 options = {"residual": residual, option: value}
@@ -52,10 +60,24 @@ def every_call():
                     yield pytest.param(
                         *(name, options, given), id="-".join([name, residual, str(value), *sorted(given)])
                     )
+    others = [{"read": read, "input_softmax": s} for read in ("raw", "softmax") for s in (False, True)]
+    others.append({"head_norm": True})
+    titans = [{"objective": objective} for objective in ("l2_doubled", "dot", "dot_printed")]
+    titans += [{"keys": "softmax", "rate": "sigmoid"}, {"eps": 0.5}]
+    cdes = [{"drive": drive, "method": m} for drive in ("v1", "dx") for m in ("euler", "rk4")]
+    for name, more in {"SRWM": others, "SelfModifyingTitans": titans, "DeltaCDE": cdes}.items():
+        for options in more:
+            yield pytest.param(name, options, choices[-1], id="-".join([name, *map(str, options.values())]))
 
 
 each_layer = pytest.mark.parametrize("name", MAKERS)
-each_with_state = pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "Stack"])
+each_with_state = pytest.mark.parametrize(
+    "name", ["SRWM", "DeltaNet", "SRDelta", "SelfModifyingTitans", "DeltaCDE", "Stack"]
+)
+
+each_mixer = pytest.mark.parametrize(
+    "name", [name for name in MAKERS if name not in ("FeedForward", "Stack")]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +280,7 @@ def test_gradients_through_a_carried_state(name):
     assert torch.autograd.gradcheck(results, (h, *start))
 
 
-@pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
+@each_mixer
 def test_outputs_of_another_size(name):
     layer = randomised(MAKERS[name](residual="none", d_out=4))
     h = inputs(B, L).requires_grad_()
@@ -268,7 +290,7 @@ def test_outputs_of_another_size(name):
     assert "d_out=4" in repr(layer)
 
 
-@pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
+@each_mixer
 def test_dropout_is_on_what_is_added(name):
     for residual in RESIDUALS:
         layer = MAKERS[name](dropout=0.5, residual=residual)
@@ -292,6 +314,8 @@ def test_the_operator_runs_once(name, monkeypatch):
         "SRWM": ["srwm"],
         "DeltaNet": ["delta"],
         "SRDelta": ["srwm", "delta"],
+        "SelfModifyingTitans": ["self_modifying"],
+        "DeltaCDE": ["delta"],
         "Stack": ["srwm", "delta"],
     }.get(name, [])
 
@@ -310,11 +334,13 @@ def test_all_public_names_are_there():
 
     assert set(nn.__all__) == {
         "SRWM",
+        "DeltaCDE",
         "DeltaNet",
         "FakeSR",
         "FeedForward",
         "Residual",
         "SRDelta",
+        "SelfModifyingTitans",
         "Stack",
         "maps",
     }
@@ -344,6 +370,13 @@ def test_parameter_counts_of_the_paper():
     assert count(DeltaNet(256, 16)) == 266_752
     assert count(FakeSR(256, 16)) == 256 * 16 + 256**2
     assert count(SRDelta(128, 8)) == 8 * (16 * 49 + 2 * 16**2 + 4 * 16) + 128**2
+    assert count(SRWM(128, 8)) == 128**2 + 2 * 128 + 8 * (3 * 16**2 + 4 * 16)
+    assert count(SRWM(128, 8, head_norm=True)) == count(SRWM(128, 8)) + 2 * 16
+    for adaptive_query in (True, False):
+        titans = SelfModifyingTitans(128, 8, adaptive_query=adaptive_query)
+        assert count(titans) == 128**2 + 2 * 128 + 8 * (4 * 16**2 + 2 * 16)
+    for drive in ("v1", "v2", "dx"):  # as DeltaNet
+        assert count(DeltaCDE(128, 8, drive=drive)) == 4 * 128**2 + 8 * 128 + 2 * 128
     assert count(FeedForward(256, 256)) == 132_096
     assert count(FeedForward(256, 4 * 256)) == 526_080
     assert count(FeedForward(256, 8 * 256)) == 1_051_392

@@ -9,12 +9,23 @@ import pytest
 import torch
 
 import srwm
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SRDelta, Stack, _layer
+from srwm.nn import (
+    SRWM,
+    DeltaCDE,
+    DeltaNet,
+    FakeSR,
+    FeedForward,
+    SelfModifyingTitans,
+    SRDelta,
+    Stack,
+    _layer,
+)
 from srwm.nn.maps import positive
 from tests.nn.loops import flat
 
 d_model, H, D = 12, 3, 4
-each_with_state = pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta])
+WITH_STATE = [SRWM, DeltaNet, SRDelta, SelfModifyingTitans, DeltaCDE]
+each_with_state = pytest.mark.parametrize("kind", WITH_STATE)
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
 
@@ -79,7 +90,7 @@ def test_the_gradients_of_a_layer_in_halves_are_those_of_its_float32_copy(kind):
 
 
 @each_half
-@pytest.mark.parametrize("kind", [SRWM, DeltaNet, SRDelta, FakeSR])
+@pytest.mark.parametrize("kind", [*WITH_STATE, FakeSR])
 def test_the_state_keeps_the_parameters_precision_under_autocast(kind, dtype):
     layer, h = kind(d_model, H, residual="pre_norm"), torch.randn(3, 9, d_model)
     mask = torch.rand(3, 9) < 0.8
@@ -96,9 +107,10 @@ def test_the_state_keeps_the_parameters_precision_under_autocast(kind, dtype):
     assert under[1:] == [] or under[1].dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", [SRWM, SRDelta])
+@pytest.mark.parametrize("kind", [SRWM, SRDelta, SelfModifyingTitans])
 def test_what_autocast_hands_over_in_halves_is_computed_in_float32(kind):
-    layer = kind(d_model, H, residual="plain", input_softmax=True)
+    options = {} if kind is SelfModifyingTitans else {"input_softmax": True}
+    layer = kind(d_model, H, residual="plain", **options)
     h, start = torch.randn(2, 5, d_model).bfloat16(), torch.randn_like(layer.initial_state(2)) / 4
     with torch.autocast("cpu", torch.bfloat16):
         _, state = layer(h, start)
