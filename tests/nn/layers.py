@@ -16,7 +16,7 @@ MAKERS = {
     "SRDelta": lambda **options: SRDelta(d_model, H, residual="norm_skip", **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
     "SelfModifyingTitans": lambda **options: SelfModifyingTitans(d_model, H, rate_scale=0.5, **options),
-    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, method="rk4", **options),
+    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": lambda **options: Stack([SRWM(d_model, H, **options), FeedForward(d_model, 5, **options)]),
 }
