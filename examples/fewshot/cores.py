@@ -18,9 +18,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward
+from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, SelfModifyingTitans
 
-CoreName = Literal["srwm", "deltanet", "lstm", "fake_sr"]
+CoreName = Literal["srwm", "deltanet", "lstm", "fake_sr", "self_modifying_titans"]
 
 
 class LayerStack(nn.Module):
@@ -169,7 +169,7 @@ def build_core(
     Parameters
     ----------
     core : "srwm", `srwm.nn.SRWM`; "deltanet", `srwm.nn.DeltaNet`; "fake_sr", `srwm.nn.FakeSR` in the SRWM
-        layer's residual form; "lstm", `Lstm`.
+        layer's residual form; "lstm", `Lstm`; "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
     n_inputs, n_outputs, n_layers, d_model, dropout, input_gain : see `LayerStack` and `Lstm`.
     n_heads, ff_factor : of the layers; an LSTM has neither heads nor feed-forward blocks.
     beta_init, q_scale : see `srwm.nn.SRWM`; for "srwm" alone.
@@ -210,6 +210,7 @@ def build_core(
             dropout=dropout,
         ),
         "deltanet": partial(DeltaNet, d_model, n_heads, dropout=dropout),
+        "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads, dropout=dropout),
         "fake_sr": partial(
             FakeSR,
             *(d_model, n_heads),

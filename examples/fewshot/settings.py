@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..training.settings import FREE, RunSettings
 from . import models
+from .cores import CoreName
 from .models import FewShotLearner
 
 _MAY_BE_ZERO = (
@@ -109,9 +110,10 @@ class Settings(RunSettings):
     teacher_weight: float = 1.0
     """With bootstrapping: of the teacher's cross-entropy."""
 
-    core: Literal["srwm", "deltanet", "lstm", "fake_sr"] = "srwm"
+    core: CoreName = "srwm"
     """What reads the sequence. srwm: self-referential weight matrices; deltanet: a fast weight
-    matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights."""
+    matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights;
+    self_modifying_titans: memories that generate their own updates, with retention."""
     n_layers: int = 2
     """Layers, each followed by a feed-forward block (but for the lstm's)."""
     n_heads: int = 16

@@ -20,10 +20,18 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, Residual, SRDelta
+from srwm.nn import SRWM, DeltaNet, FakeSR, FeedForward, Residual, SelfModifyingTitans, SRDelta
 
 CoreName = Literal[
-    "feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta"
+    "feedforward",
+    "lstm",
+    "deeper",
+    "deltanet",
+    "srwm",
+    "srwm_no_carry",
+    "fake_sr",
+    "sr_delta",
+    "self_modifying_titans",
 ]
 
 State = list[Tensor]  # what a core carries, one tensor a layer
@@ -107,7 +115,7 @@ class LayerStack(nn.Module):
     def initial_state(self, count: int) -> State:
         """Zeros: what is carried after no steps at all."""
         states: list[Tensor | None] = [
-            cast("SRWM | DeltaNet | SRDelta | FakeSR | NoCarry", mixer).initial_state(count)
+            cast("DeltaNet | NoCarry", mixer).initial_state(count)  # or another layer, all called alike
             for mixer in self.mixers
         ]
         return [state for state in states if state is not None]
@@ -228,7 +236,8 @@ def build_core(
         * "srwm", `srwm.nn.SRWM`, with the input's softmax,
         * "srwm_no_carry", `NoCarry` of that,
         * "fake_sr", `srwm.nn.FakeSR`, without the input's softmax,
-        * "sr_delta", `srwm.nn.SRDelta`, with the input's softmax.
+        * "sr_delta", `srwm.nn.SRDelta`, with the input's softmax,
+        * "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
     n_inputs : see `LayerStack`.
     n_layers, d_model, d_ff, input_gain : see `LayerStack`, of which alone they are.
     n_heads : of the layers.
@@ -249,7 +258,11 @@ def build_core(
         ("input_softmax", input_softmax is not None, (*rewriting, "fake_sr")),
         ("beta_init", beta_init != 0, rewriting),
         ("q_scale", q_scale != 1, rewriting),
-        ("input_gain", input_gain != 1, ("deeper", "deltanet", *rewriting, "fake_sr")),
+        (
+            "input_gain",
+            input_gain != 1,
+            ("deeper", "deltanet", *rewriting, "fake_sr", "self_modifying_titans"),
+        ),
     ):
         if changed and core not in cores:
             raise ValueError(
@@ -274,6 +287,7 @@ def build_core(
         "srwm_no_carry": lambda: NoCarry(srwm()),
         "fake_sr": partial(FakeSR, d_model, n_heads, residual=residual, input_softmax=bool(input_softmax)),
         "sr_delta": partial(SRDelta, d_model, n_heads, **options),
+        "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads),
     }
     return LayerStack(
         n_inputs,

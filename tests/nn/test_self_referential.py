@@ -166,7 +166,7 @@ def test_initial_weights_of_follow_up_work():
         assert block.abs().max().item() == pytest.approx(expected, rel=0.01)
         assert block.std().item() == pytest.approx(expected / 3**0.5, rel=0.06)
     with pytest.raises(
-        ValueError, match="SRWM: beta_init: expected 0 with init 'uniform', .*got -1.0; leave"
+        ValueError, match=r"SRWM: beta_init: expected 0 with init 'uniform', .*got -1\.0; leave"
     ):
         SRWM(d_model, H, init="uniform", beta_init=-1.0)
 

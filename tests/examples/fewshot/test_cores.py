@@ -4,7 +4,7 @@ import torch
 from examples.fewshot.cores import Lstm, build_core
 
 N_INPUTS, N = 7, 3
-CORES = ("srwm", "deltanet", "fake_sr", "lstm")
+CORES = ("srwm", "deltanet", "fake_sr", "lstm", "self_modifying_titans")
 each_core = pytest.mark.parametrize("name", CORES)
 
 
@@ -154,7 +154,8 @@ def test_states_keep_their_precision_under_autocast(name):
 
 def test_cores_refuse_what_they_do_not_have():
     with pytest.raises(
-        ValueError, match="build_core: core must be one of srwm, deltanet, lstm, fake_sr, got"
+        ValueError,
+        match="build_core: core must be one of srwm, deltanet, lstm, fake_sr, self_modifying_titans, got",
     ):
         build_core("gru", 3, 2)
     with pytest.raises(ValueError, match=r"build_core: q_scale belongs to core srwm, .* core 'lstm'"):

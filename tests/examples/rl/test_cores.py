@@ -5,8 +5,18 @@ from examples.rl.cores import Lstm, build_core
 from srwm.nn import SRWM, DeltaNet, FakeSR, SRDelta
 
 B, L, N_INPUTS, D = 3, 9, 7, 8
-CORES = ("feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta")
-STATES = {"lstm": 1, "deltanet": 2, "srwm": 2, "sr_delta": 2}
+CORES = (
+    "feedforward",
+    "lstm",
+    "deeper",
+    "deltanet",
+    "srwm",
+    "srwm_no_carry",
+    "fake_sr",
+    "sr_delta",
+    "self_modifying_titans",
+)
+STATES = {"lstm": 1, "deltanet": 2, "srwm": 2, "sr_delta": 2, "self_modifying_titans": 2}
 each_core = pytest.mark.parametrize("name", CORES)
 
 
