@@ -71,6 +71,15 @@ def test_precision_is_that_of_one_call(dtype):
                 )
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_halves_are_rounded_once(dtype):
+    x, W, _, _ = operands(dtype)
+    got = srwm.trajectory(x, W)[..., -1, :, :].astype(np.float64)
+    _, last = srwm.forward(x, W, W.astype(np.float32), return_state=True)
+    half_a_unit = 0.51 * float(ml_dtypes.finfo(dtype).eps)
+    np.testing.assert_allclose(got, last, rtol=half_a_unit, atol=1e-6)
+
+
 def test_no_steps_and_no_sequences():
     x, W, state, reset = operands()
     assert srwm.trajectory(x[..., :0, :], W, reset=reset[..., :0]).shape == (2, 3, 0, D, M)

@@ -246,8 +246,6 @@ class DeltaCDE(Mixer):
             lead, times = (*lead, 1), times.unsqueeze(-1)
             flags = [None if a is None else a.unsqueeze(-1) for a in flags]
         reset, padding = flags[0], None if flags[1] is None else ~flags[1]
-        if reset is not None and padding is not None:
-            reset = reset & ~padding
         last = times.new_zeros(2) if state is None else state[..., 0, 0, -2:]
         times = times.to(_checks.state_dtype(self._kind()[0]))
         before, _ = _neighbours(last.to(times.dtype), _points(times.expand(lead)), padding)

@@ -155,7 +155,7 @@ def test_checkpointing(name):
 
 # One of the two in the short run: what inductor takes two minutes for, because of many small operations, is
 # compiled without it.
-SHORT = {name: "inductor" for name in MAKERS} | {"DeltaCDE": "aot_eager"}
+SHORT = dict.fromkeys(MAKERS, "inductor") | {"DeltaCDE": "aot_eager"}
 COMPILED = [
     pytest.param(name, backend, marks=[] if SHORT[name] == backend else pytest.mark.slow)
     for name in MAKERS
