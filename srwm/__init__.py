@@ -1,10 +1,9 @@
 """The self-referential weight matrix: a weight matrix that learns to modify itself.
 
 Irie, Schlag, Csordás, Schmidhuber, ICML 2022 (arXiv 2202.05780). Functions on arrays of any library:
-`forward`, `backward`, `vjp`, `pack`, `unpack`. Related operators have the first three in a module each:
-`srwm.sum_rule`, `srwm.delta`, `srwm.recurrent_delta`, `srwm.delta_rnn`, `srwm.self_modifying`. Torch layers
-are in `srwm.nn`. `warmup` compiles kernels ahead, and
-`show_config` prints what runs here.
+`forward`, `backward`, `vjp`, `pack`, `unpack`, `trajectory`. Related operators have the first three in a
+module each: `srwm.sum_rule`, `srwm.delta`, `srwm.recurrent_delta`, `srwm.delta_rnn`, `srwm.self_modifying`.
+Torch layers are in `srwm.nn`. `warmup` compiles kernels ahead, and `show_config` prints what runs here.
 """
 
 import importlib
@@ -16,6 +15,7 @@ from srwm._memory import free_memory
 from srwm._threads import get_num_threads, set_num_threads
 from srwm._version import __version__ as __version__
 from srwm.operators.srwm import backward, forward, pack, unpack, vjp
+from srwm.operators.trajectory import trajectory
 
 __all__ = [
     "backward",
@@ -30,6 +30,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "sum_rule",
+    "trajectory",
     "unpack",
     "vjp",
     "warmup",

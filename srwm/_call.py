@@ -29,6 +29,7 @@ class Prepared(Protocol):
     """Checked operands, ready to run."""
 
     flat: tuple[Any, ...]
+    arrays: tuple[Any, ...]  # the operands as arrays of the library that computes
     shapes: Sequence[tuple[int, ...]]  # of the results
 
     def own(self) -> Prepared:
@@ -39,6 +40,9 @@ class Prepared(Protocol):
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
         """The gradients of the operands, from those of the results; None for operands not given."""
+
+    def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arrays of the library that computes as arrays of the caller's type."""
 
 
 def _path_of(kind: type) -> str:

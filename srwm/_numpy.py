@@ -104,6 +104,10 @@ class _Prepared(NamedTuple):
     options: Options
 
     @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self.ready.arrays
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return self.ready.plan.results
 

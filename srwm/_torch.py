@@ -90,6 +90,10 @@ class _Prepared(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     options: Options
 
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self.flat
+
     def own(self) -> _Prepared:
         return self._replace(flat=tuple(None if t is None else t.clone() for t in self.flat))
 
@@ -104,6 +108,9 @@ class _Prepared(NamedTuple):
     @torch.no_grad()
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
         return _gradients(self.op, self.flat, saved, incoming, *self.options)
+
+    def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        return results
 
 
 def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) -> _Prepared:

@@ -27,10 +27,19 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
 )
 
 CoreName = Literal[
-    "srwm", "deltanet", "lstm", "fake_sr", "linear", "recurrent_delta", "delta_rnn", "delta_delta"
+    "srwm",
+    "deltanet",
+    "lstm",
+    "fake_sr",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
+    "self_modifying_titans",
 ]
 
 
@@ -181,7 +190,8 @@ def build_core(
     ----------
     core : "srwm", `srwm.nn.SRWM`; "deltanet", `srwm.nn.DeltaNet`; "fake_sr", `srwm.nn.FakeSR` in the SRWM
         layer's residual form; "lstm", `Lstm`; "linear", `srwm.nn.LinearAttention`; "recurrent_delta",
-        `srwm.nn.RecurrentDeltaNet`; "delta_rnn", `srwm.nn.DeltaRNN`; "delta_delta", `srwm.nn.DeltaDelta`.
+        `srwm.nn.RecurrentDeltaNet`; "delta_rnn", `srwm.nn.DeltaRNN`; "delta_delta", `srwm.nn.DeltaDelta`;
+        "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
     n_inputs, n_outputs, n_layers, d_model, dropout, input_gain : see `LayerStack` and `Lstm`.
     n_heads, ff_factor : of the layers; an LSTM has neither heads nor feed-forward blocks.
     beta_init, q_scale : see `srwm.nn.SRWM`; for "srwm" alone.
@@ -226,6 +236,7 @@ def build_core(
         "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads, dropout=dropout),
         "delta_rnn": partial(DeltaRNN, d_model, n_heads, dropout=dropout),
         "delta_delta": partial(DeltaDelta, d_model, n_heads, dropout=dropout),
+        "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads, dropout=dropout),
         "fake_sr": partial(
             FakeSR,
             *(d_model, n_heads),

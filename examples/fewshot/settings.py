@@ -112,7 +112,8 @@ class Settings(RunSettings):
 
     core: CoreName = "srwm"
     """What reads the sequence. srwm: self-referential weight matrices; deltanet: a fast weight
-    matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights."""
+    matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights;
+    self_modifying_titans: memories that generate their own updates, with retention."""
     n_layers: int = 2
     """Layers, each followed by a feed-forward block (but for the lstm's)."""
     n_heads: int = 16

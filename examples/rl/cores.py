@@ -30,6 +30,7 @@ from srwm.nn import (
     LinearAttention,
     RecurrentDeltaNet,
     Residual,
+    SelfModifyingTitans,
     SRDelta,
 )
 
@@ -46,6 +47,7 @@ CoreName = Literal[
     "recurrent_delta",
     "delta_rnn",
     "delta_delta",
+    "self_modifying_titans",
 ]
 
 State = list[Tensor]  # what a core carries, one tensor a layer
@@ -254,7 +256,8 @@ def build_core(
         * "linear", `srwm.nn.LinearAttention` with keys and queries divided by their sums and 1e-5,
         * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
         * "delta_rnn", `srwm.nn.DeltaRNN`, with softmax of queries and keys,
-        * "delta_delta", `srwm.nn.DeltaDelta` with 1e-5 beside its sums.
+        * "delta_delta", `srwm.nn.DeltaDelta` with 1e-5 beside its sums,
+        * "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
     n_inputs : see `LayerStack`.
     n_layers, d_model, d_ff, input_gain : see `LayerStack`, of which alone they are.
     n_heads : of the layers.
@@ -276,7 +279,11 @@ def build_core(
         ("input_softmax", input_softmax is not None, (*rewriting, "fake_sr")),
         ("beta_init", beta_init != 0, rewriting),
         ("q_scale", q_scale != 1, rewriting),
-        ("input_gain", input_gain != 1, ("deeper", *programmed, *rewriting, "fake_sr")),
+        (
+            "input_gain",
+            input_gain != 1,
+            ("deeper", *programmed, *rewriting, "fake_sr", "self_modifying_titans"),
+        ),
     ):
         if changed and core not in cores:
             raise ValueError(
@@ -305,6 +312,7 @@ def build_core(
         "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads),
         "delta_rnn": partial(DeltaRNN, d_model, n_heads, feature_map="softmax"),
         "delta_delta": partial(DeltaDelta, d_model, n_heads, eps=1e-5),
+        "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads),
     }
     return LayerStack(
         n_inputs,

@@ -49,7 +49,8 @@ class Settings(RunSettings):
     """What lies between the pixels' features and the action. feedforward: nothing; lstm; deeper:
     feed-forward layers; deltanet: a fast weight matrix written by a slow net; srwm: self-referential
     weight matrices; srwm_no_carry: srwm that begins anew at every step; fake_sr: srwm that never
-    changes its weights; sr_delta: a deltanet whose slow net is an srwm."""
+    changes its weights; sr_delta: a deltanet whose slow net is an srwm; self_modifying_titans:
+    memories that generate their own updates, with retention."""
     n_layers: int = 2
     """Layers, each followed by a feed-forward block; the lstm has one and no such block."""
     n_heads: int = 8

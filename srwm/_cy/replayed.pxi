@@ -165,6 +165,7 @@ cdef void replayed_backward(const Views *v, const real *saved, real *scratch, Gr
                               back.b)
                     defer_nothing(&back, s)
                 hand_over_begin(v, back.G, t, s, &vector)
+                memset(room, 0, s.working * sizeof(real))  # NaN of the steps after it may be in the padding
         last = first
     of.end(v, &back, room, s)
 

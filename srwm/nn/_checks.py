@@ -136,6 +136,16 @@ def normalise(call: str, a: Any, feature_map: str) -> float | None:
     return a
 
 
+def one_of(call: str, argument: str, a: Any, choices: tuple[Any, ...]) -> Any:
+    """`a`; ValueError unless it is one of these strings."""
+    if not isinstance(a, str) or a not in choices:
+        raise ValueError(
+            f"{call}: {argument}: expected one of {', '.join(choices)}, got {a!r}; the class's docstring "
+            "says what they are"
+        )
+    return a
+
+
 def factory(call: str, device: Any, dtype: Any) -> dict[str, Any]:
     """Device and dtype, as torch's layers take them; raise unless parameters can have them here."""
     given = torch.get_default_dtype() if dtype is None else dtype
@@ -265,6 +275,11 @@ def flag(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> Non
         raise TypeError(
             f"{call}: {argument}: expected dtype torch.bool, got {a.dtype}; compare, e.g. {argument} != 0"
         )
+    _of_steps(call, argument, a, h, has_steps=has_steps)
+
+
+def _of_steps(call: str, argument: str, a: Tensor, h: Tensor, *, has_steps: bool) -> None:
+    """Raise unless `a` has one entry for each step of `h`, on its device."""
     own, lead = a.shape, h.shape[:-1]
     if has_steps and (not own or own[-1] != lead[-1]):
         raise ValueError(
@@ -277,6 +292,26 @@ def flag(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> Non
             f"enlarge them, got {tuple(own)}; every axis must be equal or 1"
         )
     _same_device(call, argument, a, h)
+
+
+def times(call: str, argument: str, a: Any, h: Tensor, *, has_steps: bool) -> None:
+    """Raise unless `a` is a floating tensor (..., L), without steps (...), that goes with `h`."""
+    _dense(call, argument, a)
+    if a.dtype not in _DTYPES:
+        raise TypeError(
+            f"{call}: {argument}: expected one of {', '.join(map(str, _DTYPES))}, got {a.dtype}; cast it, "
+            f"e.g. {argument}.float()"
+        )
+    _of_steps(call, argument, a, h, has_steps=has_steps)
+
+
+def not_increasing(call: str, argument: str, a: Tensor) -> ValueError:
+    """The error for times that do not increase from step to step."""
+    return ValueError(
+        f"{call}: {argument}: expected times that increase strictly from step to step, also from the "
+        f"state's last one, in {a.dtype}, got others; sort the steps, pass reset where another sequence "
+        "begins, and count from a later beginning if neighbouring times are rounded to one number"
+    )
 
 
 def state(

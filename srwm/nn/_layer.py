@@ -129,9 +129,15 @@ class Layer(nn.Module):
         >>> torch.allclose(out[0, 2:], layer(short)[0], atol=1e-6)
         True
         """
-        self._check(type(self).__name__, h, state, reset, mask, return_state, has_steps=True)
+        return self._call(h, state, reset, mask, return_state)
+
+    def _call(
+        self, h: Tensor, state: Any, reset: Any, mask: Any, return_state: bool, **more: Any
+    ) -> tuple[Tensor, Any]:
+        """A call; `more` are the arguments that a subclass adds."""
+        self._check(type(self).__name__, h, state, reset, mask, return_state, has_steps=True, **more)
         if mask is None:
-            out, state = self._run(h, state, reset, None, return_state)
+            out, state = self._run(h, state, reset, None, return_state, **more)
         else:
             padding = ~mask
             rows = padding.unsqueeze(-1)
@@ -139,7 +145,7 @@ class Layer(nn.Module):
             h = h.masked_fill(rows, 0)
             if reset is not None:
                 reset = reset & mask
-            out, state = self._run(h, state, reset, padding, return_state)
+            out, state = self._run(h, state, reset, padding, return_state, **more)
             out = out.masked_fill(rows, 0)
         if isinstance(state, Tensor):
             _warn_unless_finite(type(self).__name__, state)
@@ -187,15 +193,18 @@ class Layer(nn.Module):
         >>> out.shape
         torch.Size([5, 12])
         """
-        self._check(f"{type(self).__name__}.step", h, state, reset, mask, return_state, has_steps=False)
+        return self._step(h, state, reset, mask, return_state)
+
+    def _step(
+        self, h: Tensor, state: Any, reset: Any, mask: Any, return_state: bool, **more: Any
+    ) -> tuple[Tensor, Any]:
+        """A step; `more` are the arguments that a subclass adds, (...) or None."""
+        call = f"{type(self).__name__}.step"
+        self._check(call, h, state, reset, mask, return_state, has_steps=False, **more)
+        reset, mask = (None if a is None else a.unsqueeze(-1) for a in (reset, mask))
+        more = {name: None if a is None else a.unsqueeze(-1) for name, a in more.items()}
         # An ordinary call, so that hooks run: pruning and weight norm are hooks.
-        out, state = self(
-            h.unsqueeze(-2),
-            state,
-            None if reset is None else reset.unsqueeze(-1),
-            None if mask is None else mask.unsqueeze(-1),
-            return_state=return_state,
-        )
+        out, state = self(h.unsqueeze(-2), state, reset, mask, return_state=return_state, **more)
         return out.squeeze(-2), state
 
     def initial_state(self, *lead: int) -> Any:

@@ -73,6 +73,7 @@ class Mixer(Layer):
         reset: Tensor | None,
         padding: Tensor | None,
         return_state: bool,
+        **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
         normed = h if self.layer_norm is None else self.layer_norm(h)
         x = normed if self.residual == "pre_norm" else h
@@ -80,7 +81,7 @@ class Mixer(Layer):
             reset = reset.unsqueeze(-2)  # the same for all heads
         if padding is not None:
             padding = padding.unsqueeze(-2)
-        y, state = self._mix(x, state, reset, padding, return_state)
+        y, state = self._mix(x, state, reset, padding, return_state, **more)
         added = self.dropout(self.out_linear(y.transpose(-3, -2).flatten(-2)))
         if self.residual == "none":
             return added, state

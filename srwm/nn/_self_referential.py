@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from srwm.nn import _checks
 from srwm.nn._mixer import Mixer, Residual, kind_of
 from srwm.operators import srwm as operator
+
+Init = Literal["normal", "uniform"]
+Reader = Literal["x", "raw", "softmax"]
 
 
 class SelfReferential(Mixer):
@@ -33,25 +36,39 @@ class SelfReferential(Mixer):
         q_scale: float,
         dropout: float,
         factory: dict[str, Any],
+        init: Init = "normal",
+        init_scale: float = 1.0,
     ) -> None:
         name = type(self).__name__
         input_softmax = _checks.boolean(name, "input_softmax", input_softmax)
         beta_init = _checks.number(name, "beta_init", beta_init)
         q_scale = _checks.number(name, "q_scale", q_scale)
+        init = _checks.one_of(name, "init", init, get_args(Init))
+        init_scale = _checks.number(name, "init_scale", init_scale, least=0)
+        if init == "uniform" and beta_init != 0:
+            raise ValueError(
+                f"{name}: beta_init: expected 0 with init 'uniform', whose weights have mean 0, got "
+                f"{beta_init}; leave it at its default, or pass init='normal'"
+            )
         super().__init__(d_model, n_heads, residual, d_out, dropout, factory)
         self.input_softmax = input_softmax
         self.beta_init, self.q_scale = beta_init, q_scale
+        self.init, self.init_scale = init, init_scale
         M = self._outputs_per_head() + 2 * self.d_head + 4
         self.W = nn.Parameter(torch.empty(self.n_heads, self.d_head, M, **factory))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise all parameters again: W from N(0, 1 / D), q's block scaled, the rates' shifted."""
+        """Initialise all parameters again: W from N(0, 1 / D) or U(-1, 1), scaled; the rates' shifted."""
         super().reset_parameters()
         with torch.no_grad():
-            self.W.normal_(std=1 / math.sqrt(self.d_head))
-            _, W_q, _, w_beta = operator.unpack(self.W)
+            if self.init == "normal":
+                self.W.normal_(std=1 / math.sqrt(self.d_head))
+            else:
+                self.W.uniform_(-1, 1)
+            W_y, W_q, W_k, w_beta = operator.unpack(self.W)
             W_q.mul_(self.q_scale)
+            for block in (W_y, W_k, w_beta):
+                block.mul_(self.init_scale)
             w_beta.add_(self.beta_init)
 
     def _outputs_per_head(self) -> int:
@@ -68,16 +85,20 @@ class SelfReferential(Mixer):
         reset: Tensor | None,
         padding: Tensor | None,
         return_state: bool,
+        reader: Reader = "x",
     ) -> tuple[Tensor, Tensor | None]:
         """Run the operator for each head: (..., L, d_model) -> outputs (..., H, L, Do) and the next shift.
 
         The shift of the matrices from W is computed and returned in the precision of states.
         """
-        x = self._by_head(x).to(self.W.dtype)  # under autocast x has another dtype
-        if self.input_softmax:
-            x = x.softmax(-1)
+        raw = self._by_head(x).to(self.W.dtype)  # under autocast x has another dtype
+        x = raw.softmax(-1) if self.input_softmax else raw
+        read = None
+        if reader != "x" and (reader == "softmax") != self.input_softmax:
+            read = raw.softmax(-1) if reader == "softmax" else raw
         if padding is not None:  # with a zero input, query and key are equal, and W does not change
             x = x.masked_fill(padding.unsqueeze(-1), 0)
+            read = None if read is None else read.masked_fill(padding.unsqueeze(-1), 0)
         W = self.W.to(_checks.state_dtype(self.W.dtype))
         start = None
         if shift is not None:
@@ -85,8 +106,8 @@ class SelfReferential(Mixer):
         elif return_state and W.dtype != self.W.dtype:
             start = W  # so that the matrices are returned in its precision
         if not return_state:
-            return operator.forward(x, self.W, start, reset=reset), None
-        y, W_next = operator.forward(x, self.W, start, reset=reset, return_state=True)
+            return operator.forward(x, self.W, start, read=read, reset=reset), None
+        y, W_next = operator.forward(x, self.W, start, read=read, reset=reset, return_state=True)
         return y, W_next - W
 
     def _load_from_state_dict(

@@ -96,6 +96,7 @@ class SRDelta(SelfReferential):
         super().__init__(
             d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory
         )
+        self.reset_parameters()
 
     @property
     def state_shape(self) -> tuple[int, int, int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srwm.nn import _checks
 from srwm.nn._mixer import Residual
-from srwm.nn._self_referential import SelfReferential
+from srwm.nn._self_referential import Init, Reader, SelfReferential
 
 
 class SRWM(SelfReferential):
@@ -34,10 +34,19 @@ class SRWM(SelfReferential):
         Entries of an output vector, by default `d_model`; only with ``residual="none"`` may it differ.
     input_softmax : bool
         Whether each head's input goes through a softmax (the paper's reinforcement-learning layer).
+    read : {"x", "raw", "softmax"}
+        The input of W_y, the block of W that gives the outputs. "x": the input of all other blocks, too.
+        "raw" and "softmax": the head's input without and with a softmax, whatever `input_softmax` is.
+    head_norm : bool
+        Whether each head's outputs go through a layer norm, the same for all heads, before out_linear.
+    init : {"normal", "uniform"}
+        Initial weights: from N(0, init_scale^2 / D), or from U(-init_scale, init_scale).
+    init_scale : float
+        Factor on the initial W_y, W_k and w_beta, at least 0.
     beta_init : float
-        Mean of the initial weights of the four rates.
+        Mean of the initial weights of the four rates; 0 with ``init="uniform"``.
     q_scale : float
-        Factor on the initial W_q: 1 in the paper, 0.01 in follow-up work.
+        Factor on the initial W_q, in the place of `init_scale`: 1 in the paper, 0.01 in follow-up work.
     dropout : float
         Probability of dropout on the output of out_linear.
     device, dtype
@@ -47,6 +56,8 @@ class SRWM(SelfReferential):
     ----------
     W : Parameter (H, D, M)
         Packed initial matrices, M = 3 D + 4; see `srwm.pack`.
+    y_lnorm : LayerNorm or None
+        Of D entries, with `head_norm`.
 
     Notes
     -----
@@ -54,6 +65,11 @@ class SRWM(SelfReferential):
     optimiser step between segments has its effect. It is float32 also with halves. A reset returns to W.
 
     ``load_state_dict`` also takes the published names: W_y, W_q, W_k and w_b, each (1, H, D, columns).
+
+    The layer of Irie, Csordás, Schmidhuber, Automating Continual Learning (arXiv 2312.00276), is
+    ``SRWM(..., input_softmax=True, q_scale=0.01)``. Its option "no softmax on y" is `head_norm`, and
+    ``read="raw"`` in name. In the published code the outputs read the softmax all the same, and with the
+    axes of batch, heads and steps confused, which no option here repeats.
 
     Raises
     ------
@@ -83,16 +99,34 @@ class SRWM(SelfReferential):
         residual: Residual = "norm_skip",
         d_out: int | None = None,
         input_softmax: bool = False,
+        read: Reader = "x",
+        head_norm: bool = False,
+        init: Init = "normal",
+        init_scale: float = 1.0,
         beta_init: float = 0.0,
         q_scale: float = 1.0,
         dropout: float = 0.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory = _checks.factory(type(self).__name__, device, dtype)
+        name = type(self).__name__
+        factory = _checks.factory(name, device, dtype)
+        read = _checks.one_of(name, "read", read, get_args(Reader))
+        head_norm = _checks.boolean(name, "head_norm", head_norm)
         super().__init__(
-            d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory
+            *(d_model, n_heads, residual, d_out, input_softmax, beta_init, q_scale, dropout, factory),
+            init=init,
+            init_scale=init_scale,
         )
+        self.read = read
+        self.y_lnorm = nn.LayerNorm(self.d_head, **factory) if head_norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters again: W as the options say."""
+        super().reset_parameters()
+        if self.y_lnorm is not None:
+            self.y_lnorm.reset_parameters()
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -110,4 +144,11 @@ class SRWM(SelfReferential):
         padding: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        return self._rewrite(x, state, reset, padding, return_state)
+        y, state = self._rewrite(x, state, reset, padding, return_state, self.read)
+        return y if self.y_lnorm is None else self.y_lnorm(y), state
+
+    def _options(self) -> dict[str, Any]:
+        options = super()._options()
+        if self.read != "x":
+            options["read"] = self.read
+        return options | ({} if self.y_lnorm is None else {"head_norm": True})

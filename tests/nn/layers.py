@@ -6,6 +6,7 @@ import torch
 
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -13,6 +14,7 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
     SRDelta,
     Stack,
 )
@@ -31,6 +33,8 @@ MAKERS = {
     "DeltaDelta": lambda **options: DeltaDelta(d_model, H, base_weights=True, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, residual="norm_skip", **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
+    "SelfModifyingTitans": lambda **options: SelfModifyingTitans(d_model, H, rate_scale=0.5, **options),
+    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": lambda **options: Stack([SRWM(d_model, H, **options), FeedForward(d_model, 5, **options)]),
 }

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, layer_norm, linear
+from torch.nn.functional import elu, layer_norm, linear, softplus
 
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -18,6 +19,7 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
     SRDelta,
     Stack,
 )
@@ -88,8 +90,11 @@ def start(layer, state):
     D = layer.d_head
     if state is None:
         state = layer.out_linear.weight.new_zeros(layer.state_shape)
+    if isinstance(layer, DeltaCDE):
+        return state[..., :D], state[..., D].flatten(), state[0, 0, D + 1], state[0, 0, D + 2]
     columns = {
         SRWM: [3 * D + 4],
+        SelfModifyingTitans: [layer.state_shape[-1]],
         SRDelta: [5 * D + 5, D],
         DeltaDelta: [3 * D + 1, D],
         RecurrentDeltaNet: [D, 1],
@@ -104,6 +109,10 @@ def as_state(layer, carried):
     """The state that stands for a sequence's matrices and vectors."""
     if not carried:
         return None
+    if isinstance(layer, DeltaCDE):
+        S, x, time, begun = carried
+        columns = [x.reshape(*S.shape[:2], 1), *(a.expand(*S.shape[:2], 1) for a in (time, begun))]
+        return torch.cat([S, *columns], -1)
     first, *others = carried
     W = getattr(layer, "W", None)
     return torch.cat([first if W is None else first - W, *others], -1)
@@ -115,10 +124,13 @@ def heads(layer, x):
     return x.softmax(-1) if layer.input_softmax else x
 
 
-def rewrite(x, W):
-    """x (H, 1, D), W (H, D, M) -> outputs (H, 1, Do) and the W after the step."""
+def rewrite(x, W, read=None):
+    """x (H, 1, D), W (H, D, M) -> outputs (H, 1, Do), also of another input, and the W after the step."""
     D = x.shape[-1]
-    y, q, k, b = (x @ W).split([W.shape[-1] - 2 * D - 4, D, D, 4], -1)
+    Do = W.shape[-1] - 2 * D - 4
+    y, q, k, b = (x @ W).split([Do, D, D, 4], -1)
+    if read is not None:
+        y = read @ W[..., :Do]
     k, beta = k.softmax(-1), b.sigmoid()
     change = (q.softmax(-1) - k) @ W
     sizes = torch.tensor([y.shape[-1], D, D, 4])
@@ -164,7 +176,12 @@ def phi(layer, a):
 
 
 def srwm_step(layer, x, W):
-    return rewrite(heads(layer, x), W)
+    raw = x.reshape(layer.n_heads, 1, -1)
+    read = {"x": None, "raw": raw, "softmax": raw.softmax(-1)}[layer.read]
+    y, W = rewrite(heads(layer, x), W, read)
+    if layer.y_lnorm is not None:
+        y = layer_norm(y, y.shape[-1:], layer.y_lnorm.weight, layer.y_lnorm.bias)
+    return y, W
 
 
 def sr_delta_step(layer, x, W, S):
@@ -240,6 +257,64 @@ def fake_sr_step(layer, x):
     return (heads(layer, x) @ layer.W_y,)
 
 
+def titans_step(layer, x, W):
+    D = layer.d_head
+    x = x.reshape(layer.n_heads, 1, D)
+    _, k, v, eta, alpha, q = (x @ W).split([D, D, D, 1, 1, W.shape[-1] - 3 * D - 2], -1)
+    if not layer.adaptive_query:
+        q = x @ layer.W_q
+    y = q @ W[..., :D]
+    k = k.softmax(-1) if layer.keys == "softmax" else k / k.norm(dim=-1, keepdim=True).clamp(min=layer.eps)
+    eta = layer.rate_scale * (eta.sigmoid() if layer.rate == "sigmoid" else softplus(eta))
+    k_read, v_read = k @ W, v @ W
+    if layer.objective == "l2":
+        towards = v_read - k_read
+    elif layer.objective == "l2_doubled":
+        towards = 2 * (v_read - k_read)
+    else:
+        towards = {"dot": 1, "dot_printed": -1}[layer.objective] * v_read
+    retained = alpha.sigmoid() * W - eta * k.mT @ k_read  # preconditioned
+    return y, retained + eta * k.mT @ towards
+
+
+def delta_cde_step(layer, x, carried, length=None):
+    """A step of this length, or of one unit."""
+    S, before, time, begun = carried
+    if begun == 0:
+        before, length = torch.zeros_like(x), None
+    dt = 1.0 if length is None else length
+    slope, D = (x - before) / dt, layer.d_head
+
+    def blocks(part):
+        path = before + part * dt * slope
+        by_slope = linear(slope, layer.slope_net.weight).reshape(layer.n_heads, 1, -1)
+        if layer.drive == "dx":
+            columns = by_slope
+        else:
+            by_path = linear(path, layer.path_net.weight).reshape(layer.n_heads, 1, -1)
+            columns = torch.cat([by_slope, by_path] if layer.drive == "v2" else [by_path, by_slope], -1)
+        q, k, b, v = columns.split([D, D, 1, D], -1)
+        return q.softmax(-1), k.softmax(-1), b.sigmoid(), v.tanh()
+
+    def change(part, S):
+        _, k, beta, v = blocks(part)
+        return k.mT @ (beta * (v - k @ S))
+
+    if layer.method == "euler":
+        S = S + dt * change(1, S)
+    else:
+        one = change(0, S)
+        two = change(1 / 2, S + dt / 2 * one)
+        three = change(1 / 2, S + dt / 2 * two)
+        S = S + dt / 6 * (one + 2 * two + 2 * three + change(1, S + dt * three))
+    return blocks(1)[0] @ S, (S, x, time + dt, torch.ones_like(begun))
+
+
+def delta_cde_unit_step(layer, x, *carried):
+    y, carried = delta_cde_step(layer, x, carried)
+    return y, *carried
+
+
 STEPS = {
     SRWM: srwm_step,
     LinearAttention: linear_attention_step,
@@ -249,6 +324,8 @@ STEPS = {
     DeltaDelta: delta_delta_step,
     SRDelta: sr_delta_step,
     FakeSR: fake_sr_step,
+    SelfModifyingTitans: titans_step,
+    DeltaCDE: delta_cde_unit_step,
 }
 
 

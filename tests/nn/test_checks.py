@@ -12,6 +12,7 @@ import torch
 from srwm import nn
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -19,6 +20,7 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
     SRDelta,
     Stack,
 )
@@ -34,6 +36,8 @@ MAKERS = {
     "DeltaDelta": lambda: DeltaDelta(d_model, H),
     "SRDelta": lambda: SRDelta(d_model, H),
     "FakeSR": lambda: FakeSR(d_model, H),
+    "SelfModifyingTitans": lambda: SelfModifyingTitans(d_model, H),
+    "DeltaCDE": lambda: DeltaCDE(d_model, H),
     "FeedForward": lambda: FeedForward(d_model, 5),
     "Stack": lambda: Stack([SRWM(d_model, H), FeedForward(d_model, 5)]),
 }
@@ -46,6 +50,8 @@ COLUMNS = {
     "DeltaRNN": 9,
     "DeltaDelta": 17,
     "SRDelta": 29,
+    "SelfModifyingTitans": 18,
+    "DeltaCDE": 7,
 }
 MIXERS = [getattr(nn, name) for name in (*COLUMNS, "FakeSR")]
 each_with_state = pytest.mark.parametrize("name", COLUMNS)
@@ -317,7 +323,10 @@ def test_sizes_of_a_feed_forward_block():
 
 
 OPTIONS = {
-    "SRWM": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
+    "SRWM": {
+        **{"input_softmax": True, "read": "raw", "head_norm": True},
+        **{"init": "uniform", "init_scale": 0.5, "beta_init": 0.5, "q_scale": 0.01},
+    },
     "LinearAttention": {
         "feature_map": "dpfp",
         "nu": 1,
@@ -342,6 +351,11 @@ OPTIONS = {
     "DeltaDelta": {"base_weights": True, "eps": 1e-5},
     "SRDelta": {"input_softmax": True, "beta_init": 0.5, "q_scale": 0.01},
     "FakeSR": {"input_softmax": True},
+    "SelfModifyingTitans": {
+        **{"objective": "dot", "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.5, "eps": 1e-3},
+        "adaptive_query": False,
+    },
+    "DeltaCDE": {"method": "rk4", "drive": "dx"},
     "FeedForward": {},
 }
 BAD_OPTIONS = {
@@ -394,7 +408,26 @@ BAD_OPTIONS["normalise"] = [
     *((value, ValueError, "a finite number >= 1e-30") for value in (0, -1.0, 1e-40, np.nan, np.inf)),
     *((value, TypeError, "a finite number >= 1e-30") for value in ("a", False, torch.zeros(4))),
 ]
-BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = [
+BAD_OPTIONS["head_norm"] = BAD_OPTIONS["adaptive_query"] = BAD_OPTIONS["input_softmax"]
+BAD_OPTIONS["init_scale"] = BAD_OPTIONS["eps"]
+BAD_OPTIONS["SelfModifyingTitans.eps"] = [
+    *((value, ValueError, "a finite number >= 1e-30") for value in (0, -1.0, np.nan, np.inf)),
+    *((value, TypeError, "a finite number >= 1e-30") for value in ("a", None, False)),
+]
+for option, choices in {
+    "read": "x, raw, softmax",
+    "init": "normal, uniform",
+    "objective": "l2, l2_doubled, dot, dot_printed",
+    "keys": "l2, softmax",
+    "rate": "softplus, sigmoid",
+    "method": "euler, rk4",
+    "drive": "v1, v2, dx",
+}.items():
+    BAD_OPTIONS[option] = [
+        (value, ValueError, f"one of {choices}")
+        for value in (None, True, [], "nonsense", "", np.array(["x", "dx"]))
+    ]
+BAD_OPTIONS["q_scale"] = BAD_OPTIONS["beta_init"] = BAD_OPTIONS["rate_scale"] = [
     *((value, ValueError, "a finite number") for value in (np.nan, np.inf, -np.inf, 10**400)),
     *((value, TypeError, "a finite number") for value in ("a", None, True, 1j, torch.zeros(4))),
 ]
@@ -414,7 +447,7 @@ def test_options_of_another_type_or_out_of_range(name, option, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("it began to make a layer")
     )
-    for value, error, expected in BAD_OPTIONS[option]:
+    for value, error, expected in BAD_OPTIONS.get(f"{name}.{option}", BAD_OPTIONS[option]):
         message = rf"^{name}: {option}: expected {expected}, got .*; "
         with pytest.raises(error, match=message):
             kind(12, 3, **{option: value})

@@ -12,6 +12,7 @@ import torch
 from srwm import nn
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -19,6 +20,7 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
     SRDelta,
     Stack,
 )
@@ -50,6 +52,10 @@ MAKERS = {
     "DeltaDelta with base weights": lambda **options: DeltaDelta(d_model, H, base_weights=True, **options),
     "SRDelta": lambda **options: SRDelta(d_model, H, **options),
     "FakeSR": lambda **options: FakeSR(d_model, H, **options),
+    "SelfModifyingTitans": lambda **options: SelfModifyingTitans(
+        d_model, H, **{"rate_scale": 0.5} | options
+    ),
+    "DeltaCDE": lambda **options: DeltaCDE(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": stack,
 }
@@ -70,6 +76,14 @@ def every_call():
                 for given in (choices[0], choices[-1]):
                     label = "-".join([name, residual, *map(str, form.values()), *sorted(given)])
                     yield pytest.param(name, options, given, id=label)
+    others = [{"read": read, "input_softmax": s} for read in ("raw", "softmax") for s in (False, True)]
+    others.append({"head_norm": True})
+    titans = [{"objective": objective} for objective in ("l2_doubled", "dot", "dot_printed")]
+    titans += [{"keys": "softmax", "rate": "sigmoid"}, {"eps": 0.5}]
+    cdes = [{"drive": drive, "method": m} for drive in ("v1", "dx") for m in ("euler", "rk4")]
+    for name, more in {"SRWM": others, "SelfModifyingTitans": titans, "DeltaCDE": cdes}.items():
+        for options in more:
+            yield pytest.param(name, options, choices[-1], id="-".join([name, *map(str, options.values())]))
 
 
 WITHOUT_OPTIONS = ("FeedForward", "Stack")
@@ -79,6 +93,8 @@ WITH_SOFTMAX = [{"input_softmax": False}, {"input_softmax": True}]
 DPFP, FAVOR = {"feature_map": "dpfp", "nu": 2}, {"feature_map": "favor", "n_features": 4}
 FORMS = {
     "SRWM": WITH_SOFTMAX,
+    "SelfModifyingTitans": [{"adaptive_query": False}, {"adaptive_query": True}],
+    "DeltaCDE": [{"method": "euler"}, {"method": "rk4"}],
     "DeltaNet": [
         {"eps": 0.0},
         {"eps": 0.5},
@@ -353,6 +369,8 @@ def test_the_operator_runs_once(name, monkeypatch):
         "DeltaDelta": ["delta", "delta"],
         "DeltaDelta with base weights": ["delta", "delta"],
         "SRDelta": ["srwm", "delta"],
+        "SelfModifyingTitans": ["self_modifying"],
+        "DeltaCDE": ["delta"],
         "Stack": ["srwm", "delta"],
     }.get(name, [])
 
@@ -371,6 +389,7 @@ def test_all_public_names_are_there():
 
     assert set(nn.__all__) == {
         "SRWM",
+        "DeltaCDE",
         "DeltaDelta",
         "DeltaNet",
         "DeltaRNN",
@@ -380,6 +399,7 @@ def test_all_public_names_are_there():
         "RecurrentDeltaNet",
         "Residual",
         "SRDelta",
+        "SelfModifyingTitans",
         "Stack",
         "maps",
     }
@@ -416,6 +436,13 @@ def test_parameter_counts_of_the_paper():
     assert count(DeltaRNN(d, H)) == count(DeltaDelta(d, H)) == 6 * d**2 + 2 * H * d + 2 * d
     assert count(DeltaDelta(d, H, base_weights=True)) - count(DeltaDelta(d, H)) == d * (3 * D + 1)
     assert count(FeedForward(d, F)) == 2 * d * F + F + 3 * d
+    assert count(SRWM(128, 8)) == 128**2 + 2 * 128 + 8 * (3 * 16**2 + 4 * 16)
+    assert count(SRWM(128, 8, head_norm=True)) == count(SRWM(128, 8)) + 2 * 16
+    for adaptive_query in (True, False):
+        titans = SelfModifyingTitans(128, 8, adaptive_query=adaptive_query)
+        assert count(titans) == 128**2 + 2 * 128 + 8 * (4 * 16**2 + 2 * 16)
+    for drive in ("v1", "v2", "dx"):  # as DeltaNet
+        assert count(DeltaCDE(128, 8, drive=drive)) == 4 * 128**2 + 8 * 128 + 2 * 128
     assert count(FeedForward(256, 256)) == 132_096
     assert count(FeedForward(256, 4 * 256)) == 526_080
     assert count(FeedForward(256, 8 * 256)) == 1_051_392

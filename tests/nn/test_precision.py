@@ -11,6 +11,7 @@ import torch
 import srwm
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -18,6 +19,7 @@ from srwm.nn import (
     FeedForward,
     LinearAttention,
     RecurrentDeltaNet,
+    SelfModifyingTitans,
     SRDelta,
     Stack,
     _layer,
@@ -54,6 +56,8 @@ WITH_STATE = [
     DeltaDelta,
     DeltaDeltaWithBaseWeights,
     SRDelta,
+    SelfModifyingTitans,
+    DeltaCDE,
 ]
 each_with_state = pytest.mark.parametrize("kind", WITH_STATE)
 each_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -139,9 +143,10 @@ def test_the_state_keeps_the_parameters_precision_under_autocast(kind, dtype):
     assert under[1:] == [] or under[1].dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", [SRWM, SRDelta])
+@pytest.mark.parametrize("kind", [SRWM, SRDelta, SelfModifyingTitans])
 def test_what_autocast_hands_over_in_halves_is_computed_in_float32(kind):
-    layer = kind(d_model, H, residual="plain", input_softmax=True)
+    options = {} if kind is SelfModifyingTitans else {"input_softmax": True}
+    layer = kind(d_model, H, residual="plain", **options)
     h, start = torch.randn(2, 5, d_model).bfloat16(), torch.randn_like(layer.initial_state(2)) / 4
     with torch.autocast("cpu", torch.bfloat16):
         _, state = layer(h, start)

@@ -153,3 +153,46 @@ def test_published_forms_of_the_layers_are_the_default():
         for kind in (SRWM, SRDelta, FakeSR)
     }
     assert forms == {SRWM: ("norm_skip", False), SRDelta: ("plain", True), FakeSR: ("plain", False)}
+
+
+def test_initial_weights_of_follow_up_work():
+    layer = SRWM(512, 4, init_scale=0.5, beta_init=-1.0, q_scale=0.01)
+    W_y, W_q, W_k, w_beta = srwm.unpack(layer.W.detach() * 128**0.5)
+    for block, expected in ((W_y, 0.5), (W_q, 0.01), (W_k, 0.5), (w_beta, 0.5)):
+        assert block.std().item() == pytest.approx(expected, rel=0.06)
+    assert layer.W[..., -4:].mean().item() == pytest.approx(-1, abs=0.02)
+    layer = SRWM(512, 4, init="uniform", init_scale=0.5, q_scale=0.01)
+    for block, expected in zip(srwm.unpack(layer.W.detach()), (0.5, 0.01, 0.5, 0.5), strict=True):
+        assert block.abs().max().item() == pytest.approx(expected, rel=0.01)
+        assert block.std().item() == pytest.approx(expected / 3**0.5, rel=0.06)
+    with pytest.raises(
+        ValueError, match=r"SRWM: beta_init: expected 0 with init 'uniform', .*got -1\.0; leave"
+    ):
+        SRWM(d_model, H, init="uniform", beta_init=-1.0)
+
+
+@pytest.mark.parametrize("input_softmax", [False, True])
+@pytest.mark.parametrize("read", ["raw", "softmax"])
+def test_another_reader_changes_outputs_alone(read, input_softmax):
+    layer = SRWM(d_model, H, residual="none", input_softmax=input_softmax, read=read)
+    other = SRWM(d_model, H, residual="none", input_softmax=input_softmax)
+    other.load_state_dict(layer.state_dict())
+    h = torch.randn(2, 5, d_model)
+    (out, state), (plain, same) = layer(h), other(h)
+    torch.testing.assert_close(state, same)
+    assert torch.equal(out, plain) == (input_softmax == (read == "softmax"))
+    assert f"read='{read}'" in repr(layer)
+
+
+def test_published_weights_with_a_norm_of_the_heads():
+    layer = SRWM(d_model, H, input_softmax=True, head_norm=True, q_scale=0.01)
+    with torch.no_grad():
+        layer.y_lnorm.weight.normal_()
+    weights = published(layer)
+    assert {"y_lnorm.weight", "y_lnorm.bias"} <= weights.keys()
+    other = SRWM(d_model, H, input_softmax=True, head_norm=True)
+    assert not any(other.load_state_dict(weights))
+    h = torch.randn(2, 5, d_model)
+    assert torch.equal(other(h)[0], layer(h)[0])
+    layer.reset_parameters()
+    assert (layer.y_lnorm.weight == 1).all()

@@ -15,8 +15,18 @@ from srwm.nn import (
 
 B, L, N_INPUTS, D = 3, 9, 7, 8
 PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
-CORES = ("feedforward", "lstm", "deeper", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", *PROGRAMMED)
-STATES = {"lstm": 1, "srwm": 2, "sr_delta": 2} | dict.fromkeys(PROGRAMMED, 2)
+CORES = (
+    "feedforward",
+    "lstm",
+    "deeper",
+    "srwm",
+    "srwm_no_carry",
+    "fake_sr",
+    "sr_delta",
+    *PROGRAMMED,
+    "self_modifying_titans",
+)
+STATES = {"lstm": 1, "srwm": 2, "sr_delta": 2, "self_modifying_titans": 2} | dict.fromkeys(PROGRAMMED, 2)
 each_core = pytest.mark.parametrize("name", CORES)
 
 
