@@ -310,7 +310,7 @@ def self_modifying_l2(x_t: Any, W: Any) -> Any:
 
 def self_modifying_printed(x_t: Any, W: Any) -> Any:
     """With that of equation 92, as it is printed."""
-    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 0.5)
+    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 0.4)
 
 
 def self_modifying_query(x_t: Any, query_t: Any, W: Any) -> Any:
@@ -367,7 +367,7 @@ DELTA_RNN_1 = Row(
 SELF_MODIFYING = _memory("self_modifying", self_modifying_l2, 3, c=2.0, rate_scale=0.3)
 SELF_MODIFYING_PRINTED = _memory(
     *("self_modifying_printed", self_modifying_printed, 3, "self_modifying"),
-    **{"a": -1.0, "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.5},
+    **{"a": -1.0, "keys": "softmax", "rate": "sigmoid", "rate_scale": 0.4},
 )
 SELF_MODIFYING_QUERY = _memory(
     "self_modifying_query", self_modifying_query, 2, a=2.0, c=3.0, rate_scale=0.1
