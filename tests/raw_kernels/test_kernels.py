@@ -14,6 +14,9 @@ from tests.cuda_host.raw_module import CudaHostError
 from tests.operators import (
     CUDA_ON_HOST,
     DELTA,
+    EVERYTHING,
+    ON_CUDA,
+    ROWS,
     SRWM,
     TOLERANCE,
     assert_close,
@@ -56,6 +59,11 @@ WITHIN_BOUNDS = ("several warps", "a state partly in working memory", "halves")
 NO_RACE_OF_DELTA = ("groups of one warp", "several warps", "sums in working memory", "several segments")
 
 
+OTHERS = [row for row in ROWS if row not in ON_CUDA]
+OF_OTHERS = [((5,), (), 10, 5, 7), ((2,), (2, 1), 9, 40, 33)]
+ONE_MULTIPROCESSOR = launch.ARCHITECTURES[90]._replace(multiprocessors=1)
+
+
 def name_of(variant):
     return next(name for name, own in VARIANTS.items() if own is variant)
 
@@ -75,6 +83,17 @@ def test_no_race_and_nothing_out_of_bounds(row, variant, mode):
     truth = truth_of(case)
     with running(variant, mode=mode):
         assert_close(CUDA_ON_HOST.run(case), truth, TOLERANCE[variant[1]])
+
+
+@pytest.mark.parametrize("mode", ["race", "bounds"])
+@pytest.mark.parametrize("row", OTHERS, ids=repr)
+def test_no_race_and_nothing_out_of_bounds_in_the_other_kernels(row, mode):
+    """Groups of one warp, and of several; sequences that share a matrix, more than run at a time."""
+    for size in OF_OTHERS:
+        case = random_case(row, size, **EVERYTHING).astype(np.float32)
+        truth = truth_of(case)
+        with backend.running(device=ONE_MULTIPROCESSOR, mode=mode):
+            assert_close(CUDA_ON_HOST.run(case), truth, TOLERANCE["float32"])
 
 
 @each_variant
@@ -103,6 +122,31 @@ BARRIERS = [
     for kernel in ("srwm_forward", "srwm_backward", "delta_forward", "delta_backward")
     for i, _ in enumerate(barriers(kernel))
 ]
+
+
+BARRIERS_OF_OTHERS = [
+    (row, kernel, i)
+    for row in {row.op.name: row for row in OTHERS}.values()
+    for kernel in (f"{row.op.name}_forward", f"{row.op.name}_backward")
+    for i, _ in enumerate(barriers(kernel))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "kernel", "which"), BARRIERS_OF_OTHERS, ids=str)
+def test_no_barrier_of_the_other_kernels_can_go_unnoticed(row, kernel, which):
+    without = list(barriers(kernel))[which]
+    with backend.running(
+        device=ONE_MULTIPROCESSOR,
+        mode="race",
+        source=lambda name: without if name == kernel else loader.source(name),
+    ):
+        for size in (*OF_OTHERS, ((40,), (2, 1), 0, 40, 33), ((40,), (2, 1), 2, 5, 7)):
+            try:
+                CUDA_ON_HOST.run(random_case(row, size, **EVERYTHING).astype(np.float32))
+            except CudaHostError:
+                return
+    pytest.fail("a barrier was removed and no run noticed")
 
 
 @pytest.mark.slow_where(lambda which: which % 3 > 0)
