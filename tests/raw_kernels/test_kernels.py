@@ -124,31 +124,6 @@ BARRIERS = [
 ]
 
 
-BARRIERS_OF_OTHERS = [
-    (row, kernel, i)
-    for row in {row.op.name: row for row in OTHERS}.values()
-    for kernel in (f"{row.op.name}_forward", f"{row.op.name}_backward")
-    for i, _ in enumerate(barriers(kernel))
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("row", "kernel", "which"), BARRIERS_OF_OTHERS, ids=str)
-def test_no_barrier_of_the_other_kernels_can_go_unnoticed(row, kernel, which):
-    without = list(barriers(kernel))[which]
-    with backend.running(
-        device=ONE_MULTIPROCESSOR,
-        mode="race",
-        source=lambda name: without if name == kernel else loader.source(name),
-    ):
-        for size in (*OF_OTHERS, ((40,), (2, 1), 0, 40, 33), ((40,), (2, 1), 2, 5, 7)):
-            try:
-                CUDA_ON_HOST.run(random_case(row, size, **EVERYTHING).astype(np.float32))
-            except CudaHostError:
-                return
-    pytest.fail("a barrier was removed and no run noticed")
-
-
 @pytest.mark.slow_where(lambda which: which % 3 > 0)
 @pytest.mark.parametrize(("kernel", "which"), BARRIERS, ids=lambda v: str(v))
 def test_no_barrier_can_go_unnoticed(kernel, which):
