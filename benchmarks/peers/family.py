@@ -5,7 +5,7 @@ Each loop is written as a user would write it: packed weights, one product for a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ def _write(A: Tensor, k: Tensor, u: Tensor) -> Tensor:
     return A + k.unsqueeze(-1) * u.unsqueeze(-2)
 
 
+def _steps(*arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The entries of each step of arrays (..., L, D)."""
+    return (tuple(a[..., t, :] for a in arrays) for t in range(arrays[0].shape[-2]))
+
+
 def _of_sequences(A: Tensor, like: Tensor) -> Tensor:
     return A.expand(*like.shape[:-2], *A.shape[-2:])
 
@@ -34,7 +39,7 @@ def _of_sequences(A: Tensor, like: Tensor) -> Tensor:
 def sum_loop(q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
     """The sum rule."""
     S, outputs = _of_sequences(S, q), []
-    for q_t, k_t, v_t in zip(q.unbind(-2), k.unbind(-2), v.unbind(-2), strict=True):
+    for q_t, k_t, v_t in _steps(q, k, v):
         S = _write(S, k_t, v_t)
         outputs.append(_read(q_t, S))
     return torch.stack(outputs, -2)
@@ -43,7 +48,7 @@ def sum_loop(q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
 def normalised_sum_loop(q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor) -> Tensor:
     """The same with a denominator."""
     S, outputs = _of_sequences(S, q), []
-    for q_t, k_t, v_t in zip(q.unbind(-2), k.unbind(-2), v.unbind(-2), strict=True):
+    for q_t, k_t, v_t in _steps(q, k, v):
         S, z = _write(S, k_t, v_t), z + k_t
         outputs.append(_read(q_t, S) / ((q_t * z).sum(-1, keepdim=True) + 1e-6))
     return torch.stack(outputs, -2)
@@ -52,7 +57,7 @@ def normalised_sum_loop(q: Tensor, k: Tensor, v: Tensor, S: Tensor, z: Tensor) -
 def delta_loop(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, S: Tensor) -> Tensor:
     """The delta rule."""
     S, outputs = _of_sequences(S, q), []
-    steps = zip(q.unbind(-2), k.unbind(-2), v.unbind(-2), beta.unsqueeze(-1).unbind(-2), strict=True)
+    steps = _steps(q, k, v, beta.unsqueeze(-1))
     for q_t, k_t, v_t, beta_t in steps:
         S = _write(S, k_t, beta_t * (v_t - _read(k_t, S)))
         outputs.append(_read(q_t, S))
@@ -74,7 +79,7 @@ def recurrent_delta_loop(
     D = q.shape[-1]
     inputs, R = torch.cat([q, k, v, b.unsqueeze(-1)], -1), torch.cat([R_q, R_k, R_v, r_b.unsqueeze(-1)], -1)
     S, y, outputs = _of_sequences(S, q), torch.zeros_like(q[..., 0, :]), []
-    for inputs_t in inputs.unbind(-2):
+    for (inputs_t,) in _steps(inputs):
         q_t, k_t, v_t, b_t = (inputs_t + _read(y.tanh(), R)).split([D, D, D, 1], -1)
         q_t, k_t = q_t.softmax(-1), k_t.softmax(-1)
         S = _write(S, k_t, b_t.sigmoid() * (v_t - _read(k_t, S)))
@@ -86,7 +91,7 @@ def recurrent_delta_loop(
 def delta_rnn_loop(z: Tensor, k: Tensor, v: Tensor, beta: Tensor, R: Tensor) -> Tensor:
     """The Delta RNN, version 2."""
     R, h, outputs = _of_sequences(R, z), torch.zeros_like(z[..., 0, :]), []
-    steps = zip(z.unbind(-2), k.unbind(-2), v.unbind(-2), beta.unsqueeze(-1).unbind(-2), strict=True)
+    steps = _steps(z, k, v, beta.unsqueeze(-1))
     for z_t, k_t, v_t, beta_t in steps:
         R = _write(R, k_t, beta_t * (v_t - _read(k_t, R)))
         e = h.exp()
@@ -99,7 +104,7 @@ def self_modifying_loop(x: Tensor, W: Tensor) -> Tensor:
     """The memory that modifies itself, by half the squared distance."""
     D, M = W.shape[-2:]
     Do, W, outputs = M - 3 * D - 2, _of_sequences(W, x), []
-    for x_t in x.unbind(-2):
+    for (x_t,) in _steps(x):
         _, k, v, eta, alpha, q = _read(x_t, W).split([Do, D, D, 1, 1, D], -1)
         k = torch.nn.functional.normalize(k, dim=-1, eps=1e-6)
         outputs.append(_read(q, W[..., :Do]))
@@ -114,7 +119,7 @@ def another_reader_loop(x: Tensor, W: Tensor, read: Tensor) -> Tensor:
     sizes = [M - 2 * D - 4, D, D, 4]
     repeats = torch.tensor(sizes)
     W, outputs = _of_sequences(W, x), []
-    for x_t, read_t in zip(x.unbind(-2), read.unbind(-2), strict=True):
+    for x_t, read_t in _steps(x, read):
         _, q, k, b = _read(x_t, W).split(sizes, -1)
         q, k = q.softmax(-1), k.softmax(-1)
         outputs.append(_read(read_t, W[..., : sizes[0]]))
