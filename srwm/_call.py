@@ -93,7 +93,8 @@ def _checked_key(name: str, verb: str, *values: Any) -> str:
     return op.key_of(_checks.settings(op, op.verb(verb), values))
 
 
-_key_of._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as above
+# As for `_path_of`: torch's compiler calls the function, and mypy knows no such attribute.
+_key_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forward(op: Operator, flat: tuple[Any, ...], return_state: bool, options: Options) -> Any:

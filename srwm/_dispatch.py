@@ -49,7 +49,7 @@ def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
         found = module(name)
         lacks = None if found.takes(op) else f"it has no kernels of {op.label}"
         reason = found.declines(device) or lacks or found.unusable()
-        if reason is None and backend is None and found.RUNS_ON_ARRAYS and _has_kernels(op, device):
+        if reason is None and backend is None and found.RUNS_ON_ARRAYS and _has_kernels(op):
             reason = "it is the readable definition, and runs only when asked for by name"
         if reason is None:
             return found, ""
@@ -59,11 +59,8 @@ def _resolve(op: Operator, device: str, backend: str | None) -> tuple[Any, str]:
     return None, f"no backend takes arrays on the {device} device here ({'; '.join(reasons)})"
 
 
-def _has_kernels(op: Operator, device: str) -> bool:
-    """Whether a backend has kernels of an operator for such arrays, or for any where none takes such."""
-    kernels = [m for m in map(module, BACKENDS) if not m.RUNS_ON_ARRAYS]
-    of_device = [m for m in kernels if m.declines(device) is None]
-    return any(m.takes(op) for m in of_device or kernels)
+def _has_kernels(op: Operator) -> bool:
+    return any(not module(name).RUNS_ON_ARRAYS and module(name).takes(op) for name in BACKENDS)
 
 
 def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
@@ -71,7 +68,7 @@ def resolve(name: str, op: Operator, device: str, backend: str | None) -> Any:
 
     Raises ValueError for a name that is not in the table, RuntimeError with the reason where the named
     backend, or every one, cannot run; messages begin with `name`. Nothing falls back silently: the
-    reference runs by itself only an operator of which no backend has kernels for such arrays.
+    reference runs by itself only an operator of which no backend has kernels.
     """
     if backend is not None and backend not in BACKENDS:
         known = ", ".join(BACKENDS)

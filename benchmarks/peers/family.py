@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ class Member:
         """One of its functions."""
         options = dict(self.options) | more
         if self.keyword:
-            *operands, options[self.keyword] = operands  # type: ignore[assignment]
+            operands, options[self.keyword] = operands[:-1], operands[-1]
         return getattr(self.functions, verb)(*operands, **options)
 
     def forward(self, *operands: Tensor) -> Tensor:
@@ -244,7 +245,7 @@ PEERS = tuple(
     peer
     for name, member in FAMILY.items()
     for peer in (
-        torch_peer(f"srwm, {name}", lambda member=member: member.forward),  # type: ignore[misc]
-        torch_peer(f"PyTorch loop, {name}", lambda member=member: member.loop),  # type: ignore[misc]
+        torch_peer(f"srwm, {name}", partial(getattr, member, "forward")),
+        torch_peer(f"PyTorch loop, {name}", partial(getattr, member, "loop")),
     )
 )

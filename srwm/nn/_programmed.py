@@ -34,7 +34,7 @@ class Programmed(Mixer):
 
     def _columns(self) -> list[int]:
         """The sizes of what `_programs` returns, in its order."""
-        raise NotImplementedError
+        raise NotImplementedError  # each layer says
 
     def reset_parameters(self) -> None:
         """Initialise all parameters again, as torch's linear maps and layer norms do."""
