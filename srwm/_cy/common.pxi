@@ -81,12 +81,24 @@ cdef extern from "views.h" nogil:
     void read_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
     void read_shared_row(real *out, const View *a, Py_ssize_t at, Py_ssize_t n)
     void write_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
+    ctypedef struct Rows:
+        real *at
+        Py_ssize_t apart
+    ctypedef struct Series:
+        pass
+    Series series_of(const View *view, Py_ssize_t n, real *room)
+    Rows rows_of(const Series *a, Py_ssize_t t, Py_ssize_t sign)
+    Rows read_rows(const Series *a, Py_ssize_t t, Py_ssize_t sign, int steps)
+    void write_rows(const Series *a, Py_ssize_t t, Py_ssize_t sign, int steps)
     void add_row(const View *a, Py_ssize_t at, const real *columns, Py_ssize_t n)
     real *entry_of(real *columns, Py_ssize_t column, Py_ssize_t sequence)
     void copy_where_reset(real *out, const real *a, Py_ssize_t width, const View *reset, Py_ssize_t t)
 
 
 cdef extern from "steps.h" nogil:
+    const int STEPS_AT_ONCE
+    void write_and_read(real *A, Py_ssize_t rows, Py_ssize_t width, int steps, Rows k, Rows u, real of_u,
+                        Rows q, Rows y, real of_y)
     void advance(real *out, const real *A, Py_ssize_t rows, Py_ssize_t width, const real *alpha,
                  const real *k, const real *u, const real *q, real *y)
     void along_rows(const real *A, Py_ssize_t rows, Py_ssize_t width, int n, const real *b, real *out,

@@ -111,7 +111,7 @@ cdef void delta_rnn_backward(const Views *v, Py_ssize_t t, const real *before, c
 
 
 cdef Replayed RNN_STEPS = [
-    RNN_R, RNN_STATE, RNN_H, RNN_STATE_H, RNN_RESET, 1, 2, False,
+    [RNN_R, RNN_STATE, RNN_H, RNN_STATE_H, RNN_RESET], 1, 2, False,
     delta_rnn_begin, delta_rnn_step, delta_rnn_redo, delta_rnn_backward, no_parameters,
 ]
 cdef Kernels RNN_KERNELS = [

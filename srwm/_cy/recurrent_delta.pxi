@@ -15,11 +15,17 @@ cdef inline Py_ssize_t width_of_R(const Sizes *s) noexcept nogil:
     return 3 * s.d + vectors_for(1)
 
 
+cdef enum:
+    STEPS_OF_R = 4  # whose terms of the gradient of R are added to it together
+
+
 cdef void recurrent_delta_lay_out(Sizes *s) noexcept nogil:
     s.blocks, s.number[0] = 1, s.D
     set_sizes(s)
     s.steps, s.numbers, s.row = &RECURRENT_STEPS, s.D, 4 * s.D_ + LANES
-    s.constants = s.D_ + s.D * width_of_R(s) * LANES  # [ padding : D_ | R ]
+    # [ padding : D_ | R ]; the gradients of the constants also have terms of R's: STEPS_OF_R of r and
+    # of g_o.
+    s.constants = s.D_ + (s.D + STEPS_OF_R) * width_of_R(s) * LANES + STEPS_OF_R * s.D_
     s.working = 2 * width_of_R(s) * LANES + 4 * s.D_ + room_of_delta_back(s)
     lay_out_replayed(s, False)
 
@@ -93,8 +99,11 @@ cdef void recurrent_delta_backward(const Views *v, Py_ssize_t t, const real *bef
     cdef const real *beta = r + s.D_                     # (LANES)
     cdef Py_ssize_t width = width_of_R(s), i
     cdef real *e = back.G + s.matrix                     # (D_) gradient of the last output
-    cdef real *g_o = room                                # [ g_q^ | g_k^ | g_v | g_b^ ]
-    cdef real *before_e = g_o + width * LANES            # (D_)
+    cdef real *gR = back.constants + s.D_                # (D, R_)
+    cdef real *terms_r = gR + s.D * width * LANES        # (STEPS_OF_R, D_)
+    cdef real *terms_g_o = terms_r + STEPS_OF_R * s.D_   # (STEPS_OF_R, R_)
+    cdef real *g_o = terms_g_o + t % STEPS_OF_R * width * LANES  # [ g_q^ | g_k^ | g_v | g_b^ ]
+    cdef real *before_e = room                           # (D_)
     cdef DeltaBack d = delta_back_in(before_e + s.D_, s)
     # 5'  g = g_y + e   G += q^T g   4'  g_u = k G   g_k = u G^T   3'
     memcpy(back.a + s.D_, q, s.D_ * sizeof(real))
@@ -105,7 +114,9 @@ cdef void recurrent_delta_backward(const Views *v, Py_ssize_t t, const real *bef
     softmax_backward(g_o + s.D_, d.g_k, k, s.d)
     memcpy(g_o + 2 * s.D_, d.both + s.M_, s.D_ * sizeof(real))
     sigmoid_backward(g_o + 3 * s.D_, d.g_beta, beta, 1)
-    add_terms(back.constants + s.D_, s.D, width, 1, NULL, r, g_o)
+    memcpy(terms_r + t % STEPS_OF_R * s.D_, r, s.D_ * sizeof(real))
+    if t % STEPS_OF_R == 0:
+        update(gR, s.D, width, STEPS_OF_R, terms_r, terms_g_o)
     # 1'
     along_rows(constants + s.D_, s.D, width, 1, g_o, before_e, 0)
     tanh_backward(before_e, before_e, r, s.d)
@@ -136,7 +147,7 @@ cdef void recurrent_delta_end(const Views *v, const Back *back, real *room, cons
 
 
 cdef Replayed RECURRENT_STEPS = [
-    RECURRENT_S, RECURRENT_STATE, RECURRENT_Y, RECURRENT_STATE_Y, RECURRENT_RESET, 1, 2, False,
+    [RECURRENT_S, RECURRENT_STATE, RECURRENT_Y, RECURRENT_STATE_Y, RECURRENT_RESET], 1, 2, False,
     recurrent_delta_begin, recurrent_delta_step, recurrent_delta_redo, recurrent_delta_backward,
     recurrent_delta_end,
 ]

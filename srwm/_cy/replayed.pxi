@@ -4,7 +4,7 @@ Forward saves a row of each step, and the matrix at the end of a segment. Backwa
 of a segment from the one at its start, keeps those before every step in its working memory, and goes back
 through them. Nothing is undone, so growth and retention cost no accuracy. One thread computes a sequence.
 
-A state is a block of memory: the matrix (D, M_), then perhaps a vector, which is a matrix with one row. At
+The states are those of states.pxi. At
 padding a step changes nothing: the operators read zeros there, and set rates to zero.
 """
 
@@ -21,9 +21,7 @@ cdef struct Back:
 
 # An operator by its steps. `row` is what forward saves of a step, `room` working memory.
 cdef struct Replayed:
-    Py_ssize_t initial, state       # places of the operands: of the matrix,
-    Py_ssize_t vector, state_vector  # and of the vector; the numbers of its entries are 0 without one
-    Py_ssize_t reset
+    States states
     int deferred, terms             # deferred terms of G; the same with those of a step's own
     bint retains                    # whether G is multiplied by alpha
     # OUT: what all steps use, from the parameters; it is zeroed before.
@@ -54,39 +52,6 @@ cdef void lay_out_replayed(Sizes *s, bint keeps_vector) noexcept nogil:
     )
 
 
-cdef inline Sizes sizes_of_vector(const Sizes *s) noexcept nogil:
-    cdef Sizes vector = s[0]
-    vector.D, vector.blocks, vector.number[0] = 1, 1, s.numbers
-    set_sizes(&vector)
-    return vector
-
-
-# Where sequences begin before step t: IN OUT: their states.
-cdef inline void read_begin(real *A, const Views *v, Py_ssize_t t, const Sizes *s,
-                            const Sizes *vector) noexcept nogil:
-    cdef const Replayed *of = <const Replayed *> s.steps
-    cdef const View *reset = &v.operands[of.reset]
-    if t == 0:
-        read_start(A, &v.operands[of.initial], &v.operands[of.state], reset, s)
-        if s.numbers > 0:
-            read_start(A + s.matrix, &v.operands[of.vector], &v.operands[of.state_vector], reset, vector)
-    elif any_reset(reset, t):
-        read_reset_matrices(A, &v.operands[of.initial], reset, t, s)
-        if s.numbers > 0:
-            read_reset_matrices(A + s.matrix, &v.operands[of.vector], reset, t, vector)
-
-
-# The same backward: their gradients.
-cdef inline void hand_over_begin(const Views *v, real *G, Py_ssize_t t, const Sizes *s,
-                                 const Sizes *vector) noexcept nogil:
-    cdef const Replayed *of = <const Replayed *> s.steps
-    cdef const View *reset = &v.operands[of.reset]
-    hand_over(&v.gradients[of.initial], &v.gradients[of.state], &v.operands[of.state], G, reset, t, s)
-    if s.numbers > 0:
-        hand_over(&v.gradients[of.vector], &v.gradients[of.state_vector], &v.operands[of.state_vector],
-                  G + s.matrix, reset, t, vector)
-
-
 cdef void replayed_forward(const Views *v, real *saved, real *scratch, Group *group,
                            const Sizes *s) noexcept nogil:
     cdef const Replayed *of = <const Replayed *> s.steps
@@ -99,12 +64,12 @@ cdef void replayed_forward(const Views *v, real *saved, real *scratch, Group *gr
     cdef Py_ssize_t t
     memset(constants, 0, (s.constants + s.row + s.working) * sizeof(real))
     if s.L == 0:
-        read_begin(A, v, 0, s, &vector)
+        read_begin(A, v, 0, &of.states, s, &vector)
     else:
         of.begin(v, constants, s)
     for t in range(s.L):
         row = spare if saved == NULL else saved + t * s.row
-        read_begin(A, v, t, s, &vector)
+        read_begin(A, v, t, &of.states, s, &vector)
         memset(row, 0, s.row * sizeof(real))
         of.step(v, t, A, row, constants, room, s)
         if saved != NULL and is_saved_after(t, s):
@@ -144,7 +109,7 @@ cdef void replayed_backward(const Views *v, const real *saved, real *scratch, Gr
     if s.numbers > 0:
         read_matrix(back.G + s.matrix, &v.incoming[NEXT_VECTOR], &vector)
     if s.L == 0:
-        hand_over_begin(v, back.G, 0, s, &vector)
+        hand_over_begin(v, back.G, 0, &of.states, s, &vector)
         return
     of.begin(v, constants, s)
     last = s.L
@@ -154,17 +119,17 @@ cdef void replayed_backward(const Views *v, const real *saved, real *scratch, Gr
             memcpy(stack, saved + saved_matrix(first // s.C - 1, s), s.kept * sizeof(real))
         for t in range(first, last):
             A = stack + (t - first) * state
-            read_begin(A, v, t, s, &vector)
+            read_begin(A, v, t, &of.states, s, &vector)
             if t + 1 < last:
                 of.redo(v, t, A + state, A, saved + t * s.row, room, s)
         for t in range(last - 1, first - 1, -1):
             of.backward(v, t, stack + (t - first) * state, saved + t * s.row, &back, constants, room, s)
-            if t == 0 or any_reset(&v.operands[of.reset], t):
+            if t == 0 or any_reset(&v.operands[of.states.reset], t):
                 if back.is_deferred:
                     add_terms(back.G, s.D, s.m, of.deferred, back.alpha if of.retains else NULL, back.a,
                               back.b)
                     defer_nothing(&back, s)
-                hand_over_begin(v, back.G, t, s, &vector)
+                hand_over_begin(v, back.G, t, &of.states, s, &vector)
                 memset(room, 0, s.working * sizeof(real))  # NaN of the steps after it may be in the padding
         last = first
     of.end(v, &back, room, s)
@@ -175,10 +140,6 @@ cdef inline void set_padding(real *padding, const Sizes *s) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(s.D * STRIDE, s.D_):
         padding[i] = -INFINITY
-
-
-cdef void no_constants(const Views *v, real *constants, const Sizes *s) noexcept nogil:
-    pass
 
 
 cdef void no_parameters(const Views *v, const Back *back, real *room, const Sizes *s) noexcept nogil:

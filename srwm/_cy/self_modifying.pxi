@@ -254,15 +254,15 @@ cdef inline void rates_backward(real *g_Delta, real *g_b, const Row *row, const 
 
 
 cdef Replayed SELF_MODIFYING_STEPS = [
-    WRITER_W, WRITER_STATE - 1, 0, 0, WRITER_RESET - 1, 3, 3, True,
+    [WRITER_W, WRITER_STATE - 1, 0, 0, WRITER_RESET - 1], 3, 3, True,
     writer_begin, writer_step, writer_redo, writer_backward, no_parameters,
 ]
 cdef Replayed SELF_MODIFYING_QUERY_STEPS = [
-    WRITER_W, WRITER_STATE, 0, 0, WRITER_RESET, 3, 3, True,
+    [WRITER_W, WRITER_STATE, 0, 0, WRITER_RESET], 3, 3, True,
     writer_begin, writer_step, writer_redo, writer_backward, no_parameters,
 ]
 cdef Replayed SRWM_READ_STEPS = [
-    WRITER_W, WRITER_STATE, 0, 0, WRITER_RESET, 3, 3, False,
+    [WRITER_W, WRITER_STATE, 0, 0, WRITER_RESET], 3, 3, False,
     writer_begin, writer_step, writer_redo, writer_backward, no_parameters,
 ]
 cdef Kernels SELF_MODIFYING_KERNELS = [

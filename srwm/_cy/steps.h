@@ -9,6 +9,8 @@
 #include "views.h"
 
 #define ADVANCE_BLOCK (REGISTERS / 4)
+#define STEPS_AT_ONCE 16 /* at most, that are read and written together */
+#define STEPS_OF_SWEEP 4  /* whose rows fit into registers */
 
 /* out = alpha A + k^T u;  y = q out,  on `block` vectors of columns. */
 INLINE void advance_block(real *out, const real *A, ptrdiff_t rows, ptrdiff_t width, const int block,
@@ -49,6 +51,57 @@ static void advance(real *out, const real *A, ptrdiff_t rows, ptrdiff_t width, c
 #undef STRIP_READS
 #undef STRIP_RETAINS
 #undef STRIP
+}
+
+/* A step that reads after it writes:  A += of_u k^T u;  y = of_y q A.  `steps` of them in turn, on `block`
+   vectors of columns. Each entry of A is loaded and stored once for all of them. */
+INLINE void write_and_read_some(real *A, ptrdiff_t rows, ptrdiff_t width, const int block, const int steps,
+                                Rows k, Rows u, real of_u, Rows q, Rows y, real of_y) {
+    vector u_i[STEPS_OF_SWEEP][2], sum[STEPS_OF_SWEEP][2];
+    UNROLL for (int i = 0; i < steps; i++)
+        UNROLL for (int j = 0; j < block; j++) {
+            u_i[i][j] = splat(of_u) * load(u.at + i * u.apart + j * LANES);
+            sum[i][j] = splat(0);
+        }
+    for (ptrdiff_t d = 0; d < rows; d++) {
+        vector w[2];
+        UNROLL for (int j = 0; j < block; j++) w[j] = load(A + (d * width + j) * LANES);
+        UNROLL for (int i = 0; i < steps; i++) {
+            vector k_d = factor(k.at + i * k.apart, d), q_d = factor(q.at + i * q.apart, d);
+            UNROLL for (int j = 0; j < block; j++) {
+                w[j] += k_d * u_i[i][j];
+                sum[i][j] += q_d * w[j];
+            }
+        }
+        UNROLL for (int j = 0; j < block; j++) store(A + (d * width + j) * LANES, w[j]);
+    }
+    UNROLL for (int i = 0; i < steps; i++)
+        UNROLL for (int j = 0; j < block; j++)
+            store(y.at + i * y.apart + j * LANES, splat(of_y) * sum[i][j]);
+}
+
+/* The same for any number of steps. */
+INLINE void write_and_read_block(real *A, ptrdiff_t rows, ptrdiff_t width, const int block, int steps, Rows k,
+                                 Rows u, real of_u, Rows q, Rows y, real of_y) {
+    for (; steps >= STEPS_OF_SWEEP; steps -= STEPS_OF_SWEEP) {
+        write_and_read_some(A, rows, width, block, STEPS_OF_SWEEP, k, u, of_u, q, y, of_y);
+        k.at += STEPS_OF_SWEEP * k.apart, u.at += STEPS_OF_SWEEP * u.apart;
+        q.at += STEPS_OF_SWEEP * q.apart, y.at += STEPS_OF_SWEEP * y.apart;
+    }
+    switch (steps) {
+        case 3: write_and_read_some(A, rows, width, block, 3, k, u, of_u, q, y, of_y); break;
+        case 2: write_and_read_some(A, rows, width, block, 2, k, u, of_u, q, y, of_y); break;
+        case 1: write_and_read_some(A, rows, width, block, 1, k, u, of_u, q, y, of_y);
+    }
+}
+
+/* For i = 0 to steps - 1 in turn:  A (rows, width) += of_u k_i^T u_i;  y_i = of_y q_i A. */
+static void write_and_read(real *A, ptrdiff_t rows, ptrdiff_t width, int steps, Rows k, Rows u, real of_u,
+                           Rows q, Rows y, real of_y) {
+    ptrdiff_t j = 0;
+    for (; j + 2 <= width; j += 2, u.at += 2 * LANES, y.at += 2 * LANES)
+        write_and_read_block(A + j * LANES, rows, width, 2, steps, k, u, of_u, q, y, of_y);
+    if (j < width) write_and_read_block(A + j * LANES, rows, width, 1, steps, k, u, of_u, q, y, of_y);
 }
 
 /* out_i = A b_i^T for `n` vectors b_i, on `together` rows from row d on. */

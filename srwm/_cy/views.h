@@ -152,6 +152,57 @@ static void write_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_
     }
 }
 
+/* Rows: the first, and the entries from one to the next. */
+typedef struct Rows Rows;
+struct Rows {
+    real *at;
+    ptrdiff_t apart;
+};
+
+/* An array of n entries a step. Several steps are read or written together: in place, if the kernels can use
+   its rows where they are, or in `room`, which has rows of vectors_for(n) vectors. `sign` is 1, or -1 for
+   steps t, t - 1, ... */
+typedef struct Series Series;
+struct Series {
+    const View *view;
+    ptrdiff_t n;
+    real *room;
+    Rows in_place; /* its row 0; NULL if entries are converted, are not whole vectors, or have gaps */
+};
+
+static Series series_of(const View *view, ptrdiff_t n, real *room) {
+    Series a = {view, n, room, {NULL, 0}};
+#ifndef SRWM_MANY /* where the rows of other sequences are elsewhere */
+    const ptrdiff_t size = sizeof(real);
+    if (view->data[0] != NULL && is_dense(view) && n % LANES == 0 && view->outer % size == 0 &&
+        (uintptr_t)view->data[0] % sizeof(real) == 0)
+        a.in_place = (Rows){(real *)view->data[0], view->outer / size};
+#endif
+    return a;
+}
+
+/* Where steps t, t + sign, ... are read or written. */
+INLINE Rows rows_of(const Series *a, ptrdiff_t t, ptrdiff_t sign) {
+    if (a->in_place.at == NULL) return (Rows){a->room, vectors_for(a->n) * LANES};
+    return (Rows){a->in_place.at + t * a->in_place.apart, sign * a->in_place.apart};
+}
+
+INLINE Rows read_rows(const Series *a, ptrdiff_t t, ptrdiff_t sign, int steps) {
+    const Rows rows = rows_of(a, t, sign);
+    if (a->in_place.at == NULL)
+        for (ptrdiff_t i = 0; i < steps; i++)
+            read_row(rows.at + i * rows.apart, a->view, (t + sign * i) * a->view->outer, a->n);
+    return rows;
+}
+
+/* Writes what was left at rows_of(a, t, sign), if there is an array. */
+INLINE void write_rows(const Series *a, ptrdiff_t t, ptrdiff_t sign, int steps) {
+    const Rows rows = rows_of(a, t, sign);
+    if (a->in_place.at == NULL && a->view->data[0] != NULL)
+        for (ptrdiff_t i = 0; i < steps; i++)
+            write_row(a->view, (t + sign * i) * a->view->outer, rows.at + i * rows.apart, a->n);
+}
+
 /* IN: n columns -> added to the row `at` bytes into a view of reals; if all sequences share it, their sum
    is. */
 static void add_row(const View *a, ptrdiff_t at, const real *columns, ptrdiff_t n) {
