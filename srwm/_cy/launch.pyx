@@ -10,7 +10,7 @@ columns.cuh, tile.cuh.
 from functools import lru_cache
 from typing import NamedTuple
 
-from srwm.operators.spec import REPLAYED_SEGMENT, SEGMENT, segments
+from srwm.operators.spec import REPLAYED_SEGMENT, SEGMENT, described, segments
 
 cdef enum:
     WARP = 32
@@ -519,11 +519,6 @@ OPERATORS = {
 }
 
 
-cdef _label(operator):
-    """The name of the operator in messages."""
-    return "srwm" if operator == "srwm" else f"srwm.{operator}"
-
-
 def saved_entries(str operator, L, D, Do) -> int:
     """How many entries forward saves of a sequence for backward: first for its steps, then its matrices."""
     return OPERATORS[operator].saved_entries(L, D, Do)
@@ -535,7 +530,7 @@ def forward(str operator, int D, int Do, str storage, limits, state=None) -> Con
 
     `state`: the dtype of the state that is given and returned; None: the dtype of the other arrays.
     """
-    op, kind = f"{_label(operator)}.forward", OPERATORS[operator]
+    op, kind = described[operator].verb("forward"), OPERATORS[operator]
     _check_sizes(op, D, Do)
     M, views = kind.columns(D, Do), kind.forward_views
     if isinstance(kind, Replayed):
@@ -550,7 +545,7 @@ def backward(str operator, int D, int Do, str storage, limits, sums=False, state
 
     `sums`: gradients of sequences are added up afterwards, so the kernel writes all in the type of sums.
     """
-    op, kind, kernel = f"{_label(operator)}.backward", OPERATORS[operator], f"{operator}_backward"
+    op, kind, kernel = described[operator].verb("backward"), OPERATORS[operator], f"{operator}_backward"
     _check_sizes(op, D, Do)
     M, views = kind.columns(D, Do), kind.backward_views
     if isinstance(kind, Replayed):

@@ -202,10 +202,10 @@ def backward_of(call: Any, incoming: Sequence[Any]) -> _Backward:
 # Both passes of an operator on NumPy arrays, for the tests of states.
 
 
-def _forward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, Any, Any]]:
+def _forward_on_arrays(operator: Operator) -> Callable[..., tuple[Any, ...]]:
     def forward(
         *given: Any, keep: bool, state: Any = None, return_state: bool = True, **_: Any
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, ...]:
         *initial, reset, lead = given
         operands = (*initial, state, reset)
         return calls.forward(operator, operands, lead, forward_of, saved_of, keep, return_state)

@@ -55,10 +55,8 @@ def call_of(operator: Operator, operands: Sequence[Any], lead: tuple[int, ...]) 
             sizes |= dict(zip(operand.letters, a.shape[a.ndim - operand.core :], strict=True))
     for derived in operator.derived:
         sizes[derived.letter] = derived.of(sizes)
-    (state,) = (operands[i] for i in operator.places("state"))
-    dtype = name_of(operands[0].dtype)
-    state_dtype = dtype if state is None else name_of(state.dtype)
-    return Call(operator, tuple(map(layout_of, operands)), tuple(lead), sizes, dtype, state_dtype, 0)
+    dtypes = name_of(operands[0].dtype), name_of(operator.state_dtype(operands))
+    return Call(operator, tuple(map(layout_of, operands)), tuple(lead), sizes, *dtypes, 0)
 
 
 def results_of(call: Call) -> tuple[Layout, ...]:
@@ -105,17 +103,17 @@ def forward(
     saved_of: Any,
     keep: bool,
     return_state: bool,
-) -> tuple[Any, Any, Any]:
-    """The output, the matrix after the last step and what is saved for backward, or None."""
+) -> tuple[Any, ...]:
+    """The output, the matrices after the last step, or None, and what is saved for backward, or None."""
     operands = aligned(operands)
     call = call_of(operator, operands, lead)
     run = forward_of(call, keep)
     y, *states = (_new(layout, operands[0]) for layout in results_of(call))
-    (state,) = states if return_state else (None,)
+    states = states if return_state else [None] * len(states)
     saved = np.empty(*saved_of(call)) if keep else None
-    outputs = (address_of(y), address_of(state))
+    outputs = tuple(map(address_of, (y, *states)))
     run(tuple(map(address_of, operands)), outputs, address_of(saved), empty=empty)
-    return y, state, saved
+    return y, *states, saved
 
 
 def backward(
