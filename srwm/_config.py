@@ -23,7 +23,8 @@ def warmup(D: int, Do: int, dtype: Any = "float32", *, operators: Sequence[str] 
     Parameters
     ----------
     D, Do : int
-        Entries of an input and of an output; for the delta rule, of a key and of a value.
+        Entries of an input and of an output; for the delta rule, of a key and of a value. Operators whose
+        outputs have D entries have no Do.
     dtype : str or dtype
         float16, bfloat16, float32 or float64.
     operators : sequence of str, optional

@@ -388,7 +388,7 @@ ROWS = (
 )
 # Those that run what is costly in `make test`: what an operator can be made of is in one of them.
 THOROUGH = (SRWM, DELTA, RECURRENT_DELTA, SELF_MODIFYING)
-# Those that the suites of CuPy's arrays and of tensors on CUDA walk, which do not depend on a kernel.
+# Those that walk tests/test_gpu.py, and in `make test` all that wants many kernels of emulated CUDA.
 ON_CUDA = (SRWM, DELTA)
 each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
 each_operator_with_a_mask = pytest.mark.parametrize("row", [r for r in ROWS if r.has_mask], ids=repr)

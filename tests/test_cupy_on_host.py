@@ -26,17 +26,20 @@ SOME = "forward_alone or backward_gives or any_strides or two_parts or single_st
 
 
 @pytest.mark.parametrize(
-    "chosen",
+    ("marks", "chosen"),
     [
-        ["tests/test_cupy.py"],
-        ["tests/test_parity.py", "-k", SOME],
-        pytest.param(["tests/test_parity.py", "-k", f"not ({SOME})"], marks=pytest.mark.slow),
+        ("gpu and not slow", ["tests/test_cupy.py"]),
+        pytest.param("gpu and slow", ["tests/test_cupy.py"], marks=pytest.mark.slow),
+        ("gpu and not slow", ["tests/test_parity.py", "-k", SOME]),
+        pytest.param(
+            "gpu and not slow", ["tests/test_parity.py", "-k", f"not ({SOME})"], marks=pytest.mark.slow
+        ),
     ],
-    ids=["of CuPy alone", "parity", "all of parity"],
+    ids=["of CuPy alone", "slow ones of CuPy alone", "parity", "all of parity"],
 )
-def test_tests_of_cupy_arrays_pass(chosen):
+def test_tests_of_cupy_arrays_pass(marks, chosen):
     pytest.importorskip("cupy")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", marks, "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-n", "0", *chosen],
         cwd=ROOT,

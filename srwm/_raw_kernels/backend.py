@@ -98,5 +98,6 @@ def warmup(operators: Sequence[Operator], D: int, Do: int, dtype: str) -> None:
 
     device = Device(cupy.cuda.Device().id)
     for operator in filter(takes, operators):
-        for config in configs_of(operator, D, Do, dtype, device.limits()):
+        *_, width = operator.output.shape((), {"L": 1, "D": D, "Do": Do})  # D where its matrices are square
+        for config in configs_of(operator, D, width, dtype, device.limits()):
             device.kernel(config, cupy.cuda.get_current_stream().ptr)
