@@ -13,7 +13,7 @@ import pytest
 
 from srwm import _dispatch, _plan
 from srwm._cy import exchange
-from tests.operators import EVERYTHING, assert_close, each_operator_on_cuda, random_case, run
+from tests.operators import EVERYTHING, assert_close, each_operator, random_case, run
 
 SIZE = ((2,), (), 5, 4, 3)
 ROCM = 10  # DLPack's number
@@ -77,7 +77,7 @@ def fake(torch):
 
 
 @each_backend
-@each_operator_on_cuda
+@each_operator
 def test_tensors_of_a_trace(row, backend, fake):
     from srwm._torch_operator import torch_operator
 
@@ -87,7 +87,7 @@ def test_tensors_of_a_trace(row, backend, fake):
 
 
 @each_backend
-@each_operator_on_cuda
+@each_operator
 def test_vjp_and_backward(row, backend, fake):
     case = fake(random_case(row, SIZE, **EVERYTHING))
     with refused(row, "vjp", backend):
@@ -110,7 +110,7 @@ def tensors_of_rocm(torch, monkeypatch):
 
 
 @each_backend
-@each_operator_on_cuda
+@each_operator
 def test_plain_tensors(row, backend, torch, tensors_of_rocm):
     flat = random_case(row, SIZE, **EVERYTHING).map(torch.tensor).flat
     with refused(row, "forward", backend):
@@ -120,7 +120,7 @@ def test_plain_tensors(row, backend, torch, tensors_of_rocm):
         row.forward(tuple(leaves), backend=backend)
 
 
-@each_operator_on_cuda
+@each_operator
 def test_the_reference_runs_where_it_is_asked_for(row, torch, tensors_of_rocm):
     case = random_case(row, SIZE, **EVERYTHING)
     expected = run(case, backend="reference")
@@ -166,7 +166,7 @@ class Array:
 
 
 @each_backend
-@each_operator_on_cuda
+@each_operator
 def test_arrays(row, backend):
     case = random_case(row, SIZE, **EVERYTHING).map(lambda a: Array(a, (ROCM, 0)))
     with refused(row, "forward", backend):
@@ -177,7 +177,7 @@ def test_arrays(row, backend):
         row.backward(case.flat, *case.incoming, backend=backend)
 
 
-@each_operator_on_cuda
+@each_operator
 @pytest.mark.parametrize(
     ("number", "kind"), [(11, "rocm"), (8, "metal"), (14, "oneapi"), (99, "DLPack type 99")]
 )
@@ -188,7 +188,7 @@ def test_arrays_of_other_devices(row, number, kind):
         row.forward(flat)
 
 
-@each_operator_on_cuda
+@each_operator
 @pytest.mark.parametrize("number", [2, 3, 13])
 def test_arrays_of_cuda_without_cupy(row, number, monkeypatch):
     """In memory of the device, of the host, of both."""
