@@ -16,6 +16,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # pytest's: the tests of a file stay together, as they share what is costly to make.
 ON_ALL_CORES := --numprocesses logical --maxprocesses 8 --dist loadfile
 
+# What a run's tests were, and of which operators: `make test-counts` reads it.
+REPORT := build/tests.xml
+
 # Fails where Procgen cannot be played, and says what to install.
 PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen import unusable; sys.exit(unusable())'
 
@@ -23,7 +26,7 @@ PROCGEN := $(BIN)/python -c 'import sys; from examples.rl.environments.procgen i
 INSTALL_SOURCES := setup.py pyproject.toml constraints.txt \
     srwm/_version.py $(wildcard srwm/_cy/*.pyx srwm/_cy/*.pxd srwm/_cy/*.pxi srwm/_cy/*.h)
 
-.PHONY: help demo test test-all test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check
+.PHONY: help demo test test-all test-counts test-bounds lint procgen bench bench-quick compile compile-matrix gpu-check
 .PHONY: sanitize mingw clean
 .DEFAULT_GOAL := help
 
@@ -35,11 +38,14 @@ demo: $(INSTALLED) ## train the few-shot learner and evaluate it on unseen scrip
 		--encoder-warmup-steps 1000
 
 test: $(INSTALLED) ## run the tests, but for rows of a table of which another one is run
-	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow"
+	$(BIN)/python -m pytest $(ON_ALL_CORES) --junitxml $(REPORT) -m "not slow"
 
 test-all: $(INSTALLED) ## run all tests, then the operator's on the wheel built from the sdist
-	$(BIN)/python -m pytest $(ON_ALL_CORES)
+	$(BIN)/python -m pytest $(ON_ALL_CORES) --junitxml $(REPORT)
 	$(BIN)/python tests/installed_wheel.py $(ON_ALL_CORES)
+
+test-counts: $(INSTALLED) ## count what the last of these runs has shown of each operator, for docs/tests.md
+	$(BIN)/python -m tests.counts $(REPORT) --write docs/tests.md
 
 test-bounds: $(INSTALLED) ## run the main tests with the lowest versions that are promised, and the newest: gigabytes
 	$(BIN)/python tests/bounds.py

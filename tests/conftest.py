@@ -19,6 +19,17 @@ if os.environ.get("SRWM_TEST_CUDA") == "host":  # before anything imports CuPy
     under_cupy.install()
 
 
+# Parameters that say what a test is of. They stand in the report of a run: tests/counts.py.
+SAY_WHAT = ("row", "op", "operator", "kernel", "backend", "name", "kind")
+SAY_WHAT += ("instruction_set", "layout", "arrangement", "mode")
+
+
+def label(value: object) -> str:
+    """The name of a value, if it has one."""
+    names = (getattr(value, attribute, None) for attribute in ("name", "__name__"))
+    return next((name for name in names if isinstance(name, str)), str(value))
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects what is slow
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rows of a table are slow where the condition of its `slow_where` holds for their parameters.
@@ -26,11 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Of a whole module's, tests without these parameters are not.
     """
     for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        item.user_properties += [(name, label(parameters[name])) for name in SAY_WHAT if name in parameters]
         for mark in item.iter_markers("slow_where"):
             (condition,) = mark.args
-            row = item.callspec.params if hasattr(item, "callspec") else {}
             names = inspect.signature(condition).parameters
-            if names.keys() <= row.keys() and condition(*(row[name] for name in names)):
+            if names.keys() <= parameters.keys() and condition(*(parameters[name] for name in names)):
                 item.add_marker("slow")
 
 

@@ -27,7 +27,7 @@ MAKERS = {
     "SRWM": lambda **options: SRWM(d_model, H, residual="pre_norm", input_softmax=True, **options),
     "DeltaNet": lambda **options: DeltaNet(d_model, H, **options),
     "normalised DeltaNet": lambda **options: DeltaNet(d_model, H, normalise=1e-5, beta_range=2, **options),
-    "LinearAttention": lambda **options: LinearAttention(d_model, H, normalise=1e-6, **options),
+    "normalised LinearAttention": lambda **options: LinearAttention(d_model, H, normalise=1e-6, **options),
     "RecurrentDeltaNet": lambda **options: RecurrentDeltaNet(d_model, H, **options),
     "DeltaRNN": lambda **options: DeltaRNN(d_model, H, **options),
     "DeltaDelta": lambda **options: DeltaDelta(d_model, H, base_weights=True, **options),
@@ -37,6 +37,23 @@ MAKERS = {
     "DeltaCDE": lambda **options: DeltaCDE(d_model, H, **options),
     "FeedForward": lambda **options: FeedForward(d_model, 5, **options),
     "Stack": lambda **options: Stack([SRWM(d_model, H, **options), FeedForward(d_model, 5, **options)]),
+}
+
+
+# By a layer's name in the tables of tests: the operators that it runs, in their order.
+OPERATORS_OF_LAYERS = {
+    "SRWM": ["srwm"],
+    "DeltaNet": ["delta"],
+    "normalised DeltaNet": ["sum_rule", "delta"],
+    "LinearAttention": ["sum_rule"],
+    "normalised LinearAttention": ["normalised_sum_rule"],
+    "RecurrentDeltaNet": ["recurrent_delta"],
+    "DeltaRNN": ["delta", "delta_rnn"],
+    "DeltaDelta": ["delta", "delta"],
+    "DeltaDelta with base weights": ["delta", "delta"],
+    "SRDelta": ["srwm", "delta"],
+    "SelfModifyingTitans": ["self_modifying"],
+    "DeltaCDE": ["delta"],
 }
 
 

@@ -24,6 +24,7 @@ from srwm.nn import (
     SRDelta,
     Stack,
 )
+from tests.nn.layers import OPERATORS_OF_LAYERS
 from tests.nn.loops import assert_same, by_loop, flat, random_state, randomised
 
 ROOT = Path(__file__).parents[2]
@@ -358,21 +359,7 @@ def test_the_operator_runs_once(name, monkeypatch):
     monkeypatch.setattr(_call, "forward", lambda op, *rest: runs.append(op.name) or forward(op, *rest))
     layer = randomised(MAKERS[name]())
     layer(inputs(B, L), random_state(layer, B), some_resets(), padding_of_every_kind())
-    assert runs == {
-        "SRWM": ["srwm"],
-        "DeltaNet": ["delta"],
-        "normalised DeltaNet": ["sum_rule", "delta"],
-        "LinearAttention": ["sum_rule"],
-        "normalised LinearAttention": ["normalised_sum_rule"],
-        "RecurrentDeltaNet": ["recurrent_delta"],
-        "DeltaRNN": ["delta", "delta_rnn"],
-        "DeltaDelta": ["delta", "delta"],
-        "DeltaDelta with base weights": ["delta", "delta"],
-        "SRDelta": ["srwm", "delta"],
-        "SelfModifyingTitans": ["self_modifying"],
-        "DeltaCDE": ["delta"],
-        "Stack": ["srwm", "delta"],
-    }.get(name, [])
+    assert runs == {**OPERATORS_OF_LAYERS, "Stack": ["srwm", "delta"]}.get(name, [])
 
 
 @each_layer
