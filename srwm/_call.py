@@ -140,7 +140,7 @@ def _pull_back(
 ) -> tuple[Any, ...]:
     """The gradients of the operands as arrays of the caller's type; `saved` is called after the checks."""
     name = op.verb(verb)
-    incoming = (grad_y, *_several(op, name, "grad_state_next", grad_state, "pass zeros"))
+    incoming = (grad_y, *_several(op, name, op.grad_state_argument, grad_state, "pass zeros"))
     _checks.gradients(op, name, call.flat, call.shapes, incoming)
     gradients = call.backward(saved(), incoming)
     return tuple(

@@ -85,11 +85,11 @@ def gradients(
 
     Those of the matrices, and where `optional` that of the output, may be None. `flat` are the operands.
     """
-    dense(name, op.gradient_names, incoming)
+    dense(name, op.gradient_arguments, incoming)
     first, of = flat[0], op.flat[0].name
     states = [(op.flat[i].name, flat[i]) for i in op.places("state") if flat[i] is not None]
     of_states, like_states = states[0] if states else (of, first)
-    for i, (result, argument) in enumerate(zip(op.results, op.gradient_names, strict=True)):
+    for i, (result, argument) in enumerate(zip(op.results, op.gradient_arguments, strict=True)):
         g = incoming[i]
         if g is None and (i > 0 or optional):
             continue

@@ -127,7 +127,8 @@ class _Prepared(NamedTuple):
         return *self.given_back(tuple(results)), saved
 
     def backward(self, saved: Any, incoming: tuple[Any, ...]) -> tuple[Any, ...]:
-        incoming = _views(self.ready.library, self.op.verb("backward"), self.op.gradient_names, incoming)
+        name, arguments = self.op.verb("backward"), self.op.gradient_arguments
+        incoming = _views(self.ready.library, name, arguments, incoming)
         return self.given_back(self.ready.backward(saved, incoming, self.options[1], _are_checked))
 
     def given_back(self, results: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -87,9 +87,9 @@ class Plan:
                 self._backward.clear()
             op, arrays = self.call.operator, tuple(unpack(key))
             name, first = op.verb("backward"), self.call.operands[0]
-            check_memory(name, ("saved", *op.gradient_names), arrays)
+            check_memory(name, ("saved", *op.gradient_arguments), arrays)
             devices = [a and _device_name(*a.device) for a in (first, *arrays[1:])]
-            _checks.one_device(name, (op.names[0], *op.gradient_names), devices)
+            _checks.one_device(name, (op.names[0], *op.gradient_arguments), devices)
             if self._backend.NEEDS_ALIGNMENT and not all(a is None or a.is_aligned for a in arrays):
                 return None
             bound = self._backward[key] = self._backend.backward_of(self.call, arrays[1:])

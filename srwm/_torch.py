@@ -118,6 +118,7 @@ def prepare(op: Operator, verb: str, flat: tuple[Any, ...], options: Options) ->
     flat = _as_tensors(op, verb, flat)
     _checks.dense(op.verb(verb), op.names, flat)
     lead, sizes = _checks.operands(op, op.verb(verb), flat)
+    _checks.one_device(op.verb(verb), op.names, _torch_kernels.devices_of(flat))
     kind = _torch_kernels.kind_of(flat[0].device)
     if kind != "meta":
         _dispatch.resolve(op.verb(verb), op, kind, options[0])  # the message names the verb

@@ -145,10 +145,10 @@ def backward(
         name = op.verb("backward")
         _check_saved(name, plan, saved, flat[0])
         _checks.gradients(op, name, flat, plan.results, incoming, optional=True)
-        _checks.one_device(name, (op.names[0], *op.gradient_names), devices_of((flat[0], *incoming)))
+        _checks.one_device(name, (op.names[0], *op.gradient_arguments), devices_of((flat[0], *incoming)))
         reading = _TENSORS.read((saved, *incoming))
         if plan.runs_on_arrays and reading is not None:  # others look at what they bind to
-            check_memory(name, ("saved", *op.gradient_names), tuple(exchange.unpack(reading[0])))
+            check_memory(name, ("saved", *op.gradient_arguments), tuple(exchange.unpack(reading[0])))
 
     if num_threads is not None:
         num_threads = _checks.thread_count(op.verb("backward"), "num_threads", num_threads)

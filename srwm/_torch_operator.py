@@ -132,7 +132,7 @@ class TorchOperator:
 
     def _backward_fake(self, *arguments: Any) -> tuple[Tensor, ...]:
         op = self.op
-        names = (*op.names, "saved", *op.gradient_names)
+        names = (*op.names, "saved", *op.gradient_arguments)
         _checks.one_device(op.verb("backward"), names, devices_of(arguments[: len(names)]))
         return tuple(
             arguments[0].new_empty(0)
@@ -180,7 +180,7 @@ class TorchOperator:
         self, flat: tuple[Any, ...], saved: Tensor, incoming: tuple[Any, ...], *options: Any
     ) -> tuple[Tensor | None, ...]:
         """The gradients of the operands that have one, None where not given, in any mode."""
-        _checks.dense(self.op.verb("backward"), self.op.gradient_names, incoming)
+        _checks.dense(self.op.verb("backward"), self.op.gradient_arguments, incoming)
         if has_tangent((*flat, saved, *incoming)):
             return self.reference_gradients(self.op.at(options[:-2]), flat, incoming)
         found = self.backward(*flat, saved, *incoming, *options)

@@ -6,6 +6,7 @@ before any work: the passes themselves are not reached.
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ import srwm
 from srwm import _dispatch
 from srwm._plan import Plan
 from srwm.reference import loop
-from tests.operators import DELTA, EVERYTHING, ROWS, SRWM, Case, Row, random_case
+from tests.operators import DELTA, EVERYTHING, ROWS, SRWM, Case, Row, each_operator, random_case
 
 torch = pytest.importorskip("torch")  # missing where the installed wheel is tested
 
@@ -276,12 +277,19 @@ def test_counts_of_any_integer_type_are_threads():
         SRWM.forward(case.map(torch.from_numpy).flat, num_threads=one)
 
 
+def grad_state_of(row):
+    """The argument of `backward` after that of the output's gradient."""
+    names = inspect.signature(row.functions.backward).parameters
+    return [name for name in names if name.startswith("grad_")][1]
+
+
 def bad_gradients(row):
     """(what, gradients, error, message)"""
     case = case_of(row)
     (y, m, *others), (name_y, name_m, *_) = case.incoming, row.result_names
     first, width = row.op.flat[0].name, y.shape[-1]
-    of_y, of_m = f"grad_{name_y}: expected", f"grad_{name_m}: expected"
+    argument = grad_state_of(row) + ("[0]" if others else "")
+    of_y, of_m = f"grad_{name_y}: expected", f"{re.escape(argument)}: expected"
     float64 = r".*float32, got .*float64"
     shape_of_m = re.escape(str(m[0].shape))
     bad = [
@@ -335,6 +343,66 @@ def test_bad_gradients(row, what, gradients, error, message, library, monkeypatc
     monkeypatch.setattr(Plan, "forward", backward)
     with pytest.raises(error, match=rf"^{re.escape(row.op.verb('backward'))}: {message}"):
         row.backward(flat, *gradients)
+
+
+def assert_named(row, verb, argument, raised):
+    """The message names this operation and this argument: one that it has, or a part of its tuple."""
+    found = re.match(r"(\S+): (\w+)(?:\[(\d)\])?: expected ", str(raised.value))
+    assert found, raised.value
+    operation, name, part = found.groups()
+    assert operation == row.op.verb(verb)
+    assert name in inspect.signature(getattr(row.functions, verb)).parameters, raised.value
+    assert (part is not None) == (len(row.states) > 1 and name in ("state", grad_state_of(row)))
+    assert argument == (name if part is None else f"{name}[{part}]")
+
+
+def wrong_tensors(t):
+    """What no argument can be in place of this tensor."""
+    others = [[[1.0]], t.numpy(), t.to("meta"), t.to_sparse()]
+    return [*others, t.to(torch.int64), t.new_zeros(()), torch.cat([t, t[:1]])]
+
+
+def wrong_arrays(a):
+    """The same of arrays."""
+    others = [[[1.0]], np.ma.array(a), array_api_strict.asarray(a)]
+    return [*others, a.astype("i8"), np.zeros_like(a, shape=()), np.concatenate([a, a[:1]])]
+
+
+@pytest.mark.parametrize("wrong", [wrong_arrays, wrong_tensors], ids=["arrays", "tensors"])
+@pytest.mark.parametrize("verb", VERBS)
+@each_operator
+def test_messages_name_arguments_of_the_signature(row, verb, wrong):
+    """Of operands. Where two do not fit each other, either may be named."""
+    case = case_of(row)
+    case = case.map(torch.from_numpy) if wrong is wrong_tensors else case
+    y = case.incoming[0]
+    for operand in row.op.flat[1:]:
+        for bad in wrong(case[operand.name]):
+            flat = case.with_(**{operand.name: bad}).flat
+            with pytest.raises((TypeError, ValueError)) as raised:
+                row.backward(flat, y) if verb == "backward" else getattr(row, verb)(flat)
+            blamed = re.match(r"\S+: ([^:]+): ", str(raised.value))[1]
+            assert blamed in row.op.names, raised.value
+            assert_named(row, verb, blamed, raised)
+
+
+@pytest.mark.parametrize("wrong", [wrong_arrays, wrong_tensors], ids=["arrays", "tensors"])
+@each_operator
+def test_messages_name_gradients_of_the_signature(row, wrong):
+    case = case_of(row)
+    case = case.map(torch.from_numpy) if wrong is wrong_tensors else case
+    state = grad_state_of(row)
+    parts = [state] if len(row.states) == 1 else [f"{state}[{i}]" for i in range(len(row.states))]
+    for i, argument in enumerate(("grad_y", *parts)):
+        for bad in wrong(case.incoming[i]):
+            incoming = [bad if i == j else g for j, g in enumerate(case.incoming)]
+            with pytest.raises((TypeError, ValueError)) as raised:
+                row.backward(case.flat, *incoming)
+            assert_named(row, "backward", argument, raised)
+            _, pullback = row.vjp(case.flat)
+            with pytest.raises((TypeError, ValueError), match=re.escape(f": {argument}: expected ")):
+                pullback(*incoming)
+    assert f"pullback(grad_y, {state}=None)" in row.functions.vjp.__doc__
 
 
 def test_a_gradient_of_another_library_is_refused():

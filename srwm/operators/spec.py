@@ -192,6 +192,9 @@ class Operator:
         What changes its arithmetic besides its operands.
     values : tuple
         The values of the settings, by default their default ones.
+    grad_state : str
+        What `backward` calls the gradients of the matrices after the last step: by default grad_W_next of
+        one that begins as W, and grad_state_next of several.
     """
 
     name: str
@@ -204,6 +207,7 @@ class Operator:
     module: str = ""
     settings: tuple[Setting, ...] = ()
     values: Any = None
+    grad_state: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a name that is taken: kernels and torch operators are found by it."""
@@ -295,8 +299,22 @@ class Operator:
 
     @cached_property
     def gradient_names(self) -> tuple[str, ...]:
-        """The names of the arguments that are gradients of `results`."""
+        """The names of the gradients of `results`, in kernels and in the schema of torch's operators."""
         return tuple(f"grad_{result.name}" for result in self.results)
+
+    @cached_property
+    def gradient_arguments(self) -> tuple[str, ...]:
+        """The same as messages name them, as arguments of `backward`: several are parts of a tuple."""
+        if len(self.states) > 1:
+            parts = (f"{self.grad_state_argument}[{i}]" for i in range(len(self.states)))
+            return (self.gradient_names[0], *parts)
+        return (self.gradient_names[0], self.grad_state_argument)
+
+    @cached_property
+    def grad_state_argument(self) -> str:
+        """The argument of `backward` that is the gradient of the matrices after the last step."""
+        own = "grad_state_next" if len(self.states) > 1 else self.gradient_names[1]
+        return self.grad_state or own
 
     @cached_property
     def flat(self) -> tuple[Operand, ...]:

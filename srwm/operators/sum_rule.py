@@ -27,6 +27,7 @@ SUM_RULE = Operator(
     rebuild="replay",
     source=SOURCE,
     settings=(_SCALE,),
+    grad_state="grad_state_next",
 )
 
 NORMALISED_SUM_RULE = Operator(
