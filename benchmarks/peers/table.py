@@ -34,6 +34,9 @@ FAMILY = (
 )
 """Other operators: those of `benchmarks.peers.family`."""
 
+WITH_NUMBA = ("sum rule", "delta rule", "Recurrent Delta Net", "Delta RNN")
+"""Those of which `benchmarks.peers.numba_family` has loops, and srwm on arrays to compare these with."""
+
 ONE_THREAD = "srwm, NumPy, one thread"
 """Beside peers of several threads, to say what those are worth."""
 ALL = tuple(name for name in _MODULES if name != ONE_THREAD)
@@ -42,14 +45,17 @@ ON_TENSORS = tuple(name for name in ALL if "torch" in name.lower() and not name.
 """Those that compute with tensors: srwm is compared with them through its own torch operator."""
 
 
-def pair(member: str) -> tuple[str, str]:
-    """The two peers of one of the other operators: srwm and a loop."""
-    return f"srwm, {member}", f"PyTorch loop, {member}"
+def pairs(member: str) -> tuple[tuple[str, str], ...]:
+    """The peers of one of the other operators: srwm and a loop, on tensors, and perhaps on arrays."""
+    on_tensors = f"srwm, {member}", f"PyTorch loop, {member}"
+    on_arrays = f"srwm, NumPy, {member}", f"numba by hand, {member}"
+    return (on_tensors, on_arrays) if member in WITH_NUMBA else (on_tensors,)
 
 
 @cache
 def load(name: str) -> Peer:
     """The peer of that name."""
-    module = import_module(f"{__package__}.{_MODULES.get(name, 'family')}")
+    of_family = "numba_family" if name.startswith(("srwm, NumPy", "numba")) else "family"
+    module = import_module(f"{__package__}.{_MODULES.get(name, of_family)}")
     peers: tuple[Peer, ...] = module.PEERS
     return next(peer for peer in peers if peer.name == name)
