@@ -167,6 +167,14 @@ def test_what_cannot_run_says_which_limit(kernel, sizes, message):
         PLANS[kernel](*sizes, "float32", launch.ARCHITECTURES[90])
 
 
+@each_operator
+@pytest.mark.parametrize("verb", ["forward", "backward"])
+def test_messages_name_the_function_that_users_call(operator, verb):
+    message = rf"^{re.escape(operator.verb(verb))}: "
+    with pytest.raises(ValueError, match=message):
+        getattr(launch, verb)(operator.name, 1000, 1000, "float32", launch.ARCHITECTURES[90])
+
+
 def test_devices_that_are_too_small_say_so():
     small = launch.ARCHITECTURES[90]._replace(threads_per_block=64)
     with pytest.raises(ValueError, match=r"srwm.delta.forward: 128 threads .* allows 64"):
