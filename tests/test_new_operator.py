@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from srwm import _call
-from srwm.operators.spec import Operand, Operator
+from srwm.operators.spec import RESET, Operand, Operator
 from srwm.reference.functions import outer, product, product_transposed
 from tests import operators, test_checks, test_parity, test_reference, test_transforms
 from tests.operators import (
@@ -65,7 +65,7 @@ SUM = Operator(
         Operand("k", "L D"),
         Operand("v", "L Do"),
         Operand("S", "D Do", "initial", optional=True),
-        Operand("reset", "L", "flag", optional=True),
+        RESET,
     ),
     output=Operand("y", "L Do"),
     reference=Reference,

@@ -10,19 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call
-from srwm.operators.spec import Operand, Operator
+from srwm.operators.spec import RESET, Operand, Operator
 from srwm.reference import delta as reference
+
+_DATA = Operand("q", "L D"), Operand("k", "L D"), Operand("v", "L Do"), Operand("beta", "L")
 
 DELTA = Operator(
     name="delta",
-    operands=(
-        Operand("q", "L D"),
-        Operand("k", "L D"),
-        Operand("v", "L Do"),
-        Operand("beta", "L"),
-        Operand("S", "D Do", "initial", optional=True),
-        Operand("reset", "L", "flag", optional=True),
-    ),
+    operands=(*_DATA, Operand("S", "D Do", "initial", optional=True), RESET),
     output=Operand("y", "L Do"),
     reference=reference,
     source="Schlag, Irie, Schmidhuber, ICML 2021, equations 23 to 25; read after write as in Irie, Schlag, "

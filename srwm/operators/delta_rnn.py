@@ -9,21 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call
-from srwm.operators.spec import Operand, Operator, Setting
+from srwm.operators.spec import MASK, RESET, Operand, Operator, Setting
 from srwm.reference import delta_rnn as reference
+
+_DATA = Operand("z", "L D"), Operand("k", "L D"), Operand("v", "L D"), Operand("beta", "L")
+_R, _H = Operand("R", "D D", "initial", optional=True), Operand("h", "D", "initial", optional=True)
 
 DELTA_RNN = Operator(
     name="delta_rnn",
-    operands=(
-        Operand("z", "L D"),
-        Operand("k", "L D"),
-        Operand("v", "L D"),
-        Operand("beta", "L"),
-        Operand("R", "D D", "initial", optional=True),
-        Operand("h", "D", "initial", optional=True),
-        Operand("reset", "L", "flag", optional=True),
-        Operand("mask", "L", "flag", optional=True),
-    ),
+    operands=(*_DATA, _R, _H, RESET, MASK),
     output=Operand("y", "L D"),
     reference=reference,
     rebuild="replay",

@@ -9,25 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call
-from srwm.operators.spec import Operand, Operator
+from srwm.operators.spec import MASK, RESET, Operand, Operator
 from srwm.reference import recurrent_delta as reference
+
+_DATA = Operand("q", "L D"), Operand("k", "L D"), Operand("v", "L D"), Operand("b", "L")
+_R = tuple(Operand(name, "D D", "parameter") for name in ("R_q", "R_k", "R_v"))
+_S, _Y = Operand("S", "D D", "initial", optional=True), Operand("y", "D", "initial", optional=True)
 
 RECURRENT_DELTA = Operator(
     name="recurrent_delta",
-    operands=(
-        Operand("q", "L D"),
-        Operand("k", "L D"),
-        Operand("v", "L D"),
-        Operand("b", "L"),
-        Operand("R_q", "D D", "parameter"),
-        Operand("R_k", "D D", "parameter"),
-        Operand("R_v", "D D", "parameter"),
-        Operand("r_b", "D", "parameter"),
-        Operand("S", "D D", "initial", optional=True),
-        Operand("y", "D", "initial", optional=True),
-        Operand("reset", "L", "flag", optional=True),
-        Operand("mask", "L", "flag", optional=True),
-    ),
+    operands=(*_DATA, *_R, Operand("r_b", "D", "parameter"), _S, _Y, RESET, MASK),
     output=Operand("y", "L D"),
     reference=reference,
     rebuild="replay",

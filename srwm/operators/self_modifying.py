@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call
-from srwm.operators.spec import Derived, Operand, Operator, Setting
+from srwm.operators.spec import MASK, RESET, Derived, Operand, Operator, Setting
 from srwm.reference import self_modifying, self_modifying_query
 
 SOURCE = "Behrouz, Razaviyayn, Zhong, Mirrokni, NeurIPS 2025 (arXiv 2512.24695), section 8"
 
 _X = Operand("x", "L D")
 _W = Operand("W", "D M", "initial")
-_FLAGS = Operand("reset", "L", "flag", optional=True), Operand("mask", "L", "flag", optional=True)
 _SETTINGS = (
     Setting("a", 1.0),
     Setting("c", 1.0),
@@ -28,7 +27,7 @@ _SETTINGS = (
 
 SELF_MODIFYING = Operator(
     name="self_modifying",
-    operands=(_X, _W, *_FLAGS),
+    operands=(_X, _W, RESET, MASK),
     output=Operand("y", "L Do"),
     reference=self_modifying,
     derived=(
@@ -47,7 +46,7 @@ SELF_MODIFYING = Operator(
 
 SELF_MODIFYING_QUERY = Operator(
     name="self_modifying_query",
-    operands=(_X, _W, Operand("query", "L D"), *_FLAGS),
+    operands=(_X, _W, Operand("query", "L D"), RESET, MASK),
     output=Operand("y", "L Do"),
     reference=self_modifying_query,
     derived=(

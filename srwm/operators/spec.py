@@ -158,6 +158,10 @@ def _settle(value: Any) -> None:
             getattr(value, name)
 
 
+# The flags, which are the same in all descriptions.
+RESET = Operand("reset", "L", "flag", optional=True)
+MASK = Operand("mask", "L", "flag", optional=True)
+
 # Name -> operator with the default values of its settings, for all described operators.
 described: dict[str, Operator] = {}
 

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call, _checks
-from srwm.operators.spec import Derived, Operand, Operator
+from srwm.operators.spec import RESET, Derived, Operand, Operator
 from srwm.reference import srwm as reference
 from srwm.reference import srwm_read
 from srwm.reference.arrays import namespace
 
 _X = Operand("x", "L D")
 _W = Operand("W", "D M", "initial")
-_RESET = Operand("reset", "L", "flag", optional=True)
 _DO = Derived(
     letter="Do",
     of=lambda sizes: sizes["M"] - 2 * sizes["D"] - 4,
@@ -27,7 +26,7 @@ _DO = Derived(
 
 SRWM = Operator(
     name="srwm",
-    operands=(_X, _W, _RESET),
+    operands=(_X, _W, RESET),
     output=Operand("y", "L Do"),
     reference=reference,
     derived=(_DO,),
@@ -36,7 +35,7 @@ SRWM = Operator(
 
 SRWM_READ = Operator(
     name="srwm_read",
-    operands=(_X, _W, Operand("read", "L D"), _RESET),
+    operands=(_X, _W, Operand("read", "L D"), RESET),
     output=Operand("y", "L Do"),
     reference=srwm_read,
     derived=(_DO,),

@@ -9,19 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 from srwm import _call, _checks
-from srwm.operators.spec import Operand, Operator, Setting
+from srwm.operators.spec import RESET, Operand, Operator, Setting
 from srwm.reference import normalised_sum_rule, sum_rule
 
 SOURCE = "Katharopoulos, Vyas, Pappas, Fleuret, ICML 2020, equations 16 to 20"
 
 _DATA = Operand("q", "L D"), Operand("k", "L D"), Operand("v", "L Do")
 _S = Operand("S", "D Do", "initial", optional=True)
-_RESET = Operand("reset", "L", "flag", optional=True)
 _SCALE = Setting("scale", 1.0)
 
 SUM_RULE = Operator(
     name="sum_rule",
-    operands=(*_DATA, _S, _RESET),
+    operands=(*_DATA, _S, RESET),
     output=Operand("y", "L Do"),
     reference=sum_rule,
     rebuild="replay",
@@ -32,7 +31,7 @@ SUM_RULE = Operator(
 
 NORMALISED_SUM_RULE = Operator(
     name="normalised_sum_rule",
-    operands=(*_DATA, _S, Operand("z", "D", "initial", optional=True), _RESET),
+    operands=(*_DATA, _S, Operand("z", "D", "initial", optional=True), RESET),
     output=Operand("y", "L Do"),
     reference=normalised_sum_rule,
     rebuild="replay",
