@@ -32,6 +32,7 @@ NOT_THE_OPERATORS = (
     "test_operators.py",
     "test_counts.py",
     "counts.py",
+    "lines_of_operators.py",
     "distributed.py",  # these need torch
     "programs.py",
     "tensors.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from srwm.operators.table import OPERATORS
+from tests.lines_of_operators import counted, lines, shared
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 5  # of code that may stand in two operators' files alike
@@ -79,3 +80,24 @@ def test_what_stands_twice_is_found():
         assert len(lines) > 50
         assert len(repeated(lines[10:17], ["something else", *lines])) == 2
         assert repeated(lines[10:15], lines) == []
+
+
+def test_an_operator_like_the_delta_rule_is_small():
+    module, *others = counted()["delta"]
+    assert min(module, *others) > 0
+    assert module <= 60
+    assert module + sum(others) <= 1300
+
+
+def test_lines_are_counted_of_every_module_and_no_file_is_left_out():
+    counts = counted()
+    assert set(counts) == {op.module or op.name for op in OPERATORS.values()}
+    assert all(min(own) > 0 for own in counts.values())
+    kernels = [*(ROOT / "srwm/_cy").glob("*.pxi"), *(ROOT / "srwm/_raw_kernels").glob("*.cuh")]
+    kernels += [
+        path
+        for op in OPERATORS.values()
+        for path in (ROOT / "srwm/_raw_kernels").glob(f"{op.name}_*ward.cu")
+    ]
+    of_kernels = sum(cpu + cuda for _, _, cpu, cuda, *_ in counts.values())
+    assert of_kernels + sum(shared().values()) == sum(map(lines, set(kernels)))
