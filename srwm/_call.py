@@ -112,10 +112,24 @@ def vjp(
     call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
     y, *matrices, saved = call.forward(True)
 
-    def pullback(grad_y: Any, grad_state: Any = None) -> tuple[Any, ...]:
+    def pullback(grad_y: Any, grad_state: Any = None, **by_name: Any) -> tuple[Any, ...]:
+        if by_name:
+            grad_state = _given_by_name(op, grad_state, by_name)
         return _pull_back(op, "vjp", call, grad_y, grad_state, lambda: saved)
 
     return (y, together(matrices)), pullback
+
+
+def _given_by_name(op: Operator, grad_state: Any, by_name: dict[str, Any]) -> Any:
+    """The gradient of the matrices, where a pullback got it by the name that it has in `backward`."""
+    expected = op.grad_state_argument
+    if grad_state is not None or set(by_name) != {expected}:
+        got = ", ".join(by_name)
+        raise TypeError(
+            f"{op.verb('vjp')}: pullback: expected grad_y and {expected}, got {got} besides; "
+            f"pass each of the two once"
+        )
+    return by_name[expected]
 
 
 def backward(

@@ -157,13 +157,13 @@ class Row:
 
         The output and the matrices in one tuple; the output alone without `return_state`.
         """
-        arguments = self._split("forward", flat, options)
+        arguments = self.split("forward", flat, options)
         results = self.functions.forward(*arguments, return_state=return_state, **options)
         return self._flattened(results) if return_state else results
 
     def vjp(self, flat: Sequence[Any], **options: Any) -> Any:
         """The public `vjp`: the results, and a function of their gradients, as those of `forward`."""
-        results, pullback = self.functions.vjp(*self._split("vjp", flat, options), **options)
+        results, pullback = self.functions.vjp(*self.split("vjp", flat, options), **options)
 
         def pull_back(grad_y: Any, *of_states: Any) -> tuple[Any, ...]:
             return self._of_operands(pullback(grad_y, _joined(of_states)))
@@ -172,11 +172,11 @@ class Row:
 
     def backward(self, flat: Sequence[Any], grad_y: Any, *of_states: Any, **options: Any) -> Any:
         """The public `backward`."""
-        arguments = self._split("backward", flat, options)
+        arguments = self.split("backward", flat, options)
         found = self.functions.backward(*arguments, grad_y, _joined(of_states), **options)
         return self._of_operands(found)
 
-    def _split(self, verb: str, flat: Sequence[Any], options: dict[str, Any]) -> list[Any]:
+    def split(self, verb: str, flat: Sequence[Any], options: dict[str, Any]) -> list[Any]:
         """The arguments that have a place; the others are put into the options, with the settings."""
         given = dict(zip(self.op.names, flat, strict=False))
         given["state"] = _joined([given.pop(name, None) for name in self.states])

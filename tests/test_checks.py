@@ -405,6 +405,24 @@ def test_messages_name_gradients_of_the_signature(row, wrong):
     assert f"pullback(grad_y, {state}=None)" in row.functions.vjp.__doc__
 
 
+@each_operator
+def test_a_pullback_takes_the_gradient_of_the_matrices_by_its_name(row):
+    case = case_of(row)
+    options: dict[str, Any] = {}
+    _, pullback = row.functions.vjp(*row.split("vjp", case.flat, options), **options)
+    state = grad_state_of(row)
+    of_states = case.incoming[1] if len(row.states) == 1 else case.incoming[1:]
+    expected = pullback(case.incoming[0], of_states)
+    for a, b in zip(expected, pullback(case.incoming[0], **{state: of_states}), strict=True):
+        np.testing.assert_array_equal(a, b)
+    message = rf": pullback: expected grad_y and {state}, got "
+    for named in ({"grad_of_nothing": of_states}, {state: of_states, "grad_of_nothing": of_states}):
+        with pytest.raises(TypeError, match=f"{message}.*grad_of_nothing besides"):
+            pullback(case.incoming[0], **named)
+    with pytest.raises(TypeError, match=f"{message}{state} besides"):
+        pullback(case.incoming[0], of_states, **{state: of_states})
+
+
 def test_a_gradient_of_another_library_is_refused():
     case = case_of(SRWM)
     with pytest.raises(TypeError, match=r"^srwm\.backward: grad_y: expected the array type of x, numpy"):

@@ -177,7 +177,7 @@ def vjp(
     results, pullback = _call.vjp(op, flat, (backend, num_threads))
     if normalise is not None:
         return results, pullback
-    return results, lambda grad_y, grad_state_next=None: _with_z(pullback(grad_y, grad_state_next))
+    return results, lambda *gradients, **by_name: _with_z(pullback(*gradients, **by_name))
 
 
 def backward(
