@@ -55,7 +55,7 @@ def extensions():
         ("run", []),
         ("host", []),
         ("ordinary", []),
-        ("launch", []),
+        ("launch", ["growth_limits.h"]),
         ("cuda", []),
     ):
         yield Extension(

@@ -63,7 +63,7 @@ PAPER = {
 }
 
 # A statement of the time loop that few steps come to.
-_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \(restores\)")
+_RARE = re.compile(r"ends_segment &&|resets\(\)\.before|(if|while) \((restores|replays)\)")
 
 
 class Instruction(NamedTuple):

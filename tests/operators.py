@@ -500,6 +500,10 @@ class Case:
         assert operands.keys() <= set(names)
         return replace(self, flat=tuple(operands.get(n, a) for n, a in zip(names, self.flat, strict=True)))
 
+    def with_incoming(self, *incoming: Any) -> Case:
+        """The case with other gradients of the results."""
+        return replace(self, incoming=incoming)
+
     def with_states(self, states: Sequence[Any] | None) -> Case:
         """The case with other states, or with none."""
         names = self.row.states
@@ -607,31 +611,43 @@ def random_case(
     return Case(row, flat, tuple(rng.standard_normal(result.shape(lead, sizes)) for result in op.results))
 
 
-def long_keys_case(length: float, L: int = 32, D: int = 4) -> Case:
+def long_keys_case(
+    length: float, size: tuple[Any, ...] = ((20,), (), 32, 4, 4), *, initial: bool = False, **options: Any
+) -> Case:
     """The delta rule with queries and keys of this length, at rate 1: S grows by |1 - length^2| a step."""
-    case = random_case(DELTA, ((20,), (), L, D, D), initial=False)
+    case = random_case(DELTA, size, initial=initial, **options)
     k = case["k"] * (length / np.linalg.norm(case["k"], axis=-1, keepdims=True))
     return case.with_(q=k, k=k, beta=np.ones_like(case["beta"]))
 
 
-def growth_case() -> Case:
-    """512 steps in which W_y grows a million-fold: what comes back by undoing updates is hardest here.
+def growth_case(
+    size: tuple[Any, ...] = ((), (), 512, 16, 16), growth: float = 1e6 ** (1 / 512), **options: Any
+) -> Case:
+    """W_y grows by this factor at every step: what comes back by undoing updates is hardest here.
 
     x stays on entry 0, and only W_y is written: q is all on entry 0, k half there and half on the rest, so
-    that every step multiplies (q - k) W_y by 1 + beta_0 (q - k) . k.
+    that every step multiplies (q - k) W_y by 1 + beta_0 (q - k) . k. A state is W, but with another W_y.
     """
-    D, L, growth, never = 16, 512, 1e6, -60.0
-    case = random_case(SRWM, ((), (), L, D, D))
+    case = random_case(SRWM, size, **options)
+    _, _, _, D, Do = size
     along = 1 / 4 - 1 / (4 * (D - 1))  # (q - k) . k
-    beta_0 = (growth ** (1 / L) - 1) / along
+    beta_0 = (growth - 1) / along
+    assert 0 < beta_0 < 1
+    never = -60.0
     W_q, W_k, w_beta = np.zeros((D, D)), np.zeros((D, D)), np.zeros((D, 4))
     W_q[0] = [0.0] + [never] * (D - 1)
     W_k[0] = [np.log(D - 1)] + [0.0] * (D - 1)
     w_beta[0] = [np.log(beta_0 / (1 - beta_0)), never, never, never]
-    x = np.zeros((L, D))
-    x[:, 0] = 1
-    W_y = np.random.default_rng(0).standard_normal((D, D))
-    return case.with_(x=x, W=np.concatenate([W_y, W_q, W_k, w_beta], axis=-1))
+    x = np.zeros_like(case["x"])
+    x[..., 0] = 1
+
+    def growing(W: np.ndarray) -> np.ndarray:
+        W_y = np.random.default_rng(0).standard_normal((*W.shape[:-1], Do))
+        rest = np.concatenate([W_q, W_k, w_beta], axis=-1)
+        return np.concatenate([W_y, np.broadcast_to(rest, (*W.shape[:-1], 2 * D + 4))], axis=-1)
+
+    state = case["state"]
+    return case.with_(x=x, W=growing(case["W"]), state=None if state is None else -growing(state))
 
 
 # ---- results, by name, and how near they are

@@ -221,8 +221,6 @@ def test_a_growing_state_costs_no_accuracy(backend):
 @each_backend
 @pytest.mark.parametrize("length", [1.4, 2, 2.5, 3])
 def test_long_keys_cost_no_accuracy(backend, length):
-    if backend in (CUDA, CUDA_ON_HOST) and length > np.sqrt(2):
-        pytest.skip("on CUDA the docstring gives the limit: keys no longer than the root of 2")
     case = long_keys_case(length)
     assert_close(backend.run(case), truth_of(case), 1e-9)
     case = case.astype(np.float32)

@@ -9,20 +9,13 @@
 #include <float.h>
 
 #include "gates.h"
+#include "growth_limits.h"
 
 #ifdef SRWM_DOUBLE
 #define LARGEST DBL_MAX
 #else
 #define LARGEST FLT_MAX
 #endif
-
-/* Updates are undone if the matrix grew by at most this factor. */
-#define GROWTH 16
-
-/* Updates of the delta rule are undone if they were at most this many times as large as the entries of S
-   at the first update. This is more than GROWTH: an S that begins at zero always grows by its first
-   updates. */
-#define ADDED_GROWTH 256
 
 INLINE int is_any(vector_bits mask) {
     real_bits lanes[VECTOR_BYTES / sizeof(real)];

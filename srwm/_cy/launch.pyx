@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from srwm.operators.spec import REPLAYED_SEGMENT, SEGMENT, described, segments
 
+cdef extern from "growth_limits.h":
+    const int GROWTH, ADDED_GROWTH
+
 cdef enum:
     WARP = 32
     GROUPS_OF_A_WARP = 4  # thread groups of a block if each is one warp: blocks are limited, too
@@ -360,6 +363,7 @@ def _tiles(str op, kernel, int D, int Do, int M, storage, limits, int shares, in
         limits, {
             "ROW_LANES": tile.row_lanes, "COLUMNS": tile.columns, "HELD_W": held_W, "HELD_G": held_G,
             "NEAR_W": near_W, "NEAR_G": near_G, "SHARED_SUMS": int(shared_sums),
+            "GROWTH": GROWTH, "ADDED_GROWTH": ADDED_GROWTH,
             "GRADIENT": STORAGES[storage].real if sums else STORAGES[storage].type,
             "STATE_GRADIENT": STORAGES[storage].real if sums else STORAGES[state].type,
         },

@@ -1,7 +1,8 @@
 // Backward pass of the delta rule: one launch, with the loop over time inside.
 //
-// S before a step is recovered by undoing step 4 with the saved data. G is the gradient of S after the step, before
-// step 5' adds to it. A step has one barrier, after the warps' partial sums of g_q and g_k. tile.cuh says which
+// S before a step is recovered by undoing step 4 with the saved data. Where S may have grown, that would cost digits:
+// its updates are added again instead, at every step from the last known S. G is the gradient of S after the step,
+// before step 5' adds to it. A step has one barrier, after the warps' partial sums of g_q and g_k. tile.cuh says which
 // thread owns which entries; W there is S here.
 #include "tile.cuh"
 
@@ -17,9 +18,9 @@ enum { q, k, v, beta, S, state, reset, saved, grad_y, grad_S_next, gq, gk, gv, g
 }
 
 // gq, gk (..., L, D), gv (..., L, DO), gbeta (..., L) and gstate (..., D, DO): every entry is written. gS (chunks, D,
-// DO): for each chunk of sequences that share a matrix, the sum of their gradients, in the order of the sequences. v is
-// not read. S, state, reset, grad_y, grad_S_next, gS and gstate may be null. working: SRWM_WORKING entries for each
-// thread group of the grid. Dynamic shared memory: SHARED entries for each thread group, then the copy of S.
+// DO): for each chunk of sequences that share a matrix, the sum of their gradients, in the order of the sequences. S,
+// state, reset, grad_y, grad_S_next, gS and gstate may be null. working: SRWM_WORKING entries for each thread group of
+// the grid. Dynamic shared memory: SHARED entries for each thread group, then the copy of S.
 extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
     delta_backward(const storage *__restrict__ q, const storage *__restrict__ k, const storage *__restrict__ v,
                    const storage *__restrict__ beta, const storage *__restrict__ S,
@@ -95,15 +96,82 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 return source_of(S, start[arg::S], s.views[arg::S]);
             };
             auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
-            auto restore_before = [&](long long t) {
+            // Sets S to the matrix after the steps of a stretch from `begin` to before `end`.
+            auto restore_between = [&](long long begin, long long end) {
                 restore(
-                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    w, at, begin, end, s, resets(), initial(), state,
+                    source_of(state, start[arg::state], s.views[arg::state]),
                     [&](long long segment) { return saved + start[arg::saved] + (s.steps + segment * D) * M; },
                     [&](long long step, int d) { return real(widen(k[entry_of(arg::k, step, d)])); },
                     [&](long long step, int c) {
                         const real beta_t = widen(beta[entry_of(arg::beta, step, 0)]);
                         return beta_t * saved[start[arg::saved] + step * M + c];
                     });
+            };
+            // Whether the warp's columns of S may have grown too much in the steps of a stretch: growth.h. A step
+            // multiplies S by |1 - beta k^2| along k, and adds u along it. Several steps are loaded at a time, so that
+            // a thread waits for memory only a few times. Lanes that share columns have the k of one of these steps.
+            auto may_have_grown = [&](long long begin, long long end) {
+                constexpr int AT_ONCE = 8, TURNS = AT_ONCE / COLUMN_LANES;
+                constexpr real LIMIT = real(ADDED_GROWTH) * ADDED_GROWTH;
+                const Place place = {opaque(at.rank)}; // indices are computed here, not in advance
+                real product = 1; // of the factors above 1
+                real excess = 0; // of the squares of the updates, over the limit: that of S when it was first updated
+                bool is_updated = false;
+                for (long long first = begin; first < end; first += AT_ONCE) {
+                    const int steps = (int)(end - first);
+                    real k_2[TURNS] = {}, beta_of[TURNS], Delta_2[AT_ONCE] = {};
+#pragma unroll
+                    for (int i = 0; i < TURNS; i++) {
+                        const int n = i * COLUMN_LANES + lane / ROW_LANES;
+                        const long long t = first + (n < steps ? n : 0);
+#pragma unroll
+                        for (int r = 0; r < ROWS; r++) {
+                            const int d = place.row(r);
+                            const real k_d = widen(k[entry_of(arg::k, t, d < D ? d : 0)]);
+                            k_2[i] += d < D ? k_d * k_d : real(0);
+                        }
+                        const real beta_t = widen(beta[entry_of(arg::beta, t, 0)]);
+                        beta_of[i] = n < steps ? beta_t : real(0);
+                    }
+#pragma unroll
+                    for (int n = 0; n < AT_ONCE; n++)
+#pragma unroll
+                        for (int j = 0; j < OWN; j++) {
+                            const int c = place.owns(j) ? place.own_column(j) : 0;
+                            const real Delta = saved[start[arg::saved] + (first + (n < steps ? n : 0)) * M + c];
+                            Delta_2[n] += place.owns(j) ? Delta * Delta : real(0);
+                        }
+#pragma unroll
+                    for (int i = 0; i < TURNS; i++) {
+                        k_2[i] = sum_over<ROW_LANES>(k_2[i]);
+                        product *= fmax(real(1), fabs(1 - beta_of[i] * k_2[i]));
+                    }
+#pragma unroll
+                    for (int n = 0; n < AT_ONCE; n++) {
+                        const int from = n % COLUMN_LANES * ROW_LANES;
+                        const real beta_t = __shfl_sync(ALL_LANES, beta_of[n / COLUMN_LANES], from);
+                        const real along = __shfl_sync(ALL_LANES, k_2[n / COLUMN_LANES], from);
+                        const real update = n < steps ? beta_t * beta_t * along * Delta_2[n] : real(0);
+                        excess += update;
+                        if (is_updated || !__any_sync(ALL_LANES, update > 0)) continue;
+                        is_updated = true;
+                        real v_bar_2 = 0;
+#pragma unroll
+                        for (int j = 0; j < OWN; j++) {
+                            const int c = place.owns(j) ? place.own_column(j) : 0;
+                            const real Delta = saved[start[arg::saved] + (first + n) * M + c];
+                            const real v_bar = widen(v[entry_of(arg::v, first + n, c)]) - Delta;
+                            v_bar_2 += place.owns(j) ? v_bar * v_bar : real(0);
+                        }
+                        excess -= LIMIT * ((v_bar_2 + Delta_2[n]) / along);
+                    }
+                }
+#pragma unroll
+                for (int offset = ROW_LANES; offset < 32; offset *= 2)
+                    product *= __shfl_xor_sync(ALL_LANES, product, offset);
+                excess = sum_over<32>(excess);
+                return __any_sync(ALL_LANES, product > GROWTH || excess > 0) != 0;
             };
 
             set(G, at, source_of(grad_S_next, start[arg::grad_S_next], s.views[arg::grad_S_next]));
@@ -115,13 +183,20 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             }
             GROUP_SYNC();
 
+            bool replays = false; // whether the warp recomputes its columns of S at every step of the stretch
             for (long long t = s.steps - 1; t >= 0; t--) {
-                bool restores = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // S cannot be recovered by undoing
+                bool ends = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // a stretch: undoing cannot give S after it
                 if (t + 1 < s.steps && resets().before(t + 1)) {
-                    restores = true;
+                    ends = true;
                     take_G(G, at, gS_of_chunk(), first_of_gS);
                 }
-                if (restores) restore_before(t + 1);
+                const bool restores = ends || replays;
+                if (restores) {
+                    const long long begin = begin_of_stretch(resets(), t, lane);
+                    if (ends) replays = may_have_grown(begin, t + 1);
+                    // S before the step if the stretch is replayed, else that after it
+                    restore_between(begin, replays ? t : t + 1);
+                }
                 const real *const staged = staged_of_group[group][buffer];
                 const real beta_t = staged[2 * D_];
                 real *const shares_t = shares + buffer * (2 * WARPS * D_);
@@ -159,6 +234,24 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 // 5'  g_q = g_y S'^T, G += q^T g_y   Undo 4: gives S before the step
                 // 4'  g_k = u G^T   1'  g_k -= g_Delta S^T, G -= k^T g_Delta
                 real g_qk[1][2 * ROWS] = {};
+                if (replays) {
+                    // S is already that before the step: what S' and G' have beside S and G, and nothing to undo
+                    sweep<false, false>(
+                        w, G, [&](int g) { return OfQuad<3>(u, at, g); },
+                        [&](int g, int r, const OfQuad<3> &vectors, real (&)[4], real (&e)[4]) {
+#pragma unroll
+                            for (int i = 0; i < 4; i++)
+                                if (has_column(g, i)) {
+                                    g_qk[0][r] += k_t[r] * vectors.of[0][i] * vectors.of[2][i];
+                                    g_qk[0][ROWS + r] += (e[i] + q_t[r] * vectors.of[2][i]) * vectors.of[0][i];
+                                }
+                        });
+                    __syncwarp(); // all lanes have read u
+#pragma unroll
+                    for (int i = 0; i < OWN; i++)
+                        if (at.owns(i)) u[at.own_place(i)] = 0;
+                    __syncwarp();
+                }
                 sweep<true, true>(
                     w, G, [&](int g) { return OfQuad<3>(u, at, g); },
                     [&](int g, int r, const OfQuad<3> &vectors, real (&w_)[4], real (&e)[4]) {

@@ -1,8 +1,9 @@
 // Backward pass of the self-referential weight matrix: one launch, with the loop over time inside.
 //
-// W before a step is recovered by undoing step 5 with the saved data. G is the gradient of W after the step. A step has
-// two barriers: after the warps' partial sums of g_q and g_k, and after g_o. tile.cuh says which thread owns which
-// entries.
+// W before a step is recovered by undoing step 5 with the saved data. Where W may have grown, that would cost digits:
+// its updates are added again instead, at every step from the last known W. G is the gradient of W after the step. A
+// step has two barriers: after the warps' partial sums of g_q and g_k, and after g_o. tile.cuh says which thread owns
+// which entries.
 #include "gates.cuh"
 #include "tile.cuh"
 
@@ -133,9 +134,11 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 return source_of(W, start[arg::W], s.views[arg::W]);
             };
             auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
-            auto restore_before = [&](long long t) {
+            // Sets W to the matrix after the steps of a stretch from `begin` to before `end`.
+            auto restore_between = [&](long long begin, long long end) {
                 restore(
-                    w, at, t, s, resets(), initial(), state, source_of(state, start[arg::state], s.views[arg::state]),
+                    w, at, begin, end, s, resets(), initial(), state,
+                    source_of(state, start[arg::state], s.views[arg::state]),
                     [&](long long segment) {
                         return saved + start[arg::saved] + s.steps * SAVED_OF_STEP + segment * (D * M);
                     },
@@ -144,6 +147,54 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                         const real *of_step = saved + start[arg::saved] + step * SAVED_OF_STEP + 2 * D;
                         return of_step[rate_of(c)] * of_step[4 + c];
                     });
+            };
+            // The sum of the squares of u in the steps of a stretch, for each of the owned columns. Many steps are
+            // loaded at a time, so that a thread waits for memory only a few times.
+            auto square_updates = [&](long long begin, long long end, real (&sums)[OWN]) {
+                constexpr int AT_ONCE = OWN < 16 ? 16 / OWN : 1;
+                const Place place = {opaque(at.rank)}; // indices are computed here, not in advance
+#pragma unroll
+                for (int i = 0; i < OWN; i++) sums[i] = 0;
+                for (long long first = begin; first < end; first += AT_ONCE) {
+                    const real *const of_first = saved + start[arg::saved] + first * SAVED_OF_STEP + 2 * D;
+                    const int steps = (int)(end - first);
+#pragma unroll
+                    for (int n = 0; n < AT_ONCE; n++)
+#pragma unroll
+                        for (int i = 0; i < OWN; i++) {
+                            const real *const of_step = of_first + (n < steps ? n : 0) * SAVED_OF_STEP;
+                            const int c = own_column(place, i);
+                            const real u_c = of_step[rate_of(c)] * of_step[4 + c];
+                            sums[i] += n < steps ? u_c * u_c : real(0);
+                        }
+                }
+            };
+            // Whether a block of the warp's columns of W may have grown by more than GROWTH in a stretch: growth.h. Its
+            // updates add at most the sum of their norms, which is at most sqrt(steps * the sum of their squares). W is
+            // the matrix at the start of the stretch.
+            auto may_have_grown = [&](const real (&updates)[OWN]) {
+                constexpr real LIMIT = real((GROWTH - 1) * (GROWTH - 1)) / SEGMENT;
+                const Place place = {opaque(at.rank)};
+                real excess[1][4] = {}; // of each block, over the limit
+                auto add = [&](int c, real a) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) excess[0][j] += j == rate_of(c) ? a : real(0);
+                };
+#pragma unroll
+                for (int i = 0; i < OWN; i++)
+                    if (place.owns(i)) add(place.own_column(i), updates[i]);
+                w.read([&](int g, real (&e)[ROWS][4]) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        real squares = 0;
+#pragma unroll
+                        for (int r = 0; r < ROWS; r++)
+                            if (has_column(g, i)) squares += e[r][i] * e[r][i];
+                        add(place.column(g, i), -LIMIT * squares);
+                    }
+                });
+                share_sums<32, 1>(excess, lane);
+                return __any_sync(ALL_LANES, excess[0][0] > 0) != 0;
             };
             // 1'  g_x of a step, added up from the partial sums of the warps.
             auto add_g_x = [&](int row, SRWM_GRADIENT *to) {
@@ -162,15 +213,29 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             }
             GROUP_SYNC();
 
+            bool replays = false; // whether the warp recomputes its columns of W at every step of the stretch
             for (long long t = s.steps - 1; t >= 0; t--) {
                 // Computed again to save registers, as above.
                 const Place at = {AHEAD ? thread % GROUP : opaque(thread % GROUP)};
-                bool restores = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // W cannot be recovered by undoing
+                bool ends = t + 1 == s.steps || (t + 1) % SEGMENT == 0; // a stretch: undoing cannot give W after it
                 if (t + 1 < s.steps && resets().before(t + 1)) {
-                    restores = true;
+                    ends = true;
                     take_G(G, at, gW_of_chunk(), first_of_gW);
                 }
-                if (restores) restore_before(t + 1);
+                const bool restores = ends || replays;
+                if (restores) {
+                    const long long begin = begin_of_stretch(resets(), t, lane);
+                    real updates[OWN];
+                    if (ends) square_updates(begin, t + 1, updates);
+                    // First W at the start of a new stretch, for its size. Then W after the step, which is undone below
+                    // also where the stretch is replayed: u is at most twice as large as the entries of W before the
+                    // step, so that undoing one costs no digits.
+                    for (long long end = ends ? begin : t + 1;; end = t + 1) {
+                        restore_between(begin, end);
+                        if (end > t) break;
+                        replays = may_have_grown(updates);
+                    }
+                }
                 const real *const staged = staged_of_group[group][buffer], *const beta = staged + 3 * D_;
                 buffer ^= 1;
 

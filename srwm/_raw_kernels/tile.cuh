@@ -11,6 +11,8 @@
 //   SRWM_HELD_G         the same for G; at least as many
 //   SRWM_NEAR_W         quads of W before these, in shared memory; the ones before those are in working memory
 //   SRWM_NEAR_G         the same for G
+//   SRWM_GROWTH         limits of the growth of W within a segment up to which updates are undone: growth_limits.h
+//   SRWM_ADDED_GROWTH   the second of them
 //   SRWM_SHARED_SUMS    whether the values that threads exchange are in shared memory (1) or in working memory (0)
 #ifndef SRWM_TILE_CUH
 #define SRWM_TILE_CUH
@@ -34,6 +36,7 @@ __device__ __forceinline__ int place_of_column(int c) { return c / COLUMNS * COL
 constexpr int REPLICAS = ROW_LANES / 4; // lanes that get the same sum of a quad
 constexpr int OWN = (QUADS + REPLICAS - 1) / REPLICAS; // columns that a lane owns, at most
 constexpr bool SHARED_SUMS = SRWM_SHARED_SUMS;
+constexpr int GROWTH = SRWM_GROWTH, ADDED_GROWTH = SRWM_ADDED_GROWTH;
 
 typedef Part<ROWS, QUADS, SRWM_HELD_W, SRWM_NEAR_W> W_Part;
 typedef Part<ROWS, QUADS, SRWM_HELD_G, SRWM_NEAR_G> G_Part;
@@ -297,21 +300,31 @@ __device__ __forceinline__ void multiply_G(G_Part &G, Place at, const real (&a)[
     }
 }
 
-// Sets W to the matrix before step `end`, if undoing cannot give it. W is read if it was saved, and otherwise
-// recomputed from the last saved matrix: step t adds key(t, d) * value(t, c) at (d, c). saved(i) is the matrix after
-// segment i. Without an earlier saved one, it is recomputed from the matrix from which the sequence started:
-// `of_state`, or `initial` if `state` is null or step 0 is a reset. After a reset, W is `initial`.
+// A stretch is steps of a segment without a reset after the first: within it, W changes by updates alone. This is the
+// first step of the stretch of step t. Each lane of a warp reads the flag of one step.
+__device__ __forceinline__ long long begin_of_stretch(const Resets &resets, long long t, int lane) {
+    static_assert(SEGMENT <= 32, "a segment has more steps than a warp has lanes");
+    const long long segment = t / SEGMENT * SEGMENT;
+    const unsigned flags = __ballot_sync(ALL_LANES, segment + lane <= t && resets.before(segment + lane));
+    return flags == 0 ? segment : segment + 31 - __clz((int)flags);
+}
+
+// Sets W to the matrix after the steps of a stretch from `begin` to before `end`. W is read if it was saved, and
+// otherwise recomputed from that before step `begin`: step t adds key(t, d) * value(t, c) at (d, c). That before step
+// `begin` is `initial` after a reset, and else the last saved matrix; saved(i) is the one after segment i. Before step
+// 0 it is `of_state`, or `initial` if `state` is null.
 template <class Sizes, class I, class T, class S, class A, class B>
-__device__ __forceinline__ void restore(W_Part &W, Place at, long long end, const Sizes &s, const Resets &resets,
-                                        Source<I> initial, const T *state, Source<T> of_state, S saved, A key,
-                                        B value) {
+__device__ __forceinline__ void restore(W_Part &W, Place at, long long begin, long long end, const Sizes &s,
+                                        const Resets &resets, Source<I> initial, const T *state, Source<T> of_state,
+                                        S saved, A key, B value) {
     at.rank = opaque(at.rank); // addresses are computed here, not in advance
-    long long after = (end - 1) / SEGMENT, begin = end;
-    bool from_state = state != nullptr;
-    if (after >= s.segments || (end < s.steps && end % SEGMENT != 0)) {
-        begin = after * SEGMENT, after--;
-        for (long long t = begin; t < end; t++)
-            if (resets.before(t)) begin = t, after = -1, from_state = false;
+    long long after = (end - 1) / SEGMENT;
+    bool from_state = false;
+    if (end == begin || after >= s.segments || (end < s.steps && end % SEGMENT != 0)) {
+        const bool is_reset = resets.before(begin);
+        after = is_reset ? -1 : begin / SEGMENT - 1, from_state = !is_reset && state != nullptr;
+    } else {
+        begin = end;
     }
     // `set` is called once for each type, not for each source: every call takes registers.
     const Source<real> wide = {saved(after), M, 1};

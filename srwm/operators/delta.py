@@ -53,8 +53,8 @@ def forward(
         L >= 0, D >= 1. float16, bfloat16 (computed in float32), float32 or float64. NumPy arrays, torch
         tensors (differentiable), or any arrays with ``__dlpack__``; the device of q decides where the
         operator runs. A step multiplies S along k_t by 1 - beta_t |k_t|^2: with beta_t in [0, 1] and keys
-        no longer than sqrt(2), S does not grow without bound. With longer keys, gradients lose digits on
-        CUDA; on the CPU they stay exact, but take longer.
+        no longer than sqrt(2), S does not grow without bound. With longer keys, gradients
+        stay exact, but take longer.
     v : array (..., L, Do)
         Values, Do >= 1. v and all operands below have the array type, dtype and device of q.
     beta : array (..., L)

@@ -113,8 +113,7 @@ def forward(
     Itself, ICML 2022, equations 5 to 8. `read`: Irie, Csordás, Schmidhuber: Automating Continual Learning,
     arXiv 2312.00276.
 
-    On the CPU gradients stay exact where W grows, and take longer. On CUDA they lose the digits by which W
-    grows within 32 steps: three of them where it grows a thousandfold.
+    Gradients stay exact where W grows, and take longer.
 
     With tensors, all of torch's transforms work. Second derivatives and forward mode run a loop of torch
     operations: this is right, but slower, and takes O(L D M) memory.

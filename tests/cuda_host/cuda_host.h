@@ -33,6 +33,8 @@ constexpr int warpSize = 32;
 #define __any_sync(mask, predicate) (cuda_host::ballot(__FILE__, __LINE__, mask, predicate) != 0)
 #define __all_sync(mask, predicate) (cuda_host::ballot(__FILE__, __LINE__, mask, predicate) == (mask))
 
+inline int __clz(int a) { return a == 0 ? 32 : __builtin_clz((unsigned)a); }
+
 // As its documentation says: 0 beyond 2^126, where the device's reciprocal ends.
 inline float __fdividef(float x, float y) {
     return fabsf(y) > 0x1p126f && !isinf(x) ? copysignf(0.0f, x) * copysignf(1.0f, y) : x / y;
