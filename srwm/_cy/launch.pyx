@@ -411,7 +411,7 @@ def _replayed(str op, kernel, kind, bint is_backward, int D, int Do, int M, str 
         ("STATE", [of_state, of_sums] if is_backward else [of_state], 2),
         ("STACK", [REPLAYED_SEGMENT * of_state] if is_backward else [], 4),
     ]
-    cdef int shared = groups * (views + PROGRESS) * VIEW_BYTES
+    cdef int shared = groups * views * VIEW_BYTES
     _check_shared(op, shared, limits)
     room = limits.shared_bytes_per_block - shared
     in_shared = {}

@@ -17,14 +17,13 @@ struct Backward {
     __device__ __forceinline__ void begin_chunk(int, const Chunks &, long long, const Sequence &) const {}
     __device__ __forceinline__ void end_chunk(int) const {}
 
-    __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *row, long long t,
-                                         const Sequence &of, const Flags &flags) const {
-        const DeltaVectors at(vectors);
-        const bool is_real = !flags.padding(t);
-        each(rank, D, [&](int d) { at.k[d] = is_real ? of.entry(k, t, d) : real(0); });
-        GROUP_SYNC();
-        delta_redo(rank, after, before, at.k, row, row[3 * D]);
+    __device__ __forceinline__ real key(const real *, long long t, int d, const Sequence &of, const Flags &flags) const {
+        return flags.padding(t) ? real(0) : of.entry(k, t, d);
     }
+    __device__ __forceinline__ real change(const real *row, long long, int c, const Sequence &) const {
+        return row[3 * D] * row[c];
+    }
+    __device__ __forceinline__ real retention(const real *) const { return 1; }
 
     __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *row, long long t,
                                          const Sequence &of, const Flags &flags) const {
@@ -83,5 +82,5 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                    {grad_R_next, arg::grad_R_next}, {grad_h_next, arg::grad_h_next}, {k, arg::k}, {grad_y, arg::grad_y},
                    {gz, arg::gz}, {gk, arg::gk}, {gv, arg::gv}, {gbeta, arg::gbeta}, vectors, s.settings[0] == 0};
     run_backward(op, s.sizes, G, stack, {saved, arg::saved}, {gR, arg::gR}, {gh, arg::gh}, {gstate_0, arg::gstate_0},
-                 {gstate_1, arg::gstate_1}, rank, first, start, progress);
+                 {gstate_1, arg::gstate_1}, rank, first, start);
 }

@@ -17,7 +17,7 @@ struct Forward {
 
     __device__ __forceinline__ void step(int rank, real *A, real *row, long long index, long long t, const Sequence &of,
                                          const Flags &flags) const {
-        real *const k_t = vectors, *const reads = k_t + D_, *const p = reads + D_; // reads: s of the numbered steps
+        real *const k_t = vectors, *const reads = k_t + D_, *const o = reads + D_; // reads: s of the numbered steps
         real *const last = A + MATRIX;
         const bool is_real = !flags.padding(t);
         const real beta = is_real ? of.entry(rates, t, 0) : real(0);
@@ -28,26 +28,30 @@ struct Forward {
         });
         if (!is_version_1 && is_of_warp(rank, 1)) softmax_of_warp(rank % 32, reads, last, real(1e-6));
         GROUP_SYNC();
+        auto end = [&](int d, real h) {
+            row[2 * D + d] = h;
+            narrow(is_real ? h : real(0), y[index * D + d]);
+            if (is_real) last[d] = h;
+        };
         // 1, 3
         each(rank, D, [&](int c) {
             real Delta;
             const real v_c = is_real ? of.entry(v, t, c) : real(0);
             const real read = delta_column(A, k_t, reads, v_c, beta, c, Delta);
-            p[c] = read + (is_real ? of.entry(z, t, c) : real(0));
+            const real sum = read + (is_real ? of.entry(z, t, c) : real(0));
             row[c] = Delta, row[D + c] = reads[c];
+            if (is_version_1) o[c] = sum;
+            else end(c, sum);
         });
         if (rank == 0) row[3 * D] = beta;
-        GROUP_SYNC();
         // 4
         if (is_version_1) {
-            if (rank < 32) softmax_of_warp(rank, p, p, 0);
             GROUP_SYNC();
+            if (rank < 32) {
+                softmax_of_warp(rank, o, o, 0);
+                for (int d = rank; d < D; d += 32) end(d, o[d]);
+            }
         }
-        each(rank, D, [&](int d) {
-            row[2 * D + d] = p[d];
-            narrow(is_real ? p[d] : real(0), y[index * D + d]);
-            if (is_real) last[d] = p[d];
-        });
     }
 };
 

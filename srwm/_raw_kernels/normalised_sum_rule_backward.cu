@@ -24,5 +24,5 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                       {q, arg::q}, {k, arg::k}, {v, arg::v}, {grad_y, arg::grad_y},
                       {gq, arg::gq}, {gk, arg::gk}, {gv, arg::gv}, vectors, s.settings};
     run_backward(op, s.sizes, G, stack, {saved, arg::saved}, {gS, arg::gS}, {gz, arg::gz}, {gstate_0, arg::gstate_0},
-                 {gstate_1, arg::gstate_1}, rank, first, start, progress);
+                 {gstate_1, arg::gstate_1}, rank, first, start);
 }

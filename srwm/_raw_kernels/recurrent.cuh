@@ -5,17 +5,6 @@
 #include "replayed.cuh"
 
 static_assert(M == D && DO == D, "their matrices are square");
-constexpr int D_ = up_to(D, 4);
-
-// Recomputes A + k^T u, u = beta Delta.
-__device__ __forceinline__ void delta_redo(int rank, real *after, const real *before, const real *k, const real *Delta,
-                                           real beta) {
-    each(rank, M, [&](int c) {
-        const real u = beta * Delta[c];
-#pragma unroll 4
-        for (int d = 0; d < D; d++) after[d * LD + c] = before[d * LD + c] + k[d] * u;
-    });
-}
 
 // Column c of  Delta = v - k A   u = beta Delta   A <- A + k^T u  -> r A, with the new A. OUT: Delta.
 __device__ __forceinline__ real delta_column(real *A, const real *k, const real *r, real v, real beta, int c, real &Delta) {

@@ -34,10 +34,13 @@ struct Backward {
         });
     }
 
-    __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *row, long long,
-                                         const Sequence &, const Flags &) const {
-        delta_redo(rank, after, before, row + D, row + 2 * D, row[4 * D]);
+    __device__ __forceinline__ real key(const real *row, long long, int d, const Sequence &, const Flags &) const {
+        return row[D + d];
     }
+    __device__ __forceinline__ real change(const real *row, long long, int c, const Sequence &) const {
+        return row[4 * D] * row[2 * D + c];
+    }
+    __device__ __forceinline__ real retention(const real *) const { return 1; }
 
     __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *row, long long t,
                                          const Sequence &of, const Flags &flags) const {
@@ -115,5 +118,5 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                    {{gq, arg::gq}, {gk, arg::gk}, {gv, arg::gv}}, {gb, arg::gb},
                    {{gR_q, arg::gR_q}, {gR_k, arg::gR_k}, {gR_v, arg::gR_v}}, {gr_b, arg::gr_b}, vectors, sums};
     run_backward(op, s.sizes, G, stack, {saved, arg::saved}, {gS, arg::gS}, {gy, arg::gy}, {gstate_0, arg::gstate_0},
-                 {gstate_1, arg::gstate_1}, rank, first, start, progress);
+                 {gstate_1, arg::gstate_1}, rank, first, start);
 }

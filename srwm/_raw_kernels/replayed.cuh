@@ -22,7 +22,7 @@
 
 #include "group.cuh"
 
-constexpr int LD = M | 1, MATRIX = D * LD, STATE = MATRIX + SRWM_VECTOR;
+constexpr int D_ = up_to(D, 4), LD = M | 1, MATRIX = D * LD, STATE = MATRIX + SRWM_VECTOR;
 constexpr int ROW = SRWM_ROW, KEPT = D * M + SRWM_KEPT_VECTOR;
 constexpr int SETTINGS = 6;
 
@@ -70,6 +70,17 @@ __device__ __forceinline__ real product(const real *v, const real *A, int c) {
         odd += v[d + 1] * at[LD];
     }
     return D % 2 ? even + odd + v[D - 1] * *at : even + odd;
+}
+
+// after = retention before + k^T change, and after = before + k in the part of the vector that is kept.
+template <class F>
+__device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *k, real retention, F change) {
+    each(rank, M, [&](int c) {
+        const real u = change(c);
+#pragma unroll 4
+        for (int d = 0; d < D; d++) after[d * LD + c] = retention * before[d * LD + c] + k[d] * u;
+    });
+    each(rank, SRWM_KEPT_VECTOR, [&](int d) { after[MATRIX + d] = before[MATRIX + d] + k[d]; });
 }
 
 // Calls f(d, the sum of term(d, c) over `columns` columns) for each row, by one lane. All threads call it.
@@ -229,38 +240,6 @@ __device__ __forceinline__ bool is_saved_after(long long t, long long steps, lon
     return (t + 1 == steps || (t + 1) % SEGMENT == 0) && t / SEGMENT < segments;
 }
 
-// The progress of a backward group: the next sequence of its chunk, the end of the chunk, the next chunk.
-enum { SEQUENCE, END, CHUNK, PROGRESS };
-
-// Advances to the group's next chunk: its number is `chunk`. Returns false if there is none.
-__device__ __forceinline__ bool next_chunk(const Chunks &of, int rank, long long *progress, long long &chunk) {
-    GROUP_SYNC(); // all threads have finished reading the previous chunk
-    chunk = progress[CHUNK];
-    if (chunk >= of.all) return false;
-    GROUP_SYNC();
-    if (rank == 0) {
-        const long long begin = chunk % of.of_matrix * of.sequences, n_0 = chunk / of.of_matrix * of.sharing;
-        progress[SEQUENCE] = n_0 + begin;
-        progress[END] = n_0 + (begin + of.sequences < of.sharing ? begin + of.sequences : of.sharing);
-        progress[CHUNK] = chunk + gridDim.x * (long long)GROUPS;
-    }
-    GROUP_SYNC();
-    return true;
-}
-
-// Advances to the chunk's next sequence, and sets `start`: where it begins in each array. False if there is none.
-template <int n>
-__device__ __forceinline__ bool next_sequence(const Axes &lead, const View (&views)[n], int rank, long long *progress,
-                                              long long *start) {
-    GROUP_SYNC(); // all threads have finished reading the previous sequence
-    const long long sequence = progress[SEQUENCE];
-    if (sequence >= progress[END]) return false;
-    each(rank, n, [&](int i) { start[i] = start_of(sequence, lead, views[i]); });
-    GROUP_SYNC();
-    if (rank == 0) progress[SEQUENCE] = sequence + 1;
-    return true;
-}
-
 // Where a gradient goes that is summed over the sequences of a chunk: each chunk has an array of its own. It is set by the
 // first sequence, and added to by the others.
 struct OfChunk {
@@ -315,14 +294,15 @@ __device__ __forceinline__ void hand_over_states(int rank, real *G, bool is_star
 // Forward over all sequences. An operator has
 //   states, reset, mask       its operands
 //   next, next_vector         the states after the last step; may be null
-//   step(rank, A, row, t, of, flags)   step t of the sequence `of`, in place; OUT: its row
+//   step(rank, A, row, t, of, flags)   step t of the sequence `of`, in place; OUT: its row. All threads see the state when
+//                             it begins, and have passed a barrier before it changes the state
 template <class Op, int n>
 __device__ __forceinline__ void run_forward(Op &op, const ForwardSizes<n> &s, real *A, real *spare_row, real *saved,
                                             int rank, long long first, long long *start) {
     const Sequence of = {start, s.views};
     const Flags flags = {op.reset, op.mask, of};
     for (long long sequence = first; sequence < s.sequences; sequence += (long long)gridDim.x * GROUPS) {
-        GROUP_SYNC(); // all threads have finished reading the previous sequence
+        // All threads have finished reading the start of the previous sequence: no thread does after its last barrier.
         each(rank, n, [&](int i) { start[i] = start_of(sequence, s.lead, s.views[i]); });
         GROUP_SYNC();
         real *const own = saved == nullptr ? nullptr : saved + sequence * (s.steps * ROW + s.segments * KEPT);
@@ -346,8 +326,10 @@ __device__ __forceinline__ void run_forward(Op &op, const ForwardSizes<n> &s, re
 // Backward over all sequences. An operator has
 //   states, reset, mask       its operands
 //   grad_next, grad_next_vector   gradients of the states after the last step
-//   redo(rank, after, before, row, t, of, flags)   the state after step t, without what backward does not need
-//   step(rank, before, G, row, t, of, flags)       step t backward, in place
+//   key, change, retention    the state after step t is  retention A + key^T change,  and its vector, where that is kept,
+//                             grows by the key; entries of both by their number
+//   step(rank, before, G, row, t, of, flags)   step t backward, in place. Before its first barrier it neither reads the
+//                             state before the step nor the matrix of G
 //   begin_chunk(rank, chunks, chunk, of), end_chunk(rank)   for the gradients of parameters; `of` is its first sequence
 template <class Op, int n>
 __device__ __forceinline__ void run_backward(Op &op, const BackwardSizes<n> &s, real *G, real *stack,
@@ -355,15 +337,20 @@ __device__ __forceinline__ void run_backward(Op &op, const BackwardSizes<n> &s, 
                                              Array<real> g_initial_vector,
                                              Array<SRWM_STATE_GRADIENT> g_state,
                                              Array<SRWM_STATE_GRADIENT> g_state_vector, int rank, long long first,
-                                             long long *start, long long *progress) {
+                                             long long *start) {
     const Sequence of = {start, s.views};
     const Flags flags = {op.reset, op.mask, of};
-    if (rank == 0) progress[CHUNK] = first;
-    long long chunk;
-    while (next_chunk(s.chunks, rank, progress, chunk)) {
+    for (long long chunk = first; chunk < s.chunks.all; chunk += (long long)gridDim.x * GROUPS) {
+        const long long first_of_matrix = chunk / s.chunks.of_matrix * s.chunks.sharing;
+        const long long begin_of_chunk = chunk % s.chunks.of_matrix * s.chunks.sequences;
+        long long left = s.chunks.sharing - begin_of_chunk;
+        if (left > s.chunks.sequences) left = s.chunks.sequences;
         bool is_first = true;
         StateGradients to = {{nullptr, true}, {nullptr, true}, g_state, g_state_vector};
-        while (next_sequence(s.lead, s.views, rank, progress, start)) {
+        for (long long sequence = first_of_matrix + begin_of_chunk; left > 0; sequence++, left--) {
+            GROUP_SYNC(); // all threads have finished reading the start of the previous sequence
+            each(rank, n, [&](int i) { start[i] = start_of(sequence, s.lead, s.views[i]); });
+            GROUP_SYNC();
             if (is_first) { // the arrays of a chunk begin where those of its first sequence do
                 to.initial.to = part_of_chunk(s.chunks, chunk, of, g_initial, D * M);
                 to.initial_vector.to = part_of_chunk(s.chunks, chunk, of, g_initial_vector, SRWM_VECTOR);
@@ -373,34 +360,31 @@ __device__ __forceinline__ void run_backward(Op &op, const BackwardSizes<n> &s, 
             const real *const own = saved.first + start[saved.view];
             read_matrix(rank, G, op.grad_next, of);
             if (SRWM_VECTOR > 0) read_vector(rank, G + MATRIX, op.grad_next_vector, of, SRWM_VECTOR);
-            GROUP_SYNC();
             for (long long last = s.steps; last > 0;) {
                 const long long begin = (last - 1) / SEGMENT * SEGMENT;
-                if (begin == 0) op.states.begin(rank, stack, !flags.begins(0), of);
+                if (begin == 0 || flags.begins(begin)) op.states.begin(rank, stack, begin == 0 && !flags.begins(0), of);
                 else restore_state(rank, stack, own + s.steps * ROW + (begin / SEGMENT - 1) * KEPT);
-                GROUP_SYNC();
-                for (long long t = begin; t < last; t++) {
-                    real *const before = stack + (t - begin) * STATE;
-                    if (t > 0 && flags.begins(t)) {
-                        op.states.begin(rank, before, false, of);
-                        GROUP_SYNC();
-                    }
-                    if (t + 1 < last) op.redo(rank, before + STATE, before, own + t * ROW, t, of, flags);
+                for (long long t = begin; t + 1 < last; t++) { // the state before step t + 1
+                    const real *const before = stack + (t - begin) * STATE, *const row = own + t * ROW;
+                    real *const after = stack + (t + 1 - begin) * STATE;
+                    // In turns, so that a step's key does not come while another thread reads that of the step before.
+                    real *const k = op.vectors + t % 2 * D_;
+                    const bool is_initial = flags.begins(t + 1);
+                    if (!is_initial) each(rank, D, [&](int d) { k[d] = op.key(row, t, d, of, flags); });
                     GROUP_SYNC();
+                    if (is_initial) op.states.begin(rank, after, false, of);
+                    else redo(rank, after, before, k, op.retention(row), [&](int c) { return op.change(row, t, c, of); });
                 }
+                GROUP_SYNC();
                 for (long long t = last - 1; t >= begin; t--) {
                     op.step(rank, stack + (t - begin) * STATE, G, own + t * ROW, t, of, flags);
                     GROUP_SYNC();
-                    if (t > 0 && flags.begins(t)) {
-                        hand_over_states(rank, G, false, true, op.states, to, of);
-                        GROUP_SYNC();
-                    }
+                    if (t > 0 && flags.begins(t)) hand_over_states(rank, G, false, true, op.states, to, of);
                 }
                 last = begin;
             }
             hand_over_states(rank, G, true, s.steps > 0 && flags.begins(0), op.states, to, of);
         }
-        GROUP_SYNC();
         // A chunk whose sequences all began with a state has added nothing.
         to.initial.add_nothing(rank, D * M);
         to.initial_vector.add_nothing(rank, SRWM_VECTOR);
@@ -425,8 +409,6 @@ __device__ __forceinline__ void run_backward(Op &op, const BackwardSizes<n> &s, 
 
 #define OF_BACKWARD(views)                                                       \
     OF_GROUP(views);                                                             \
-    __shared__ long long progress_of_group[GROUPS][PROGRESS];                    \
-    long long *const progress = progress_of_group[group];                        \
     real *const G = memory.take(SRWM_SHARED_STATE, STATE);                       \
     [[maybe_unused]] real *const sums = memory.take(SRWM_SHARED_STATE, SRWM_SUMS); \
     real *const stack = memory.take(SRWM_SHARED_STACK, SEGMENT * STATE)

@@ -22,5 +22,5 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                                  {grad_W_next, arg::grad_W_next}, {}, {x, arg::x}, {grad_y, arg::grad_y},
                                  {gx, arg::gx}, {gquery, arg::gquery}, vectors, s.settings};
     run_backward(op, s.sizes, G, stack, {saved, arg::saved}, {gW, arg::gW}, {}, {gstate, arg::gstate}, {}, rank, first,
-                 start, progress);
+                 start);
 }

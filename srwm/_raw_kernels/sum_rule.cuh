@@ -15,7 +15,7 @@ __device__ __forceinline__ real eps_of(const double *settings) { return NORMALIS
 struct SumVectors {
     real *q, *k, *v, *r, *n; // (D), (D), (M), (M), (4)
     __device__ __forceinline__ SumVectors(real *from) {
-        q = from, k = q + up_to(D, 4), v = k + up_to(D, 4), r = v + up_to(M, 4), n = r + up_to(M, 4);
+        q = from, k = q + D_, v = k + D_, r = v + up_to(M, 4), n = r + up_to(M, 4);
     }
 };
 
@@ -33,57 +33,41 @@ __device__ __forceinline__ void sum_step(int rank, real *A, const SumVectors &of
             *at = e;
             sum += of.q[d] * e;
         }
-        of.r[c] = sum;
+        if (NORMALISED) of.r[c] = sum;
+        else write(c, scale_of(settings) * sum);
     });
     if (NORMALISED) {
-        each(rank, D, [&](int d) { z[d] += of.k[d]; });
-        GROUP_SYNC();
+        // 1  z <- z + k   3  n = q . z + eps
         if (rank < 32) {
-            const real n = dot_of_warp(rank, of.q, z, D);
+            real n = 0;
+#pragma unroll 1
+            for (int d = rank; d < D; d += 32) n += of.q[d] * (z[d] += of.k[d]);
+            n = sum_over<32>(n);
             if (rank == 0) of.n[0] = n + eps_of(settings);
         }
         GROUP_SYNC();
+        each(rank, M, [&](int c) { write(c, scale_of(settings) * of.r[c] / of.n[0]); });
     }
-    // 3
-    each(rank, M, [&](int c) {
-        const real y = scale_of(settings) * of.r[c];
-        write(c, NORMALISED ? y / of.n[0] : y);
-    });
 }
 
-// Recomputes the state after a step from that before it.
-__device__ __forceinline__ void sum_redo(int rank, real *after, const real *before, const SumVectors &of) {
-    each(rank, M, [&](int c) {
-        const real v_c = of.v[c];
-#pragma unroll 4
-        for (int d = 0; d < D; d++) after[d * LD + c] = before[d * LD + c] + of.k[d] * v_c;
-    });
-    if (NORMALISED) each(rank, D, [&](int d) { after[MATRIX + d] = before[MATRIX + d] + of.k[d]; });
-}
-
-// Backward. Its vectors, behind those of a step: g_q, g_k (D). r is g_r here. The vectors q, k, v, and g_y in r, of step t
-// are there. write_q(d, g), write_k(d, g), write_v(c, g) get the gradients.
+// Backward. Its vectors, behind those of a step: g_q, g_k (D). r is g_r here. The vectors q, k, v, and the scaled g_y in
+// r, of step t are there. write_q(d, g), write_k(d, g), write_v(c, g) get the gradients.
 template <class Q, class K, class V>
 __device__ __forceinline__ void sum_step_backward(int rank, const real *before, real *G, const SumVectors &of,
                                                   const double *settings, Q write_q, K write_k, V write_v) {
-    real *const g_z = G + MATRIX, *const g_q = of.n + 4, *const g_k = g_q + up_to(D, 4);
+    real *const g_z = G + MATRIX, *const g_q = of.n + 4, *const g_k = g_q + D_;
     const real *const z = before + MATRIX; // of the step before
-    // 3'  n of this step, where z is z + k
-    if (NORMALISED) {
-        if (rank < 32) {
-            const real n = dot_of_warp(rank, of.q, z, D) + dot_of_warp(rank, of.q, of.k, D);
-            if (rank == 0) of.n[0] = n + eps_of(settings);
-        }
-        GROUP_SYNC();
+    // 3'  n of this step, where z is z + k   2'  v . g_r, where g_r = g_y / n
+    if (rank < 32) {
+        real along = dot_of_warp(rank, of.v, of.r, M), n = 1;
+        if (NORMALISED) n = dot_of_warp(rank, of.q, z, D) + dot_of_warp(rank, of.q, of.k, D) + eps_of(settings);
+        if (rank == 0) of.n[0] = n, of.n[1] = along / n;
     }
-    each(rank, M, [&](int c) {
-        const real g = scale_of(settings) * of.r[c];
-        of.r[c] = NORMALISED ? g / of.n[0] : g;
-    });
-    GROUP_SYNC();
+    if (NORMALISED) GROUP_SYNC();
     // 2'  G += q^T g_r   1'  g_v = k G
     each(rank, M, [&](int c) {
-        const real g_r = of.r[c];
+        const real g_r = NORMALISED ? of.r[c] / of.n[0] : of.r[c];
+        if (NORMALISED) of.r[c] = g_r;
         real sum = 0, *at = G + c;
 #pragma unroll 4
         for (int d = 0; d < D; d++, at += LD) {
@@ -93,33 +77,29 @@ __device__ __forceinline__ void sum_step_backward(int rank, const real *before, 
         }
         write_v(c, sum);
     });
-    if (rank < 32) {
-        const real along = dot_of_warp(rank, of.v, of.r, M);
-        if (rank == 0) of.n[1] = along;
-    }
     GROUP_SYNC();
     // 2'  g_q = g_r S^T, with the new S   1'  g_k = v G^T
-    along_rows(rank, before, of.r, M, [&](int d, real sum) { g_q[d] = sum + of.n[1] * of.k[d]; });
-    along_rows(rank, G, of.v, M, [&](int d, real sum) { g_k[d] = sum; });
+    along_rows(rank, before, of.r, M, [&](int d, real sum) {
+        const real g = sum + of.n[1] * of.k[d];
+        if (NORMALISED) g_q[d] = g;
+        else write_q(d, g);
+    });
+    along_rows(rank, G, of.v, M, [&](int d, real sum) {
+        if (NORMALISED) g_k[d] = sum;
+        else write_k(d, sum);
+    });
     if (NORMALISED) {
         GROUP_SYNC();
         // 3'  g_n = -g_r . r / (n + eps), where g_r . r = q . g_q   2'  g_q += g_n z   g_z += g_n q   1'  g_k += g_z
         if (rank < 32) {
-            const real along = dot_of_warp(rank, of.q, g_q, D);
-            if (rank == 0) of.n[2] = -along / of.n[0];
+            const real g_n = -dot_of_warp(rank, of.q, g_q, D) / of.n[0];
+#pragma unroll 1
+            for (int d = rank; d < D; d += 32) {
+                write_q(d, g_q[d] + g_n * (z[d] + of.k[d]));
+                write_k(d, g_k[d] + (g_z[d] += g_n * of.q[d]));
+            }
         }
-        GROUP_SYNC();
-        each(rank, D, [&](int d) {
-            g_q[d] += of.n[2] * (z[d] + of.k[d]);
-            g_z[d] += of.n[2] * of.q[d];
-            g_k[d] += g_z[d];
-        });
     }
-    GROUP_SYNC();
-    each(rank, D, [&](int d) {
-        write_q(d, g_q[d]);
-        write_k(d, g_k[d]);
-    });
 }
 
 struct SumForward {
@@ -153,14 +133,13 @@ struct SumBackward {
     __device__ __forceinline__ void begin_chunk(int, const Chunks &, long long, const Sequence &) const {}
     __device__ __forceinline__ void end_chunk(int) const {}
 
-    __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *, long long t,
-                                         const Sequence &of, const Flags &) const {
-        const SumVectors at(vectors);
-        each(rank, D, [&](int d) { at.k[d] = of.entry(k, t, d); });
-        each(rank, M, [&](int c) { at.v[c] = of.entry(v, t, c); });
-        GROUP_SYNC();
-        sum_redo(rank, after, before, at);
+    __device__ __forceinline__ real key(const real *, long long t, int d, const Sequence &of, const Flags &) const {
+        return of.entry(k, t, d);
     }
+    __device__ __forceinline__ real change(const real *, long long t, int c, const Sequence &of) const {
+        return of.entry(v, t, c);
+    }
+    __device__ __forceinline__ real retention(const real *) const { return 1; }
 
     __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *, long long t,
                                          const Sequence &of, const Flags &) const {
@@ -168,7 +147,7 @@ struct SumBackward {
         each(rank, D, [&](int d) { at.q[d] = of.entry(q, t, d), at.k[d] = of.entry(k, t, d); });
         each(rank, M, [&](int c) {
             at.v[c] = of.entry(v, t, c);
-            at.r[c] = grad_y.first == nullptr ? real(0) : of.entry(grad_y, t, c);
+            at.r[c] = grad_y.first == nullptr ? real(0) : scale_of(settings) * of.entry(grad_y, t, c);
         });
         GROUP_SYNC();
         sum_step_backward(

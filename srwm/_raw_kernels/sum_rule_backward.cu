@@ -21,5 +21,5 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                       {q, arg::q}, {k, arg::k}, {v, arg::v}, {grad_y, arg::grad_y},
                       {gq, arg::gq}, {gk, arg::gk}, {gv, arg::gv}, vectors, s.settings};
     run_backward(op, s.sizes, G, stack, {saved, arg::saved}, {gS, arg::gS}, {}, {gstate, arg::gstate}, {}, rank, first,
-                 start, progress);
+                 start);
 }

@@ -17,7 +17,7 @@
 
 #include "replayed.cuh"
 
-constexpr int D_ = up_to(D, 4), M_ = up_to(M, 4);
+constexpr int M_ = up_to(M, 4);
 enum { OF_K = 0, OF_R = D, OF_READ = 2 * D, OF_DELTA = 3 * D, OF_SCALARS = 3 * D + M };
 enum { RATE, SLOPE, ALPHA, PER, ALONG };
 enum { SETTING_A, SETTING_C, SETTING_KEYS, SETTING_RATE, SETTING_RATE_SCALE, SETTING_EPS };
@@ -207,18 +207,14 @@ struct WriterBackward {
     __device__ __forceinline__ void begin_chunk(int, const Chunks &, long long, const Sequence &) const {}
     __device__ __forceinline__ void end_chunk(int) const {}
 
-    __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *row, long long,
-                                         const Sequence &, const Flags &) const {
-        const WriterVectors at(vectors);
-        each(rank, D, [&](int d) { at.k[d] = row[OF_K + d]; });
-        GROUP_SYNC();
-        const real *const scalars = row + OF_SCALARS;
-        each(rank, M, [&](int c) {
-            const real u = Kind::rate(scalars, c) * row[OF_DELTA + c];
-            const real alpha = Kind::RETAINS ? scalars[ALPHA] : real(1);
-#pragma unroll 4
-            for (int d = 0; d < D; d++) after[d * LD + c] = alpha * before[d * LD + c] + at.k[d] * u;
-        });
+    __device__ __forceinline__ real key(const real *row, long long, int d, const Sequence &, const Flags &) const {
+        return row[OF_K + d];
+    }
+    __device__ __forceinline__ real change(const real *row, long long, int c, const Sequence &) const {
+        return Kind::rate(row + OF_SCALARS, c) * row[OF_DELTA + c];
+    }
+    __device__ __forceinline__ real retention(const real *row) const {
+        return Kind::RETAINS ? row[OF_SCALARS + ALPHA] : real(1);
     }
 
     __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *row, long long t,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -107,15 +109,47 @@ def test_bitwise_the_same_in_any_order_of_threads(variant):
             assert_same(CUDA_ON_HOST.run(case), expected)
 
 
+class Barrier(NamedTuple):
+    """A barrier in the text of a kernel."""
+
+    file: str
+    which: int  # among those of the file
+    is_backward: bool  # whether it is in a function that only backward kernels have
+    without: str  # the text of the kernel without it
+
+
 def barriers(kernel):
-    """Where the barriers of a kernel stand in its text; those of the macros that make them up not.
+    """The barriers in a kernel's text; those of the macros that make them up not.
 
     And not those that are there for the compiler.
     """
     text = loader.source(kernel)
     word = r"^(?!#define).*?((?:GROUP_SYNC|SHARERS_SYNC|(?<=  )__syncwarp)\([^;]*\);)(?! // the compiler)"
+    counted = Counter()
     for match in re.finditer(word, text, re.MULTILINE):
-        yield text[: match.start(1)] + ";" + text[match.end(1) :]
+        before = text[: match.start(1)]
+        file = re.findall(r'^#line \d+ "(.+)"$', before, re.MULTILINE)[-1]
+        indent, function = re.findall(r"^( *)__device__.*?(\w+)\(", before, re.MULTILINE)[-1]
+        owner = re.findall(r"^struct (\w+)", before, re.MULTILINE)[-1:] if indent else []
+        is_backward = any("backward" in name.lower() for name in (function, *owner))
+        yield Barrier(file, counted[file], is_backward, before + ";" + text[match.end(1) :])
+        counted[file] += 1
+
+
+def is_noticed(kernel, without, cases):
+    """Whether a run of a kernel with this text fails."""
+    replaced = {kernel: without}
+    with backend.running(
+        device=ONE_MULTIPROCESSOR,
+        mode="race",
+        source=lambda name: replaced.get(name) or loader.source(name),
+    ):
+        for case in cases:
+            try:
+                CUDA_ON_HOST.run(case.astype(np.float32))
+            except CudaHostError:
+                return True
+    return False
 
 
 BARRIERS = [
@@ -128,7 +162,7 @@ BARRIERS = [
 @pytest.mark.slow_where(lambda which: which % 3 > 0)
 @pytest.mark.parametrize(("kernel", "which"), BARRIERS, ids=lambda v: str(v))
 def test_no_barrier_can_go_unnoticed(kernel, which):
-    without = list(barriers(kernel))[which]
+    without = list(barriers(kernel))[which].without
     # One that nothing needs while there are steps is needed by sequences of none, and some only by more
     # sequences than run at a time.
     sizes = [VARIANTS[name][0] for name in ("several warps", "two warps for the softmax")]
@@ -137,14 +171,36 @@ def test_no_barrier_can_go_unnoticed(kernel, which):
     cases = [random_case(row, size, reset=True) for size in sizes]
     if row is DELTA:  # some are passed only where the state grows
         cases.insert(1, long_keys_case(3, sizes[0]))
-    with backend.running(
-        mode="race", source=lambda name: without if name == kernel else loader.source(name)
-    ):
-        for case in cases:
-            try:
-                CUDA_ON_HOST.run(case.astype(np.float32))
-            except CudaHostError:
-                return
+    assert is_noticed(kernel, without, cases), "a barrier was removed and no run noticed"
+
+
+# In this order, because the first three notice all barriers of the headers.
+OPERATORS_OF_OTHERS = list(
+    dict.fromkeys(["delta_rnn", "normalised_sum_rule", "srwm_read", *(row.op.name for row in OTHERS)])
+)
+BARRIERS_OF_OTHERS = dict.fromkeys(
+    (barrier.file, barrier.which)
+    for name in OPERATORS_OF_OTHERS
+    for direction in ("forward", "backward")
+    for barrier in barriers(f"{name}_{direction}")
+)
+
+
+@pytest.mark.slow_where(lambda which: which > 0)
+@pytest.mark.parametrize(("file", "which"), BARRIERS_OF_OTHERS, ids=str)
+def test_no_barrier_of_the_other_kernels_can_go_unnoticed(file, which):
+    """One in a header is needed by a kernel that has it, if not by all of them."""
+    sizes = [*OF_OTHERS, ((5,), (2, 1), 0, 5, 7)]
+    for name in OPERATORS_OF_OTHERS:
+        cases = [
+            random_case(row, size, **EVERYTHING) for row in OTHERS if row.op.name == name for size in sizes
+        ]
+        for direction in ("forward", "backward"):
+            kernel = f"{name}_{direction}"
+            for barrier in barriers(kernel):
+                is_same = barrier[:3] == (file, which, direction == "backward")
+                if is_same and is_noticed(kernel, barrier.without, cases):
+                    return
     pytest.fail("a barrier was removed and no run noticed")
 
 
