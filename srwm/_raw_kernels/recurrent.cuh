@@ -10,14 +10,10 @@ static_assert(M == D && DO == D, "their matrices are square");
 __device__ __forceinline__ real delta_column(real *A, const real *k, const real *r, real v, real beta, int c, real &Delta) {
     Delta = v - product(k, A, c);
     const real u = beta * Delta;
-    real sum = 0, *at = A + c;
-#pragma unroll 4
-    for (int d = 0; d < D; d++, at += LD) {
-        const real e = *at + k[d] * u;
-        *at = e;
-        sum += r[d] * e;
-    }
-    return sum;
+    real sum[2] = {0, 0};
+    auto add = [&](int i, real &e, real k_d, real r_d) { sum[i % 2] += r_d * (e += k_d * u); };
+    change_column(A, c, add, k, r);
+    return sum[0] + sum[1];
 }
 
 // The vectors of a step backward, each (D) but the last.
@@ -38,24 +34,18 @@ __device__ __forceinline__ void delta_step_backward(int rank, const real *before
     // G += r^T g   g_u = k G   g_v = beta g_u   G -= k^T g_v
     each(rank, M, [&](int c) {
         const real g = of.g[c];
-        real g_u = 0, *at = G + c;
-#pragma unroll 4
-        for (int d = 0; d < D; d++, at += LD) {
-            const real e = *at + of.r[d] * g;
-            *at = e;
-            g_u += of.k[d] * e;
-        }
-        const real g_v = beta * g_u;
-        at = G + c;
-#pragma unroll 4
-        for (int d = 0; d < D; d++, at += LD) *at -= of.k[d] * g_v;
+        real sum[2] = {0, 0};
+        auto add = [&](int i, real &e, real r_d, real k_d) { sum[i % 2] += k_d * (e += r_d * g); };
+        change_column(G, c, add, of.r, of.k);
+        const real g_u = sum[0] + sum[1], g_v = beta * g_u;
+        change_column(G, c, [&](int, real &e, real k_d) { e -= k_d * g_v; }, of.k);
         of.u[c] = beta * of.Delta[c], of.g_u[c] = g_u, of.g_v[c] = g_v;
     });
     GROUP_SYNC();
     // g_r = g A'^T, where A' = A + k^T u.  g_k = u G^T with the G before k^T g_v was subtracted, less g_v A^T
-    along_rows(rank, before, of.g, M, [&](int d, real sum) { of.g_r[d] = sum; });
-    along_rows(rank, before, of.g_v, M, [&](int d, real sum) { of.along[d] = sum; });
-    along_rows(rank, G, of.u, M, [&](int d, real sum) { of.g_k[d] = sum; });
+    along_rows<LANES_OF_STACK>(rank, before, of.g, M, [&](int d, real sum) { of.g_r[d] = sum; });
+    along_rows<LANES_OF_STACK>(rank, before, of.g_v, M, [&](int d, real sum) { of.along[d] = sum; });
+    along_rows<LANES_OF_STATE>(rank, G, of.u, M, [&](int d, real sum) { of.g_k[d] = sum; });
     if (rank < 32) {
         const real u_g = dot_of_warp(rank, of.u, of.g, M), u_g_v = dot_of_warp(rank, of.u, of.g_v, M);
         const real g_beta = dot_of_warp(rank, of.g_u, of.Delta, M);

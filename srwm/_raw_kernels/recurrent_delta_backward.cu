@@ -71,9 +71,7 @@ struct Backward {
         GROUP_SYNC();
         each(rank, OF_R, [&](int i) {
             const real g = g_o[i];
-            real *to = sums + i;
-#pragma unroll 4
-            for (int d = 0; d < D; d++, to += OF_R) *to += r[d] * g;
+            sweep<true, OF_R>(sums + i, sums + i, [&](int, real &e, real r_d) { e += r_d * g; }, r);
             const int block = i / D, c = i % D;
 #pragma unroll
             for (int j = 0; j < 3; j++)
@@ -81,14 +79,16 @@ struct Backward {
             if (block == 3) narrow(g, of.part(gb)[t]);
         });
         // 1'
-        sum_rows(
-            rank, OF_R,
-            [&](int d, int i) {
-                const int block = i / D, c = i % D;
-                return g_o[i] * (block < 3 ? of.entry(R[block < 3 ? block : 0], d, c) : of.entry(r_b, d, 0));
+        sum_rows<lanes_of_row_in(false), 1>(
+            rank, D,
+            [&](int d, int c) {
+                real sum = 0;
+#pragma unroll
+                for (int j = 0; j < 3; j++) sum += g_o[j * D + c] * of.entry(R[j], d, c);
+                return sum;
             },
             [&](int d, real sum) {
-                if (is_real) e[d] = sum * (1 - r[d] * r[d]);
+                if (is_real) e[d] = (sum + g_o[3 * D] * of.entry(r_b, d, 0)) * (1 - r[d] * r[d]);
             });
     }
 };

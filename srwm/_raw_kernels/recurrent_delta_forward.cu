@@ -25,18 +25,18 @@ struct Forward {
         // 2
         each(rank, 3 * D + 1, [&](int i) {
             const int block = i / D, c = i % D;
-            real sum = 0;
-            if (block < 3) {
-#pragma unroll 4
-                for (int d = 0; d < D; d++) sum += r[d] * of.entry(R[block], d, c);
-                if (is_real) sum += of.entry(inputs[block], t, c);
-            } else {
-#pragma unroll 4
-                for (int d = 0; d < D; d++) sum += r[d] * of.entry(r_b, d, 0);
-                sum = is_real ? sigmoid(sum + of.entry(b, t, 0)) : real(0); // beta
-                row[4 * D] = sum;
-            }
-            o[i] = sum;
+            // No index into an array: that would be one in memory.
+            auto of_block = [&](const Array<const storage> (&a)[3], Array<const storage> last) {
+                return block == 0 ? a[0] : block == 1 ? a[1] : block == 2 ? a[2] : last;
+            };
+            const Column<const storage> column = of.column(of_block(R, r_b), c);
+            real sum[2] = {0, 0};
+#pragma unroll 8
+            for (int d = 0; d < D; d++) sum[d % 2] += r[d] * column.entry(d);
+            real all = sum[0] + sum[1];
+            if (is_real) all += of.entry(of_block(inputs, b), t, c);
+            if (block == 3) row[4 * D] = all = is_real ? sigmoid(all) : real(0); // beta
+            o[i] = all;
         });
         GROUP_SYNC();
         if (is_of_warp(rank, 0)) softmax_of_warp(rank % 32, q, o, 0);

@@ -6,7 +6,7 @@
 //
 // A state is a matrix (D, M), then perhaps a vector. All of it is in memory: in shared memory if it fits there, and in
 // working memory otherwise. Products v A are columns: each thread computes some of them. Sums along rows are computed by
-// LANES_OF_ROW neighbouring lanes for each row. Rows are LD entries apart, an odd number, so that neighbouring rows are
+// some neighbouring lanes for each row. Rows are LD entries apart, an odd number, so that neighbouring rows are
 // in different banks. At padding a step changes nothing: zeros are read there, and rates are zero.
 //
 //   SRWM_ROW              entries saved of a step
@@ -41,7 +41,9 @@ struct ReplayedBackward {
 __host__ __device__ constexpr int lanes_of_row(int lanes) {
     return lanes < 32 && 2 * lanes * D <= GROUP ? lanes_of_row(2 * lanes) : lanes;
 }
-constexpr int LANES_OF_ROW = lanes_of_row(1);
+// Lanes that share the sum along a row; of a matrix in working memory, so many that they read whole sectors.
+__host__ __device__ constexpr int lanes_of_row_in(bool in_shared) { return lanes_of_row(in_shared ? 1 : 32 / sizeof(real)); }
+constexpr int LANES_OF_STATE = lanes_of_row_in(SRWM_SHARED_STATE), LANES_OF_STACK = lanes_of_row_in(SRWM_SHARED_STACK);
 
 // Takes parts of a thread group's memory, one after the other.
 struct Memory {
@@ -60,16 +62,85 @@ __device__ __forceinline__ void each(int rank, int n, F f) {
     for (int i = rank; i < n; i += GROUP) f(i);
 }
 
+// Writes write(i, read(i)) for each i < n. Several entries are read before one is written, as the compiler moves no load
+// across a store.
+template <class R, class W>
+__device__ __forceinline__ void copy_each(int rank, int n, R read, W write) {
+#pragma unroll 1
+    for (int first = rank; first < n; first += 4 * GROUP) {
+        real a[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int i = first + j * GROUP;
+            if (i < n) a[j] = read(i);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int i = first + j * GROUP;
+            if (i < n) write(i, a[j]);
+        }
+    }
+}
+
+// A sweep down a column goes in batches of so many rows, for the same reason.
+constexpr int BATCH = sizeof(real) == 4 ? 8 : 4;
+
+template <int n>
+struct Batch {
+    real of[n];
+};
+
+template <int n>
+__device__ __forceinline__ Batch<n> batch_of(const real *v) {
+    Batch<n> batch;
+#pragma unroll
+    for (int i = 0; i < n / 4 * 4; i += 4) {
+        real quad[4];
+        load4(v + i, quad);
+#pragma unroll
+        for (int j = 0; j < 4; j++) batch.of[i + j] = quad[j];
+    }
+#pragma unroll
+    for (int i = n / 4 * 4; i < n; i++) batch.of[i] = v[i];
+    return batch;
+}
+
+template <bool writes, int apart, int n, class F, class... B>
+__device__ __forceinline__ void sweep_batch(const real *from, real *to, F f, const B &...batches) {
+    real e[n];
+#pragma unroll
+    for (int i = 0; i < n; i++) e[i] = from[i * apart];
+#pragma unroll
+    for (int i = 0; i < n; i++) f(i, e[i], batches.of[i]...);
+#pragma unroll
+    for (int i = 0; i < n && writes; i++) to[i * apart] = e[i];
+}
+
+// Calls f(i, e, v...) for each entry of a column of D entries, `apart` entries apart: e is the entry, which f may change, v
+// those of vectors in the same row. If `writes`, the changed entries go to the column `to`. i is a constant: a sum of even
+// and one of odd rows are two chains of additions, each of which waits for its last one.
+template <bool writes, int apart, class F, class... V>
+__device__ __forceinline__ void sweep(const real *from, real *to, F f, const V *...v) {
+#pragma unroll 1
+    for (int d = 0; d + BATCH <= D; d += BATCH)
+        sweep_batch<writes, apart, BATCH>(from + d * apart, to + d * apart, f, batch_of<BATCH>(v + d)...);
+    if constexpr (D % BATCH > 0) {
+        constexpr int d = D - D % BATCH;
+        sweep_batch<writes, apart, D % BATCH>(from + d * apart, to + d * apart, f, batch_of<D % BATCH>(v + d)...);
+    }
+}
+
+// f may change the entries of column c of A; v are vectors (D).
+template <class F, class... V>
+__device__ __forceinline__ void change_column(real *A, int c, F f, const V *...v) {
+    sweep<true, LD>(A + c, A + c, f, v...);
+}
+
 // Column c of v A.
 __device__ __forceinline__ real product(const real *v, const real *A, int c) {
-    real even = 0, odd = 0; // two chains of additions: each waits for its last one
-    const real *at = A + c;
-#pragma unroll 4
-    for (int d = 0; d + 1 < D; d += 2, at += 2 * LD) {
-        even += v[d] * at[0];
-        odd += v[d + 1] * at[LD];
-    }
-    return D % 2 ? even + odd + v[D - 1] * *at : even + odd;
+    real sum[2] = {0, 0};
+    sweep<false, LD>(A + c, nullptr, [&](int i, real e, real v_d) { sum[i % 2] += v_d * e; }, v);
+    return sum[0] + sum[1];
 }
 
 // after = retention before + k^T change, and after = before + k in the part of the vector that is kept.
@@ -77,32 +148,31 @@ template <class F>
 __device__ __forceinline__ void redo(int rank, real *after, const real *before, const real *k, real retention, F change) {
     each(rank, M, [&](int c) {
         const real u = change(c);
-#pragma unroll 4
-        for (int d = 0; d < D; d++) after[d * LD + c] = retention * before[d * LD + c] + k[d] * u;
+        sweep<true, LD>(before + c, after + c, [&](int, real &e, real k_d) { e = retention * e + k_d * u; }, k);
     });
     each(rank, SRWM_KEPT_VECTOR, [&](int d) { after[MATRIX + d] = before[MATRIX + d] + k[d]; });
 }
 
 // Calls f(d, the sum of term(d, c) over `columns` columns) for each row, by one lane. All threads call it.
-template <class T, class F>
+template <int LANES, int UNROLLED, class T, class F>
 __device__ __forceinline__ void sum_rows(int rank, int columns, T term, F f) {
 #pragma unroll 1
-    for (int i = rank; i < up_to(D * LANES_OF_ROW, GROUP); i += GROUP) {
-        const int d = i / LANES_OF_ROW, part = i % LANES_OF_ROW;
+    for (int i = rank; i < up_to(D * LANES, GROUP); i += GROUP) {
+        const int d = i / LANES, part = i % LANES;
         real sum = 0;
         if (d < D) {
-#pragma unroll 4
-            for (int c = part; c < columns; c += LANES_OF_ROW) sum += term(d, c);
+#pragma unroll UNROLLED
+            for (int c = part; c < columns; c += LANES) sum += term(d, c);
         }
-        sum = sum_over<LANES_OF_ROW>(sum);
+        sum = sum_over<LANES>(sum);
         if (d < D && part == 0) f(d, sum);
     }
 }
 
 // The same for A g^T.
-template <class F>
+template <int LANES, class F>
 __device__ __forceinline__ void along_rows(int rank, const real *A, const real *g, int columns, F f) {
-    sum_rows(rank, columns, [&](int d, int c) { return A[d * LD + c] * g[c]; }, f);
+    sum_rows<LANES, BATCH>(rank, columns, [&](int d, int c) { return A[d * LD + c] * g[c]; }, f);
 }
 
 // Whether a thread belongs to the warp that does the first, or the second, of two things that one warp does alone.
@@ -154,6 +224,14 @@ struct Array {
     int view;
 };
 
+// A column of a caller's array.
+template <class T>
+struct Column {
+    T *first;
+    long long row;
+    __device__ __forceinline__ real entry(int d) const { return widen(first[d * row]); }
+};
+
 // The sequence that a group computes: where it begins in each array, and the views.
 struct Sequence {
     const long long *start;
@@ -162,6 +240,10 @@ struct Sequence {
     template <class T>
     __device__ __forceinline__ real entry(Array<T> a, long long t, int i) const {
         return widen(a.first[start[a.view] + t * views[a.view].row + i * views[a.view].entry]);
+    }
+    template <class T>
+    __device__ __forceinline__ Column<T> column(Array<T> a, int c) const {
+        return {a.first + start[a.view] + c * views[a.view].entry, views[a.view].row};
     }
     __device__ __forceinline__ bool flag(Array<const bool> a, long long t) const {
         return a.first[start[a.view] + t * views[a.view].row];
@@ -186,9 +268,9 @@ struct Flags {
 // Reads a matrix, or a vector of n entries; zeros if there is none.
 template <class T>
 __device__ __forceinline__ void read_matrix(int rank, real *A, Array<T> from, const Sequence &of) {
-    each(rank, D * M, [&](int i) {
-        A[i / M * LD + i % M] = from.first == nullptr ? real(0) : of.entry(from, i / M, i % M);
-    });
+    copy_each(
+        rank, D * M, [&](int i) { return from.first == nullptr ? real(0) : of.entry(from, i / M, i % M); },
+        [&](int i, real a) { A[i / M * LD + i % M] = a; });
 }
 
 template <class T>
@@ -217,7 +299,8 @@ struct States {
 // Writes a state, as it is saved (`kept` entries of its vector) or returned.
 template <class T>
 __device__ __forceinline__ void write_matrix(int rank, T *out, const real *A) {
-    each(rank, D * M, [&](int i) { narrow(A[i / M * LD + i % M], out[i]); });
+    copy_each(
+        rank, D * M, [&](int i) { return A[i / M * LD + i % M]; }, [&](int i, real a) { narrow(a, out[i]); });
 }
 
 template <class T>
@@ -231,7 +314,8 @@ __device__ __forceinline__ void keep_state(int rank, real *out, const real *A) {
 }
 
 __device__ __forceinline__ void restore_state(int rank, real *A, const real *kept) {
-    each(rank, D * M, [&](int i) { A[i / M * LD + i % M] = kept[i]; });
+    copy_each(
+        rank, D * M, [&](int i) { return kept[i]; }, [&](int i, real a) { A[i / M * LD + i % M] = a; });
     each(rank, SRWM_KEPT_VECTOR, [&](int i) { A[MATRIX + i] = kept[D * M + i]; });
 }
 
@@ -370,10 +454,14 @@ __device__ __forceinline__ void run_backward(Op &op, const BackwardSizes<n> &s, 
                     // In turns, so that a step's key does not come while another thread reads that of the step before.
                     real *const k = op.vectors + t % 2 * D_;
                     const bool is_initial = flags.begins(t + 1);
+                    // What a thread needs for its first column is on its way while the key is.
+                    const real change = rank < M ? op.change(row, t, rank, of) : real(0), retention = op.retention(row);
                     if (!is_initial) each(rank, D, [&](int d) { k[d] = op.key(row, t, d, of, flags); });
                     GROUP_SYNC();
                     if (is_initial) op.states.begin(rank, after, false, of);
-                    else redo(rank, after, before, k, op.retention(row), [&](int c) { return op.change(row, t, c, of); });
+                    else redo(rank, after, before, k, retention, [&](int c) {
+                        return c == rank ? change : op.change(row, t, c, of);
+                    });
                 }
                 GROUP_SYNC();
                 for (long long t = last - 1; t >= begin; t--) {

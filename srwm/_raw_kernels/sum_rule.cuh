@@ -6,6 +6,7 @@
 #include "replayed.cuh"
 
 constexpr bool NORMALISED = SRWM_VECTOR > 0; // by z, the vector of the state
+constexpr int WIDER = D > M ? D : M;
 
 // The factor of the outputs, and eps; without a denominator the factor is the only setting.
 __device__ __forceinline__ real scale_of(const double *settings) { return real(settings[NORMALISED ? 1 : 0]); }
@@ -26,15 +27,12 @@ __device__ __forceinline__ void sum_step(int rank, real *A, const SumVectors &of
     // 1  S <- S + k^T v   2  r = q S
     each(rank, M, [&](int c) {
         const real v_c = of.v[c];
-        real sum = 0, *at = A + c;
-#pragma unroll 4
-        for (int d = 0; d < D; d++, at += LD) {
-            const real e = *at + of.k[d] * v_c;
-            *at = e;
-            sum += of.q[d] * e;
-        }
-        if (NORMALISED) of.r[c] = sum;
-        else write(c, scale_of(settings) * sum);
+        real sum[2] = {0, 0};
+        auto add = [&](int i, real &e, real k_d, real q_d) { sum[i % 2] += q_d * (e += k_d * v_c); };
+        change_column(A, c, add, of.k, of.q);
+        const real r = sum[0] + sum[1];
+        if (NORMALISED) of.r[c] = r;
+        else write(c, scale_of(settings) * r);
     });
     if (NORMALISED) {
         // 1  z <- z + k   3  n = q . z + eps
@@ -68,23 +66,19 @@ __device__ __forceinline__ void sum_step_backward(int rank, const real *before, 
     each(rank, M, [&](int c) {
         const real g_r = NORMALISED ? of.r[c] / of.n[0] : of.r[c];
         if (NORMALISED) of.r[c] = g_r;
-        real sum = 0, *at = G + c;
-#pragma unroll 4
-        for (int d = 0; d < D; d++, at += LD) {
-            const real e = *at + of.q[d] * g_r;
-            *at = e;
-            sum += of.k[d] * e;
-        }
-        write_v(c, sum);
+        real sum[2] = {0, 0};
+        auto add = [&](int i, real &e, real q_d, real k_d) { sum[i % 2] += k_d * (e += q_d * g_r); };
+        change_column(G, c, add, of.q, of.k);
+        write_v(c, sum[0] + sum[1]);
     });
     GROUP_SYNC();
     // 2'  g_q = g_r S^T, with the new S   1'  g_k = v G^T
-    along_rows(rank, before, of.r, M, [&](int d, real sum) {
+    along_rows<LANES_OF_STACK>(rank, before, of.r, M, [&](int d, real sum) {
         const real g = sum + of.n[1] * of.k[d];
         if (NORMALISED) g_q[d] = g;
         else write_q(d, g);
     });
-    along_rows(rank, G, of.v, M, [&](int d, real sum) {
+    along_rows<LANES_OF_STATE>(rank, G, of.v, M, [&](int d, real sum) {
         if (NORMALISED) g_k[d] = sum;
         else write_k(d, sum);
     });
@@ -114,8 +108,12 @@ struct SumForward {
     __device__ __forceinline__ void step(int rank, real *A, real *row, long long index, long long t, const Sequence &of,
                                          const Flags &flags) const {
         const SumVectors at(vectors);
-        each(rank, D, [&](int d) { at.q[d] = of.entry(q, t, d), at.k[d] = of.entry(k, t, d); });
-        each(rank, M, [&](int c) { at.v[c] = of.entry(v, t, c); });
+        each(rank, WIDER, [&](int i) { // all is read before any is written
+            const real q_i = i < D ? of.entry(q, t, i) : real(0), k_i = i < D ? of.entry(k, t, i) : real(0);
+            const real v_i = i < M ? of.entry(v, t, i) : real(0);
+            if (i < D) at.q[i] = q_i, at.k[i] = k_i;
+            if (i < M) at.v[i] = v_i;
+        });
         GROUP_SYNC();
         sum_step(rank, A, at, settings, [&](int c, real out) { narrow(out, y[index * DO + c]); });
     }
@@ -144,10 +142,12 @@ struct SumBackward {
     __device__ __forceinline__ void step(int rank, const real *before, real *G, const real *, long long t,
                                          const Sequence &of, const Flags &) const {
         const SumVectors at(vectors);
-        each(rank, D, [&](int d) { at.q[d] = of.entry(q, t, d), at.k[d] = of.entry(k, t, d); });
-        each(rank, M, [&](int c) {
-            at.v[c] = of.entry(v, t, c);
-            at.r[c] = grad_y.first == nullptr ? real(0) : scale_of(settings) * of.entry(grad_y, t, c);
+        each(rank, WIDER, [&](int i) {
+            const real q_i = i < D ? of.entry(q, t, i) : real(0), k_i = i < D ? of.entry(k, t, i) : real(0);
+            const real v_i = i < M ? of.entry(v, t, i) : real(0);
+            const real g_i = i < M && grad_y.first != nullptr ? of.entry(grad_y, t, i) : real(0);
+            if (i < D) at.q[i] = q_i, at.k[i] = k_i;
+            if (i < M) at.v[i] = v_i, at.r[i] = scale_of(settings) * g_i;
         });
         GROUP_SYNC();
         sum_step_backward(

@@ -187,9 +187,7 @@ struct WriterForward {
             row[OF_DELTA + c] = Delta;
             if (c < DO) narrow(is_real ? product(at.read, A, c) : real(0), y[index * DO + c]);
             const real alpha = Kind::RETAINS ? at.scalars[ALPHA] : real(1);
-            real *to = A + c;
-#pragma unroll 4
-            for (int d = 0; d < D; d++, to += LD) *to = alpha * *to + at.k[d] * u;
+            change_column(A, c, [&](int, real &e, real k_d) { e = alpha * e + k_d * u; }, at.k);
         });
     }
 };
@@ -222,21 +220,22 @@ struct WriterBackward {
         const WriterVectors at(vectors);
         real *const g_o = at.o;
         const bool is_real = !flags.padding(t);
-        Kind::load_scalars(rank, row + OF_SCALARS, at);
-        each(rank, D, [&](int d) {
-            at.k[d] = row[OF_K + d], at.r[d] = row[OF_R + d], at.read[d] = row[OF_READ + d];
-            at.x[d] = is_real ? of.entry(x, t, d) : real(0);
-        });
-        each(rank, DO, [&](int c) {
-            at.g_y[c] = grad_y.first == nullptr || !is_real ? real(0) : of.entry(grad_y, t, c);
-            g_o[c] = 0;
+        Kind::load_scalars(GROUP - 1 - rank, row + OF_SCALARS, at); // by other warps, if there are any
+        each(rank, D > DO ? D : DO, [&](int i) { // all is read before any is written
+            const bool is_row = i < D, is_output = i < DO && is_real && grad_y.first != nullptr;
+            const real k_i = is_row ? row[OF_K + i] : real(0), r_i = is_row ? row[OF_R + i] : real(0);
+            const real read_i = is_row ? row[OF_READ + i] : real(0);
+            const real x_i = is_row && is_real ? of.entry(x, t, i) : real(0);
+            const real g_i = is_output ? of.entry(grad_y, t, i) : real(0);
+            if (is_row) at.k[i] = k_i, at.r[i] = r_i, at.read[i] = read_i, at.x[i] = x_i;
+            if (i < DO) at.g_y[i] = g_i, g_o[i] = 0;
         });
         GROUP_SYNC();
         // 5'  g_u = k G, and <G, W> of each column   4'  g_Delta = rates g_u
         each(rank, M, [&](int c) {
             real g_u = 0, g_W = 0;
             const real *of_G = G + c, *of_W = before + c;
-#pragma unroll 4
+#pragma unroll 8
             for (int d = 0; d < D; d++, of_G += LD, of_W += LD) {
                 g_u += at.k[d] * *of_G;
                 if (Kind::RETAINS) g_W += *of_G * *of_W;
@@ -246,9 +245,9 @@ struct WriterBackward {
         });
         GROUP_SYNC();
         // 5'  g_k = G u^T   4'  g_r = g_Delta W^T   3'  g_read = g_y W_y^T
-        along_rows(rank, G, at.u, M, [&](int d, real sum) { at.g_k[d] = sum; });
-        along_rows(rank, before, at.g_Delta, M, [&](int d, real sum) { at.g_r[d] = sum; });
-        along_rows(rank, before, at.g_y, DO, [&](int d, real sum) {
+        along_rows<LANES_OF_STATE>(rank, G, at.u, M, [&](int d, real sum) { at.g_k[d] = sum; });
+        along_rows<LANES_OF_STACK>(rank, before, at.g_Delta, M, [&](int d, real sum) { at.g_r[d] = sum; });
+        along_rows<LANES_OF_STACK>(rank, before, at.g_y, DO, [&](int d, real sum) {
             at.g_read[d] = sum;
             if (Kind::READS_OUTSIDE) narrow(sum, of.part(g_reader)[t * D + d]);
         });
@@ -256,14 +255,14 @@ struct WriterBackward {
         Kind::gates_backward(rank, g_o, at, row + OF_DELTA, settings);
         GROUP_SYNC();
         // 1'  g_x = g_o W^T   5', 4', 3', 1'  G = alpha G + r^T g_Delta + read^T g_y + x^T g_o
-        along_rows(rank, before, g_o, M, [&](int d, real sum) { narrow(sum, of.part(gx)[t * D + d]); });
+        along_rows<LANES_OF_STACK>(rank, before, g_o, M, [&](int d, real sum) { narrow(sum, of.part(gx)[t * D + d]); });
         each(rank, M, [&](int c) {
             const real alpha = Kind::RETAINS ? at.scalars[ALPHA] : real(1);
             const real g_Delta = at.g_Delta[c], g_y = c < DO ? at.g_y[c] : real(0), g = g_o[c];
-            real *to = G + c;
-#pragma unroll 4
-            for (int d = 0; d < D; d++, to += LD)
-                *to = alpha * *to + at.r[d] * g_Delta + at.read[d] * g_y + at.x[d] * g;
+            auto add = [&](int, real &e, real r_d, real read_d, real x_d) {
+                e = alpha * e + r_d * g_Delta + read_d * g_y + x_d * g;
+            };
+            change_column(G, c, add, at.r, at.read, at.x);
         });
     }
 };
