@@ -3,6 +3,7 @@
     python -m benchmarks.compile_matrix           # what CI compiles; fails on a spill
     python -m benchmarks.compile_matrix --all     # every shipped specialisation
     python -m benchmarks.compile_matrix --all --write docs/kernels.md
+    python -m benchmarks.compile_matrix --all --kernels sum_rule_forward --write docs/kernels.md
 
 No GPU is needed: NVRTC compiles for any.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,14 +39,19 @@ KERNELS: dict[str, Callable[..., launch.Config]] = {
     for direction in (launch.forward, launch.backward)
 }
 
+# A head of a width of its own, beside those.
+ODD = (28, 40)
+
+# The same of the kernels whose state is in memory: the oldest architecture that CUDA 13 has, the newest,
+# and one between; states in the dtype of the arrays. Their registers hardly depend on the size.
+REPLAYED_SIZES = (16, 28, 64, 128)
+REPLAYED_ARCHITECTURES = (75, 90, 120)
+
 # What CI compiles: all architectures in float32, and one for the other dtypes. Of the kernels whose state
-# is in memory two architectures and sizes: their registers hardly depend on them.
+# is in memory two architectures and sizes.
 CI_SIZES = (16, 32, 64, 128)
 CI_ARCHITECTURE = 90
 CI_REPLAYED_SIZES, CI_REPLAYED_ARCHITECTURES = (16, 128), (75, 90)
-
-# A head of a width of its own, beside those.
-ODD = (28, 40)
 
 
 class Case(NamedTuple):
@@ -115,24 +121,36 @@ def architectures() -> tuple[int, ...]:
     return tuple(architecture for architecture in ARCHITECTURES if architecture in known)
 
 
+def is_replayed(kernel: str) -> bool:
+    """Whether a kernel keeps its state in memory."""
+    return isinstance(launch.OPERATORS[kernel.rpartition("_")[0]], launch.Replayed)
+
+
 def shipped() -> Iterator[Case]:
-    """Every shipped specialisation on every architecture that the compiler knows."""
+    """The shipped specialisations on the architectures that the compiler knows."""
     known = architectures()
     for kernel in KERNELS:
         for D in sorted((*SIZES, *ODD)):
             for dtype in DTYPES:
                 for state in STATE_DTYPES[dtype]:
                     for architecture in known:
-                        yield Case(kernel, D, D, dtype, architecture, state)
+                        case = Case(kernel, D, D, dtype, architecture, state)
+                        if not is_replayed(kernel) or (
+                            D in REPLAYED_SIZES
+                            and architecture in REPLAYED_ARCHITECTURES
+                            and state == dtype
+                        ):
+                            yield case
 
 
 def of_ci() -> Iterator[Case]:
     """Those that CI compiles."""
     for case in shipped():
-        is_replayed = isinstance(launch.OPERATORS[case.kernel.rpartition("_")[0]], launch.Replayed)
-        if is_replayed and case.architecture not in CI_REPLAYED_ARCHITECTURES:
-            continue
-        sizes = CI_REPLAYED_SIZES if is_replayed else CI_SIZES
+        sizes: tuple[int, ...] = CI_SIZES
+        if is_replayed(case.kernel):
+            sizes = CI_REPLAYED_SIZES
+            if case.architecture not in CI_REPLAYED_ARCHITECTURES:
+                continue
         if case.D in sizes and (case.dtype == "float32" or case.architecture == CI_ARCHITECTURE):
             yield case
 
@@ -144,18 +162,20 @@ def each(cases: Iterable[Case], workers: int | None = None) -> Iterator[Compiled
         yield from tqdm(pool.map(compiled, cases, chunksize=4), total=len(cases), unit="kernel")
 
 
-def table(results: Iterable[Compiled]) -> str:
-    """Markdown: a row for each kernel, size and dtype; registers and spills over the architectures."""
+def table(results: Iterable[Compiled]) -> tuple[list[str], list[str]]:
+    """Markdown: the head, and a row for each kernel, size and dtype, of all architectures."""
     rows: dict[tuple[str, int, str], list[Compiled]] = {}
     for result in results:
         case = result.case
         dtype = case.dtype if case.state in (case.dtype, None) else f"{case.dtype}, state {case.state}"
         rows.setdefault((case.kernel, case.D, dtype), []).append(result)
-    lines = [
+    head = [
         "| kernel | D = Do | dtype | threads | blocks | registers | spilled bytes | stack bytes "
         "| shared bytes | working memory of a group, KB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+
+    lines = []
 
     def span(numbers: Iterable[int]) -> str:
         low, high = min(numbers := list(numbers)), max(numbers)
@@ -171,7 +191,7 @@ def table(results: Iterable[Compiled]) -> str:
             f"| {span(r.stack_bytes for r in results)} | {span(r.shared_bytes for r in results)} "
             f"| {plans[0].working * size / 1024:.3g} |"
         )
-    return "\n".join(lines)
+    return head, lines
 
 
 def markdown_between(path: Path, name: str, text: str) -> None:
@@ -182,18 +202,32 @@ def markdown_between(path: Path, name: str, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{end}{after.partition(end)[2]}", encoding="utf-8")
 
 
+def merge_rows(path: Path, name: str, head: list[str], rows: list[str], kernels: Collection[str]) -> None:
+    """Put rows of these kernels into a table between two markers. Those of other kernels stay."""
+
+    def kernel_of(row: str) -> str:
+        return row.strip("| ").partition(" ")[0]
+
+    found = path.read_text(encoding="utf-8").partition(f"<!-- {name} -->")[2].partition("<!--")[0]
+    stay = [row for row in found.splitlines() if kernel_of(row) in set(KERNELS) - {*kernels}]
+    merged = sorted([*rows, *stay], key=lambda row: list(KERNELS).index(kernel_of(row)))
+    markdown_between(path, name, "\n".join([*head, *merged]))
+
+
 def main() -> None:
     """Compile, print the table, fail on a spill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--all", action="store_true", help="every shipped specialisation; minutes")
     parser.add_argument("--write", type=Path, help="Markdown file between whose markers the table goes")
+    parser.add_argument("--kernels", nargs="*", default=list(KERNELS), help="only these; others' rows stay")
     options = parser.parse_args()
-    results = list(each(shipped() if options.all else of_ci()))
-    text = table(results)
+    cases = shipped() if options.all else of_ci()
+    results = list(each(case for case in cases if case.kernel in options.kernels))
+    head, rows = table(results)
     if options.write is None:
-        print(text)
+        print("\n".join(head + rows))
     else:
-        markdown_between(options.write, "compile_matrix", text)
+        merge_rows(options.write, "compile_matrix", head, rows, options.kernels)
     spilled = [result for result in results if result.spilled_bytes]
     for result in spilled:
         print(

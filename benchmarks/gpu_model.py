@@ -12,22 +12,34 @@ large enough for it); a barrier opens when all warps have come. It knows nothing
 rates, or other blocks, and branches it takes as they usually go. `make gpu-check` on a device falsifies it:
 where the ranking of two kernels by measured time contradicts this table, or a step takes more than twice
 the cycles given here.
+
+The kernels that keep their state in memory have loops of other lengths in each warp. Each warp's way is
+followed through the whole kernel, from its first instruction (`benchmarks/gpu_trace.py`): calls of 8 and of
+16 steps, which differ by a segment of 8. A step is an eighth of the difference, the recomputation of
+backward and the states that are saved included. Here the memory pipe serves 128 bytes of one line a cycle,
+a line of global memory is in the L1 cache once the block has come to it (working memory only if all of it
+fits there), and bank conflicts count.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.compile_matrix import Case, markdown_between
+from benchmarks import gpu_trace
+from benchmarks.compile_matrix import KERNELS, Case, is_replayed, merge_rows
 from srwm._raw_kernels import loader
+from srwm.operators.spec import REPLAYED_SEGMENT
+from srwm.operators.table import OPERATORS
 
 # Cycles until a result can be used (H100: published microbenchmarks; global memory as an L2 hit, since
 # every step's operands are fetched a step before).
@@ -77,6 +89,8 @@ class Instruction(NamedTuple):
     label: str  # that stands before it
     frames: tuple[tuple[str, int], ...]  # files and lines, innermost first: what is inlined into what
     line: int  # of the kernel's own file
+    guard: str  # the predicate under which it runs; "" without one
+    operands: tuple[str, ...]
 
 
 def listing(case: Case) -> str:
@@ -161,6 +175,8 @@ def parsed(text: str, kernel: str) -> list[Instruction]:
                 label,
                 tuple(frames),
                 line,
+                guard.removeprefix("@"),
+                tuple(operands),
             )
         )
         label = ""
@@ -302,8 +318,8 @@ def of_one_step(case: Case, instructions: list[Instruction]) -> list[tuple[Instr
 class Cost(NamedTuple):
     """Of one step: of a warp, but for cycles and barriers."""
 
-    counts: Counter[str]
-    cycles: int
+    counts: Mapping[str, float]
+    cycles: float
 
 
 def simulated(case: Case) -> Cost:
@@ -353,6 +369,45 @@ def simulated(case: Case) -> Cost:
     return Cost(counts, ends[-1] - ends[-2])
 
 
+def constants(case: Case, steps: int) -> tuple[bytes, list[str]]:
+    """The constants of a call of one block, a sequence for each thread group; the names of its arrays."""
+    groups, text = case.plan().groups, "\n".join(_text(f"{case.kernel}.cu"))
+    declared = re.search(rf"\b{case.kernel}\(([^)]*)\) \{{", text)
+    views = re.search(r"enum \{ (.*), VIEWS \}", text)
+    assert declared is not None
+    assert views is not None
+    *arrays, _ = [re.findall(r"\w+", parameter)[-1] for parameter in declared[1].split(",")]
+    segments = -(-steps // REPLAYED_SEGMENT)
+    sizes = [groups] if case.kernel.endswith("_forward") else [groups, 1, 1, 1]
+    sizes += [steps, segments, 0, 1, groups, *[1] * 7]
+    for _ in views[1].split(", "):  # arrays of sequences far from each other
+        sizes += [1 << 20, *[0] * 7, case.D, 1]
+    settings = [*OPERATORS[case.kernel.rpartition("_")[0]].numbers, *[0.0] * 6][:6]
+    arguments = struct.pack(f"{len(sizes)}q6d", *sizes, *settings)
+    given = [not re.fullmatch(r"reset|mask|g?state.*", name) for name in arrays]
+    return gpu_trace.constants_of(given, arguments), arrays
+
+
+def followed(case: Case) -> Cost:
+    """Counts and cycles of a step of one block, on average over a segment."""
+    plan, instructions = case.plan(), parsed(listing(case), case.kernel)
+    size = 8 if case.dtype == "float64" else 4
+    cached = plan.groups * plan.working * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
+    warps = plan.threads // 32
+    cycles, counts = [], []
+    for steps in (REPLAYED_SEGMENT, 2 * REPLAYED_SEGMENT):
+        bank, arrays = constants(case, steps)
+        memory = gpu_trace.Memory(bank, None if cached else arrays.index("working") + 1)
+        # Groups of one warp all go the same way.
+        different = 1 if plan.groups > 1 else warps
+        paths = [gpu_trace.Warp(instructions, warp, memory).run() for warp in range(different)]
+        paths *= warps // different
+        cycles.append(gpu_trace.cycles_of(instructions, paths, LATENCY, ARITHMETIC))
+        counts.append(gpu_trace.counted(instructions, paths[0]))
+    of_a_step = {opcode: (counts[1][opcode] - counts[0][opcode]) / REPLAYED_SEGMENT for opcode in counts[1]}
+    return Cost(of_a_step, (cycles[1] - cycles[0]) / REPLAYED_SEGMENT)
+
+
 def of_working_memory(instruction: Instruction) -> bool:
     """Whether it reads or writes a part of the state that is not in registers."""
     return instruction.opcode.split(".")[0] in ("LDS", "STS", "LD", "ST", "LDG", "STG") and any(
@@ -396,25 +451,36 @@ def published(D: int, pass_: str) -> tuple[int, int, tuple[int, int]]:
     return barriers, atomics, (low, low * 2)
 
 
-def rows() -> Iterator[list[Any]]:
-    """The table's rows."""
-    for pass_ in ("srwm_forward", "srwm_backward", "delta_forward", "delta_backward"):
-        for D in SIZES:
-            case = Case(pass_, D, D, "float32", ARCHITECTURE)
-            cost = simulated(case)
-            c = cost.counts
-            atomics = c["ATOMS"] + c["ATOM"] + c["ATOMG"] + c["RED"]
-            memory = c["LD"] + c["ST"] + c["LDG"] + c["STG"]
-            paper = PAPER.get((D, pass_))
-            row = [pass_, D, case.plan().threads, c["BAR"], c["WARPSYNC"], c["SHFL"], atomics]
-            row += [c["LDS"] + c["STS"], memory, c["FFMA"], sum(c.values()), cost.cycles]
-            row += ["" if paper is None else f"{paper[0]} to {paper[1]}"]
-            if paper is None:
-                row += ["", "", ""]
-            else:
-                barriers, theirs, (low, high) = published(D, pass_)
-                row += [barriers, theirs, f"{low:,} to {high:,}"]
-            yield row
+def row_of(pass_: str, D: int) -> list[Any]:
+    """A row of the table."""
+    case = Case(pass_, D, D, "float32", ARCHITECTURE)
+    cost = followed(case) if is_replayed(pass_) else simulated(case)
+    c = Counter(cost.counts)
+    atomics = c["ATOMS"] + c["ATOM"] + c["ATOMG"] + c["RED"]
+    memory = c["LD"] + c["ST"] + c["LDG"] + c["STG"]
+    paper = PAPER.get((D, pass_))
+    numbers: list[float] = [
+        c["BAR"],
+        c["WARPSYNC"],
+        c["SHFL"],
+        atomics,
+        c["LDS"] + c["STS"],
+        memory,
+        c["FFMA"],
+    ]
+    numbers += [sum(c.values()), cost.cycles]
+    row = [pass_, D, case.plan().threads, *(round(number) for number in numbers)]
+    if paper is None:
+        return [*row, "", "", "", ""]
+    barriers, theirs, (low, high) = published(D, pass_)
+    return [*row, f"{paper[0]} to {paper[1]}", barriers, theirs, f"{low:,} to {high:,}"]
+
+
+def rows(kernels: list[str]) -> Iterator[list[Any]]:
+    """The rows of these kernels."""
+    cases = [(pass_, D) for pass_ in KERNELS if pass_ in kernels for D in SIZES]
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(row_of, *zip(*cases, strict=True))
 
 
 HEAD = [
@@ -428,13 +494,13 @@ def main() -> None:
     """Print the table, or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", type=Path, help="Markdown file between whose markers the table goes")
+    parser.add_argument("--kernels", nargs="*", default=list(KERNELS), help="only these; others' rows stay")
     options = parser.parse_args()
-    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows()]
-    text = "\n".join(lines)
-    print(text)
+    head = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows(options.kernels)]
+    print("\n".join(head + lines))
     if options.write is not None:
-        markdown_between(options.write, "gpu_model", text)
+        merge_rows(options.write, "gpu_model", head, lines, options.kernels)
 
 
 if __name__ == "__main__":
