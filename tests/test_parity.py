@@ -6,6 +6,7 @@ there is a device: `pytest -m gpu`, or `make gpu-check` for its owner.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import ml_dtypes
@@ -104,9 +105,14 @@ pytestmark = pytest.mark.slow_where(lambda backend, row: backend is CUDA_ON_HOST
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in ON_CUDA], ids=repr)
 def test_the_other_kernels_of_emulated_cuda(row, dtype):
-    """Every operand broadcast or not, strided, several segments, a float32 state beside halves."""
+    """Every operand broadcast or not, strided, several segments, a float32 state beside halves.
+
+    Without each of the optional operands; NaN at padding.
+    """
     size, state_dtype = ((2, 3), (3,), 21, 5, 7), np.float32 if dtype == "float16" else None
     cases = [random_case(row, size, **start) for start in starts_of(row).values()]
+    cases += each_optional_operand_missing(row, size)
+    cases = [with_nan_at_padding(case) for case in cases]
     for operand in row.op.flat if dtype == "float64" else ():
         for alone, others in (((), (2, 3)), ((2, 3), ())):
             leads = {o.name: others for o in row.op.flat} | {operand.name: alone}
@@ -115,6 +121,25 @@ def test_the_other_kernels_of_emulated_cuda(row, dtype):
         case = case.astype(np.dtype(dtype), state_dtype)
         truth, got = truth_of(case), CUDA_ON_HOST.run(case.map(strided))
         assert_close(got, truth, TOLERANCE[dtype])
+
+
+def each_optional_operand_missing(row, size):
+    """Cases with all operands but one."""
+    case, optional = random_case(row, size, **EVERYTHING), [o.name for o in row.op.flat if o.optional]
+    return [case.with_(**{name: None}) for name in optional if case[name] is not None]
+
+
+def with_nan_at_padding(case):
+    """The case with other padding, which changes nothing. The data have the leading axes of the mask."""
+    if not case.row.has_mask or case["mask"] is None:
+        return case
+    mask, op = case["mask"], case.row.op
+
+    def padded(a):
+        return np.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, np.nan)
+
+    data = {op.flat[i].name: padded(case.flat[i]) for i in op.places("data")}
+    return replace(case.with_(**data), incoming=(padded(case.incoming[0]), *case.incoming[1:]))
 
 
 @cache
@@ -423,6 +448,13 @@ def test_without_an_optional_initial_matrix_sequences_begin_at_zero(backend, row
 
 @each_backend
 @each_operator
+def test_any_of_the_optional_operands_may_be_missing(backend, row):
+    for case in each_optional_operand_missing(row, ((2, 3), (3,), 21, 5, 7)):
+        assert_close(backend.run(case), truth_of(case), TOLERANCE["float64"])
+
+
+@each_backend
+@each_operator
 def test_bitwise_the_same_from_run_to_run(backend, row):
     case = random_case(row, ((40,), (), 20, 16, 16), **EVERYTHING).astype(np.float32)
     assert_same(backend.run(case), backend.run(case))
@@ -481,10 +513,7 @@ def test_padding_is_as_if_it_were_not_there(backend, row, start, L):
     mask[1], mask[2] = True, False  # no padding, and nothing else
     mask[3, -1] = False
     alone = [backend.run(sequence_without_padding(case, i)) for i in range(4)]
-    for i in row.op.places("data"):
-        case.flat[i][~mask] = np.nan
-    case.incoming[0][~mask] = np.nan
-    got = backend.run(case)
+    got = backend.run(with_nan_at_padding(case))
     of_steps = {"y", *(f"g{row.op.flat[i].name}" for i in row.op.places("data"))}
     of_all = {f"g{row.op.flat[i].name}" for i in row.op.places("parameter")}
     for name in of_all:

@@ -14,7 +14,10 @@ import srwm
 from srwm._cy import cpu
 from tests.cases import Case, random_case, random_delta_case
 from tests.cy.calls import forget
+from tests.operators import EVERYTHING, each_operator
+from tests.operators import random_case as random_row_case
 
+ALONE = {"backend": "cython", "num_threads": 1}
 DTYPES = ["float32", "float64", "float16", ml_dtypes.bfloat16]
 
 
@@ -29,21 +32,41 @@ def layout(request, monkeypatch):
     forget()
 
 
-def misplaced(a, offset, apart):
-    """A copy that begins `offset` bytes behind an aligned address, with `apart` bytes between entries."""
+def misplaced(a, offset, apart, between=0):
+    """A copy that begins `offset` bytes behind an aligned address, with `apart` bytes between entries.
+
+    And with `between` bytes between rows.
+    """
     if a is None or a.dtype == bool:
         return a
     step = a.itemsize + apart
-    strides = np.cumprod([step, *a.shape[:0:-1]])[::-1]
-    memory = np.zeros(offset + a.size * step + a.itemsize, np.uint8)
+    row = a.shape[-1] * step + between
+    strides = (*np.cumprod([row, *a.shape[-2:0:-1]])[::-1], step) if a.ndim > 1 else (step,)
+    memory = np.zeros(offset + a.size // a.shape[-1] * row + a.itemsize, np.uint8)
     copy = np.ndarray(a.shape, a.dtype, memory, offset, tuple(int(stride) for stride in strides))
     copy[...] = a
     return copy
 
 
+@pytest.mark.parametrize(
+    ("offset", "apart", "between"), [(1, 0, 0), (0, 16, 0), (0, 0, 16), (0, 0, 1)], ids=str
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_operator
+def test_rows_of_whole_vectors_anywhere(layout, row, dtype, offset, apart, between):
+    """Some kernels use these where they are, if they can."""
+    case = random_row_case(row, ((18,), (18,), 9, 16, 32), **EVERYTHING).astype(dtype)
+    moved = case.map(lambda a: misplaced(a, offset, apart, between))
+    got, expected = (
+        (*row.forward(c.flat, **ALONE), *row.backward(c.flat, *c.incoming, **ALONE)) for c in (moved, case)
+    )
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def results(case):
     """Forward and backward as they are called: `vjp` would compute on aligned copies."""
-    options = {"reset": case.reset, "backend": "cython", "num_threads": 1}
+    options = {"reset": case.reset, **ALONE}
     if isinstance(case, Case):
         operands, forward, backward = case[:2], srwm.forward, srwm.backward
     else:
