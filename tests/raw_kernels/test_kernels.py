@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from srwm._cy import launch
+from srwm._cy import cuda, launch
 from srwm._raw_kernels import loader
 from tests.cuda_host import backend
 from tests.cuda_host.raw_module import CudaHostError
@@ -90,8 +90,12 @@ def test_no_race_and_nothing_out_of_bounds(row, variant, mode):
 
 @pytest.mark.parametrize("mode", ["race", "bounds"])
 @pytest.mark.parametrize("row", OTHERS, ids=repr)
-def test_no_race_and_nothing_out_of_bounds_in_the_other_kernels(row, mode):
-    """Groups of one warp, and of several; sequences that share a matrix, more than run at a time."""
+def test_no_race_and_nothing_out_of_bounds_in_the_other_kernels(row, mode, monkeypatch):
+    """Groups of one warp, and of several; sequences that share a matrix, more than run at a time.
+
+    And five of them in three chunks, of which the last is not full.
+    """
+    monkeypatch.setattr(cuda, "MOST_CHUNKS", 4)
     for size in OF_OTHERS:
         case = random_case(row, size, **EVERYTHING).astype(np.float32)
         truth = truth_of(case)
