@@ -7,6 +7,7 @@ import pytest
 
 import srwm
 from srwm._cy import backend, cpu, processor
+from tests import operators
 from tests.cases import (
     TOLERANCE,
     Case,
@@ -102,6 +103,17 @@ def test_many_sequences_of_the_delta_rule(instruction_set, layout, poisoned_outp
     for dtype in ("float64", "float32"):
         got = run_delta(case.astype(dtype), backend="cython")
         assert_close(got, truth, TOLERANCE[dtype], dtype)
+
+
+@pytest.mark.parametrize(
+    "size", [((23,), (23,), 35, 16, 16), ((3, 7), (7,), 20, 5, 3)], ids=operators.size_id
+)
+@operators.each_operator
+def test_many_sequences_of_every_operator(instruction_set, layout, poisoned_outputs, row, size):
+    for dtype in ("float64", "float32"):
+        case = operators.random_case(row, size, **operators.EVERYTHING).astype(dtype)
+        truth = operators.truth_of(case)
+        operators.assert_close(operators.CYTHON.run(case), truth, TOLERANCE[dtype], dtype)
 
 
 def test_one_sequence_with_nan_leaves_the_others_beside_it_alone(layout):
