@@ -68,9 +68,9 @@ def front_end_of(kind: type) -> Any:
 
 def with_settings(op: Operator, verb: str, *values: Any) -> Operator:
     """The operator with these values of its settings, checked."""
-    # With dynamic=True, torch's compiler makes variables of floats, of defaults too. In a set they become
+    # Torch's compiler makes variables of numbers, with dynamic=True of defaults too. In a set they become
     # the constants that settings are.
-    constants = tuple([next(iter({value})) if type(value) is float else value for value in values])
+    constants = tuple([next(iter({value})) if type(value) in (float, int) else value for value in values])
     key = _key_of(op.name, verb, constants)
     return op if key == op.key else varied[key]
 
@@ -112,24 +112,27 @@ def vjp(
     call = front_end_of(type(flat[0])).prepare(op, "vjp", flat, options).own()
     y, *matrices, saved = call.forward(True)
 
-    def pullback(grad_y: Any, grad_state: Any = None, **by_name: Any) -> tuple[Any, ...]:
-        if by_name:
-            grad_state = _given_by_name(op, grad_state, by_name)
+    def pullback(*gradients: Any, **by_name: Any) -> tuple[Any, ...]:
+        given = (*gradients, None) if len(gradients) == 1 else gradients
+        grad_y, grad_state = _given_by_name(op, gradients, by_name) if by_name or len(given) != 2 else given
         return _pull_back(op, "vjp", call, grad_y, grad_state, lambda: saved)
 
     return (y, together(matrices)), pullback
 
 
-def _given_by_name(op: Operator, grad_state: Any, by_name: dict[str, Any]) -> Any:
-    """The gradient of the matrices, where a pullback got it by the name that it has in `backward`."""
-    expected = op.grad_state_argument
-    if grad_state is not None or set(by_name) != {expected}:
-        got = ", ".join(by_name)
+def _given_by_name(op: Operator, gradients: tuple[Any, ...], by_name: dict[str, Any]) -> tuple[Any, Any]:
+    """What a pullback got as grad_y, and as the gradient of the matrices."""
+    names = "grad_y", op.grad_state_argument
+    given = dict(zip(names, gradients, strict=False))
+    twice, unknown = given.keys() & by_name.keys(), by_name.keys() - set(names)
+    if len(gradients) > 2 or twice or unknown or "grad_y" not in given | by_name:
+        got = ", ".join([f"{len(gradients)} by position", *by_name])
         raise TypeError(
-            f"{op.verb('vjp')}: pullback: expected grad_y and {expected}, got {got} besides; "
-            f"pass each of the two once"
+            f"{op.verb('vjp')}: pullback: expected grad_y, perhaps {names[1]}, each once, got {got}; "
+            f"pass pullback(grad_y, {names[1]})"
         )
-    return by_name[expected]
+    given |= by_name
+    return given["grad_y"], given.get(names[1])
 
 
 def backward(
@@ -157,10 +160,12 @@ def _pull_back(
     incoming = (grad_y, *_several(op, name, op.grad_state_argument, grad_state, "pass zeros"))
     _checks.gradients(op, name, call.flat, call.shapes, incoming)
     gradients = call.backward(saved(), incoming)
+    # Of several states one may be missing: its gradient is None, so that the others keep their places.
+    has_state = any(call.flat[i] is not None for i in op.places("state"))
     return tuple(
         g
         for i, g in zip(op.differentiable, gradients, strict=True)
-        if op.flat[i].role != "state" or call.flat[i] is not None
+        if op.flat[i].role != "state" or has_state
     )
 
 

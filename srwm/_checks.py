@@ -10,7 +10,7 @@ import numbers
 import operator
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -325,12 +325,15 @@ def _setting(name: str, setting: Setting, value: Any) -> Any:
         return value
     bound = "" if setting.least is None else f" >= {setting.least:g}"
     bound = bound if setting.above is None else f" > {setting.above:g}"
-    remedy = f"the default is {setting.default}"
+    remedy = f"pass one, such as {setting.default}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"{name}: {setting.name}: expected a number{bound}, got {type_name(value)} {value!r}; {remedy}"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int too large for any float
+        number = inf
     if (
         not isfinite(number)
         or (setting.above is not None and number <= setting.above)

@@ -287,21 +287,17 @@ def delta_rnn_step_1(z_t: Any, k_t: Any, v_t: Any, beta_t: Any, R: Any, h: Any) 
     return h, R, h
 
 
-def self_modifying_step(x_t: Any, W: Any, query_t: Any, a: float, c: float, form: str, scale: float) -> Any:
-    """Of the memory that modifies itself: x_t, query_t (..., D), W (..., D, M).
-
-    form: "l2" keys with softplus rates, or "softmax" keys with sigmoid ones.
-    """
+def self_modifying_step(
+    x_t: Any, W: Any, query_t: Any, a: float, c: float, keys: str, rate: str, scale: float
+) -> Any:
+    """Of the memory that modifies itself: x_t, query_t (..., D), W (..., D, M)."""
     torch, D = _torch(), x_t.shape[-1]
     ends = (-2 * D - 2, -D - 2, -2, -1) if query_t is not None else (-3 * D - 2, -2 * D - 2, -D - 2, -D - 1)
     W_y, W_k, W_v, W_eta, W_last = W.tensor_split(ends, -1)
     W_alpha, W_q = W_last[..., :1], W_last[..., 1:]
     k, v, eta, alpha = _times(x_t, W_k), _times(x_t, W_v), _times(x_t, W_eta), _times(x_t, W_alpha)
-    if form == "l2":
-        k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        eta = scale * torch.nn.functional.softplus(eta)
-    else:
-        k, eta = k.softmax(-1), scale * eta.sigmoid()
+    k = k / k.norm(dim=-1, keepdim=True).clamp_min(1e-6) if keys == "l2" else k.softmax(-1)
+    eta = scale * (torch.nn.functional.softplus(eta) if rate == "softplus" else eta.sigmoid())
     y = _times(_times(x_t, W_q) if query_t is None else query_t, W_y)
     change = eta * _times(a * v - c * k, W)
     return y, alpha.sigmoid()[..., None] * W + _outer(k, change)
@@ -309,17 +305,17 @@ def self_modifying_step(x_t: Any, W: Any, query_t: Any, a: float, c: float, form
 
 def self_modifying_l2(x_t: Any, W: Any) -> Any:
     """With the objective of equation 93."""
-    return self_modifying_step(x_t, W, None, 1, 2, "l2", 0.3)
+    return self_modifying_step(x_t, W, None, 1, 2, "l2", "softplus", 0.3)
 
 
 def self_modifying_printed(x_t: Any, W: Any) -> Any:
     """With that of equation 92, as it is printed."""
-    return self_modifying_step(x_t, W, None, -1, 1, "softmax", 0.4)
+    return self_modifying_step(x_t, W, None, -1, 1, "softmax", "sigmoid", 0.4)
 
 
 def self_modifying_query(x_t: Any, query_t: Any, W: Any) -> Any:
     """With the squared distance, and queries from outside."""
-    return self_modifying_step(x_t, W, query_t, 2, 3, "l2", 0.1)
+    return self_modifying_step(x_t, W, query_t, 2, 3, "l2", "softplus", 0.1)
 
 
 def _srwm_letters(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -415,12 +415,23 @@ def test_a_pullback_takes_the_gradient_of_the_matrices_by_its_name(row):
     expected = pullback(case.incoming[0], of_states)
     for a, b in zip(expected, pullback(case.incoming[0], **{state: of_states}), strict=True):
         np.testing.assert_array_equal(a, b)
-    message = rf": pullback: expected grad_y and {state}, got "
-    for named in ({"grad_of_nothing": of_states}, {state: of_states, "grad_of_nothing": of_states}):
-        with pytest.raises(TypeError, match=f"{message}.*grad_of_nothing besides"):
-            pullback(case.incoming[0], **named)
-    with pytest.raises(TypeError, match=f"{message}{state} besides"):
-        pullback(case.incoming[0], of_states, **{state: of_states})
+    both = {"grad_y": case.incoming[0], state: of_states}
+    for a, b in zip(expected, pullback(**both), strict=True):
+        np.testing.assert_array_equal(a, b)
+    y = case.incoming[0]
+    wrong = [
+        ((y,), {"grad_of_nothing": of_states}, "1 by position, grad_of_nothing"),
+        ((y, of_states), {state: of_states}, f"2 by position, {state}"),
+        ((y,), {"grad_y": y}, "1 by position, grad_y"),
+        ((y, of_states, of_states), {}, "3 by position"),
+        ((), {state: of_states}, f"0 by position, {state}"),
+        ((), {}, "0 by position"),
+    ]
+    for given, by_name, got in wrong:
+        with pytest.raises(
+            TypeError, match=rf": pullback: expected grad_y, perhaps {state}, each once, got {got}; pass "
+        ):
+            pullback(*given, **by_name)
 
 
 def test_a_gradient_of_another_library_is_refused():
@@ -473,7 +484,13 @@ BAD_SETTINGS = {
     "a bool": (srwm.sum_rule, {"scale": True}, TypeError, r"scale: expected a number, got builtins\.bool"),
     "an array": (srwm.sum_rule, {"scale": np.ones(2)}, TypeError, r"scale: expected a number, got numpy\."),
     "no number": (srwm.sum_rule, {"scale": None}, TypeError, r"scale: expected a number, got .*NoneType"),
-    "nan": (srwm.sum_rule, {"scale": np.nan}, ValueError, r"scale: expected a finite number, got nan; the"),
+    "nan": (
+        srwm.sum_rule,
+        {"scale": np.nan},
+        ValueError,
+        r"scale: expected a finite number, got nan; pass",
+    ),
+    "too large": (srwm.sum_rule, {"scale": 10**400}, ValueError, "scale: expected a finite number, got 1"),
     "inf": (srwm.sum_rule, {"normalise": np.inf}, ValueError, r"normalise: expected a finite number >= 0"),
     "too small": (
         srwm.sum_rule,

@@ -14,17 +14,21 @@ from tests.operators import (
     CYTHON,
     EVERYTHING,
     ROWS,
+    SELF_MODIFYING,
+    SELF_MODIFYING_QUERY,
     SIZES,
     SRWM,
     TOLERANCE,
     assert_close,
     by_autograd,
+    each_backend,
     each_operator,
     each_operator_and_start,
     growth_case,
     random_case,
     relative_error,
     run,
+    self_modifying_step,
     size_id,
 )
 
@@ -181,6 +185,8 @@ def test_reading_by_another_input():
     assert relative_error(other, y) > 0.1
 
 
+MEMORIES = [row for row in ROWS if row.functions is srwm.self_modifying]
+
 # How much of a memory stays at a step: nothing, to the bit; nearly nothing; nearly all; and one that grows.
 KEPT = {
     "0": {"alpha": -1000.0},
@@ -190,9 +196,10 @@ KEPT = {
 }
 
 
+@each_backend
 @pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
-@pytest.mark.parametrize("row", [r for r in ROWS if r.functions is srwm.self_modifying], ids=repr)
-def test_a_memory_of_any_retention(row, kept):
+@pytest.mark.parametrize("row", MEMORIES, ids=repr)
+def test_a_memory_of_any_retention(row, kept, backend):
     """Gradients are those of a plain loop; nothing is divided by what stays."""
     case = random_case(row, ((3,), (), 40, 6, 5), state=True)
     D = 6
@@ -206,9 +213,27 @@ def test_a_memory_of_any_retention(row, kept):
             W[..., v : v + D] = 0
             W[..., 0, v : v + D] = kept["growth"]
     case["x"][:] = np.abs(case["x"])
-    got, truth = run(case, backend="reference"), by_autograd(case)
+    got, truth = backend.run(case), by_autograd(case)
     assert all(np.isfinite(a).all() for a in truth.values())
     assert_close(got, truth, TOLERANCE["float64"])
+
+
+@each_backend
+@pytest.mark.parametrize("rate", ["softplus", "sigmoid"])
+@pytest.mark.parametrize("keys", ["l2", "softmax"])
+@pytest.mark.parametrize(("a", "c"), [(1, 2), (2, 3), (1, 1), (-1, 1)])
+@pytest.mark.parametrize("row", [SELF_MODIFYING, SELF_MODIFYING_QUERY], ids=repr)
+def test_a_memory_of_any_objective_keys_and_rates(row, a, c, keys, rate, backend):
+    """Each (a, c) of the objectives, beside the loop over `self_modifying_step`."""
+
+    def step(x_t, *rest):
+        W, query_t = rest[-1], rest[0] if len(rest) > 1 else None
+        return self_modifying_step(x_t, W, query_t, a, c, keys, rate, 0.3)
+
+    settings = {**row.op.by_setting, "a": a, "c": c, "keys": keys, "rate": rate, "rate_scale": 0.3}
+    row = replace(row, op=row.op.at(tuple(settings.values())), torch_step=step)
+    case = random_case(row, ((3,), (), 9, 4, 3), **EVERYTHING)
+    assert_close(backend.run(case), by_autograd(case), TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("size", SIZES, ids=size_id)

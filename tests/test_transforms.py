@@ -561,8 +561,20 @@ class Scaled(torch.nn.Module):
 def test_settings_of_a_compiled_module_may_change(dynamic, compiled):
     module, q = Scaled(), torch.rand(5, 3)
     f = compiled(module, backend="aot_eager", dynamic=dynamic)
-    for module.scale in (1.0, 0.5, 0.25, 3.0):
+    for module.scale in (1.0, 0.5, 0.25, 3.0, 2, 5):
         torch.testing.assert_close(f(q), module(q))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_whole_numbers_as_settings_of_a_compiled_call(dynamic, compiled):
+    z, beta = torch.rand(2, 5, 4), torch.rand(2, 5)
+
+    def rnn(version: int) -> torch.Tensor:
+        return srwm.delta_rnn.forward(z, z, z, beta, version=version)
+
+    f = compiled(rnn, backend="aot_eager", dynamic=dynamic)
+    for version in (2, 1, 2):
+        torch.testing.assert_close(f(version), rnn(version))
 
 
 # ---- exported

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -39,6 +40,7 @@ CoreName = Literal[
     "recurrent_delta",
     "delta_rnn",
     "delta_delta",
+    "delta_cde",
     "self_modifying_titans",
 ]
 
@@ -191,7 +193,8 @@ def build_core(
     core : "srwm", `srwm.nn.SRWM`; "deltanet", `srwm.nn.DeltaNet`; "fake_sr", `srwm.nn.FakeSR` in the SRWM
         layer's residual form; "lstm", `Lstm`; "linear", `srwm.nn.LinearAttention`; "recurrent_delta",
         `srwm.nn.RecurrentDeltaNet`; "delta_rnn", `srwm.nn.DeltaRNN`; "delta_delta", `srwm.nn.DeltaDelta`;
-        "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
+        "delta_cde", `srwm.nn.DeltaCDE`, a step for each input; "self_modifying_titans",
+        `srwm.nn.SelfModifyingTitans`.
     n_inputs, n_outputs, n_layers, d_model, dropout, input_gain : see `LayerStack` and `Lstm`.
     n_heads, ff_factor : of the layers; an LSTM has neither heads nor feed-forward blocks.
     beta_init, q_scale : see `srwm.nn.SRWM`; for "srwm" alone.
@@ -236,6 +239,7 @@ def build_core(
         "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads, dropout=dropout),
         "delta_rnn": partial(DeltaRNN, d_model, n_heads, dropout=dropout),
         "delta_delta": partial(DeltaDelta, d_model, n_heads, dropout=dropout),
+        "delta_cde": partial(DeltaCDE, d_model, n_heads, dropout=dropout),
         "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads, dropout=dropout),
         "fake_sr": partial(
             FakeSR,

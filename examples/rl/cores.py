@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from srwm.nn import (
     SRWM,
+    DeltaCDE,
     DeltaDelta,
     DeltaNet,
     DeltaRNN,
@@ -47,6 +48,7 @@ CoreName = Literal[
     "recurrent_delta",
     "delta_rnn",
     "delta_delta",
+    "delta_cde",
     "self_modifying_titans",
 ]
 
@@ -257,6 +259,7 @@ def build_core(
         * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
         * "delta_rnn", `srwm.nn.DeltaRNN`, with softmax of queries and keys,
         * "delta_delta", `srwm.nn.DeltaDelta` with 1e-5 beside its sums,
+        * "delta_cde", `srwm.nn.DeltaCDE`, a step for each input,
         * "self_modifying_titans", `srwm.nn.SelfModifyingTitans`.
     n_inputs : see `LayerStack`.
     n_layers, d_model, d_ff, input_gain : see `LayerStack`, of which alone they are.
@@ -273,7 +276,7 @@ def build_core(
     if core not in get_args(CoreName):
         raise ValueError(f"build_core: core must be one of {', '.join(get_args(CoreName))}, got {core!r}")
     rewriting = ("srwm", "srwm_no_carry", "sr_delta")
-    programmed = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+    programmed = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta", "delta_cde")
     for option, changed, cores in (
         ("residual", residual != "plain", (*rewriting, "fake_sr")),
         ("input_softmax", input_softmax is not None, (*rewriting, "fake_sr")),
@@ -312,6 +315,7 @@ def build_core(
         "recurrent_delta": partial(RecurrentDeltaNet, d_model, n_heads),
         "delta_rnn": partial(DeltaRNN, d_model, n_heads, feature_map="softmax"),
         "delta_delta": partial(DeltaDelta, d_model, n_heads, eps=1e-5),
+        "delta_cde": partial(DeltaCDE, d_model, n_heads),
         "self_modifying_titans": partial(SelfModifyingTitans, d_model, n_heads),
     }
     return LayerStack(

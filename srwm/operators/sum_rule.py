@@ -83,7 +83,8 @@ def forward(
         Where true, S and z return to the operands S and z before that step.
     normalise : float, optional
         Divide outputs by q_t . z and this number, which is >= 0. None: they are not divided. If q_t . z
-        comes near to zero, outputs grow without bound: keys and queries must be positive.
+        comes near to zero, outputs grow without bound: keys and queries must be positive. With 0, outputs
+        before the first key are NaN.
     scale : float
         A factor of all outputs, for example D ** -0.5.
     return_state : bool

@@ -125,6 +125,17 @@ def test_random_features_are_drawn_for_each_call_in_training_alone(kind):
     assert not torch.equal(layer.feature_map.projection, before)
 
 
+def test_a_delta_net_that_writes_another_by_hand():
+    """At a rate of 1/2, inner values go half the way to 4 twice, to 2 and 3; outputs half the way there."""
+    layer = DeltaDelta(1, 1, residual="none", dtype=torch.float64)
+    with torch.no_grad():
+        layer.slow_net.weight[:] = 0  # q, k, then the values [q, k, v, b] and the rate of the outer rule
+        layer.slow_net.weight[4] = 4
+        layer.out_linear.weight[:] = 1
+    y, _ = layer(torch.ones(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(y[:, 0], torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+
 def test_normalised_keys_of_the_delta_rule_by_hand():
     """One head of one entry, whose maps and values are 1: m is the number of steps before, or 1."""
     layer = DeltaNet(1, 1, normalise=1e-30, residual="none").double()

@@ -6,7 +6,7 @@ from examples.fewshot.cores import Lstm, build_core
 N_INPUTS, N = 7, 3
 CORES = (
     *("srwm", "deltanet", "fake_sr", "lstm", "linear", "recurrent_delta", "delta_rnn", "delta_delta"),
-    "self_modifying_titans",
+    *("delta_cde", "self_modifying_titans"),
 )
 each_core = pytest.mark.parametrize("name", CORES)
 

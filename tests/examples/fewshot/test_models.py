@@ -5,7 +5,17 @@ from examples.fewshot.cores import build_core
 from examples.fewshot.encoders import Conv4, ResNet12
 from examples.fewshot.models import FewShotLearner, build_learner
 
-CORES = ("srwm", "deltanet", "fake_sr", "lstm", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+CORES = (
+    "srwm",
+    "deltanet",
+    "fake_sr",
+    "lstm",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
+    "delta_cde",
+)
 each_core = pytest.mark.parametrize("core", CORES)
 
 

@@ -14,7 +14,7 @@ from examples.rl.encoder import ImpalaEncoder
 
 B, L, ACTIONS = 4, 12, 3
 FRAME = (2, 5, 4)
-PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta", "delta_cde")
 CORES = ("feedforward", "lstm", "deeper", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", *PROGRAMMED)
 CARRYING = ("lstm", "srwm", "sr_delta", *PROGRAMMED)
 each_core = pytest.mark.parametrize("core", CORES)

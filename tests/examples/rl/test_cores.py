@@ -14,7 +14,7 @@ from srwm.nn import (
 )
 
 B, L, N_INPUTS, D = 3, 9, 7, 8
-PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta")
+PROGRAMMED = ("deltanet", "linear", "recurrent_delta", "delta_rnn", "delta_delta", "delta_cde")
 CORES = (
     "feedforward",
     "lstm",
