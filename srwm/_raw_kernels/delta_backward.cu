@@ -91,11 +91,11 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                     if (e < STAGED) staged[e < 2 * D ? e / D * D_ + place_of_row(e % D) : 2 * D_] = next[p];
                 }
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto initial = [&] {
                 if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
                 return source_of(S, start[arg::S], s.views[arg::S]);
             };
-            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             // Sets S to the matrix after the steps of a stretch from `begin` to before `end`.
             auto restore_between = [&](long long begin, long long end) {
                 restore(

@@ -129,11 +129,11 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
                 for (int p = 0; p < STAGED_BY_EACH; p++)
                     if (p * GROUP + at.rank < STAGED) staged[entry(p).place] = next[p];
             };
+            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             auto initial = [&] {
                 if (CACHEABLE && s.cached) return Source<storage>{block_copy, M, 1};
                 return source_of(W, start[arg::W], s.views[arg::W]);
             };
-            auto resets = [&] { return resets_of(reset, start[arg::reset], s.views[arg::reset]); };
             // Sets W to the matrix after the steps of a stretch from `begin` to before `end`.
             auto restore_between = [&](long long begin, long long end) {
                 restore(
