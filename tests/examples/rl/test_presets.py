@@ -131,7 +131,7 @@ def test_published_presets(kind, core):
 def test_every_core_has_its_presets():
     sets = ("procgen-easy", "procgen-memory", "cue", "starpilot", "coinrun", "fruitbot")
     cores = ("feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm-no-carry", "fake-sr", "sr-delta")
-    cores += ("linear", "recurrent-delta", "delta-rnn", "delta-delta", "self-modifying-titans")
+    cores += ("linear", "recurrent-delta", "delta-rnn", "delta-delta", "delta-cde", "self-modifying-titans")
     assert list(PRESETS) == list(DESCRIPTIONS) == [f"{name}-{core}" for name in sets for core in cores]
     assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
 
