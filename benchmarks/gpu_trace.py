@@ -496,7 +496,9 @@ def summands(place: str) -> list[str]:
 def pair(register: str) -> tuple[str, str]:
     """The registers of a double word."""
     register = register.removesuffix(".reuse")
-    kind, number = re.fullmatch(r"(U?R)(\d+)", register).groups()  # type: ignore[union-attr]
+    found = re.fullmatch(r"(U?R)(\d+)", register)
+    assert found is not None, register
+    kind, number = found.groups()
     return register, f"{kind}{int(number) + 1}"
 
 
