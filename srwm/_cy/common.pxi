@@ -179,7 +179,7 @@ cdef struct Sizes:
     Py_ssize_t[MOST_BLOCKS + 1] at         # entries before each block, and before the end
     Py_ssize_t all_                        # entries over all columns
     Py_ssize_t row                         # entries saved for each step
-    Py_ssize_t kept                        # entries saved for each segment: of the matrix, and of a vector
+    Py_ssize_t kept                        # entries saved for each segment
     Py_ssize_t sums                        # entries of the partial sums over columns, of one step
     Py_ssize_t forward_shared, backward_shared    # entries of the scratch that a group's members share
     Py_ssize_t forward_scratch, backward_scratch  # entries of the scratch of one thread

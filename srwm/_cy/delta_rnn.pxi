@@ -15,7 +15,7 @@ cdef void delta_rnn_lay_out(Sizes *s) noexcept nogil:
     set_sizes(s)
     s.steps, s.numbers, s.row, s.constants = &RNN_STEPS, s.D, 3 * s.D_ + LANES, s.D_
     s.working = 4 * s.D_ + room_of_delta_back(s)
-    lay_out_replayed(s, False)
+    lay_out_replayed(s)
 
 
 cdef inline bint is_version_1(const Sizes *s) noexcept nogil:

@@ -27,7 +27,7 @@ cdef void recurrent_delta_lay_out(Sizes *s) noexcept nogil:
     # of g_o.
     s.constants = s.D_ + (s.D + STEPS_OF_R) * width_of_R(s) * LANES + STEPS_OF_R * s.D_
     s.working = 2 * width_of_R(s) * LANES + 4 * s.D_ + room_of_delta_back(s)
-    lay_out_replayed(s, False)
+    lay_out_replayed(s)
 
 
 cdef void recurrent_delta_begin(const Views *v, real *constants, const Sizes *s) noexcept nogil:

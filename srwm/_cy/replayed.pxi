@@ -40,12 +40,11 @@ cdef struct Replayed:
 
 
 # Sets what follows from the other sizes: `matrix`, `row`, `numbers`, `constants`, `working`, `steps`.
-cdef void lay_out_replayed(Sizes *s, bint keeps_vector) noexcept nogil:
+cdef void lay_out_replayed(Sizes *s) noexcept nogil:
     cdef const Replayed *of = <const Replayed *> s.steps
     s.growths = 0
     s.sums = s.forward_shared = s.backward_shared = 0
     s.vector = vectors_for(s.numbers) * LANES
-    s.kept = s.D * s.all_ + (s.vector if keeps_vector else 0)
     s.forward_scratch = apart(s.matrix + s.vector + s.constants + s.row + s.working)
     s.backward_scratch = apart(
         (s.C + 1) * (s.matrix + s.vector) + 2 * s.constants + LANES + of.terms * (s.D_ + s.M_) + s.working

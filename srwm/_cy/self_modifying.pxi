@@ -57,7 +57,7 @@ cdef void srwm_read_lay_out(Sizes *s) noexcept nogil:
 cdef inline void lay_out_writer(Sizes *s, const Replayed *steps) noexcept nogil:
     s.steps, s.numbers, s.constants = steps, 0, s.D_
     s.working = 7 * s.D_ + 5 * s.all_ + 4 * LANES
-    lay_out_replayed(s, False)
+    lay_out_replayed(s)
 
 
 # Where the parts of a saved row begin.

@@ -184,15 +184,13 @@ INLINE void gather_some_rows(real *G, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t
             gather_some_rows(G, rows, width, d, 1, terms, retains, alpha, a, b, k, u, g_u, g_k, W, &total);  \
     } while (0)
 
-/* G (rows, width) += the terms (1, 2 or 3);  g_u (width) = k G;  g_k (rows) = G u,  with the new G. */
+/* G (rows, width) += the terms (2 or 3);  g_u (width) = k G;  g_k (rows) = G u,  with the new G. */
 static void gather(real *G, ptrdiff_t rows, ptrdiff_t width, int terms, const real *a, const real *b,
                    const real *k, const real *u, real *g_u, real *g_k) {
     const real *alpha = NULL, *W = NULL;
     vector total = splat(0);
     memset(g_u, 0, (size_t)(width * LANES) * sizeof(real));
-    if (terms == 1)
-        OVER_PAIRS(1, 0);
-    else if (terms == 2)
+    if (terms == 2)
         OVER_PAIRS(2, 0);
     else
         OVER_PAIRS(3, 0);
@@ -209,7 +207,7 @@ static void gather_retained(real *G, ptrdiff_t rows, ptrdiff_t width, const real
     put_factor(g_alpha, 0, sum_of(total));
 }
 
-/* G (rows, width) = alpha G + `terms` terms (2 or 3); alpha may be NULL: 1. */
+/* G (rows, width) = alpha G + `terms` terms (1 or 3); alpha may be NULL: 1. */
 static void add_terms(real *G, ptrdiff_t rows, ptrdiff_t width, int terms, const real *alpha, const real *a,
                       const real *b) {
     vector kept = alpha == NULL ? splat(1) : factor(alpha, 0);
