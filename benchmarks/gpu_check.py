@@ -45,7 +45,7 @@ def steps(folder: Path, *, speed_only: bool) -> list[Step]:
     python = sys.executable
     measured = [
         Step("speed", [python, "-m", "benchmarks.gpu_speed", str(folder / "speed.jsonl")], 90),
-        Step("cycles", [python, "-m", "benchmarks.gpu_cycles", str(folder / "cycles.jsonl")], 40),
+        Step("cycles", [python, "-m", "benchmarks.gpu_cycles", str(folder / "cycles.jsonl")], 50),
     ]
     if speed_only:
         return measured

@@ -391,7 +391,8 @@ ROWS = (
 )
 # Those that run what is costly in `make test`: what an operator can be made of is in one of them.
 THOROUGH = (SRWM, DELTA, RECURRENT_DELTA, SELF_MODIFYING)
-# Those that walk tests/test_gpu.py, and in `make test` all that wants many kernels of emulated CUDA.
+# Those whose CUDA kernels have a layout for each size. In `make test` they alone run all that wants many
+# kernels of emulated CUDA.
 ON_CUDA = (SRWM, DELTA)
 each_operator = pytest.mark.parametrize("row", ROWS, ids=repr)
 each_operator_with_a_mask = pytest.mark.parametrize("row", [r for r in ROWS if r.has_mask], ids=repr)
@@ -462,7 +463,7 @@ def _with_starts(rows: Sequence[Row]) -> Any:
     return pytest.mark.parametrize(("row", "start"), several)
 
 
-each_operator_and_start, each_operator_and_start_on_cuda = map(_with_starts, (ROWS, ON_CUDA))
+each_operator_and_start = _with_starts(ROWS)
 
 
 # ---- cases

@@ -15,12 +15,14 @@ from tests.devices import ON_A_DEVICE, require_bfloat16_of_cupy
 from tests.operators import (
     CUDA,
     EVERYTHING,
+    ON_CUDA,
+    ROWS,
     SRWM,
     TOLERANCE,
     assert_close,
     assert_same,
-    each_operator_and_start_on_cuda,
-    each_operator_on_cuda,
+    each_operator,
+    each_operator_and_start,
     random_case,
     tensors_of,
     trained,
@@ -36,8 +38,11 @@ def on_device(case, dtype=None, *, requires_grad=False):
     return tensors_of(case, "cuda", dtype, requires_grad=requires_grad)
 
 
-@pytest.mark.parametrize("D", [16, 32, 64, 128])
-@each_operator_on_cuda
+# Kernels with a layout for each size run at all of them, the others where a state is in either memory.
+OF_ALL_LAYOUTS = [(row, D) for row in ROWS for D in ((16, 32, 64, 128) if row in ON_CUDA else (16, 64))]
+
+
+@pytest.mark.parametrize(("row", "D"), OF_ALL_LAYOUTS, ids=repr)
 def test_bitwise_the_same_ten_times(row, D):
     case = random_case(row, ((64, 4), (4,), 50, D, D), **EVERYTHING).astype(np.float32)
     first = CUDA.run(case)
@@ -45,26 +50,26 @@ def test_bitwise_the_same_ten_times(row, D):
         assert_same(CUDA.run(case), first)
 
 
-@each_operator_on_cuda
+@each_operator
 def test_more_sequences_than_run_at_a_time(row):
     case = random_case(row, ((100_000,), (), 2, 4, 4)).astype(np.float32)
     assert_close(CUDA.run(case), truth_of(case), TOLERANCE["float32"])
 
 
-@each_operator_on_cuda
+@each_operator
 def test_cupy_arrays_in_any_stream_and_out_of_it(row):
     import cupy
 
     case = random_case(row, ((8,), (), 20, 16, 16), **EVERYTHING)
     truth = truth_of(case)
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        y, _ = row.forward(case.map(cupy.asarray).flat)
+        y, *_ = row.forward(case.map(cupy.asarray).flat)
         stream.synchronize()
     assert isinstance(y, cupy.ndarray)
     assert_close({"y": y.get()}, {"y": truth["y"]}, TOLERANCE["float64"])
 
 
-@each_operator_on_cuda
+@each_operator
 def test_calls_of_a_thread_that_has_used_no_device_yet(row):
     """It has no context: PyTorch's allocator may have memory for it without making one."""
     case = on_device(random_case(row, ((8,), (), 20, 16, 16), **EVERYTHING), requires_grad=True)
@@ -75,7 +80,7 @@ def test_calls_of_a_thread_that_has_used_no_device_yet(row):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@each_operator_and_start_on_cuda
+@each_operator_and_start
 def test_tensors(row, start, dtype):
     import torch
 
@@ -87,14 +92,14 @@ def test_tensors(row, start, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@each_operator_and_start_on_cuda
+@each_operator_and_start
 def test_the_reference_on_halves(row, start, dtype):
     case = on_device(random_case(row, ((2,), (), 5, 4, 3), **start), dtype, requires_grad=True)
     got = trained(case, lambda flat: row.forward(flat, backend="reference"))
     assert_close(got, truth_of_tensors(case), TOLERANCE[dtype])
 
 
-@each_operator_on_cuda
+@each_operator
 def test_memory_that_another_stream_reads_is_not_given_out_again(row):
     """`record_stream` on a result: the allocator waits for that stream before it uses the memory again."""
     import torch
@@ -116,7 +121,7 @@ def test_memory_that_another_stream_reads_is_not_given_out_again(row):
     torch.cuda.synchronize()
 
 
-@each_operator_on_cuda
+@each_operator
 def test_storages_of_results_are_emptied_and_filled_again(row):
     """As `FSDP` does with what it shards: the memory goes back to PyTorch's allocator."""
     import torch
@@ -134,7 +139,7 @@ def test_storages_of_results_are_emptied_and_filled_again(row):
         assert torch.equal(t, kept)
 
 
-@each_operator_on_cuda
+@each_operator
 def test_a_cuda_graph_is_captured_and_replayed(row):
     import torch
 
@@ -142,15 +147,15 @@ def test_a_cuda_graph_is_captured_and_replayed(row):
     srwm.warmup(16, 16, operators=[row.op.module or row.op.name])  # which is all that a capture needs
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y, state = row.forward(case.flat)
+        captured = row.forward(case.flat)
     case.flat[0].mul_(0.5)
     graph.replay()
-    for a, b in zip((y, state), row.forward(case.flat), strict=True):
+    for a, b in zip(captured, row.forward(case.flat), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@each_operator_on_cuda
+@each_operator
 def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
     """The gradient of a shared operand is a sum, whose parts want room in the graph's own memory."""
     import torch
@@ -175,7 +180,7 @@ def test_gradients_of_shared_halves_are_captured_and_replayed(row, dtype):
         assert torch.equal(a, b)
 
 
-@each_operator_on_cuda
+@each_operator
 def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
     import torch
 
@@ -184,12 +189,19 @@ def test_ordinary_tensors_go_past_the_dispatcher_to_the_same_result(row):
 
     case = on_device(random_case(row, ((4,), (4,), 9, 8, 8), **EVERYTHING))
     assert is_plain(case.flat)
-    through = torch_operator(row.op).forward(*case.flat, None, True, *row.op.values, None, None)[:2]
-    for a, b in zip(row.forward(case.flat), through, strict=True):
+    expected = row.forward(case.flat)
+    through = torch_operator(row.op).forward(*case.flat, None, True, *row.op.values, None, None)
+    for a, b in zip(expected, through[: len(expected)], strict=True):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["SRWM", "DeltaNet", "SRDelta", "FakeSR"])
+LAYERS = (
+    *("SRWM", "DeltaNet", "SRDelta", "FakeSR", "LinearAttention", "RecurrentDeltaNet", "DeltaRNN"),
+    *("DeltaDelta", "SelfModifyingTitans"),
+)
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_those_of_the_cpu(name):
     """A sequence, then a step with its state; gradients of everything, and autocast's dtypes."""
     import torch
@@ -216,14 +228,14 @@ def test_layers_are_those_of_the_cpu(name):
 
 @pytest.mark.parametrize("lead", [((0,), ()), ((0, 2), (1, 2)), ((2,), (2,))])
 @pytest.mark.parametrize("L", [0, 3])
-@each_operator_on_cuda
+@each_operator
 def test_tensors_with_empty_axes(row, lead, L):
     plain = random_case(row, (*lead, L, 4, 3), **EVERYTHING)
     assert_close(trained(on_device(plain, requires_grad=True)), truth_of(plain), TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@each_operator_and_start_on_cuda
+@each_operator_and_start
 def test_the_reference_on_cupy_arrays(row, start, dtype):
     import cupy
     import ml_dtypes
@@ -247,7 +259,7 @@ def test_blocks_of_cupy_arrays():
     assert (srwm.pack(*srwm.unpack(W)) == W).all()
 
 
-@each_operator_on_cuda
+@each_operator
 def test_operands_on_two_devices_are_refused(row):
     import torch
 

@@ -181,6 +181,8 @@ class Member:
 
     Attributes
     ----------
+    operator : str
+        Its name in `srwm.operators.table`.
     functions : object
         What has its `forward` and `vjp`.
     loop : callable
@@ -193,6 +195,7 @@ class Member:
         Its settings.
     """
 
+    operator: str
     functions: Any
     loop: Callable[..., Tensor]
     draw: Draw
@@ -225,20 +228,29 @@ class Member:
 
 
 FAMILY = {
-    "sum rule": Member(srwm.sum_rule, sum_loop, _of_sum),
+    "sum rule": Member("sum_rule", srwm.sum_rule, sum_loop, _of_sum),
     "normalised sum rule": Member(
-        srwm.sum_rule, normalised_sum_loop, _of_normalised_sum, options=(("normalise", 1e-6),)
+        "normalised_sum_rule",
+        srwm.sum_rule,
+        normalised_sum_loop,
+        _of_normalised_sum,
+        options=(("normalise", 1e-6),),
     ),
-    "delta rule": Member(srwm.delta, delta_loop, _of_delta),
-    "Recurrent Delta Net": Member(srwm.recurrent_delta, recurrent_delta_loop, _of_recurrent_delta),
-    "Delta RNN": Member(srwm.delta_rnn, delta_rnn_loop, _of_delta),
+    "delta rule": Member("delta", srwm.delta, delta_loop, _of_delta),
+    "Recurrent Delta Net": Member(
+        "recurrent_delta", srwm.recurrent_delta, recurrent_delta_loop, _of_recurrent_delta
+    ),
+    "Delta RNN": Member("delta_rnn", srwm.delta_rnn, delta_rnn_loop, _of_delta),
     "self-modifying memory": Member(
+        "self_modifying",
         srwm.self_modifying,
         self_modifying_loop,
         _of_self_modifying,
         options=(("c", 2.0), ("rate_scale", RATE_SCALE)),
     ),
-    "SRWM, another reader": Member(srwm, another_reader_loop, _of_another_reader, keyword="read"),
+    "SRWM, another reader": Member(
+        "srwm_read", srwm, another_reader_loop, _of_another_reader, keyword="read"
+    ),
 }
 
 PEERS = tuple(
