@@ -1,0 +1,17 @@
+"""The tasks by name. Each draws words without end.
+
+==================================== =====================================================================
+parity, aa, abab                     regular languages; is the word so far one of them?
+dyck-1, reset-dyck, shuffle-2,       brackets; which are open?
+dyck-2
+counter-2, counter-3                 aⁿbⁿ and aⁿbⁿcⁿ; which letter comes next?
+==================================== =====================================================================
+"""
+
+from . import brackets, one_word, parity
+from .word import Task, Word
+
+__all__ = ["TASKS", "Task", "Word"]
+
+_MODULES = (parity, one_word, brackets)
+TASKS: dict[str, Task] = {task.name: task for module in _MODULES for task in module.TASKS}
