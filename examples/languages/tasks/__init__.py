@@ -5,13 +5,14 @@ parity, aa, abab                     regular languages; is the word so far one o
 dyck-1, reset-dyck, shuffle-2,       brackets; which are open?
 dyck-2
 counter-2, counter-3                 aⁿbⁿ and aⁿbⁿcⁿ; which letter comes next?
+z3, z5, s3, a5, s5                   elements of a group; what is their product so far?
 ==================================== =====================================================================
 """
 
-from . import brackets, one_word, parity
+from . import brackets, groups, one_word, parity
 from .word import Task, Word
 
 __all__ = ["TASKS", "Task", "Word"]
 
-_MODULES = (parity, one_word, brackets)
+_MODULES = (parity, one_word, brackets, groups)
 TASKS: dict[str, Task] = {task.name: task for module in _MODULES for task in module.TASKS}
