@@ -6,13 +6,15 @@ dyck-1, reset-dyck, shuffle-2,       brackets; which are open?
 dyck-2
 counter-2, counter-3                 aⁿbⁿ and aⁿbⁿcⁿ; which letter comes next?
 z3, z5, s3, a5, s5                   elements of a group; what is their product so far?
+code-3, code-5                       programs with 3 and 5 variables; what do they print? The labels of
+                                     code-3-published and code-5-published have the published fault.
 ==================================== =====================================================================
 """
 
-from . import brackets, groups, one_word, parity
+from . import brackets, code_execution, groups, one_word, parity
 from .word import Task, Word
 
 __all__ = ["TASKS", "Task", "Word"]
 
-_MODULES = (parity, one_word, brackets, groups)
+_MODULES = (parity, one_word, brackets, groups, code_execution)
 TASKS: dict[str, Task] = {task.name: task for module in _MODULES for task in module.TASKS}
