@@ -24,10 +24,11 @@ from torch.utils.data import Dataset
 import srwm
 from srwm.nn import SRWM
 
+from ..training.objective import Batch, Share
 from .data.classes import ImageClasses
 from .data.draws import stream_key, uniform_rows
 from .models import FewShotLearner
-from .objectives import Batch, EpisodeTraining, Share, training_features
+from .objectives import EpisodeTraining, training_features
 from .settings import Settings
 
 _DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and which future

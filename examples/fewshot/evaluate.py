@@ -15,8 +15,8 @@ import tyro
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
-from ..training.opening import use_threads
 from ..training.outputs import reserve
+from ..training.program import use_threads
 from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import (
     IntervalRule,
@@ -35,7 +35,7 @@ from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
 from .protocol import score, score_sequences
-from .settings import Settings, build_learner, load_settings, picture_shape
+from .settings import Settings, build_learner, picture_shape
 from .tables import episode_table, run_table, sequence_table
 
 # Settings in which runs that are summarised together may differ.
@@ -213,7 +213,7 @@ def load_run(folder: RunFolder, options: Evaluation | None = None) -> Run:
     """
     path = folder.best_or_last_path
     state = folder.best_or_last(Settings)
-    settings = load_settings(state["settings"])
+    settings = Settings.from_record(state["settings"])
     learner = build_learner(settings)
     load_weights(learner, state.get("learner"), path)
     if options is not None and options.data == "run":

@@ -1,9 +1,8 @@
-"""What a phase of training minimises: the base class of all, the encoder's warm-up, and episodes."""
+"""What a phase of training minimises: the encoder's warm-up, and episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..training.collectives import gather_processes
+from ..training.objective import Batch, MicroBatches, Objective, Share
 from .data.classes import ImageClasses
 from .data.encoded import EncodedClasses, encode_classes
 from .data.episodes import Classes, EpisodeSampler
@@ -20,122 +20,10 @@ from .models import FewShotLearner
 from .pools import choose_episodes, draw_pools
 from .settings import Settings
 
-Batch = dict[str, Tensor]
-
 _LOOKALIKES = 20  # classes among which a hard episode chooses
 
 
-@dataclass(frozen=True)
-class Share:
-    """The part of the training that one process sees.
-
-    A step's joined batch is cut into ``accumulation`` rounds of one micro-batch per process, and is
-    the same however it is cut.
-
-    Attributes
-    ----------
-    rank : of this process, from 0.
-    processes : how many train together, on all machines.
-    accumulation : micro-batches of each process that make up a step.
-    """
-
-    rank: int = 0
-    processes: int = 1
-    accumulation: int = 1
-
-    def size(self, units: int, what: str) -> int:
-        """Of a micro-batch, when a step's joined batch holds ``units`` of ``what``.
-
-        Raises
-        ------
-        ValueError : if they cannot be shared evenly.
-        """
-        parts = self.processes * self.accumulation
-        if units % parts:
-            raise ValueError(
-                f"train: {what} must be a multiple of processes * accumulation = "
-                f"{self.processes} * {self.accumulation}, got {units}"
-            )
-        return units // parts
-
-    def first(self, index: int, size: int) -> int:
-        """The first unit of this process's micro-batch ``index``, counted from the start of the phase."""
-        return (index * self.processes + self.rank) * size
-
-
-class MicroBatches(Dataset[Batch]):
-    """Item i is the i-th micro-batch of one process, and a function of i alone.
-
-    Parameters
-    ----------
-    draw : (first, size) -> the micro-batch of these units; picklable, for the loader's processes.
-    share : of this process.
-    size : units of a micro-batch.
-    """
-
-    def __init__(self, draw: Callable[[int, int], Batch], share: Share, size: int) -> None:
-        self.draw, self.share, self.size = draw, share, size
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.draw(self.share.first(index, self.size), self.size)
-
-
-class Objective(nn.Module):
-    """A phase of training, seen from the loop; a module, so that DistributedDataParallel can wrap it.
-
-    Parameters
-    ----------
-    learner : what is trained.
-    steps : optimiser steps of the phase.
-    units_per_step : size of the joined batch of a step, over all processes and micro-batches.
-    accumulation : micro-batches of each process that make up a step.
-    minutes : the phase's own limit of time, if it has one.
-
-    Attributes
-    ----------
-    unit : what the joined batch is counted in, and the progress bar shows.
-    head : what is trained beside the learner, and thrown away after the phase.
-    """
-
-    unit: str
-
-    def __init__(
-        self,
-        learner: FewShotLearner,
-        *,
-        steps: int,
-        units_per_step: int,
-        accumulation: int = 1,
-        minutes: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.learner = learner
-        self.head = nn.Module()
-        self.steps, self.minutes = steps, minutes
-        self.units_per_step, self.accumulation = units_per_step, accumulation
-
-    def prepare(self) -> None:
-        """What is to be done once before the first step, when all weights are in their place."""
-
-    def dataset(self, share: Share) -> Dataset[Batch]:
-        """The micro-batches of one process, tensors on the CPU.
-
-        Raises
-        ------
-        ValueError : if a step's joined batch cannot be shared evenly.
-        """
-        raise NotImplementedError
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of a micro-batch; "loss" is minimised, and all are reported, as means."""
-        raise NotImplementedError
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Adam's groups, each with its peak learning rate; what is in none is not trained."""
-        raise NotImplementedError
-
-
-class EncoderWarmup(Objective):
+class EncoderWarmup(Objective[FewShotLearner]):
     """Give images of one class similar features, and images of different classes different ones.
 
     In a batch of P classes with R images each, every image is classified by the angles between its
@@ -246,7 +134,7 @@ def cosines_to_classes(features: Tensor) -> Tensor:
     return torch.where(own, to_own, to_all)
 
 
-class EpisodeTraining(Objective):
+class EpisodeTraining(Objective[FewShotLearner]):
     """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone.
 
     With ``pools`` the episodes of a step share images (see `pools`); without, as published, every

@@ -14,17 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..training.objective import Batch, MicroBatches, Objective, Share
 from .data.classes import ImageClasses
 from .data.copies import with_copies
 from .data.episodes import Classes, EpisodeSampler
 from .data.sequences import SequenceSampler, shown_labels, task_seed
 from .models import FewShotLearner
 from .objectives import (
-    Batch,
-    MicroBatches,
-    Objective,
     PooledImages,
-    Share,
     encode_for_training,
     learner_groups,
     training_features,
@@ -32,7 +29,7 @@ from .objectives import (
 from .settings import Settings
 
 
-class SequentialTraining(Objective):
+class SequentialTraining(Objective[FewShotLearner]):
     """Name the class of every image of two tasks in sequence: the mean cross-entropy of all positions.
 
     Order and lengths of the tasks are drawn once for a step, so that it is the same however it is cut, or,

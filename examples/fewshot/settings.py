@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from ..training.settings import FREE, RunSettings
+from ..training.settings import FREE, TrainingSettings
 from . import models
 from .cores import CoreName
 from .models import FewShotLearner
@@ -43,7 +43,7 @@ _USUAL_IMAGES: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Settings(RunSettings):
+class Settings(TrainingSettings):
     """Train a learner that is told the classes of its task only while it reads the examples."""
 
     program: ClassVar[str] = "examples.fewshot.train"
@@ -179,10 +179,6 @@ class Settings(RunSettings):
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
-    max_minutes: float | None = field(default=None, metadata=FREE)
-    """Stop training after this time, warm-up and validation included, even if steps are left.
-    The learning rate then falls with the time where that is ahead of the steps; such a run is
-    not reproducible to the bit."""
     batch_size: int = 32
     """Episodes or sequences of a step, over all processes."""
     accumulation: int = 1
@@ -224,11 +220,6 @@ class Settings(RunSettings):
     """Adam's addend to the denominator."""
     clip: float = 1.0
     """Largest norm of the gradient; a longer one is scaled down. 0 turns it off."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """bf16: matrix products and convolutions in bfloat16, everything else in float32."""
-
-    report_every: int = 50
-    """Steps between two lines of metrics.json, each with a checkpoint."""
     validate_every: int = 500
     """Steps between two validations; the best one decides which weights are kept."""
     validation_episodes: int = 400
@@ -239,20 +230,13 @@ class Settings(RunSettings):
     """Episodes or sequences of the final evaluation on the test classes, at least 2."""
     test_queries: int = 5
     """Queries of each validation or test episode; an episode counts once, by their mean."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)
-    """Where to report to besides metrics.json."""
-    seed: int = 0
-    """Of the initial weights and of every random draw."""
-    threads: int = field(default=0, metadata=FREE)
-    """Threads for PyTorch in each process; 0 leaves its own choice, and with --resume takes as many as
-    before, since the last digits of sums depend on their number."""
     workers: int = field(default=0, metadata=FREE)
     """Processes that draw images ahead of the training, for each one that trains; 0: it draws them
     itself."""
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
-        self.check_name()
+        super().check()
         self.check_ranges(
             may_be_zero=_MAY_BE_ZERO,
             may_be_negative=_MAY_BE_NEGATIVE,
@@ -342,13 +326,6 @@ class Settings(RunSettings):
                 "train: --encoder-warmup-classes must be even, half of each of the two data sets, "
                 f"got {self.encoder_warmup_classes}"
             )
-
-
-def load_settings(recorded: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.record`."""
-    paths = ("runs", "root", "second_root", "encoder_from")
-    given = {name: Path(recorded[name]) for name in paths if recorded[name] is not None}
-    return Settings(**{**recorded, **given, "trackers": tuple(recorded["trackers"])})
 
 
 def picture_shape(settings: Settings) -> tuple[int, int, int]:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ..training.accelerator import choose_device
 from ..training.freed_memory import keep_freed_memory
-from ..training.opening import use_threads
 from ..training.outputs import reserve
+from ..training.program import use_threads
 from ..training.run_folder import RunFolder, write_json
 from ..training.settings import flag
 from ..training.statistics import mean_and_interval, over_runs
@@ -28,7 +28,7 @@ from .episodes import Episodes, play_episodes
 from .normalisation import has_constants, normalise
 from .random_policy import RandomPolicy
 from .return_plots import draw_returns
-from .settings import Settings, load_settings
+from .settings import Settings
 from .splits import Split, SplitName, splits_of
 from .tables import return_tables
 from .train import make_agent
@@ -201,13 +201,13 @@ def load_run(folder: RunFolder) -> Run:
     """
     path = folder.best_or_last_path
     state = folder.best_or_last(Settings)
-    settings = load_settings(state["settings"])
+    settings = Settings.from_record(state["settings"])
     environment = make_environment(settings.games, 1, 0, mode=settings.mode)
     agent = make_agent(settings, environment)
     environment.close()
     load_weights(agent, state.get("agent"), path)
     agent.to(choose_device())
-    return Run(folder, agent, settings, state["progress"].get("update", 0) * settings.frames_per_update)
+    return Run(folder, agent, settings, state["progress"].get("step", 0) * settings.frames_per_update)
 
 
 def _measure(

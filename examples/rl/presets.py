@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from ..training.command_line import choose, command_for
+from ..training.command_line import command_for
 from .cores import CoreName
 from .settings import Settings
 
@@ -86,9 +86,7 @@ PRESETS: dict[str, Settings] = {
 }
 DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
 
-PROGRAM = Settings.program
-
 
 def command(settings: Settings) -> str:
     """The shell command that starts a run with these settings."""
-    return command_for(PROGRAM, settings, choose(PRESETS, settings.preset, Settings()))
+    return command_for(settings, PRESETS.get(settings.preset or "", Settings()))

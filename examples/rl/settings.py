@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ..training.settings import FREE, RunSettings
+from ..training.settings import FREE, TrainingSettings
 from .cores import CoreName
 from .losses import LossConstants
+from .tally import without_tally
 
 _MAY_BE_NEGATIVE = ("beta_init",)
 _MAY_BE_ZERO = ("start_level", "levels", "seed", "threads", "environment_threads")
@@ -27,7 +27,7 @@ _AT_MOST_ONE = ("discount", "vtrace_lambda")
 
 
 @dataclass(frozen=True)
-class Settings(RunSettings):
+class Settings(TrainingSettings):
     """Train an agent that may rewrite its own weights while it plays."""
 
     program: ClassVar[str] = "examples.rl.train"
@@ -82,9 +82,6 @@ class Settings(RunSettings):
 
     frames: int = 300_000_000
     """Steps of all environments together; they decide the learning-rate schedule."""
-    max_minutes: float | None = field(default=None, metadata=FREE)
-    """Stop training after this time even if frames are left. The learning rate then falls with the
-    time where that is ahead of the frames; such a run is not reproducible to the bit."""
     batch_size: int = 32
     """Unrolls that an update learns from, over all processes."""
     unroll: int = 50
@@ -128,18 +125,8 @@ class Settings(RunSettings):
     """Upper bound of those that carry corrections back."""
     pg_rho_bar: float = 1.0
     """Upper bound of those of the policy gradient."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """bf16: matrix products and convolutions in bfloat16, everything else in float32."""
-
     report_every: int = 20
     """Updates between two lines of metrics.json, each with a checkpoint."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)
-    """Where to report to besides metrics.json."""
-    seed: int = 0
-    """Of the initial weights, the actions and the games."""
-    threads: int = field(default=0, metadata=FREE)
-    """Threads for PyTorch in each process, the learner's as the actor's; 0 leaves its own choice, and with
-    --resume takes as many as before, since the last digits of sums depend on their number."""
     environment_threads: int = field(default=0, metadata=FREE)
     """Threads that Procgen's games of a process are played in; 0 leaves EnvPool's own choice."""
 
@@ -172,9 +159,13 @@ class Settings(RunSettings):
         """Environments over all processes."""
         return self.batch_size if self.environments is None else self.environments
 
+    @classmethod
+    def progress_of(cls, recorded: dict[str, Any]) -> dict[str, Any]:
+        return without_tally(recorded) if "update" in recorded else recorded
+
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
-        self.check_name()
+        super().check()
         self.check_ranges(
             may_be_zero=_MAY_BE_ZERO,
             may_be_negative=_MAY_BE_NEGATIVE,
@@ -198,9 +189,3 @@ class Settings(RunSettings):
                 f"train: --environments must be at least the number of --games ({len(self.games)}), "
                 f"got {self.played}"
             )
-
-
-def load_settings(recorded: dict[str, Any]) -> Settings:
-    """The inverse of `Settings.record`."""
-    tuples = {name: tuple(recorded[name]) for name in ("games", "channels", "trackers")}
-    return Settings(**{**recorded, **tuples, "runs": Path(recorded["runs"])})

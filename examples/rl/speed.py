@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks import timing
 
 from ..training.freed_memory import keep_freed_memory
-from ..training.opening import use_threads
+from ..training.program import use_threads
 from ..training.run_folder import write_json
 from .environments import make_environment
 from .losses import actor_critic_losses

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
+from accelerate import Accelerator
 
-from ..training.accelerator import make_accelerator
 from ..training.command_line import run_program
-from ..training.interrupt import INTERRUPTED, StopRequest
-from ..training.opening import open_run, use_threads
-from ..training.run_folder import RunFolder
+from ..training.loop import State
+from ..training.program import train
 from .agent import Agent, build_agent
 from .curves import draw_curves
 from .division import Block, divide, session_seed
 from .environments import make_environment
 from .environments.vector import VectorEnvironment
-from .presets import DESCRIPTIONS, PRESETS, PROGRAM, command
+from .presets import DESCRIPTIONS, PRESETS
 from .settings import Settings
-from .trainer import Trainer
+from .trainer import Training
+
+
+def make(settings: Settings, accelerator: Accelerator, state: State | None) -> Training:
+    """The work of a run, with its games.
+
+    Raises
+    ------
+    ValueError : for settings that name what cannot be played, or that the processes cannot share.
+    ImportError : if what plays it is not installed.
+    """
+    division = divide(settings, accelerator.process_index, accelerator.num_processes)
+    began = 0 if state is None else state["progress"].get("step", 0)
+    environments = [
+        make_games(settings, block, session_seed(settings.seed, began)) for block in division.blocks
+    ]
+    torch.manual_seed(settings.seed)
+    return Training(settings, make_agent(settings, environments[0]), environments, accelerator)
 
 
 def main(settings: Settings) -> int:
@@ -29,39 +43,7 @@ def main(settings: Settings) -> int:
     ValueError, OSError, ImportError : for settings, files or packages that do not allow it, before any
         training.
     """
-    settings.check()
-    accelerator = make_accelerator(settings)
-    division = divide(settings, accelerator.process_index, accelerator.num_processes)
-    folder = RunFolder(settings.folder)
-    state = open_run(folder, settings, accelerator) if settings.resume else None
-    use_threads(settings.threads, state)
-    began = 0 if state is None else state["progress"].get("update", 0)
-    environments = [
-        make_games(settings, block, session_seed(settings.seed, began)) for block in division.blocks
-    ]
-    torch.manual_seed(settings.seed)
-    trainer = Trainer(settings, make_agent(settings, environments[0]), environments, folder, accelerator)
-    if state is not None:
-        trainer.resume(state)
-    else:
-        open_run(folder, settings, accelerator)
-    try:
-        with StopRequest() as stop:
-            finished = trainer.train(stop)
-    except KeyboardInterrupt:  # in the middle of an update, which is lost
-        finished = False
-    is_main = accelerator.is_main_process
-    accelerator.end_training()
-    if not is_main:
-        return 0 if finished else INTERRUPTED
-    if folder.reports():
-        draw_curves(folder.reports(), settings, folder.curves)
-    if not finished:
-        again = command(dataclasses.replace(settings, resume=True, overwrite=False))
-        print(f"stopped; {folder.checkpoint} is usable. Continue with:\n  {again}")
-        return INTERRUPTED
-    print(f"curves, checkpoint and metrics are in {folder.path}/")
-    return 0
+    return train(settings, make, draw_curves)
 
 
 def make_games(settings: Settings, block: Block, seed: int) -> VectorEnvironment:
@@ -111,4 +93,4 @@ def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:
 
 
 if __name__ == "__main__":
-    run_program(main, PROGRAM, PRESETS, DESCRIPTIONS, Settings())
+    run_program(main, PRESETS, DESCRIPTIONS, Settings())

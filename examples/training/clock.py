@@ -6,17 +6,13 @@ import time
 
 
 class Clock:
-    """The time that goes by between two looks at it.
-
-    Attributes
-    ----------
-    shown : when the progress bar was last brought up to date; the loop's own.
-    """
+    """The time that goes by between two looks at it."""
 
     def __init__(self) -> None:
-        self.shown = self.last = time.perf_counter()
+        self.last = time.perf_counter()
 
     def lap(self) -> float:
+        """Seconds since it was last asked."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         return seconds

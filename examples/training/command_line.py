@@ -1,17 +1,20 @@
-"""Command lines that start from a preset: reading them, and writing the one that starts a run."""
+"""Command lines that start from a preset or from a resumed run: reading them, and writing one."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
 
 from .freed_memory import keep_freed_memory
+from .run_folder import RunFolder, read_json
 from .settings import RunSettings, flag
 
 S = TypeVar("S", bound=RunSettings)
@@ -19,7 +22,6 @@ S = TypeVar("S", bound=RunSettings)
 
 def run_program(
     main: Callable[[S], int],
-    module: str,
     presets: Mapping[str, S],
     descriptions: Mapping[str, str],
     usual: S,
@@ -31,7 +33,6 @@ def run_program(
     Parameters
     ----------
     main : settings -> exit status.
-    module : the program's name, as ``python -m`` takes it.
     presets : settings by name.
     descriptions : of the presets, a few words each.
     usual : the settings that are changed if no preset is named.
@@ -41,9 +42,9 @@ def run_program(
     try:
         settings = tyro.cli(
             type(usual),
-            prog=f"python -m {module}",
+            prog=f"python -m {usual.program}",
             description=f"{usual.__doc__}\n\nPresets:\n\n{list_presets(descriptions)}",
-            default=choose(presets, preset_of(arguments), usual),
+            default=start_of(arguments, presets, usual),
             args=arguments,
         )
         sys.exit(main(settings))
@@ -51,26 +52,53 @@ def run_program(
         sys.exit(f"{error}")
 
 
-def preset_of(arguments: list[str]) -> str | None:
-    """The preset that a command line names, if it does."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=None)
-    parser.add_argument("--preset", nargs="?")
-    preset: str | None = parser.parse_known_args(arguments)[0].preset
-    return preset
-
-
-def choose(presets: Mapping[str, S], preset: str | None, usual: S) -> S:
-    """The settings that a command line starts from.
+def start_of(arguments: Sequence[str], presets: Mapping[str, S], usual: S) -> S:
+    """What a command line starts from: settings of its preset, of the run it resumes, or the usual ones.
 
     Raises
     ------
-    ValueError : if there is no such preset.
+    ValueError : if there is no such preset, or the run was recorded by another program or version.
+    OSError : if what the run recorded cannot be read.
     """
-    if preset is None:
-        return usual
-    if preset not in presets:
-        raise ValueError(f"train: --preset must be one of {', '.join(presets)}; got {preset!r}")
-    return presets[preset]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--name", nargs="?", default=usual.name)
+    parser.add_argument("--runs", nargs="?", default=usual.runs)
+    given, _ = parser.parse_known_args(arguments)
+    if given.preset is not None:
+        return choose(presets, given.preset)
+    if given.resume and given.name and given.runs:
+        folder = RunFolder(Path(given.runs) / given.name)
+        if folder.config.exists():
+            return recorded_start(usual, folder)
+    return usual
+
+
+def recorded_start(usual: S, folder: RunFolder) -> S:
+    """What the command line of a resumed run starts from: as it was recorded, but for where it is.
+
+    Raises
+    ------
+    ValueError : if it was recorded by another program or version.
+    OSError : if it cannot be read.
+    """
+    recorded = type(usual).from_record(read_json(folder.config))
+    return replace(recorded, name=usual.name, runs=usual.runs, resume=False, overwrite=False)
+
+
+def choose(presets: Mapping[str, S], preset: str) -> S:
+    """A preset's settings.
+
+    Raises
+    ------
+    ValueError : if there is no such preset; it names those that are called alike.
+    """
+    if preset in presets:
+        return presets[preset]
+    alike = difflib.get_close_matches(preset, presets, n=3)
+    hint = f"did you mean {' or '.join(alike)}?" if alike else f"there are {', '.join(presets)}"
+    raise ValueError(f"train: --preset: there is none called {preset!r}; {hint}")
 
 
 def list_presets(descriptions: Mapping[str, str]) -> str:
@@ -79,16 +107,15 @@ def list_presets(descriptions: Mapping[str, str]) -> str:
     return "\n".join(f"- {name:{width}}  {what}" for name, what in descriptions.items())
 
 
-def command_for(module: str, settings: S, start: S) -> str:
+def command_for(settings: S, start: S) -> str:
     """The shell command that starts a run with these settings.
 
     Parameters
     ----------
-    module : the program's name, as ``python -m`` takes it.
     settings : of the run.
     start : what the command line starts from, those of its preset or the usual ones.
     """
-    words = ["python", "-m", module]
+    words = ["python", "-m", settings.program]
     if settings.preset is not None:
         words += ["--preset", settings.preset]
     for f in fields(settings):

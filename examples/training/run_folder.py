@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from .settings import RunSettings
 
 _PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
-_FORMAT = 2  # of checkpoints; those of format 1 do not say so
+_FORMAT = 3  # of checkpoints; those of format 1 do not say so
 _MEND = "put back a copy of it, or train anew with --overwrite"
 
 
@@ -341,7 +341,7 @@ def load_state(path: Path, kind: type[RunSettings]) -> dict[str, Any]:
             f"{path} was written by another version of {kind.program}: {what}; use the version that "
             "wrote it"
         )
-    return state
+    return {**state, "progress": kind.progress_of(progress)}
 
 
 def _some(names: list[str]) -> str:

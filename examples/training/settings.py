@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
@@ -49,6 +49,40 @@ class RunSettings:
             else value
             for name, value in asdict(self).items()
         }
+
+    @classmethod
+    def from_record(cls, recorded: dict[str, Any]) -> Self:
+        """The inverse of `record`.
+
+        Raises
+        ------
+        ValueError : if these are not the settings of this program and version.
+        """
+        unknown, missing = cls.differences(recorded)
+        if unknown or missing:
+            what = f"they have {unknown[0]}" if unknown else f"they lack {missing[0]}"
+            raise ValueError(
+                f"{cls.program}: expected the recorded settings of a run of this version, but {what}; use "
+                "the program and version that recorded them"
+            )
+        hints = get_type_hints(cls)
+
+        def read(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return tuple(value)
+            is_path = Path in (hints[name], *get_args(hints[name]))
+            return Path(value) if is_path and value is not None else value
+
+        return cls(**{name: read(name, value) for name, value in recorded.items()})
+
+    @classmethod
+    def progress_of(cls, recorded: dict[str, Any]) -> dict[str, Any]:
+        """Where a run stood, as today's `Progress` says it; the program may know older forms."""
+        return recorded
+
+    def check(self) -> None:
+        """Raise ValueError for settings that do not fit together."""
+        self.check_name()
 
     def changes(self, recorded: dict[str, Any]) -> list[str]:
         """What differs from recorded settings, apart from the fields that are free to differ."""
@@ -114,6 +148,26 @@ class RunSettings:
                 raise ValueError(f"train: {flag(f.name)} must be below 1, got {value}")
             if f.name in at_most_one and value > 1:
                 raise ValueError(f"train: {flag(f.name)} must be at most 1, got {value}")
+
+
+@dataclass(frozen=True)
+class TrainingSettings(RunSettings):
+    """How long a run trains, on what, and what it reports."""
+
+    max_minutes: float | None = field(default=None, metadata=FREE)
+    """Stop training after this time, all of it included, even if steps are left. The learning rate then
+    falls with the time where that is ahead of the steps; such a run is not reproducible to the bit."""
+    report_every: int = 50
+    """Steps between two lines of metrics.json, each with a checkpoint."""
+    seed: int = 0
+    """Of the initial weights and of every random draw."""
+    threads: int = field(default=0, metadata=FREE)
+    """Threads for PyTorch in each process; 0 leaves its own choice, and with --resume takes as many as
+    before, since the last digits of sums depend on their number."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: matrix products and convolutions in bfloat16, everything else in float32."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)
+    """Where to report to besides metrics.json."""
 
 
 def flag(name: str) -> str:

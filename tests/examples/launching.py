@@ -4,13 +4,16 @@ import gc
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch._dynamo  # which a run imports late; once for all
 import torch.distributed.tensor
@@ -18,6 +21,37 @@ import torch.distributed.tensor
 from examples.training.settings import RunSettings
 
 ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def in_a_terminal(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
+    """A program whose errors and bars go to a terminal, and what reads there; it ends with the block.
+
+    What is read of a program that has ended, or has a traceback, fails the test.
+    """
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))  # not on Windows
+    mine, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))  # its rows and columns
+    shown = ""
+
+    def read() -> str:
+        nonlocal shown
+        try:
+            text = os.read(mine, 1000).decode()
+        except OSError:  # what Linux says of a terminal that nothing writes to any more
+            text = ""
+        shown += text
+        assert text, f"the program ended: {shown}"
+        assert "Traceback" not in shown, shown
+        return text
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its, text=True) as process:
+        os.close(its)
+        try:
+            yield process, read
+        finally:
+            process.kill()
+            os.close(mine)
 
 
 def launch(module: str, jobs: dict[str, tuple[str, RunSettings]], out: Path, processes: int = 2) -> None:

@@ -1,11 +1,41 @@
-"""Comparing what runs leave behind."""
+"""Carrying out runs, and comparing what they leave behind."""
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
+from examples.training.accelerator import make_accelerator
+from examples.training.broadcasting import from_main
+from examples.training.interrupt import StopRequest
+from examples.training.loop import Loop, Work
 from examples.training.run_folder import RunFolder, load
+from examples.training.settings import TrainingSettings
 
 TIMINGS = ("seconds", "_per_second", "_share")  # how their names end
+
+
+def make_loop(settings: TrainingSettings, make: Callable[[Accelerator], Work]) -> Loop:
+    """That of a new run, or of one that stands where it stood; its folder is claimed."""
+    accelerator = make_accelerator(settings)
+    loop = Loop(settings, make(accelerator), RunFolder(settings.folder), accelerator)
+    state = from_main(accelerator, lambda: loop.folder.open(settings))
+    if state is not None:
+        loop.resume(state)
+    return loop
+
+
+def run(
+    settings: TrainingSettings, make: Callable[[Accelerator], Work]
+) -> tuple[Loop, list[dict[str, Any]]]:
+    """A whole run, or the rest of one; and its reports of training."""
+    loop = make_loop(settings, make)
+    with closing(loop.work):
+        assert loop.train(StopRequest())
+    return loop, [line for line in loop.folder.reports() if line["split"] == "train"]
 
 
 def without_times(line: dict) -> dict:

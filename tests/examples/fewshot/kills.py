@@ -12,7 +12,7 @@ from examples.fewshot.bootstrapping import Bootstrapping
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
-from examples.fewshot.settings import Settings, load_settings
+from examples.fewshot.settings import Settings
 from tests.examples.fewshot.conftest import patterns
 from tests.examples.moments import Moments, run_and_kill
 
@@ -29,5 +29,5 @@ def run(settings: Settings, moments: Moments) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kinds = run_and_kill(run, load_settings(json.load(sys.stdin)))
+    kinds = run_and_kill(run, Settings.from_record(json.load(sys.stdin)))
     sys.stdout.write(json.dumps(kinds) + "\n")

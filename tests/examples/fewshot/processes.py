@@ -4,44 +4,62 @@
 In double precision, in which one process and several must agree to the last digits.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from examples.fewshot import train
-from examples.fewshot import trainer as trainer_module
 from examples.fewshot.data.classes import Splits
+from examples.fewshot.models import FewShotLearner
 from examples.fewshot.objectives import EpisodeTraining
-from examples.fewshot.settings import Settings, load_settings
-from examples.fewshot.trainer import Trainer
-from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder
+from examples.fewshot.settings import Settings
+from examples.fewshot.trainer import Training
+from examples.training import loop as loop_module
+from examples.training.accelerator import make_accelerator
+from examples.training.objective import Objective
 from tests.examples.fewshot.conftest import patterns
 from tests.examples.launching import do_jobs
+from tests.examples.runs import run
 
 SPLITS = Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
 SECOND = Splits(train=patterns(12, 6, 3), validation=patterns(8, 6, 4), test=patterns(8, 6, 5))
 
 
-class DoubleTrainer(Trainer):
+class Double(Training):
+    def make_objective(self, phase: str) -> Objective[FewShotLearner]:
+        with double_precision():
+            return super().make_objective(phase)
+
     def _move(self, value: torch.Tensor) -> torch.Tensor:
         return super()._move(value.double() if value.is_floating_point() else value)
 
+    def validate(self) -> dict[str, float]:
+        return {"accuracy": 0.0}  # its images would be in single precision
 
-def trainer(settings: Settings) -> DoubleTrainer:
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Of all weights that are made within."""
     torch.set_default_dtype(torch.float64)
     try:
-        domains = [SPLITS] if settings.second_data is None else [SPLITS, SECOND]
-        made = DoubleTrainer(settings, domains, RunFolder(settings.folder))
+        yield
     finally:
         torch.set_default_dtype(torch.float32)
-    made.validate = lambda learner: {"accuracy": 0.0}  # its images would be in single precision
+
+
+def make_training(settings: Settings, accelerator: Accelerator) -> Double:
+    with double_precision():
+        domains = [SPLITS] if settings.second_data is None else [SPLITS, SECOND]
+        made = Double(settings, domains, accelerator)
     if settings.feature_views:
         made.learner.encoder.float()  # as the images are that it encodes beforehand, all in each process
     return made
@@ -49,19 +67,17 @@ def trainer(settings: Settings) -> DoubleTrainer:
 
 def gradients(settings: Settings) -> dict[str, torch.Tensor]:
     """Of a step from fresh weights, of everything trained; and the running statistics after it."""
-    one = trainer(settings)
-    one.progress.step = 2
-    one._start_drawing()
-    one._step()
-    found = {name: p.grad for name, p in one.objective.named_parameters() if p.grad is not None}
-    return {**found, **dict(one.objective.named_buffers())}
+    training = make_training(settings, make_accelerator(settings))
+    training.enter(training.phases[0])
+    training.begin(2)
+    training.step(2, 0.5)
+    found = {name: p.grad for name, p in training.objective.named_parameters() if p.grad is not None}
+    return {**found, **dict(training.objective.named_buffers())}
 
 
 def final_weights(settings: Settings) -> dict[str, torch.Tensor]:
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    one = trainer(settings)
-    assert one.train(StopRequest())
-    return one.learner.state_dict()
+    loop, _ = run(settings, partial(make_training, settings))
+    return loop.work.learner.state_dict()
 
 
 def stopped_program(settings: Settings) -> dict[str, int]:
@@ -85,12 +101,12 @@ def taken_encoder(settings: Settings) -> dict[str, torch.Tensor]:
     """Of a run that only the main process can read: the others are on machines without its disk."""
     if torch.distributed.get_rank():
         settings = dataclasses.replace(settings, encoder_from=Path("elsewhere"))
-    return trainer(settings).learner.encoder.state_dict()
+    return make_training(settings, make_accelerator(settings)).learner.encoder.state_dict()
 
 
 def missing_encoder(settings: Settings) -> dict[str, str]:
     try:
-        trainer(settings)
+        make_training(settings, make_accelerator(settings))
     except FileNotFoundError as error:
         return {"error": str(error)}
     return {}
@@ -129,7 +145,7 @@ def full_disk(settings: Settings) -> dict[str, str]:
         raise OSError(f"process {torch.distributed.get_rank()} has no room")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "save", save)
+        patch.setattr(loop_module, "save", save)
         return refused_program(settings)
 
 
@@ -146,4 +162,4 @@ JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    do_jobs(JOBS, load_settings)
+    do_jobs(JOBS, Settings.from_record)

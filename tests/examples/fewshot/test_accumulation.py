@@ -1,16 +1,18 @@
 """What a step makes of its micro-batches, by either rule."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
 from examples.fewshot import train
-from examples.fewshot.objectives import Share
-from examples.fewshot.trainer import Trainer
-from examples.training.interrupt import StopRequest
+from examples.fewshot.trainer import Training
+from examples.training.accelerator import make_accelerator
+from examples.training.interrupt import INTERRUPTED
+from examples.training.objective import Share
 from examples.training.run_folder import RunFolder
-from tests.examples.runs import assert_same_run
+from tests.examples.runs import assert_same_run, run
 
 PARTS = 4
 
@@ -30,29 +32,30 @@ def settings(settings):
     )
 
 
-def trainer(settings, splits) -> Trainer:
-    return Trainer(settings, [splits], RunFolder(settings.folder))
+def make_training(settings, splits) -> Training:
+    training = Training(settings, [splits], make_accelerator(settings))
+    training.enter("episodes")
+    return training
 
 
 def gradients_at_fresh_weights(settings, splits, first: int, count: int, monkeypatch) -> list[list]:
     """Of steps ``first`` to ``first + count - 1``, all at the weights that the run begins with."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
-    one = trainer(settings, splits)
-    one.progress.step = first
-    one._start_drawing()
+    training = make_training(settings, splits)
+    training.begin(first)
     found = []
-    for _ in range(count):
-        one._step()
-        found.append([parameter.grad.clone() for parameter in one.trained])
+    for step in range(first, first + count):
+        training.step(step, 0.5)
+        found.append([parameter.grad.clone() for parameter in training.trained()])
     return found
 
 
 def summed(settings, splits, numbers: range, divisor: int) -> list[torch.Tensor]:
     """The gradient of the micro-batches' losses, added and divided, by autograd alone."""
-    one = trainer(settings, splits)
-    dataset = one.objective.dataset(Share(accumulation=PARTS))
-    loss = sum(one.objective(dataset[number])["loss"] for number in numbers) / divisor
-    return torch.autograd.grad(loss, one.trained)
+    training = make_training(settings, splits)
+    dataset = training.objective.dataset(Share(accumulation=PARTS))
+    loss = sum(training.objective(dataset[number])["loss"] for number in numbers) / divisor
+    return torch.autograd.grad(loss, training.trained())
 
 
 # Numbers of the micro-batches of the first three steps, and what their sum is divided by.
@@ -96,16 +99,16 @@ def test_a_stopped_run_by_the_published_rule_continues_to_the_same_numbers(
     whole = dataclasses.replace(settings, name="whole")
     assert train.main(whole) == 0
     with monkeypatch.context() as patch:
-        step, steps = Trainer._step, []
+        step = Training.step
 
-        def interrupted(self):
-            step(self)
-            steps.append(self.progress.step)
-            if len(steps) > stop_after:
+        def interrupted(self, number, share_done):
+            values = step(self, number, share_done)
+            if number >= stop_after:
                 raise KeyboardInterrupt
+            return values
 
-        patch.setattr(Trainer, "_step", interrupted)
-        assert train.main(settings) == train.INTERRUPTED
+        patch.setattr(Training, "step", interrupted)
+        assert train.main(settings) == INTERRUPTED
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert_same_run(RunFolder(settings.folder), RunFolder(whole.folder))
 
@@ -114,15 +117,11 @@ def test_both_rules_take_the_same_steps_at_the_same_rates_and_report_means(setti
     lines = {}
     for rule in RULES:
         by_rule = dataclasses.replace(settings, name=rule, accumulation_rule=rule)
-        folder = RunFolder(by_rule.folder)
-        folder.open(by_rule)
-        made = Trainer(by_rule, [splits], folder)
-        assert made.train(StopRequest())
-        assert made.progress.step == by_rule.steps
-        lines[rule] = [line for line in folder.reports() if line["split"] == "train"]
+        loop, lines[rule] = run(by_rule, partial(Training, by_rule, [splits]))
+        assert loop.progress.step == by_rule.steps
     rates = [[line["learning_rate"] for line in lines[rule]] for rule in RULES]
     assert rates[0] == rates[1]
-    fresh = trainer(settings, splits)
+    fresh = make_training(settings, splits)
     dataset = fresh.objective.dataset(Share(accumulation=PARTS))
     with torch.no_grad():
         losses = [fresh.objective(dataset[number])["loss"].item() for number in range(PARTS)]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import srwm
 from examples.fewshot import models
 from examples.fewshot.bootstrapping import Bootstrapping, answer_distance, divide_shots, state_distance
-from examples.fewshot.objectives import Share
 from examples.fewshot.settings import build_learner
+from examples.training.objective import Share
 
 K, J = 2, 1
 

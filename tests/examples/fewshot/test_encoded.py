@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ from examples.fewshot.data import encoded as encoded_module
 from examples.fewshot.data.encoded import encode_classes
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
-from examples.fewshot.objectives import EpisodeTraining, Share, training_features
+from examples.fewshot.objectives import EpisodeTraining, training_features
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import build_learner
-from examples.fewshot.trainer import Trainer
+from examples.fewshot.trainer import Training
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder, load
-from tests.examples.runs import numbers_of, without_times
+from examples.training.objective import Share
+from tests.examples.runs import assert_same_run, make_loop, run
 
 
 def first_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -162,21 +163,10 @@ class StopAfter(StopRequest):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_resumed_run_encodes_again_and_goes_on_as_if_never_stopped(settings, splits, workers):
     settings = dataclasses.replace(settings, feature_views=2, feature_noise=0.3, pools=0, workers=workers)
-    whole = RunFolder(settings.runs / "whole")
-    whole.open(dataclasses.replace(settings, name="whole"))
-    assert Trainer(settings, [splits], whole).train(StopRequest())
-
-    parts = RunFolder(settings.runs / "parts")
-    parts.open(dataclasses.replace(settings, name="parts"))
-    assert not Trainer(settings, [splits], parts).train(StopAfter(8))
-    state = load(parts.checkpoint)
-    assert state["progress"]["phase"] == "episodes"
-    assert 0 < state["progress"]["step"] < settings.steps
-    trainer = Trainer(settings, [splits], parts)
-    trainer.resume(state)
-    assert trainer.train(StopRequest())
-
-    tensors = numbers_of(whole)
-    for name, tensor in numbers_of(parts).items():
-        assert torch.equal(tensor, tensors[name]), name
-    assert list(map(without_times, parts.reports())) == list(map(without_times, whole.reports()))
+    whole, _ = run(dataclasses.replace(settings, name="whole"), partial(Training, settings, [splits]))
+    parts = make_loop(settings, partial(Training, settings, [splits]))
+    assert not parts.train(StopAfter(8))
+    assert parts.progress.phase == "episodes"
+    assert 0 < parts.progress.step < settings.steps
+    run(dataclasses.replace(settings, resume=True), partial(Training, settings, [splits]))
+    assert_same_run(parts.folder, whole.folder)

@@ -5,6 +5,7 @@ import math
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import tyro
 from examples.fewshot.data.classes import ImageClasses, Splits
 from examples.fewshot.presets import DESCRIPTIONS, PRESETS, command
 from examples.fewshot.settings import Settings, build_learner
-from examples.fewshot.trainer import Trainer
+from examples.fewshot.trainer import Training
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder
+from examples.training.loop import Loop
+from tests.examples.runs import make_loop
 
 
 def noise(count: int, per_class: int, shape: tuple[int, int, int], seed: int) -> ImageClasses:
@@ -31,8 +33,8 @@ def noise(count: int, per_class: int, shape: tuple[int, int, int], seed: int) ->
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "save", lambda self: None)  # most of the time, and tested elsewhere
-    monkeypatch.setattr(Trainer, "save_best", lambda self: None)
+    monkeypatch.setattr(Loop, "save", lambda self: None)  # most of the time, and tested elsewhere
+    monkeypatch.setattr(Loop, "save_best", lambda self: None)
     preset = PRESETS[name]
     preset.check()
     few = dataclasses.replace(
@@ -55,20 +57,19 @@ def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
         validation_episodes=2,
         report_every=2,
     )
-    folder = RunFolder(few.folder)
-    folder.open(few)
     shape = build_learner(few).encoder.image_shape
     domains = [
         Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in range(2 if few.second_data else 1)
     ]
-    trainer = Trainer(few, domains, folder)
-    before = {n: p.clone() for n, p in trainer.learner.named_parameters()}
-    assert trainer.train(StopRequest())
-    assert trainer.progress.step == 2
-    losses = [line["loss"] for line in folder.reports() if line["split"] == "train"]
+    loop = make_loop(few, partial(Training, few, domains))
+    learner = loop.work.learner
+    before = {n: p.clone() for n, p in learner.named_parameters()}
+    assert loop.train(StopRequest())
+    assert loop.progress.step == 2
+    losses = [line["loss"] for line in loop.folder.reports() if line["split"] == "train"]
     assert losses
     assert all(map(math.isfinite, losses))
-    for parameter, value in trainer.learner.named_parameters():
+    for parameter, value in learner.named_parameters():
         assert not torch.equal(value, before[parameter]), parameter
 
 

@@ -8,8 +8,10 @@ import torch
 
 from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
-from examples.fewshot.objectives import EpisodeTraining, Share
+from examples.fewshot.objectives import EpisodeTraining
 from examples.fewshot.settings import build_learner
+from examples.training.interrupt import INTERRUPTED
+from examples.training.objective import Share
 from examples.training.run_folder import RunFolder, describe, load, save
 from tests.examples.fewshot import processes
 from tests.examples.launching import launch
@@ -133,7 +135,7 @@ def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, 
     _, settings = jobs["stopped"]
     for rank in range(2):
         found = torch.load(results / f"stopped-{rank}.pt")
-        assert found == {"status": train.INTERRUPTED, "steps": 3}
+        assert found == {"status": INTERRUPTED, "steps": 3}
     folder = RunFolder(settings.folder)
     assert load(folder.checkpoint)["progress"]["step"] == 3
     monkeypatch.setattr(train, "load_domains", lambda settings: [splits])

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from examples.fewshot.data.rotations import with_rotations
-from examples.fewshot.trainer import Trainer
-from examples.training.run_folder import RunFolder
+from examples.fewshot.trainer import Training
+from examples.training.accelerator import make_accelerator
 
 
 def test_every_class_is_there_at_every_angle(splits):
@@ -27,10 +27,11 @@ def test_every_class_is_there_at_every_angle(splits):
                 np.testing.assert_array_equal(image, np.rot90(original, quarter, axes=(-2, -1)))
 
 
-def test_the_encoder_does_not_learn_the_turned_classes(settings, splits, tmp_path):
+def test_the_encoder_does_not_learn_the_turned_classes(settings, splits):
     settings = dataclasses.replace(settings, rotate_classes="train", train_encoder=True)
-    trainer = Trainer(settings, [splits], RunFolder(tmp_path / "run"))
-    [sampler] = trainer.objective.samplers
+    training = Training(settings, [splits], make_accelerator(settings))
+    training.enter("encoder")
+    [sampler] = training.objective.samplers
     assert len(sampler.classes.names) == len(splits.train.names)
-    trainer.enter_phase("episodes")
-    assert len(trainer.objective.sampler.classes.names) == 4 * len(splits.train.names)
+    training.enter("episodes")
+    assert len(training.objective.sampler.classes.names) == 4 * len(splits.train.names)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from examples.fewshot.data.classes import ImageClasses
-from examples.fewshot.objectives import Share
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import build_learner
+from examples.training.objective import Share
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import tyro
 
 from examples.fewshot.presets import command
-from examples.fewshot.settings import Settings, build_learner, load_settings
+from examples.fewshot.settings import Settings, build_learner
 
 
 def test_defaults_fit_together_and_are_the_published_model():
@@ -84,7 +84,7 @@ def test_settings_that_do_not_fit_are_named(change, message):
 
 def test_record_is_json_and_comes_back():
     settings = Settings(root=Path("a/b"), encoder_from=Path("c"), max_minutes=1.5, trackers=("wandb",))
-    assert load_settings(json.loads(json.dumps(settings.record()))) == settings
+    assert Settings.from_record(json.loads(json.dumps(settings.record()))) == settings
 
 
 def test_command_gives_the_settings_back():

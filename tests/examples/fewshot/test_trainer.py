@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import accelerate.tracking
@@ -10,11 +11,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from examples.fewshot.schedule import published
 from examples.fewshot.settings import build_learner
-from examples.fewshot.trainer import Trainer
+from examples.fewshot.trainer import Training
 from examples.training.interrupt import StopRequest
+from examples.training.loop import Loop
 from examples.training.run_folder import RunFolder, describe, load
+from examples.training.schedule import published
+from tests.examples import runs
 from tests.examples.runs import numbers_of, without_times
 
 
@@ -24,12 +27,12 @@ def settings(settings):
     return dataclasses.replace(settings, encoder_warmup_steps=0, report_every=1)
 
 
-def run(settings, splits) -> tuple[Trainer, list[dict]]:
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    trainer = Trainer(settings, [splits], folder)
-    assert trainer.train(StopRequest())
-    return trainer, [line for line in folder.reports() if line["split"] == "train"]
+def make_loop(settings, splits) -> Loop:
+    return runs.make_loop(settings, partial(Training, settings, [splits]))
+
+
+def run(settings, splits) -> tuple[Loop, list[dict]]:
+    return runs.run(settings, partial(Training, settings, [splits]))
 
 
 def test_the_published_schedule_counts_from_one_and_scales_the_encoders_rate(settings, splits):
@@ -40,10 +43,10 @@ def test_the_published_schedule_counts_from_one_and_scales_the_encoders_rate(set
         train_encoder=True,
         encoder_learning_rate_factor=0.5,
     )
-    trainer, lines = run(settings, splits)
+    loop, lines = run(settings, splits)
     expected = [published(step, settings.d_model, 4) for step in range(1, 7)]
     assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-12)
-    others, encoder = trainer.optimizer.param_groups
+    others, encoder = loop.work.optimizer.param_groups
     assert encoder["lr"] == pytest.approx(0.5 * others["lr"])
 
 
@@ -77,14 +80,15 @@ def test_clip_bounds_the_norm_of_the_gradient_that_adam_takes(settings, splits, 
 
 def test_a_run_that_diverges_stops_before_anything_is_lost(settings, splits, monkeypatch):
     settings = dataclasses.replace(settings, report_every=2, steps=6)
-    learn = Trainer._step
+    learn = Training.step
 
-    def diverging(self):
-        learn(self)
-        if self.progress.step == 4:
-            self.trained[0].data.view(-1)[0] = torch.nan
+    def diverging(self, step, share_done):
+        values = learn(self, step, share_done)
+        if step == 3:
+            self.trained()[0].data.view(-1)[0] = torch.nan
+        return values
 
-    monkeypatch.setattr(Trainer, "_step", diverging)
+    monkeypatch.setattr(Training, "step", diverging)
     with pytest.raises(ValueError, match=r"train: episodes: the weights must be finite, .* step 4: "):
         run(settings, splits)
     state = load(RunFolder(settings.folder).checkpoint)
@@ -96,38 +100,28 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(settings, splits, mon
 
 def test_training_stops_when_validation_no_longer_improves(settings, splits):
     patient = dataclasses.replace(settings, steps=1000, validate_every=1, early_stop=3, n_way=2)
-    folder = RunFolder(patient.folder)
-    folder.open(patient)
-    trainer = Trainer(patient, [splits], folder)
+    loop = make_loop(patient, splits)
     found = iter([0.5, 0.6, 0.6, 0.7, 0.1, 0.7, 0.6])
-    trainer.validate = lambda learner: {"accuracy": next(found)}
-    assert trainer.train(StopRequest())
-    assert trainer.progress.step == 6
-    assert load(folder.best)["progress"]["step"] == trainer.progress.best_step == 3
-    again = dataclasses.replace(patient, resume=True)
-    resumed = Trainer(again, [splits], folder)
-    resumed.resume(folder.open(again))
-    assert resumed.train(StopRequest())
+    loop.work.validate = lambda: {"accuracy": next(found)}
+    assert loop.train(StopRequest())
+    assert loop.progress.step == 6
+    assert load(loop.folder.best)["progress"]["step"] == loop.progress.best_step == 3
+    resumed, _ = run(dataclasses.replace(patient, resume=True), splits)
     assert resumed.progress.step == 6, "the run was over"
 
 
 def test_best_weights_lost_between_checkpoint_and_copy_are_copied_on_resuming(settings, splits):
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    trainer = Trainer(settings, [splits], folder)
+    loop = make_loop(settings, splits)
     rising = iter([0.1, 0.2, 0.3])
-    trainer.validate = lambda learner: {"accuracy": next(rising)}
-    saved = trainer.save_best
-    trainer.save_best = lambda: saved() if trainer.progress.step < 6 else None
-    assert trainer.train(StopRequest())
-    assert load(folder.best)["progress"]["step"] == 3
-    again = dataclasses.replace(settings, resume=True)
-    resumed = Trainer(again, [splits], folder)
-    resumed.resume(folder.open(again))
-    assert resumed.train(StopRequest())
-    best = load(folder.best)
+    loop.work.validate = lambda: {"accuracy": next(rising)}
+    saved = loop.save_best
+    loop.save_best = lambda: saved() if loop.progress.step < 6 else None
+    assert loop.train(StopRequest())
+    assert load(loop.folder.best)["progress"]["step"] == 3
+    run(dataclasses.replace(settings, resume=True), splits)
+    best = load(loop.folder.best)
     assert best["progress"]["step"] == 6
-    for name, value in trainer.learner.state_dict().items():
+    for name, value in loop.work.learner.state_dict().items():
         assert torch.equal(best["learner"][name], value), name
 
 
@@ -135,10 +129,10 @@ def test_the_encoder_of_another_run(settings, splits):
     first = dataclasses.replace(settings, name="first", encoder_warmup_steps=3)
     source, _ = run(first, splits)
     taken = dataclasses.replace(settings, encoder_warmup_steps=3, encoder_from=source.folder.path, seed=7)
-    trainer, lines = run(taken, splits)
+    loop, lines = run(taken, splits)
     assert {line["phase"] for line in lines} == {"episodes"}, "no warm-up"
     best = load(source.folder.best)["learner"]
-    for name, value in trainer.learner.encoder.state_dict().items():
+    for name, value in loop.work.learner.encoder.state_dict().items():
         assert torch.equal(value, best["encoder." + name]), name
     with pytest.raises(ValueError, match=r"--encoder-from .* differ in blocks.0.*--encoder-channels"):
         run(dataclasses.replace(taken, name="other", encoder_channels=4), splits)
@@ -161,7 +155,7 @@ def test_a_damaged_encoder_of_another_run_is_named(settings, splits, change, mes
     source.begin(settings, {**describe(settings), "progress": {}, "learner": learner})
     taken = dataclasses.replace(settings, encoder_warmup_steps=3, encoder_from=source.path)
     with pytest.raises(ValueError, match=rf"first.checkpoint\.pt: the weight .* {message}; put back"):
-        Trainer(taken, [splits], RunFolder(taken.folder))
+        make_loop(taken, splits)
 
 
 def test_workers_draw_the_same_images(settings, splits):
@@ -176,9 +170,9 @@ def test_workers_draw_the_same_images(settings, splits):
 def test_tensorboard_hears_what_metrics_hold(settings, splits):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)), splits)
-    trainer.accelerator.end_training()
-    [events] = trainer.folder.trackers.rglob("events.out.*")
+    loop, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)), splits)
+    loop.accelerator.end_training()
+    [events] = loop.folder.trackers.rglob("events.out.*")
     read = EventAccumulator(str(events)).Reload()
     heard = [(event.step, event.value) for event in read.Scalars("train/episodes/loss")]
     assert heard == [(line["step"], pytest.approx(line["loss"])) for line in lines]
@@ -190,31 +184,26 @@ def test_tensorboard_shows_every_report_of_a_resumed_run_once(settings, splits, 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     settings = dataclasses.replace(settings, trackers=("tensorboard",))
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    trainer = Trainer(settings, [splits], folder)
+    loop = make_loop(settings, splits)
 
     def interrupt_at_five(act):
         def acting():
-            if trainer.progress.step == 5:
+            if loop.progress.step == 5:
                 raise KeyboardInterrupt
             act()
 
         return acting
 
     name = "_step" if moment == "in a step" else "save"
-    monkeypatch.setattr(trainer, name, interrupt_at_five(getattr(trainer, name)))
+    monkeypatch.setattr(loop, name, interrupt_at_five(getattr(loop, name)))
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(StopRequest())
-    trainer.accelerator.end_training()
+        loop.train(StopRequest())
+    loop.accelerator.end_training()
 
-    again = dataclasses.replace(settings, resume=True)
-    resumed = Trainer(again, [splits], folder)
-    resumed.resume(folder.open(again))
-    assert resumed.train(StopRequest())
+    resumed, _ = run(dataclasses.replace(settings, resume=True), splits)
     resumed.accelerator.end_training()
-    assert len(list(folder.trackers.rglob("events.out.*"))) == 2
-    read = EventAccumulator(str(folder.trackers / "fewshot")).Reload()
+    assert len(list(loop.folder.trackers.rglob("events.out.*"))) == 2
+    read = EventAccumulator(str(loop.folder.trackers / "fewshot")).Reload()
     assert [event.step for event in read.Scalars("train/episodes/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in read.Scalars("validation/episodes/accuracy")] == [0, 3, 6]
 
@@ -237,19 +226,13 @@ def wandb_runs(monkeypatch) -> list[dict]:
 def test_a_resumed_run_goes_on_in_wandb_and_a_new_one_begins(settings, splits, wandb_runs):
     settings = dataclasses.replace(settings, trackers=("wandb",))
     for change in ({}, {"resume": True}, {"overwrite": True}):
-        changed = dataclasses.replace(settings, **change)
-        folder = RunFolder(changed.folder)
-        state = folder.open(changed)
-        trainer = Trainer(changed, [splits], folder)
-        if state is not None:
-            trainer.resume(state)
-        assert trainer.train(StopRequest())
+        loop, _ = run(dataclasses.replace(settings, **change), splits)
     first, resumed, anew = (options["id"] for options in wandb_runs)
     assert first == resumed != anew
     assert {(options["project"], options["resume"]) for options in wandb_runs} == {("fewshot", "allow")}
-    (folder.trackers / "wandb.json").write_text("{}")
+    (loop.folder.trackers / "wandb.json").write_text("{}")
     with pytest.raises(ValueError, match=r"wandb.json has no id of a run in Weights & Biases; remove it"):
-        trainer.train(StopRequest())
+        loop.train(StopRequest())
 
 
 def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch):
@@ -258,17 +241,17 @@ def test_a_tracker_that_is_not_installed_is_named(settings, splits, monkeypatch)
         importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more)
     )
     with pytest.raises(ValueError, match=r"--trackers wandb needs the package wandb, .* pip install wandb"):
-        Trainer(dataclasses.replace(settings, trackers=("wandb",)), [splits], RunFolder(settings.folder))
+        make_loop(dataclasses.replace(settings, trackers=("wandb",)), splits)
 
 
 def test_bfloat16_trains_parameters_that_stay_in_single_precision(settings, splits):
     AcceleratorState._reset_state(reset_partial_state=True)  # which remembers the first run's precision
     try:
-        trainer, lines = run(dataclasses.replace(settings, mixed_precision="bf16", dropout=0.0), splits)
+        loop, lines = run(dataclasses.replace(settings, mixed_precision="bf16", dropout=0.0), splits)
         assert torch.is_autocast_enabled("cpu") is False
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     _, exact = run(dataclasses.replace(settings, name="whole", dropout=0.0), splits)
-    assert all(p.dtype == torch.float32 for p in trainer.learner.parameters())
+    assert all(p.dtype == torch.float32 for p in loop.work.learner.parameters())
     assert lines[0]["loss"] != exact[0]["loss"]
     assert lines[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.02)

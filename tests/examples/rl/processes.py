@@ -4,60 +4,54 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import torch
 
 from examples.rl import train
-from examples.rl.settings import Settings, load_settings
-from examples.rl.trainer import Trainer
+from examples.rl.settings import Settings
 from examples.training.interrupt import StopRequest
-from examples.training.opening import open_run
+from examples.training.loop import Values
 from examples.training.run_folder import RunFolder, load
 from tests.examples.launching import do_jobs
-from tests.examples.rl.training import make_trainer
+from tests.examples.rl.training import make_loop, run
 
 
 def whole_run(settings: Settings) -> dict[str, torch.Tensor]:
     """Weights and the optimiser's means of squares at its end."""
-    trainer = make_trainer(settings)
-    open_run(RunFolder(settings.folder), settings, trainer.accelerator)
-    assert trainer.train(StopRequest())
-    squares = trainer.optimizer.state_dict()["state"]
+    loop, _ = run(settings)
+    squares = loop.work.optimizer.state_dict()["state"]
     return {
-        **trainer.agent.state_dict(),
+        **loop.work.agent.state_dict(),
         **{f"square of {place}": state["square_avg"] for place, state in squares.items()},
     }
 
 
 def stopped_run(settings: Settings) -> dict[str, Any]:
     """When the last process is asked to stop in its third update."""
-    learn = Trainer._learn
-    trainer = make_trainer(settings)
-    open_run(RunFolder(settings.folder), settings, trainer.accelerator)
-    is_last = trainer.accelerator.process_index == trainer.accelerator.num_processes - 1
+    loop = make_loop(settings)
+    step = loop.work.step
+    is_last = loop.accelerator.process_index == loop.accelerator.num_processes - 1
 
-    def noted(unroll: Any) -> dict[str, float]:
-        if trainer.progress.update == 2 and is_last:
+    def noted(number: int, share_done: float) -> Values:
+        if number == 2 and is_last:
             os.kill(os.getpid(), signal.SIGINT)
-        return learn(trainer, unroll)
+        return step(number, share_done)
 
-    trainer._learn = noted
-    with StopRequest() as stop:
-        finished = trainer.train(stop)
-    return {"finished": finished, "update": trainer.progress.update}
+    loop.work.step = noted
+    with StopRequest() as stop, closing(loop.work):
+        finished = loop.train(stop)
+    return {"finished": finished, "update": loop.progress.step}
 
 
 def resumed_run(settings: Settings) -> dict[str, torch.Tensor]:
     """The rest of the stopped run, of as many processes, in a folder of its own."""
-    trainer = make_trainer(settings)
-    if trainer.accelerator.is_main_process:
+    if torch.distributed.get_rank() == 0:
         shutil.copytree(settings.runs / "stopped", settings.folder)
-    state = open_run(RunFolder(settings.folder), settings, trainer.accelerator)
-    assert state is not None
-    trainer.resume(state)
-    assert trainer.train(StopRequest())
-    return trainer.agent.state_dict()
+    loop, _ = run(settings)
+    assert loop.progress.step == 6
+    return loop.work.agent.state_dict()
 
 
 def program(settings: Settings) -> dict[str, torch.Tensor]:
@@ -77,4 +71,4 @@ JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    do_jobs(JOBS, load_settings)
+    do_jobs(JOBS, Settings.from_record)

@@ -55,8 +55,8 @@ def train_two_updates(preset, tmp_path):
         fresh.append({name: value.clone() for name, value in made.state_dict().items()})
         return made
 
-    trainer, lines = run(few, kind=Pictures, agent=agent)
-    moved = {name: (fresh[0][name], value) for name, value in trainer.agent.named_parameters()}
+    loop, lines = run(few, kind=Pictures, agent=agent)
+    moved = {name: (fresh[0][name], value) for name, value in loop.work.agent.named_parameters()}
     return moved, lines
 
 

@@ -1,14 +1,16 @@
 """Several processes train to what one does on the joined batch."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
 
 from examples.rl.presets import PRESETS
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder
 from tests.examples.launching import launch
 from tests.examples.rl import processes
+from tests.examples.rl.training import make_loop
 from tests.examples.runs import without_times
 
 
@@ -97,8 +99,8 @@ def test_one_process_goes_on_with_new_episodes(results, jobs):
     """Where two have stopped: the games of both cannot be divided again."""
     settings = dataclasses.replace(jobs["stopped"][1], name="alone", resume=True)
     results("stopped", 0)
-    trainer = processes.make_trainer(settings)
-    trainer.resume(load(RunFolder(jobs["stopped"][1].folder).checkpoint))
-    assert trainer.progress.update == 3
-    assert trainer.actor.finish().dones[:, 0].all()
-    trainer.actor.close()
+    shutil.copytree(jobs["stopped"][1].folder, settings.folder)
+    loop = make_loop(settings)
+    assert loop.progress.step == 3
+    assert loop.work.actor.finish().dones[:, 0].all()
+    loop.work.close()

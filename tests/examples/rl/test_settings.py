@@ -8,7 +8,7 @@ import tyro
 
 from examples.rl.losses import LossConstants
 from examples.rl.presets import command
-from examples.rl.settings import Settings, load_settings
+from examples.rl.settings import Settings
 
 
 def test_defaults_fit_together_and_are_the_published_constants():
@@ -57,7 +57,7 @@ def test_record_is_json_and_comes_back():
     settings = Settings(
         games=("maze", "heist"), runs=Path("a/b"), bptt=1, channels=(8,), trackers=("wandb",)
     )
-    assert load_settings(json.loads(json.dumps(settings.record()))) == settings
+    assert Settings.from_record(json.loads(json.dumps(settings.record()))) == settings
 
 
 def test_command_gives_the_settings_back():

@@ -1,16 +1,16 @@
-import dataclasses
+from collections import Counter
 
 from examples.rl.rollouts import Episode
-from examples.rl.tally import Tally
+from examples.rl.tally import report_of, sums_of, without_tally
+
+MAZE = [Episode("maze", 10.0, 20), Episode("maze", 0.0, 40)]
+HEIST = Episode("heist", 1.0, 90)
 
 
 def test_means_over_episodes_and_over_games():
-    tally = Tally()
-    assert tally.of_episodes() == {"episodes": 0}
-    tally.add_episodes([Episode("maze", 10.0, 20), Episode("maze", 0.0, 40)])
-    assert tally.of_episodes() == {"episodes": 2, "episode_return": 5.0, "episode_length": 30.0}
-    tally.add_episodes([Episode("heist", 1.0, 90)])
-    assert tally.of_episodes() == {
+    assert report_of(sums_of([])) == {"episodes": 0}
+    assert report_of(sums_of(MAZE)) == {"episodes": 2, "episode_return": 5.0, "episode_length": 30.0}
+    assert report_of(sums_of([*MAZE, HEIST])) == {
         "episodes": 3,
         "episode_return": 3.0,
         "episode_length": 50.0,
@@ -19,20 +19,18 @@ def test_means_over_episodes_and_over_games():
     }
 
 
-def test_merging_is_counting_together():
-    one, other, both = Tally(), Tally(), Tally()
-    for mine, value in ((one, 1.5), (other, 2.5)):
-        for tally in (mine, both):
-            tally.add({"loss": value})
-            tally.add_episodes([Episode("maze", value, 3)])
-    one.merge(other)
-    assert one == both
-    assert one.sums == {"loss": 4.0}
-    assert one.episodes == {"maze": [2, 4.0, 6]}
+def test_adding_sums_is_counting_together():
+    both = Counter({"loss": 1.5})
+    for episodes in (MAZE, [HEIST]):
+        both.update(sums_of(episodes))
+    assert report_of(both) == report_of(sums_of([*MAZE, HEIST]))
 
 
-def test_a_checkpoint_can_hold_it():
-    tally = Tally()
-    tally.add({"loss": 1.0})
-    tally.add_episodes([Episode("maze", 1.0, 3)])
-    assert Tally(**dataclasses.asdict(tally)) == tally
+def test_a_tally_of_an_older_version_becomes_sums():
+    tally = {
+        "sums": {"loss": 4.0, "seconds": 0.5},
+        "episodes": {"maze": [2, 10.0, 60], "heist": [1, 1.0, 90]},
+    }
+    found = without_tally({"update": 7, "seconds": 3.0, "updates_summed": 2, "tally": tally})
+    assert (found["step"], found["seconds"], found["steps_summed"]) == (7, 3.0, 2)
+    assert found["sums"] == {"loss": 4.0, **sums_of([*MAZE, HEIST])}

@@ -17,9 +17,11 @@ import srwm
 from examples.rl import train
 from examples.rl.division import Block, session_seed
 from examples.rl.evaluate import Evaluation, evaluate
-from examples.rl.settings import load_settings
-from examples.rl.trainer import Trainer
+from examples.rl.settings import Settings
+from examples.rl.trainer import Training
+from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, load, save
+from tests.examples.launching import in_a_terminal
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
 from tests.examples.runs import assert_same_run
 
@@ -42,15 +44,15 @@ def made(monkeypatch) -> list[tuple[Block, int]]:
 
 
 def act_in_update(monkeypatch, update: int, act) -> None:
-    learn = Trainer._learn
+    learn = Training._learn
 
-    def acting(self, unroll):
-        values = learn(self, unroll)
-        if self.progress.update == update:
+    def acting(self, unroll, step, share_done):
+        values = learn(self, unroll, step, share_done)
+        if step == update:
             act()
         return values
 
-    monkeypatch.setattr(Trainer, "_learn", acting)
+    monkeypatch.setattr(Training, "_learn", acting)
 
 
 def interrupt() -> None:
@@ -95,11 +97,11 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     assert train.main(whole) == 0
     with monkeypatch.context() as patch:
         act_in_update(patch, update, act)
-        assert train.main(settings) == train.INTERRUPTED
+        assert train.main(settings) == INTERRUPTED
     folder = RunFolder(settings.folder)
     assert "--resume" in capsys.readouterr().out
     if act is press_ctrl_c:
-        assert load(folder.checkpoint)["progress"]["update"] == update + 1, "a whole update was lost"
+        assert load(folder.checkpoint)["progress"]["step"] == update + 1, "a whole update was lost"
     assert train.main(dataclasses.replace(settings, resume=True)) == 0
     assert_same_run(folder, RunFolder(whole.folder))
 
@@ -107,19 +109,19 @@ def test_a_stopped_run_continues_to_the_same_numbers(
 def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, made, monkeypatch):
     """Unless it is told otherwise: PyTorch's sums depend on their number."""
     before, seen = torch.get_num_threads(), []
-    learn = Trainer._learn
+    learn = Training._learn
 
-    def noting(self, unroll):
+    def noting(*given):
         seen.append((torch.get_num_threads(), srwm.get_num_threads()))
-        return learn(self, unroll)
+        return learn(*given)
 
-    monkeypatch.setattr(Trainer, "_learn", noting)
+    monkeypatch.setattr(Training, "_learn", noting)
     try:
         torch.set_num_threads(3)  # PyTorch's own choice on some machine
         for update, change in enumerate(({}, {"resume": True}, {"resume": True, "threads": 2})):
             with monkeypatch.context() as patch:
                 act_in_update(patch, update, press_ctrl_c)
-                assert train.main(dataclasses.replace(settings, **change)) == train.INTERRUPTED
+                assert train.main(dataclasses.replace(settings, **change)) == INTERRUPTED
             torch.set_num_threads(1)
         assert seen == [(3, 3), (3, 3), (2, 2)]
         assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
@@ -131,7 +133,7 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(settings, made, m
 def test_a_run_with_damaged_numbers_is_not_continued(settings, made, monkeypatch, part):
     with monkeypatch.context() as patch:
         act_in_update(patch, 2, press_ctrl_c)
-        assert train.main(settings) == train.INTERRUPTED
+        assert train.main(settings) == INTERRUPTED
     folder = RunFolder(settings.folder)
     state = load(folder.checkpoint)
     if part == "agent":
@@ -162,16 +164,16 @@ def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings
     settings = dataclasses.replace(settings, mode="hard")
     with monkeypatch.context() as patch:
         act_in_update(patch, 2, press_ctrl_c)
-        assert train.main(settings) == train.INTERRUPTED
+        assert train.main(settings) == INTERRUPTED
     folder = RunFolder(settings.folder)
     stopped = load(folder.checkpoint)
-    learn, firsts = Trainer._learn, []
+    learn, firsts = Training._learn, []
 
-    def noted(self, unroll):
-        firsts.append((self.progress.update, unroll.dones[:, 0].all().item()))
-        return learn(self, unroll)
+    def noted(self, unroll, step, share_done):
+        firsts.append((step, unroll.dones[:, 0].all().item()))
+        return learn(self, unroll, step, share_done)
 
-    monkeypatch.setattr(Trainer, "_learn", noted)
+    monkeypatch.setattr(Training, "_learn", noted)
     for _ in range(2):  # twice the same
         folder.checkpoint.unlink()
         save(stopped, folder.checkpoint)
@@ -225,26 +227,22 @@ def test_ctrl_c_in_another_process(tmp_path):
     )
     arguments += f"--frames 1000000000 --threads 1 --runs {tmp_path}"
     command = [sys.executable, "-m", "examples.rl.train", *arguments.split()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with in_a_terminal(command) as (process, read):
         shown = ""
         while not re.search(r"return=", shown):
-            character = process.stderr.read(1)
-            assert character, f"the program ended: {shown}"
-            shown += character
+            shown += read()
         folder = RunFolder(tmp_path / "tiny")
-        running = dataclasses.replace(load_settings(load(folder.checkpoint)["settings"]), runs=tmp_path)
+        running = Settings.from_record(load(folder.checkpoint)["settings"])
         for change in ({"resume": True}, {"overwrite": True}):
             with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
                 train.main(dataclasses.replace(running, **change))
         with pytest.raises(BlockingIOError, match=r"tiny is in use: another program trains this run"):
             evaluate(Evaluation(runs=(folder.path,)))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=600)
-    assert process.returncode == train.INTERRUPTED, err
-    assert "Traceback" not in err
+        out, _ = process.communicate(timeout=600)
+    assert process.returncode == INTERRUPTED, shown
     assert "--resume" in out
-    assert load(folder.checkpoint)["progress"]["update"] > 0
+    assert load(folder.checkpoint)["progress"]["step"] > 0
     assert {file.name for file in folder.path.iterdir()} <= FILES
 
 

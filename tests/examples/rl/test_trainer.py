@@ -13,10 +13,12 @@ from examples.rl import trainer as trainer_module
 from examples.rl.actors import Actor, ThreadedActor
 from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector, Rows
+from examples.rl.trainer import Training
+from examples.training import loop as loop_module
 from examples.training.interrupt import StopRequest
 from examples.training.run_folder import RunFolder, load
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
-from tests.examples.rl.training import make_trainer, run
+from tests.examples.rl.training import make_loop, run
 from tests.examples.runs import assert_same_run
 
 
@@ -65,7 +67,7 @@ def by_hand(settings, unrolls, lag, constants, clip, rate_of, alpha=0.99, epsilo
 def test_training_is_the_published_recipe(settings, change):
     """With its constants, and a learning rate that falls in a line to 0 at the last frame."""
     settings = dataclasses.replace(settings, learning_rate=6e-3, **change)
-    trainer, lines = run(settings)
+    loop, lines = run(settings)
     expected = by_hand(
         settings,
         unrolls=6,
@@ -75,7 +77,7 @@ def test_training_is_the_published_recipe(settings, change):
         rate_of=lambda number: 6e-3 * (1 - number / 6),
     )
     start = fake_agent(settings.seed).state_dict()
-    for name, value in trainer.agent.state_dict().items():
+    for name, value in loop.work.agent.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
         assert (name == "unused") == torch.equal(value, start[name])
     assert [line["learning_rate"] for line in lines] == pytest.approx([5e-3, 3e-3, 1e-3])
@@ -86,30 +88,30 @@ def test_training_is_the_published_recipe(settings, change):
 def test_truncation_changes_what_is_learnt(settings):
     whole, _ = run(settings)
     cut, _ = run(dataclasses.replace(settings, name="cut", bptt=2))
-    assert not torch.equal(whole.agent.recurrent.weight, cut.agent.recurrent.weight)
+    assert not torch.equal(whole.work.agent.recurrent.weight, cut.work.agent.recurrent.weight)
 
 
 def test_overlapped_is_the_same_as_one_after_the_other_with_old_weights(settings, monkeypatch):
     beside, _ = run(settings)
-    assert type(beside.actor) is ThreadedActor
+    assert type(beside.work.actor) is ThreadedActor
     monkeypatch.setattr(trainer_module, "ThreadedActor", Actor)
     emulated, _ = run(dataclasses.replace(settings, name="emulated"))
-    assert type(emulated.actor) is Actor
+    assert type(emulated.work.actor) is Actor
     assert_same_run(beside.folder, emulated.folder)
     monkeypatch.undo()
     alone, _ = run(dataclasses.replace(settings, name="alone", overlap=False))
-    assert not torch.equal(alone.agent.policy.weight, beside.agent.policy.weight)
+    assert not torch.equal(alone.work.agent.policy.weight, beside.work.agent.policy.weight)
 
 
 def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monkeypatch):
     seen = []
-    learn = trainer_module.Trainer._learn
+    learn = Training._learn
 
-    def noted(self, unroll):
-        seen.append((self.progress.update, self.actor._number))
-        return learn(self, unroll)
+    def noted(self, unroll, step, share_done):
+        seen.append((step, self.actor._number))
+        return learn(self, unroll, step, share_done)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_learn", noted)
+    monkeypatch.setattr(Training, "_learn", noted)
     run(settings)
     assert seen == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, None)]
     seen.clear()
@@ -122,7 +124,7 @@ def test_a_run_is_a_function_of_its_seed(settings):
     again, _ = run(dataclasses.replace(settings, name="again"))
     assert_same_run(one.folder, again.folder)
     other, _ = run(dataclasses.replace(settings, name="other", seed=1))
-    assert not torch.equal(one.agent.policy.weight, other.agent.policy.weight)
+    assert not torch.equal(one.work.agent.policy.weight, other.work.agent.policy.weight)
 
 
 def test_a_constant_learning_rate(settings):
@@ -144,12 +146,18 @@ def test_it_learns(settings):
 def test_reports(settings):
     _, lines = run(settings)
     assert [(line["update"], line["frames"]) for line in lines] == [(2, 40), (4, 80), (6, 120)]
-    replay = make_trainer(dataclasses.replace(settings, name="replay"))
+    replay = make_loop(dataclasses.replace(settings, name="replay"))
     episodes = []
-    learn = replay._learn
-    replay._learn = lambda unroll: (episodes.append(unroll.episodes), learn(unroll))[1]
-    RunFolder(replay.settings.folder).open(replay.settings)
+    finish = replay.work.actor.finish
+
+    def noted():
+        unroll = finish()
+        episodes.append(unroll.episodes)
+        return unroll
+
+    replay.work.actor.finish = noted
     assert replay.train(StopRequest())
+    replay.work.close()
     for place, line in enumerate(lines):
         both = [*episodes[2 * place], *episodes[2 * place + 1]]
         assert line["episodes"] == len(both) > 0
@@ -173,28 +181,29 @@ def test_several_games(settings):
 
 
 def test_more_environments_than_an_update_learns_from(settings):
-    trainer, _ = run(dataclasses.replace(settings, environments=6))
-    assert [block.environment.count for block in trainer.actor.collector._blocks] == [2, 2, 2]
+    loop, _ = run(dataclasses.replace(settings, environments=6))
+    environments = [block.environment for block in loop.work.actor.collector._blocks]
+    assert [environment.count for environment in environments] == [2, 2, 2]
     # Six unrolls of two of the three blocks.
-    assert [block.environment.steps for block in trainer.actor.collector._blocks] == [20, 20, 20]
+    assert [environment.steps for environment in environments] == [20, 20, 20]
 
 
 def test_the_time_limit_ends_training(settings, monkeypatch):
     """By a clock that shows a hundredth of a second more at every look."""
-    monkeypatch.setattr(trainer_module.Clock, "lap", lambda self: 0.01)
+    monkeypatch.setattr(loop_module.Clock, "lap", lambda self: 0.01)
     limited = dataclasses.replace(settings, frames=10**9, max_minutes=0.02, report_every=10**6)
-    trainer, [line] = run(limited)
-    assert line["update"] == trainer.progress.update == 60  # 1.2 seconds of two looks each
-    assert line["learning_rate"] == pytest.approx(limited.learning_rate / 60)
-    assert trainer.actor.collector._blocks[0].environment.closed
+    loop, [line] = run(limited)
+    assert line["update"] == loop.progress.step == 120  # 1.2 seconds
+    assert line["learning_rate"] == pytest.approx(limited.learning_rate / 120)
+    assert loop.work.actor.collector._blocks[0].environment.closed
 
 
 def test_tensorboard_hears_what_metrics_hold(settings):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)))
-    trainer.accelerator.end_training()
-    [events] = trainer.folder.trackers.rglob("events.out.*")
+    loop, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)))
+    loop.accelerator.end_training()
+    [events] = loop.folder.trackers.rglob("events.out.*")
     read = EventAccumulator(str(events)).Reload()
     for name in ("loss", "episode_return", "frames_per_second"):
         heard = [(event.step, event.value) for event in read.Scalars(f"train/{name}")]
@@ -208,13 +217,9 @@ def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
                 raise OSError("the game crashed")
             return super().step(actions)
 
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    trainer = make_trainer(settings, kind=Broken)
     with pytest.raises(OSError, match="the game crashed"):
-        trainer.train(StopRequest())
-    assert trainer.actor.collector._blocks[0].environment.closed
-    assert load(folder.checkpoint)["progress"]["update"] == 2
+        run(settings, kind=Broken)
+    assert load(RunFolder(settings.folder).checkpoint)["progress"]["step"] == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -225,16 +230,15 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(settings, value):
             reward = step.reward if self.steps <= 15 else np.full_like(step.reward, value)
             return dataclasses.replace(step, reward=reward)
 
-    folder = RunFolder(settings.folder)
-    folder.open(settings)
-    trainer = make_trainer(dataclasses.replace(settings, reward_clip=math.inf), kind=Diverging)
+    loop = make_loop(dataclasses.replace(settings, reward_clip=math.inf), kind=Diverging)
     with pytest.raises(ValueError, match=r"update 4: the gradient's norm must be finite, got (nan|inf)"):
-        trainer.train(StopRequest())
-    state = load(folder.checkpoint)
-    assert state["progress"]["update"] == 2
-    for weights in (state["agent"], trainer.agent.state_dict()):
+        loop.train(StopRequest())
+    loop.work.close()
+    state = load(loop.folder.checkpoint)
+    assert state["progress"]["step"] == 2
+    for weights in (state["agent"], loop.work.agent.state_dict()):
         assert all(value.isfinite().all() for value in weights.values())
-    assert [line["update"] for line in folder.reports()] == [2]
+    assert [line["update"] for line in loop.folder.reports()] == [2]
 
 
 class Watched(FakeAgent):
@@ -262,6 +266,6 @@ def test_bfloat16_acts_and_learns_with_parameters_that_stay(settings):
     assert Watched.calls == {("acting", True), ("learning", True)}
     _, exact = run(dataclasses.replace(settings, name="whole"), agent=single)
     assert {("acting", False), ("learning", False)} < Watched.calls
-    assert {p.dtype for p in half.agent.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.work.agent.parameters()} == {torch.float32}
     assert lines[0]["loss"] != exact[0]["loss"]
     assert lines[0]["entropy"] == pytest.approx(exact[0]["entropy"], rel=0.05)

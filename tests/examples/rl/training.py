@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -9,37 +11,35 @@ from accelerate import Accelerator
 from examples.rl import train
 from examples.rl.division import divide
 from examples.rl.settings import Settings
-from examples.rl.trainer import Trainer
-from examples.training.accelerator import make_accelerator
-from examples.training.interrupt import StopRequest
+from examples.rl.trainer import Training
+from examples.training.loop import Loop
 from examples.training.run_folder import RunFolder, describe
+from tests.examples import runs
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
 
 
-def make_trainer(
+def make_training(
     settings: Settings,
+    accelerator: Accelerator,
     *,
     kind: type[FakeEnvironment] = FakeEnvironment,
     agent: Callable[[int], FakeAgent] = fake_agent,
-    accelerator: Accelerator | None = None,
-) -> Trainer:
-    accelerator = accelerator or make_accelerator(settings)
+) -> Training:
     division = divide(settings, accelerator.process_index, accelerator.num_processes)
     environments = [
         kind(block.count, block.first, settings.seed, settings.games) for block in division.blocks
     ]
-    return Trainer(settings, agent(settings.seed), environments, RunFolder(settings.folder), accelerator)
+    return Training(settings, agent(settings.seed), environments, accelerator)
 
 
-def run(settings: Settings, **options: object) -> tuple[Trainer, list[dict]]:
-    """A whole run, or the rest of one."""
-    folder = RunFolder(settings.folder)
-    state = folder.open(settings)
-    trainer = make_trainer(settings, **options)
-    if state is not None:
-        trainer.resume(state)
-    assert trainer.train(StopRequest())
-    return trainer, folder.reports()
+def make_loop(settings: Settings, **options: Any) -> Loop:
+    """As `runs.make_loop`."""
+    return runs.make_loop(settings, partial(make_training, settings, **options))
+
+
+def run(settings: Settings, **options: Any) -> tuple[Loop, list[dict[str, Any]]]:
+    """As `runs.run`."""
+    return runs.run(settings, partial(make_training, settings, **options))
 
 
 def begun(settings, name: str, **changes) -> RunFolder:
@@ -50,5 +50,5 @@ def begun(settings, name: str, **changes) -> RunFolder:
     folder = RunFolder(settings.folder)
     torch.manual_seed(settings.seed)
     agent = train.make_agent(settings, FakeEnvironment(1)).state_dict()
-    folder.begin(settings, {**describe(settings), "progress": {"update": 0}, "agent": agent})
+    folder.begin(settings, {**describe(settings), "progress": {"step": 0}, "agent": agent})
     return folder

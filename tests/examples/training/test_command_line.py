@@ -5,7 +5,9 @@ import sys
 import pytest
 import tyro
 
-from examples.training.command_line import choose, command_for, list_presets, preset_of, run_program
+from examples.training.command_line import choose, command_for, list_presets, run_program, start_of
+from examples.training.program import resuming
+from examples.training.run_folder import RunFolder, write_json
 from tests.examples.training.conftest import Settings
 
 PRESETS = {"few": Settings(preset="few", name="few", steps=2), "many": Settings(preset="many", steps=99)}
@@ -14,17 +16,62 @@ DESCRIPTIONS = {"few": "only two", "many": "ninety-nine"}
 
 @pytest.mark.parametrize(
     ("arguments", "preset"),
-    [([], None), (["--preset", "x", "--steps", "1"], "x"), (["--name", "y", "--preset=x"], "x")],
+    [([], None), (["--preset", "few", "--steps", "1"], "few"), (["--name", "y", "--preset=many"], "many")],
 )
-def test_the_preset_of_a_command_line(arguments, preset):
-    assert preset_of(arguments) == preset
+def test_a_command_line_starts_from_its_preset(arguments, preset):
+    assert start(*arguments) == (Settings() if preset is None else PRESETS[preset])
 
 
-def test_an_unknown_preset_is_answered_with_all_of_them():
-    assert choose(PRESETS, "many", Settings()) is PRESETS["many"]
-    assert choose(PRESETS, None, Settings()) == Settings()
-    with pytest.raises(ValueError, match=r"train: --preset must be one of few, many; got 'nil'"):
-        choose(PRESETS, "nil", Settings())
+@pytest.mark.parametrize(
+    ("name", "hint"), [("mony", r"did you mean many\?"), ("nil", "there are few, many")]
+)
+def test_an_unknown_preset_is_answered_with_those_called_alike_or_all(name, hint):
+    assert choose(PRESETS, "many") is PRESETS["many"]
+    with pytest.raises(ValueError, match=rf"train: --preset: there is none called '{name}'; {hint}$"):
+        choose(PRESETS, name)
+
+
+@pytest.fixture
+def recorded(tmp_path) -> Settings:
+    """Of a run that was begun anew on a preset."""
+    settings = dataclasses.replace(
+        PRESETS["few"], name="mine", runs=tmp_path / "my runs", steps=5, overwrite=True, root=tmp_path
+    )
+    folder = RunFolder(settings.folder)
+    folder.path.mkdir(parents=True)
+    write_json(folder.config, settings.record())
+    return settings
+
+
+def start(*arguments) -> Settings:
+    return start_of(arguments, PRESETS, Settings())
+
+
+def test_a_resumed_run_starts_from_what_was_recorded(recorded):
+    where = ("--name", "mine", "--runs", str(recorded.runs))
+    read = tyro.cli(Settings, default=start("--resume", *where), args=["--resume", *where])
+    assert read == dataclasses.replace(recorded, resume=True, overwrite=False)
+    assert start(*where) == Settings(), "a new run does not"
+    assert start("--resume", "--preset", "many", *where) == PRESETS["many"]
+    assert start("--resume", "--runs", str(recorded.runs)) == Settings(), "there is none"
+
+
+def test_what_another_program_recorded_is_not_resumed(recorded):
+    config = RunFolder(recorded.folder).config
+    write_json(config, {**recorded.record(), "alpha": 1})
+    with pytest.raises(ValueError, match=r"nothing: expected the recorded settings .* have alpha; use"):
+        start("--resume", "--name", "mine", "--runs", str(recorded.runs))
+    config.write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        start("--resume", "--name", "mine", "--runs", str(recorded.runs))
+
+
+def test_the_command_that_resumes_names_the_place_and_what_is_not_recorded(recorded):
+    words = shlex.split(resuming(recorded, RunFolder(recorded.folder)))
+    where = ["--name", "mine", "--runs", str(recorded.runs)]
+    assert words == ["python", "-m", "nothing", *where, "--resume"]
+    changed = dataclasses.replace(recorded, max_minutes=3.0)
+    assert shlex.split(resuming(changed, RunFolder(recorded.folder))) == [*words, "--max-minutes", "3.0"]
 
 
 def test_presets_are_listed_a_line_each():
@@ -33,21 +80,21 @@ def test_presets_are_listed_a_line_each():
 
 def test_the_command_names_the_preset_and_what_differs_from_it():
     changed = dataclasses.replace(PRESETS["few"], name="a b", augment=True, betas=(0.5,), resume=True)
-    words = shlex.split(command_for("a.train", changed, PRESETS["few"]))
+    words = shlex.split(command_for(changed, PRESETS["few"]))
     assert words == [
-        *("python", "-m", "a.train", "--preset", "few", "--name", "a b", "--resume"),
+        *("python", "-m", "nothing", "--preset", "few", "--name", "a b", "--resume"),
         *("--augment", "--betas", "0.5"),
     ]
     assert tyro.cli(Settings, default=PRESETS["few"], args=words[3:]) == changed
     plain = Settings(augment=False, steps=3)
-    [*_, steps, count, no] = shlex.split(command_for("a.train", plain, Settings(augment=True)))
+    [*_, steps, count, no] = shlex.split(command_for(plain, Settings(augment=True)))
     assert (steps, count, no) == ("--steps", "3", "--no-augment")
 
 
 def run(monkeypatch, main, *arguments):
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit) as left:
-        run_program(main, "a.train", PRESETS, DESCRIPTIONS, Settings())
+        run_program(main, PRESETS, DESCRIPTIONS, Settings())
     return left.value.code
 
 
@@ -67,13 +114,13 @@ def test_errors_reach_the_user_without_a_traceback(monkeypatch):
         raise ValueError("train: --steps must be odd")
 
     assert run(monkeypatch, main) == "train: --steps must be odd"
-    assert "--preset must be one of few, many" in run(monkeypatch, main, "--preset", "nil")
+    assert "--preset: there is none called 'nil'" in run(monkeypatch, main, "--preset", "nil")
 
 
 def test_help_explains_settings_and_lists_presets(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, print, "--preset", "many", "--help") == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("python -m a.train", "Do nothing.", "few", "ninety-nine"))
+    assert all(words in shown for words in ("python -m nothing", "Do nothing.", "few", "ninety-nine"))
     assert "How often. (default: 99)" in shown
     assert "Folder of all runs." in shown

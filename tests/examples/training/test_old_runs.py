@@ -48,7 +48,7 @@ def test_a_few_shot_run_is_evaluated_and_continued(tmp_path):
     found = fewshot_evaluate.evaluate(fewshot_evaluate.Evaluation(runs=(folder.path,)))
     assert found["step"] == 0, "the best weights are those of the first validation"
     lines = folder.reports()
-    settings = resumed(fewshot_settings.load_settings(recorded), tmp_path)
+    settings = resumed(fewshot_settings.Settings.from_record(recorded), tmp_path)
     assert fewshot.main(settings) == 0
     assert folder.reports()[: len(lines)] == lines
     assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 2, 4, 6]
@@ -63,7 +63,7 @@ def test_an_agents_run_is_evaluated_and_continued(tmp_path):
     [found] = rl_evaluate.evaluate(options)["runs"]
     assert found["frames"] == 18
     lines = folder.reports()
-    settings = resumed(rl_settings.load_settings(recorded), tmp_path)
+    settings = resumed(rl_settings.Settings.from_record(recorded), tmp_path)
     assert rl.main(settings) == 0
     assert folder.reports()[: len(lines)] == lines
     assert [line["update"] for line in folder.reports()] == [2, 4, 6]

@@ -326,7 +326,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no settings": (change(settings=None), "is no checkpoint of a run: it has no settings"),
     "no progress": (change(progress=None), "is no checkpoint of a run"),
     "a length missing": (change(progress={}), "does not say how long metrics.json was"),
-    "newer": (change(format=3), "was written by a newer version of the program, in format 3"),
+    "newer": (change(format=4), "was written by a newer version of the program, in format 4"),
     "newer settings": (
         change_settings(depth=3),
         "another version of nothing: a newer version, with depth",

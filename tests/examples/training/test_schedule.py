@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from examples.fewshot.schedule import cosine, published
+from examples.training.schedule import cosine, published
 
 
 def test_rises_in_a_line_then_falls_by_half_a_cosine():
