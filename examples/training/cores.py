@@ -1,0 +1,526 @@
+"""Sequence models by name: what reads vectors step by step, and answers at every step.
+
+Letters in the shapes: L steps, D the width.
+
+All have one call, see `Core`. `build_core` makes them: a stack of layers of `srwm.nn`, an LSTM or a
+Transformer. One table says which layer a name stands for, which options it takes, and in what the published
+few-shot learners and the published agents differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from srwm.nn import (
+    SRWM,
+    DeltaCDE,
+    DeltaDelta,
+    DeltaNet,
+    DeltaRNN,
+    FakeSR,
+    FeedForward,
+    LinearAttention,
+    RecurrentDeltaNet,
+    Residual,
+    SelfModifyingTitans,
+    SRDelta,
+    Stack,
+)
+
+CoreName = Literal[
+    "srwm",
+    "srwm_read",
+    "sr_delta",
+    "fake_sr",
+    "deltanet",
+    "deltanet_negative",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
+    "delta_cde",
+    "self_modifying_titans",
+    "deeper",
+    "lstm",
+    "transformer",
+]
+
+States = list[Tensor]  # what a core carries, one tensor for each layer that carries something
+Flags = Tensor | None  # (..., L) bool
+
+
+class Core(nn.Module):
+    """A sequence model, called ``outputs, states = core(inputs, states, resets, mask)``.
+
+    Attributes
+    ----------
+    n_inputs, n_outputs : entries of an input vector, and of an output vector.
+    n_states : tensors that it carries from one call to the next.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, n_states: int = 0) -> None:
+        super().__init__()
+        self.n_inputs, self.n_outputs, self.n_states = n_inputs, n_outputs, n_states
+
+    def forward(
+        self,
+        inputs: Tensor,
+        states: States | None = None,
+        resets: Flags = None,
+        mask: Flags = None,
+        *,
+        return_states: bool = True,
+    ) -> tuple[Tensor, States]:
+        """Go through a segment of L steps.
+
+        Parameters
+        ----------
+        inputs : (..., L, n_inputs).
+        states : `n_states` tensors, what the call before returned or `initial_state`. Their leading axes
+            broadcast to those of the inputs, so that many queries can continue from one reading. None:
+            sequences begin. Gradients flow through them.
+        resets : (..., L) bool, whose leading axes broadcast likewise. Where it is true a new sequence
+            begins: before that step whatever is carried is forgotten.
+        mask : (..., L) bool, likewise. False at padding, which may be anywhere: all else is as without
+            those steps, whatever the inputs and resets are there. The outputs there are finite, no more.
+        return_states : whether they are wanted.
+
+        Returns
+        -------
+        outputs : (..., L, n_outputs).
+        states : to continue with, with the leading axes of the inputs; none without `return_states`.
+
+        Raises
+        ------
+        TypeError : for resets or a mask that are not bool.
+        ValueError : for shapes that do not fit, or another number of states.
+        """
+        lead = inputs.shape[:-1]
+        if not lead or inputs.shape[-1] != self.n_inputs:
+            raise ValueError(
+                f"core: inputs must be (..., L, n_inputs = {self.n_inputs}), got {tuple(inputs.shape)}"
+            )
+        if states is not None and len(states) != self.n_states:
+            raise ValueError(
+                f"core: states must be {self.n_states} tensors, got {len(states)}; pass what the core "
+                "returned, its initial_state, or None where sequences begin"
+            )
+        resets, mask = _flags("resets", resets, lead), _flags("mask", mask, lead)
+        if mask is not None:
+            # In front of the first linear map, in whose gradient 0 * NaN would be NaN.
+            inputs = inputs.masked_fill(~mask.unsqueeze(-1), 0)
+            resets = None if resets is None else resets & mask
+        return self._run(inputs, states, resets, mask, return_states)
+
+    def initial_state(self, *lead: int) -> States:
+        """What is carried after no steps at all: `n_states` tensors (*lead, ...), zeros."""
+        del lead
+        return []
+
+    def _run(
+        self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
+    ) -> tuple[Tensor, States]:
+        """A checked call; resets and mask have all axes of the inputs but the last one."""
+        raise NotImplementedError
+
+
+class StackCore(Core):
+    """A linear map, layers of a mixer and a feed-forward block each, and a linear map to the outputs.
+
+    A state is that of a layer's mixer, (..., H, D / H, columns), or none at all where it carries nothing.
+
+    Parameters
+    ----------
+    mixer : makes a layer of `srwm.nn` that mixes steps, D entries wide. None: there are only
+        feed-forward blocks.
+    n_inputs and others : see `build_core`.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int | None,
+        mixer: Callable[[], Any] | None,
+        *,
+        n_layers: int,
+        d_model: int,
+        d_ff: int,
+        dropout: float = 0.0,
+        input_gain: float = 1.0,
+    ) -> None:
+        super().__init__(n_inputs, n_outputs or d_model)
+        # In this order the weights are drawn: with a seed they are those of the published results.
+        self.input_proj = nn.Linear(n_inputs, d_model)
+        mixers = [[] if mixer is None else [mixer()] for _ in range(n_layers)]
+        blocks = [FeedForward(d_model, d_ff, dropout=dropout) for _ in range(n_layers)]
+        self.stack = Stack(
+            layer for own, block in zip(mixers, blocks, strict=True) for layer in (*own, block)
+        )
+        self.out_layer = _out_layer(d_model, n_outputs)
+        with torch.no_grad():
+            self.input_proj.weight.mul_(input_gain)
+        self._carries = [state is not None for state in self.stack.initial_state()]
+        self.n_states = sum(self._carries)
+
+    def initial_state(self, *lead: int) -> States:
+        """See `Core`."""
+        return [state for state in self.stack.initial_state(*lead) if state is not None]
+
+    def _run(
+        self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
+    ) -> tuple[Tensor, States]:
+        carried = None
+        if states is not None:
+            own = iter(states)
+            carried = tuple(next(own) if carries else None for carries in self._carries)
+        h, following = self.stack(
+            self.input_proj(inputs), carried, resets, mask, return_state=return_states
+        )
+        return self.out_layer(h), [state for state in following or () if state is not None]
+
+
+class LstmCore(Core):
+    """An LSTM on the inputs themselves, and a linear map to the outputs.
+
+    A state (..., 2, D) is a layer's hidden state and its cell. L is at least 1. Dropout is between the
+    layers and before the last map. (The published few-shot LSTM takes the option and ignores it.)
+
+    Parameters
+    ----------
+    n_inputs and others : see `build_core`.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int | None,
+        *,
+        n_layers: int,
+        d_model: int,
+        dropout: float = 0.0,
+        input_gain: float = 1.0,
+    ) -> None:
+        super().__init__(n_inputs, n_outputs or d_model, n_layers)
+        between = dropout if n_layers > 1 else 0.0  # torch warns of dropout with nothing in between
+        self.lstm = nn.LSTM(n_inputs, d_model, n_layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        self.out_layer = _out_layer(d_model, n_outputs)
+        with torch.no_grad():
+            self.lstm.get_parameter("weight_ih_l0").mul_(input_gain)
+
+    def initial_state(self, *lead: int) -> States:
+        """See `Core`."""
+        weight = self.lstm.get_parameter("weight_ih_l0")
+        return [weight.new_zeros(*lead, 2, self.lstm.hidden_size) for _ in range(self.n_states)]
+
+    def _run(
+        self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
+    ) -> tuple[Tensor, States]:
+        lead = inputs.shape[:-2]
+        states = self.initial_state() if states is None else states
+        for state in states:
+            if state.shape[-2:] != (2, self.lstm.hidden_size) or not _broadcasts(state.shape[:-2], lead):
+                raise ValueError(
+                    f"core: states of an LSTM must be (..., 2, D = {self.lstm.hidden_size}), to go with "
+                    f"inputs {tuple(inputs.shape)}, got {tuple(state.shape)}; pass what the core returned"
+                )
+        if torch.is_autocast_enabled(inputs.device.type):
+            # In the parameters' precision: what is carried keeps it in the other cores too, and on many
+            # CPUs there is no other LSTM.
+            inputs = inputs.to(states[0].dtype)
+        if mask is not None and not return_states:
+            # Padding behind a sequence changes no output of it: read on, in one stretch.
+            mask = mask | (mask.flip(-1).cumsum(-1).flip(-1) == 0)
+        with torch.autocast(inputs.device.type, enabled=False):
+            out, last = self._in_stretches(
+                _one_axis(inputs, lead, 2),
+                torch.stack([_one_axis(state, lead, 2) for state in states]),
+                None if resets is None else _one_axis(resets, lead, 1),
+                None if mask is None else _one_axis(mask, lead, 1),
+            )
+        outputs = self.out_layer(self.dropout(out.reshape(*lead, *out.shape[-2:])))
+        return outputs, [state.reshape(*lead, *state.shape[-2:]) for state in last if return_states]
+
+    def _in_stretches(
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs (B, L, n_inputs), state (layers, B, 2, D) -> outputs (B, L, D), state.
+
+        A stretch begins where any sequence does, or any one's padding begins or ends: within a stretch
+        nothing is forgotten, and a sequence is padding from its beginning to its end, or not at all.
+        """
+        L = inputs.shape[1]
+        begins = {0, L}
+        if resets is not None:
+            begins |= {t for t, begin in enumerate(resets.any(0).tolist()) if begin}
+        if mask is not None:
+            changes = (mask[:, 1:] != mask[:, :-1]).any(0)
+            begins |= {t for t, change in enumerate(changes.tolist(), start=1) if change}
+        outputs = []
+        for first, end in pairwise(sorted(begins)):
+            if resets is not None:
+                state = state.masked_fill(resets[:, first, None, None], 0)
+            hidden, cell = state.unbind(-2)
+            out, last = self.lstm(inputs[:, first:end], (hidden.contiguous(), cell.contiguous()))
+            outputs.append(out)
+            following = torch.stack(last, dim=-2)
+            state = following if mask is None else torch.where(mask[:, first, None, None], following, state)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
+
+
+class TransformerCore(Core):
+    """A small causal Transformer, pre-norm, with sinusoidal positions: it reads sequences whole.
+
+    It carries nothing: called with states or resets it raises ValueError. Padding is no position.
+
+    Parameters
+    ----------
+    n_inputs and others : see `build_core`.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int | None,
+        *,
+        n_layers: int,
+        n_heads: int,
+        d_model: int,
+        d_ff: int,
+        dropout: float = 0.0,
+        input_gain: float = 1.0,
+    ) -> None:
+        super().__init__(n_inputs, n_outputs or d_model)
+        if d_model % n_heads:
+            raise ValueError(
+                f"build_core: d_model must be a multiple of n_heads = {n_heads}, got {d_model}; every head "
+                "has d_model / n_heads entries"
+            )
+        self.input_proj = nn.Linear(n_inputs, d_model)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, batch_first=True, norm_first=True)
+            for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.out_layer = _out_layer(d_model, n_outputs)
+        with torch.no_grad():
+            self.input_proj.weight.mul_(input_gain)
+
+    def _run(
+        self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
+    ) -> tuple[Tensor, States]:
+        del return_states
+        if states is not None or resets is not None:
+            raise ValueError(
+                "core: a transformer carries nothing from one segment to the next: expected states and "
+                "resets None; pass each sequence whole, in a row of its own"
+            )
+        *lead, L, _ = inputs.shape
+        h = _one_axis(self.input_proj(inputs), lead, 2)
+        order = None
+        if mask is not None:
+            # The steps of each sequence first, its padding behind them, which causal attention never sees.
+            order = (~_one_axis(mask, lead, 1)).argsort(dim=-1, stable=True).unsqueeze(-1)
+            h = h.gather(1, order.expand_as(h))
+        h = h + sinusoidal_positions(L, h.shape[-1], h.device).to(h.dtype)
+        causal = nn.Transformer.generate_square_subsequent_mask(L, h.device, h.dtype)
+        for layer in self.layers:
+            h = layer(h, src_mask=causal, is_causal=True)
+        if order is not None:
+            h = h.gather(1, order.argsort(dim=1).expand_as(h))
+        return self.out_layer(self.norm(h.reshape(*lead, *h.shape[-2:]))), []
+
+
+def sinusoidal_positions(L: int, D: int, device: torch.device | None = None) -> Tensor:
+    """(L, D): sines, then cosines, of the step by frequencies from 1 down to 1 / 10,000."""
+    half = (D + 1) // 2
+    frequencies = 10_000 ** (-torch.arange(half, device=device) / half)
+    angles = torch.arange(L, device=device).unsqueeze(-1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :D]
+
+
+def _out_layer(d_model: int, n_outputs: int | None) -> nn.Module:
+    return nn.Identity() if n_outputs is None else nn.Linear(d_model, n_outputs)
+
+
+def _one_axis(a: Tensor, lead: tuple[int, ...] | list[int], axes: int) -> Tensor:
+    """Its leading axes, all but the last `axes`, broadcast to `lead` and made one."""
+    rest = a.shape[a.ndim - axes :]
+    return a.expand(*lead, *rest).reshape(math.prod(lead), *rest)
+
+
+def _flags(name: str, flags: Flags, lead: torch.Size) -> Flags:
+    """Resets or a mask, with all axes of the inputs but the last one."""
+    if flags is None:
+        return None
+    if flags.dtype != torch.bool:
+        raise TypeError(f"core: {name} must be bool, got {flags.dtype}; compare, e.g. {name} != 0")
+    if flags.shape[-1:] != lead[-1:] or not _broadcasts(flags.shape, lead):
+        raise ValueError(
+            f"core: {name} must be (..., L = {lead[-1]}) and broadcast to {tuple(lead)}, the axes of the "
+            f"inputs, got {tuple(flags.shape)}"
+        )
+    return flags.expand(lead)
+
+
+def _broadcasts(own: torch.Size, lead: torch.Size) -> bool:
+    """Whether axes `own` broadcast to `lead` as they are."""
+    pairs = zip(reversed(own), reversed(lead), strict=False)
+    return len(own) <= len(lead) and all(n in (1, m) for n, m in pairs)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a name stands for.
+
+    Attributes
+    ----------
+    mixer : makes the layer that mixes steps; None where it is no layer of `srwm.nn`.
+    options : of `build_core`, which the core takes beside those that all take.
+    few_shot, agents : keyword arguments of `mixer` in the published learners, and agents.
+    """
+
+    mixer: Callable[..., Any] | None = None
+    options: tuple[str, ...] = ()
+    few_shot: Mapping[str, Any] = field(default_factory=dict)
+    agents: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REWRITING = ("residual", "input_softmax", "beta_init", "q_scale")
+_PLAIN = {"residual": "plain", "input_softmax": True}
+_NORM_SKIP = {"residual": "norm_skip", "input_softmax": False}
+
+_KINDS: dict[CoreName, _Kind] = {
+    "srwm": _Kind(SRWM, _REWRITING, _NORM_SKIP, _PLAIN),
+    "srwm_read": _Kind(
+        partial(SRWM, input_softmax=True, read="raw"),
+        ("residual", "beta_init", "q_scale"),
+        {"residual": "norm_skip"},
+        {"residual": "plain"},
+    ),
+    "sr_delta": _Kind(SRDelta, _REWRITING, _NORM_SKIP, _PLAIN),
+    "fake_sr": _Kind(FakeSR, ("residual", "input_softmax"), _NORM_SKIP, {"residual": "plain"}),
+    "deltanet": _Kind(DeltaNet, agents={"eps": 1e-5}),
+    "deltanet_negative": _Kind(partial(DeltaNet, feature_map="l2", beta_range=2)),
+    "linear": _Kind(LinearAttention, agents={"sum_norm": True, "eps": 1e-5}),
+    "recurrent_delta": _Kind(RecurrentDeltaNet),
+    "delta_rnn": _Kind(DeltaRNN, agents={"feature_map": "softmax"}),
+    "delta_delta": _Kind(DeltaDelta, agents={"eps": 1e-5}),
+    "delta_cde": _Kind(DeltaCDE),
+    "self_modifying_titans": _Kind(SelfModifyingTitans),
+    "deeper": _Kind(),
+    "lstm": _Kind(),
+    "transformer": _Kind(),
+}
+
+
+def check_options(core: str, **options: object) -> None:
+    """Raise ValueError for options of `build_core` that are not of the core, and not at their defaults.
+
+    Parameters
+    ----------
+    core : a name; one that `build_core` does not know has sizes alone.
+    options : some of the keyword arguments of `build_core`.
+    """
+    defaults = inspect.signature(build_core).parameters
+    for option, value in options.items():
+        # Sizes have none: they are of all.
+        owners = [name for name, kind in _KINDS.items() if option in (*kind.options, "input_gain")]
+        if owners and core not in owners and value != defaults[option].default:
+            raise ValueError(
+                f"build_core: {option} belongs to core {' or '.join(owners)}, got it with core {core!r}; "
+                "leave it at its default"
+            )
+
+
+def build_core(
+    core: CoreName,
+    n_inputs: int,
+    n_outputs: int | None = None,
+    *,
+    n_layers: int = 2,
+    n_heads: int = 8,
+    d_model: int = 128,
+    d_ff: int = 512,
+    dropout: float = 0.0,
+    residual: Residual | None = None,
+    input_softmax: bool | None = None,
+    beta_init: float = 0.0,
+    q_scale: float = 1.0,
+    input_gain: float = 1.0,
+    published: Literal["few_shot", "agents"] = "few_shot",
+) -> Core:
+    """A core by name, with fresh weights.
+
+    Parameters
+    ----------
+    core : a `StackCore` with the layer
+
+        * "srwm", `srwm.nn.SRWM`,
+        * "srwm_read", `srwm.nn.SRWM` whose updates read a softmax of the input and whose outputs the input
+          itself: in name, the layer of Automated Continual Learning,
+        * "sr_delta", `srwm.nn.SRDelta`,
+        * "fake_sr", `srwm.nn.FakeSR`,
+        * "deltanet", `srwm.nn.DeltaNet`,
+        * "deltanet_negative", the same with keys of length 1 and rates up to 2: a step may turn the sign
+          of what it reads,
+        * "linear", `srwm.nn.LinearAttention`,
+        * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
+        * "delta_rnn", `srwm.nn.DeltaRNN`,
+        * "delta_delta", `srwm.nn.DeltaDelta`,
+        * "delta_cde", `srwm.nn.DeltaCDE`, a step for each input,
+        * "self_modifying_titans", `srwm.nn.SelfModifyingTitans`,
+        * "deeper", none but the feed-forward blocks,
+
+        or "lstm", `LstmCore`, or "transformer", `TransformerCore`.
+    n_inputs, n_outputs : entries of an input vector, and of an output vector. None: D, and no last map.
+    n_layers : how many.
+    n_heads : of the layers; "deeper" and "lstm" have none.
+    d_model : D, of an LSTM the entries of its hidden state.
+    d_ff : width of the feed-forward blocks; an LSTM has none.
+    dropout : probability.
+    input_gain : factor on the initial weights that the inputs meet first. With weak inputs the queries and
+        keys of self-referential matrices start all but equal, their difference, which is what writes, close
+        to 0, and training waits long on a plateau.
+    residual : of "srwm", "srwm_read", "sr_delta" and "fake_sr", see `srwm.nn.SRWM`. None: as published.
+    input_softmax : of "srwm", "sr_delta" and "fake_sr", see `srwm.nn.SRWM`. None: as published.
+    beta_init, q_scale : of "srwm", "srwm_read" and "sr_delta", see `srwm.nn.SRWM`.
+    published : whose layers they are. "few_shot": residual "norm_skip", no softmax of inputs. "agents":
+        residual "plain", a softmax of inputs, but not in "fake_sr"; "deltanet" and "delta_delta" with 1e-5
+        beside their sums, "linear" with keys and queries divided by their sums and 1e-5, "delta_rnn" with
+        softmax of queries and keys.
+
+    Raises
+    ------
+    ValueError : for an unknown name, an option that the core does not have, or sizes that do not fit.
+    """
+    if core not in get_args(CoreName):
+        raise ValueError(f"build_core: core must be one of {', '.join(get_args(CoreName))}, got {core!r}")
+    options: dict[str, Any] = {
+        "residual": residual,
+        "input_softmax": input_softmax,
+        "beta_init": beta_init,
+        "q_scale": q_scale,
+    }
+    check_options(core, **options, input_gain=input_gain)
+    sizes: dict[str, Any] = {"n_layers": n_layers, "d_model": d_model, "dropout": dropout}
+    if core == "lstm":
+        return LstmCore(n_inputs, n_outputs, **sizes, input_gain=input_gain)
+    sizes |= {"d_ff": d_ff, "input_gain": input_gain}
+    if core == "transformer":
+        return TransformerCore(n_inputs, n_outputs, **sizes, n_heads=n_heads)
+    kind, mixer = _KINDS[core], None
+    if kind.mixer is not None:
+        given = {name: options[name] for name in kind.options if options[name] is not None}
+        usual = kind.few_shot if published == "few_shot" else kind.agents
+        mixer = partial(kind.mixer, d_model, n_heads, dropout=dropout, **{**usual, **given})
+    return StackCore(n_inputs, n_outputs, mixer, **sizes)
