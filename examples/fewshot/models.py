@@ -6,19 +6,31 @@ Letters in the shapes: B episodes, S support images, Q queries, L positions, N w
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cores import Core, CoreName, build_core
+from ..training.cores import Core, States, build_core
 from .encoders import Conv4, DropoutType, Encoder, ResNet12
 
 EncoderName = Literal["conv4", "resnet12"]
 UnknownLabel = Literal["class_0", "nothing"]
 
-State = list[Tensor]  # what the core carries, one tensor a layer
+# Those that carry what the support tells them to the queries, and one that cannot.
+CoreName = Literal[
+    "srwm",
+    "deltanet",
+    "lstm",
+    "fake_sr",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
+    "delta_cde",
+    "self_modifying_titans",
+]
 
 
 class FewShotLearner(nn.Module):
@@ -69,8 +81,8 @@ class FewShotLearner(nn.Module):
         return features.reshape(*images.shape[:-3], -1)
 
     def read(
-        self, features: Tensor, labels: Tensor, states: State | None = None, *, return_states: bool = True
-    ) -> tuple[Tensor, State]:
+        self, features: Tensor, labels: Tensor, states: States | None = None, *, return_states: bool = True
+    ) -> tuple[Tensor, States]:
         """Go through sequences of images and the labels shown with them.
 
         Parameters
@@ -111,7 +123,7 @@ class FewShotLearner(nn.Module):
         _, states = self.read(support, support_labels)
         return self.answer(query, states)
 
-    def answer(self, query: Tensor, states: State) -> Tensor:
+    def answer(self, query: Tensor, states: States) -> Tensor:
         """Answer queries (B, Q, F) from the states that `read` left: logits (B, Q, N)."""
         unknown = torch.full(
             (*query.shape[:-1], 1), 0 if self.unknown_label == "class_0" else -1, device=query.device
@@ -140,17 +152,13 @@ def build_learner(
     input_dropout: float = 0.0,
     big_resnet12: bool = False,
     core: CoreName = "srwm",
-    n_layers: int = 2,
     n_heads: int = 16,
     d_model: int = 256,
     ff_factor: int = 4,
-    dropout: float = 0.0,
-    beta_init: float = 0.0,
-    q_scale: float = 1.0,
     input_softmax: bool = False,
-    input_gain: float = 1.0,
     unit_features: bool = False,
     unknown_label: UnknownLabel = "class_0",
+    **options: Any,
 ) -> FewShotLearner:
     """A learner with fresh weights; by default the published one for Omniglot, 1,342,021 parameters.
 
@@ -162,14 +170,19 @@ def build_learner(
     encoder_channels : of every block of Conv4.
     encoder_dropout, encoder_dropout_type, input_dropout, big_resnet12 : of the encoder; Conv4 knows only
         the dropout type "base".
-    core, n_layers, n_heads, d_model, ff_factor, dropout, beta_init, q_scale, input_softmax, input_gain :
-        see `build_core`.
+    core : by its name in `build_core`.
+    ff_factor : width of the feed-forward blocks, in units of d_model.
+    n_heads, d_model, input_softmax, options : see `build_core`.
 
     Raises
     ------
     ValueError : for unknown names, options that the encoder or the core does not have, or sizes that do
         not fit.
     """
+    if core not in get_args(CoreName):
+        raise ValueError(
+            f"build_learner: core must be one of {', '.join(get_args(CoreName))}, got {core!r}"
+        )
     built: Encoder
     if encoder == "resnet12":
         built = ResNet12(
@@ -201,15 +214,11 @@ def build_learner(
             core,
             built.n_features + n_way,
             n_way,
-            n_layers=n_layers,
             n_heads=n_heads,
             d_model=d_model,
-            ff_factor=ff_factor,
-            dropout=dropout,
-            beta_init=beta_init,
-            q_scale=q_scale,
-            input_softmax=input_softmax,
-            input_gain=input_gain,
+            d_ff=ff_factor * d_model,
+            input_softmax=input_softmax or None,  # without, as published
+            **options,
         ),
         n_way,
         unit_features=unit_features,

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 
 from ..training.settings import FREE, TrainingSettings
 from . import models
-from .cores import CoreName
-from .models import FewShotLearner
+from .models import CoreName, FewShotLearner
 
 _MAY_BE_ZERO = (
     "encoder_warmup_steps",

@@ -5,14 +5,13 @@ Letters in the shapes: B environments or sequences, L steps, C x H x W pixels, A
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from srwm.nn import Residual
-
-from .cores import Core, CoreName, State, build_core
+from ..training.cores import Core, States
+from .cores import CoreName, build_core
 from .encoder import ImpalaEncoder
 
 
@@ -56,11 +55,11 @@ class Agent(nn.Module):
         frames: Tensor,
         rewards: Tensor,
         dones: Tensor,
-        states: State | None = None,
+        states: States | None = None,
         *,
         bptt: int | None = None,
         return_states: bool = True,
-    ) -> tuple[AgentOutput, State]:
+    ) -> tuple[AgentOutput, States]:
         """Go through L >= 1 steps of B sequences.
 
         Parameters
@@ -100,20 +99,20 @@ class Agent(nn.Module):
                 states = [state.detach() for state in states or []]
             out, states = self.core(
                 inputs[:, first:end],
-                dones[:, first:end],
                 states,
+                dones[:, first:end],
                 return_states=return_states or end < length,
             )
             outputs.append(out)
         out = torch.cat(outputs, dim=1)
         return AgentOutput(self.policy(out), self.value(out).squeeze(-1)), states or []
 
-    def initial_state(self, count: int) -> State:
+    def initial_state(self, count: int) -> States:
         """States at the beginning of `count` episodes, (count, ...) each: zeros."""
         return self.core.initial_state(count)
 
     def _check(
-        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: State | None, bptt: int | None
+        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: States | None, bptt: int | None
     ) -> None:
         if frames.ndim != 5 or frames.shape[1] < 1:
             raise ValueError(
@@ -146,16 +145,7 @@ def build_agent(
     channels: tuple[int, ...] = (16, 32, 32),
     scale: int = 1,
     n_features: int = 256,
-    n_layers: int = 2,
-    n_heads: int = 8,
-    d_model: int = 128,
-    d_ff: int = 512,
-    lstm_size: int = 256,
-    residual: Residual = "plain",
-    input_softmax: bool | None = None,
-    beta_init: float = 0.0,
-    q_scale: float = 1.0,
-    input_gain: float = 1.0,
+    **options: Any,
 ) -> Agent:
     """An agent with fresh weights; by default the published one for Procgen, 967,248 parameters.
 
@@ -163,29 +153,11 @@ def build_agent(
     ----------
     n_actions : see `Agent`.
     frame_shape, channels, scale, n_features : see `ImpalaEncoder`.
-    core, n_layers, n_heads, d_model, d_ff, lstm_size, residual, input_softmax, beta_init, q_scale,
-        input_gain : see `build_core`.
+    core, options : see `examples.rl.cores.build_core`.
 
     Raises
     ------
     ValueError : for an unknown core, options that it does not have, or sizes that do not fit.
     """
     encoder = ImpalaEncoder(frame_shape, channels=channels, scale=scale, n_features=n_features)
-    return Agent(
-        encoder,
-        build_core(
-            core,
-            n_features + 1,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            d_model=d_model,
-            d_ff=d_ff,
-            lstm_size=lstm_size,
-            residual=residual,
-            input_softmax=input_softmax,
-            beta_init=beta_init,
-            q_scale=q_scale,
-            input_gain=input_gain,
-        ),
-        n_actions,
-    )
+    return Agent(encoder, build_core(core, n_features + 1, **options), n_actions)

@@ -84,7 +84,7 @@ def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:
         d_model=settings.d_model,
         d_ff=settings.d_ff,
         lstm_size=settings.lstm_size,
-        residual=settings.residual,
+        residual=None if settings.residual == "plain" else settings.residual,  # plain, as published
         input_softmax={"usual": None, "on": True, "off": False}[settings.input_softmax],
         beta_init=settings.beta_init,
         q_scale=settings.q_scale,

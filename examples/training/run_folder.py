@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from .settings import RunSettings
 
 _PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
-_FORMAT = 3  # of checkpoints; those of format 1 do not say so
+_FORMAT = 3  # of checkpoints: raise it when earlier ones can no longer be read. Those of 1 do not say so.
 _MEND = "put back a copy of it, or train anew with --overwrite"
 
 
@@ -321,20 +321,15 @@ def load_state(path: Path, kind: type[RunSettings]) -> dict[str, Any]:
     if not isinstance(recorded, dict) or not isinstance(progress, dict):
         raise ValueError(f"{path} is no checkpoint of a run: it has no settings; {_MEND}")
     format_ = state.get("format", 1)
-    if not isinstance(format_, int) or format_ > _FORMAT:
+    if format_ != _FORMAT:
         raise ValueError(
-            f"{path} was written by a newer version of the program, in format {format_}; this one reads "
-            f"formats up to {_FORMAT}, use the newer one"
+            f"{path} was written by another version of the program, in format {format_}; this one reads "
+            f"format {_FORMAT} alone, use the version that wrote it, or train anew with --overwrite"
         )
     program = state.get("program")
-    if program is not None and program != kind.program:
+    if program != kind.program:
         raise ValueError(f"{path} is of a run of {program}, not of {kind.program}; use that program")
     unknown, missing = kind.differences(recorded)
-    if unknown and missing:
-        raise ValueError(
-            f"{path} is of a run of another program than {kind.program}, which has no "
-            f"{_some(unknown)}; use the program that wrote it"
-        )
     if unknown or missing:
         what = f"a newer version, with {_some(unknown)}" if unknown else f"one without {_some(missing)}"
         raise ValueError(

@@ -392,7 +392,7 @@ def damage(change):
         ),
         (damage(lambda weights, name: weights.update({name: torch.ones(7)})), r"has the shape \(7,\), exp"),
         (lambda state: state.pop("learner"), "has no weights"),
-        (lambda state: state.update(format=99), "newer version of the program, in format 99"),
+        (lambda state: state.update(format=99), "another version of the program, in format 99"),
     ],
 )
 @pytest.mark.parametrize("file", ["checkpoint.pt", "best.pt"])

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from examples.fewshot.cores import build_core
 from examples.fewshot.encoders import Conv4, ResNet12
 from examples.fewshot.models import FewShotLearner, build_learner
+from examples.training.cores import build_core
 
 CORES = (
     "srwm",
@@ -92,7 +92,7 @@ def test_everything_learns_from_one_labelled_image_of_each_class(core, encoder):
         )
         assert before_norm == (name in BEFORE_NORM), name
     if core == "srwm":
-        for mixer in learner.core.mixers:
+        for mixer in learner.core.stack.layers[::2]:
             for block in mixer.W.grad.split([8, 8, 8, 1, 1, 1, 1], -1)[:4]:
                 assert block.abs().max() > 1e-12
 
@@ -136,7 +136,8 @@ def test_a_learner_is_what_is_asked_for():
     )
     assert {m.p for m in by_channel.modules() if isinstance(m, torch.nn.Dropout2d)} == {0.3}
     core = small(beta_init=9.0, q_scale=0.0, input_softmax=True, input_gain=20.0, ff_factor=3).core
-    for mixer, feed_forward in zip(core.mixers, core.feed_forwards, strict=True):
+    layers = core.stack.layers
+    for mixer, feed_forward in zip(layers[::2], layers[1::2], strict=True):
         assert mixer.W[..., -4:].min() > 5
         assert not mixer.W[..., 8:16].any()
         assert mixer.input_softmax
@@ -149,6 +150,11 @@ def test_learners_refuse_what_does_not_fit():
         ValueError, match="build_learner: encoder must be one of conv4, resnet12, got 'vit'"
     ):
         small(encoder="vit")
+    for core in ("gru", "transformer"):  # the latter carries nothing to the queries
+        with pytest.raises(ValueError, match=f"build_learner: core must be one of srwm, .*, got '{core}'"):
+            small(core)
+    with pytest.raises(ValueError, match=r"build_core: input_softmax belongs to .* core 'deltanet'"):
+        small("deltanet", input_softmax=True)
     with pytest.raises(ValueError, match="build_learner: big_resnet12 belongs to encoder resnet12"):
         small(big_resnet12=True)
     with pytest.raises(ValueError, match="build_learner: encoder_dropout_type belongs to encoder resnet12"):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import srwm
 from examples.rl.agent import Agent, build_agent
-from examples.rl.cores import Lstm
+from examples.rl.cores import build_core
 from examples.rl.encoder import ImpalaEncoder
 
 B, L, ACTIONS = 4, 12, 3
@@ -71,7 +71,7 @@ def step_by_step(agent: Agent, seen: Unroll, states: list[Tensor] | None):
 @pytest.mark.parametrize("begin", ["at once", "initial_state", "in the middle"])
 @pytest.mark.parametrize("ends", [False, True])
 def test_one_call_per_unroll_equals_one_call_per_step(core, begin, ends):
-    agent = small(core, input_gain=1.0 if core in ("feedforward", "lstm") else 5.0)
+    agent = small(core, input_gain=1.0 if core == "feedforward" else 5.0)
     states = {
         "at once": lambda: None,
         "initial_state": lambda: agent.initial_state(B),
@@ -290,4 +290,4 @@ def test_agents_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match=r"Agent: bptt must be at least 1, or None .*, got 0"):
         agent(frames, rewards, dones, bptt=0)
     with pytest.raises(ValueError, match=r"Agent: core must read .* 17 entries, got one that reads 16"):
-        Agent(ImpalaEncoder(FRAME, n_features=16), Lstm(16), ACTIONS)
+        Agent(ImpalaEncoder(FRAME, n_features=16), build_core("lstm", 16), ACTIONS)

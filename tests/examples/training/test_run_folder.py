@@ -326,19 +326,21 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no settings": (change(settings=None), "is no checkpoint of a run: it has no settings"),
     "no progress": (change(progress=None), "is no checkpoint of a run"),
     "a length missing": (change(progress={}), "does not say how long metrics.json was"),
-    "newer": (change(format=4), "was written by a newer version of the program, in format 4"),
+    "newer": (change(format=4), "was written by another version of the program, in format 4; this one"),
+    "older": (
+        change(format=2),
+        "another version of the program, in format 2; this one reads format 3 alone",
+    ),
+    "oldest": (change(format=None), "was written by another version of the program, in format 1; this one"),
     "newer settings": (
         change_settings(depth=3),
         "another version of nothing: a newer version, with depth",
     ),
     "older settings": (change_settings(decay="none"), "another version of nothing: one without decay"),
     "another program": (change(program="other.train"), "is of a run of other.train, not of nothing"),
-    "another program of format 1": (
-        lambda path: (
-            change(format=None, program=None)(path),
-            change_settings(a=1, b=2, c=3, d=4, decay="none")(path),
-        ),
-        "of another program than nothing, which has no a, b, c and 1 more",
+    "much newer settings": (
+        change_settings(a=1, b=2, c=3, d=4),
+        "a newer version, with a, b, c and 1 more",
     ),
 }
 
