@@ -1,10 +1,9 @@
 """Public data sets on disk: find what lies below a folder, fetch and unpack what does not.
 
-Requirements the design meets: a file that is cut short, altered, or not what its name says is
-refused before anything of it is used; no archive writes outside its own folder; and an
-interruption at any moment, or a second process at work on the same folder, leaves nothing that
-looks finished and is not. Downloads and unpacked files therefore grow in a temporary folder whose
-name ends in ``.part``, beside their place, and are renamed when they are complete.
+A file that is cut short, altered, or not what its name says is refused before anything of it is used;
+no archive writes outside its own folder; and an interruption at any moment, or a second process at work
+on the same folder, leaves nothing that looks finished and is not. Archives are therefore unpacked into a
+temporary folder whose name ends in ``.part``, which is renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -12,26 +11,22 @@ from __future__ import annotations
 import errno
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
 import pooch
-from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from .classes import Splits
+from .classes import PARTS, Splits
 
 _DEPTH = 2  # folders below the root that are looked into
-_ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
 
 _DAMAGES = (  # what zipfile, tarfile and the decompressors raise on a damaged archive
     EOFError,
@@ -45,8 +40,10 @@ _DAMAGES = (  # what zipfile, tarfile and the decompressors raise on a damaged a
     zipfile.BadZipFile,
     zlib.error,
 )
-_DAMAGES_OF_NAMES = (  # what the system says to names that it cannot have, or not together
-    None,  # said by gzip or bz2, of a wrong checksum
+# The errors of the system that the archive is to blame for: names that a folder cannot have, or not
+# together. gzip and bz2 raise None for a wrong checksum.
+_ERRORS_OF_ARCHIVES = (
+    None,
     errno.EEXIST,
     errno.EINVAL,
     errno.EISDIR,
@@ -84,13 +81,12 @@ class Contents:
 
     def check(self, operation: str, splits: Splits, source: Path) -> None:
         """Raise ValueError if a split has more or fewer classes or images than published."""
-        for part in ("train", "validation", "test"):
-            found = getattr(splits, part)
-            self.check_split(operation, part, len(found.names), found.images.shape[0], source)
+        for part, split in zip(PARTS, splits, strict=True):
+            self.check_split(operation, part, len(split.names), split.images.shape[0], source)
 
     def check_split(self, operation: str, part: str, classes: int, images: int, source: Path) -> None:
         """The same for one split, by its numbers."""
-        position = ("train", "validation", "test").index(part)
+        position = PARTS.index(part)
         if (classes, images) != (self.classes[position], self.images[position]):
             raise ValueError(
                 f"{operation}: the {part} split in {str(source)!r} must have {self.classes[position]} "
@@ -179,26 +175,20 @@ def fetch(operation: str, root: Path, layout: Layout) -> Path:
     OSError : if the address cannot be reached or the transfer breaks off.
     ValueError : if what came is not the published file.
     """
-    assert layout.archive is not None
-    assert layout.md5 is not None
-    root.mkdir(parents=True, exist_ok=True)
-    with _partial_folder(root) as partial:
-        try:
-            pooch.retrieve(
-                layout.url, f"md5:{layout.md5}", fname=layout.archive, path=partial, progressbar=True
-            )
-        except ValueError as error:  # pooch's way to say that the checksum differs
-            raise ValueError(
-                f"{operation}: what came from {layout.url} is not the published {layout.archive}, whose "
-                f"MD5 is {layout.md5} ({error}); try again later, or get it elsewhere and put it into "
-                f"{str(root)!r}"
-            ) from error
-        except OSError as error:
-            raise OSError(
-                f"{operation}: cannot download {layout.url} ({error}); try again, or get "
-                f"{layout.archive} by other means and put it into {str(root)!r}"
-            ) from error
-        return (partial / layout.archive).replace(root / layout.archive)
+    try:  # pooch downloads into a temporary file, checks it, and renames it
+        pooch.retrieve(layout.url, f"md5:{layout.md5}", fname=layout.archive, path=root, progressbar=True)
+    except ValueError as error:  # the checksum differs
+        raise ValueError(
+            f"{operation}: what came from {layout.url} is not the published {layout.archive}, whose "
+            f"MD5 is {layout.md5} ({error}); try again later, or get it elsewhere and put it into "
+            f"{str(root)!r}"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{operation}: cannot download {layout.url} ({error}); try again, or get "
+            f"{layout.archive} by other means and put it into {str(root)!r}"
+        ) from error
+    return root / str(layout.archive)
 
 
 def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None = None) -> Path:
@@ -232,9 +222,9 @@ def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None 
                 f"{operation}: {str(archive)!r} is not the published file: its MD5 must be {md5}, got "
                 f"{came}; it is damaged or cut short: delete it and fetch it again"
             )
-    target = archive.with_name(_without_ending(archive.name))
-    with _partial_folder(archive.parent) as partial:
-        content = partial / "content"
+    target = archive.with_name(re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", archive.name))
+    with tempfile.TemporaryDirectory(dir=archive.parent, suffix=".part") as partial:
+        content = Path(partial, "content")
         content.mkdir()
         _extract(operation, archive, content)
         if find(content, holds) is None:
@@ -262,12 +252,6 @@ def publish(finished: Path, target: Path) -> None:
             raise
 
 
-@contextmanager
-def _partial_folder(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=parent, suffix=".part") as name:
-        yield Path(name)
-
-
 def _is_there(folder: Path, name: str) -> bool:
     return (folder / name).is_dir() if name.endswith("/") else (folder / name).is_file()
 
@@ -278,24 +262,19 @@ def _folders(parent: Path) -> list[Path]:
     return [parent / name for name in sorted(names)]
 
 
-def _without_ending(name: str) -> str:
-    for ending in _ENDINGS:
-        if name.endswith(ending):
-            return name[: -len(ending)]
-    raise ValueError(f"unpack: an archive's name must end in one of {', '.join(_ENDINGS)}, got {name!r}")
-
-
 def _extract(operation: str, archive: Path, folder: Path) -> None:
     """Unpack into an empty folder: plain files and folders only, and nothing outside of it."""
-    extract = _extract_zip if archive.name.endswith(".zip") else _extract_tar
-    inside = folder.resolve()
     try:
-        for name in extract(archive, folder):
-            path = inside / name
-            if not (path.exists() and path.is_relative_to(inside) and path.resolve() == path):
-                raise ValueError(f"its member {name!r} is not in the folder after unpacking")
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as packed:
+                _check_zip(packed)
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as packed:
+                _check_tar(packed)
+                packed.extractall(folder)
     except OSError as error:
-        if error.errno not in _DAMAGES_OF_NAMES:
+        if error.errno not in _ERRORS_OF_ARCHIVES:
             raise OSError(
                 f"{operation}: cannot unpack {str(archive)!r} ({error}); see to the disk and try again"
             ) from error
@@ -312,68 +291,46 @@ def _refusal(operation: str, archive: Path, error: Exception) -> ValueError:
     )
 
 
-def _extract_zip(archive: Path, folder: Path) -> list[str]:
-    with zipfile.ZipFile(archive) as packed:
-        for member in packed.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
-            plain = kind in (0, stat.S_IFDIR if member.filename.endswith("/") else stat.S_IFREG)
-            # zipfile cuts names off at a NUL, but for the original one.
-            member.filename = _checked(member.orig_filename, plain=plain)
-        for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file"):
-            _check_place(folder, member.filename, is_folder=member.is_dir())
-            packed.extract(member, folder)
-        return packed.namelist()
+def _check_zip(packed: zipfile.ZipFile) -> None:
+    places = _Places()
+    for member in packed.infolist():
+        name = member.orig_filename  # zipfile cuts off the other one at a NUL
+        kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
+        places.add(name, kind=kind or (stat.S_IFDIR if name.endswith("/") else stat.S_IFREG))
 
 
-def _extract_tar(archive: Path, folder: Path) -> list[str]:
-    names = []
-
-    def checked(packed: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-        for member in tqdm(packed, desc=f"unpacking {archive.name}", unit="file"):
-            member.name = _checked(member.name, plain=member.isreg() or member.isdir())
-            # As the filter does: nobody may run it, and we may read it.
-            member.mode = 0o755 if member.isdir() else 0o644
-            _check_place(folder, member.name, is_folder=member.isdir())
-            names.append(member.name)
-            yield member
-
-    with tarfile.open(archive, tarinfo=_Member) as packed:
-        # Python 3.10 and 3.11 have no filter in their early versions, such as Debian 12's 3.11.2. What
-        # is checked above is enough without it: it leaves the filter nothing to refuse.
-        packed.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        packed.extractall(folder, members=checked(packed))
-    return names
+def _check_tar(packed: tarfile.TarFile) -> None:
+    """The members; their permissions are replaced by usual ones."""
+    places = _Places()
+    for member in packed:
+        kind = stat.S_IFDIR if member.isdir() else stat.S_IFREG if member.isreg() else 0
+        places.add(member.name, kind=kind)
+        member.mode = 0o755 if member.isdir() else 0o644
+    # tarfile takes a damaged header, or a file cut short there, for the end, which is a block of zeros.
+    packed.fileobj.seek(packed.offset)
+    if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(f"the header at byte {packed.offset} is damaged or missing")
+    # Early versions of Python 3.10 and 3.11, such as Debian 12's 3.11.2, have no filter. What is checked
+    # here leaves it nothing to refuse.
+    packed.extraction_filter = getattr(tarfile, "data_filter", None)
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose damaged header is refused: tarfile takes it for the end of the archive."""
+class _Places:
+    """Where the members of an archive go: inside the folder on every system, and no two to one place."""
 
-    @classmethod
-    def fromtarfile(cls, packed: tarfile.TarFile) -> _Member:
-        try:
-            return super().fromtarfile(packed)
-        # The block of zeros that ends an archive. The stubs of tarfile do not have its name.
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"the header at byte {packed.offset}: {error}") from error
+    def __init__(self) -> None:
+        self._kinds = {PurePosixPath("."): stat.S_IFDIR}
 
-
-def _checked(name: str, *, plain: bool) -> str:
-    """A member's name with slashes only, if on every system it stays inside the folder."""
-    if not name:
-        raise ValueError("one of its members has no name")
-    if not plain:
-        raise ValueError(f"its member {name!r} is no plain file or folder")
-    slashes = name.replace("\\", "/")
-    dots = any(part.strip(" .") == "" and part not in ("", ".") for part in slashes.split("/"))
-    if slashes.startswith("/") or dots or any(character in slashes for character in ":\0"):
-        raise ValueError(f"its member {name!r} would leave the folder")
-    return slashes
-
-
-def _check_place(folder: Path, name: str, *, is_folder: bool) -> None:
-    """Raise ValueError if another member was unpacked to the place of this one; folders may come twice."""
-    place = folder / name
-    if place.exists() and not (is_folder and place.is_dir()):
-        raise ValueError(f"its member {name!r} would take the place of another one")
+    def add(self, name: str, kind: int) -> None:
+        """Note a member of this name and kind (of `stat.S_IFMT`); ValueError if it is to be refused."""
+        place = PurePosixPath(name)
+        if not name:
+            raise ValueError("one of its members has no name")
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"its member {name!r} is no plain file or folder")
+        dots = any(not part.strip(" .") for part in place.parts)
+        if place.is_absolute() or dots or any(character in name for character in "\\:\0"):
+            raise ValueError(f"its member {name!r} would leave the folder on some system")
+        if place in self._kinds and not kind == self._kinds[place] == stat.S_IFDIR:
+            raise ValueError(f"its member {name!r} would take the place of another one")
+        self._kinds[place] = kind

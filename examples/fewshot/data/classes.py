@@ -6,7 +6,7 @@ images of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from .pictures import distorted
+
+PARTS = ("train", "validation", "test")
 
 
 class Images(Protocol):
@@ -190,6 +192,10 @@ class Splits:
     train: ImageClasses
     validation: ImageClasses
     test: ImageClasses
+
+    def __iter__(self) -> Iterator[ImageClasses]:
+        """The three in the order of `PARTS`."""
+        return (getattr(self, part) for part in PARTS)
 
 
 def measured_normalisation(classes: ImageClasses) -> Normalisation:

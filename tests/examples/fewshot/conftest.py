@@ -64,16 +64,15 @@ def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; a file named in ``cut`` ends after half of it, one in ``slow`` never ends."""
+    """Serves a folder; a file named in ``cut`` ends after half of it."""
 
     cut: set[str]
-    slow: set[str]
     asked: list[str]
 
     def do_GET(self):
         name = self.path.lstrip("/")
         self.asked.append(name)
-        if name not in self.cut | self.slow:
+        if name not in self.cut:
             super().do_GET()
             return
         content = Path(self.translate_path(self.path)).read_bytes()
@@ -81,9 +80,6 @@ class Server(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2])
-        self.wfile.flush()
-        if name in self.slow:
-            self.server.stopped.wait(30)
         self.close_connection = True
 
     def log_message(self, *_):
@@ -96,18 +92,16 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "served").mkdir()
-    handler = type("Handler", (Server,), {"cut": set(), "slow": set(), "asked": []})
+    handler = type("Handler", (Server,), {"cut": set(), "asked": []})
     httpd = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served"))
     )
-    httpd.stopped = threading.Event()
     httpd.handler = handler
     httpd.folder = tmp_path / "served"
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield httpd
-    httpd.stopped.set()
     httpd.shutdown()
     thread.join()
     httpd.server_close()
