@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .data.classes import ImageClasses, Splits
-from .data.copies import with_copies
+from .data.lazy import with_copies
 from .settings import Settings
 
 

@@ -27,9 +27,9 @@ from ..training.statistics import (
 from ..training.weights import load_weights
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
-from .data.copies import with_copies
 from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
+from .data.lazy import with_copies
 from .data.sequences import Order, SequenceSampler
 from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from ..training.objective import Batch, MicroBatches, Objective, Share
 from .data.classes import ImageClasses
-from .data.copies import with_copies
 from .data.episodes import Classes, EpisodeSampler
+from .data.lazy import with_copies
 from .data.sequences import SequenceSampler, shown_labels, task_seed
 from .models import FewShotLearner
 from .objectives import (

@@ -16,7 +16,7 @@ from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
 from .class_counts import check_training, check_warmup
 from .data.classes import Splits
-from .data.rotations import with_rotations
+from .data.lazy import with_rotations
 from .domains import check_same_data, describe_data
 from .encoder_from import take_encoder
 from .models import FewShotLearner

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .data.classes import ImageClasses, Splits
-from .data.copies import with_copies
 from .data.episodes import EpisodeSampler
+from .data.lazy import with_copies
 from .data.sequences import SequenceSampler
 from .domains import domain_names
 from .models import FewShotLearner

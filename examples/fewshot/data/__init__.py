@@ -7,22 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from . import cifar, mini_imagenet, omniglot, tiered_imagenet
 from .archives import Layout, list_layouts
-from .cifar_fs import LAYOUTS as CIFAR_FS
-from .cifar_fs import load_cifar_fs
 from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
-from .fc100 import LAYOUTS as FC100
-from .fc100 import load_fc100
 from .folder import load_folder
 from .glyphs import load_glyphs
-from .mini_imagenet import LAYOUTS as MINI_IMAGENET
-from .mini_imagenet import load_mini_imagenet
-from .omniglot import LAYOUTS as OMNIGLOT
-from .omniglot import load_omniglot
-from .rotations import with_rotations
+from .lazy import with_rotations
 from .textures import load_textures
-from .tiered_imagenet import LAYOUTS as TIERED_IMAGENET
-from .tiered_imagenet import load_tiered_imagenet
 
 __all__ = ["load_splits"]
 
@@ -38,8 +29,7 @@ class _DataSet:
     ----------
     load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` if it is made.
     channels : of the stored images, 1 or 3.
-    made : whether the program makes the images, and caches them, instead of reading them.
-    layouts : of a set that is read, the files it is read from.
+    layouts : the files it is read from; empty where the program makes the images, and caches them.
     together : whether the files of all layouts are needed, not those of one.
     statistics : the normalisation of published scripts ("published"), and the right one ("correct");
         where the latter is missing, it is measured on the training images.
@@ -47,43 +37,32 @@ class _DataSet:
 
     load: Callable[..., Splits]
     channels: int
-    made: bool = False
     layouts: tuple[Layout, ...] = ()
     together: bool = False
     statistics: dict[str, Normalisation] = field(default_factory=dict)
 
 
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_CIFAR = Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))
+# Of black ink on white paper, though the published scripts too show white ink on black.
+_OMNIGLOT = Normalisation(mean=(0.922,), std=(0.084,))
+_OF_YOUR_OWN = Layout(holds=("alphabet/character/*.png",), source="images of your own")
 _SETS = {
-    "glyphs": _DataSet(load_glyphs, channels=1, made=True),
-    "textures": _DataSet(load_textures, channels=3, made=True),
-    "folder": _DataSet(
-        load_folder,
-        channels=1,
-        layouts=(Layout(holds=("alphabet/character/*.png",), source="images of your own"),),
-    ),
+    "glyphs": _DataSet(load_glyphs, 1),
+    "textures": _DataSet(load_textures, 3),
+    "folder": _DataSet(load_folder, 1, (_OF_YOUR_OWN,)),
     "omniglot": _DataSet(
-        load_omniglot,
-        channels=1,
-        layouts=OMNIGLOT,
-        together=True,
-        # Of black ink on white paper, though the published scripts too show white ink on black.
-        statistics={"published": Normalisation(mean=(0.922,), std=(0.084,))},
+        omniglot.load_omniglot, 1, omniglot.LAYOUTS, together=True, statistics={"published": _OMNIGLOT}
     ),
     "miniimagenet": _DataSet(
-        load_mini_imagenet, channels=3, layouts=MINI_IMAGENET, statistics={"published": _IMAGENET}
+        mini_imagenet.load_mini_imagenet, 3, mini_imagenet.LAYOUTS, statistics={"published": _IMAGENET}
     ),
-    "fc100": _DataSet(
-        load_fc100,
-        channels=3,
-        layouts=FC100,
-        statistics={"published": Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))},
-    ),
+    "fc100": _DataSet(cifar.load_fc100, 3, cifar.FC100.layouts, statistics={"published": _CIFAR}),
     # Measuring would mean to decode 448,695 images.
     "tieredimagenet": _DataSet(
-        load_tiered_imagenet, channels=3, layouts=TIERED_IMAGENET, statistics={"correct": _IMAGENET}
+        tiered_imagenet.load_tiered_imagenet, 3, tiered_imagenet.LAYOUTS, statistics={"correct": _IMAGENET}
     ),
-    "cifarfs": _DataSet(load_cifar_fs, channels=3, layouts=CIFAR_FS),
+    "cifarfs": _DataSet(cifar.load_cifar_fs, 3, cifar.CIFAR_FS.layouts),
 }
 
 
@@ -148,8 +127,6 @@ def load_splits(
     ):
         if value not in choices:
             raise ValueError(f"load_splits: {argument} must be one of {', '.join(choices)}, got {value!r}")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"load_splits: image_size must be at least 1, got {image_size}")
     data_set = _SETS[name]
     if channels not in (None, data_set.channels, 3):
         raise ValueError(
@@ -161,7 +138,7 @@ def load_splits(
             f"load_splits: no published script normalises name={name!r}, so it has no "
             "normalise='published'; use 'correct', the mean and deviation of the pixels"
         )
-    if data_set.made:
+    if not data_set.layouts:
         if root is not None or download:
             raise ValueError(
                 f"load_splits: name={name!r} is made by the program and takes neither root nor "
@@ -190,8 +167,5 @@ def load_splits(
         classes = replace(classes, normalisation=normalisation, channels=channels)
         return with_rotations(classes) if turned else classes
 
-    return Splits(
-        train=finished(splits.train, rotate != "none"),
-        validation=finished(splits.validation, rotate == "all"),
-        test=finished(splits.test, rotate == "all"),
-    )
+    turned = (rotate != "none", rotate == "all", rotate == "all")
+    return Splits(*map(finished, splits, turned))

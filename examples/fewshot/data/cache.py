@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pooch
 
 from .classes import ImageClasses
 
@@ -32,28 +33,21 @@ def cached_classes(
     name : of the data set; the file is ``<name>-<hash>.npz``, the error is of ``load_<name>``.
     depends_on : everything that decides what is made; hashed by its repr.
     make : makes the classes. Their normalisation and channels are not kept.
-    cache : folder of the file; by default ``$SRWM_CACHE``, else ``srwm`` in the user's cache folder
-        (``$XDG_CACHE_HOME`` or ``~/.cache``).
+    cache : folder of the file; by default ``$SRWM_CACHE``, else ``srwm`` in the user's cache folder, on
+        Linux ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises
     ------
     OSError : if the file cannot be written.
     """
     digest = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
-    path = _folder(cache) / f"{name}-{digest}.npz"
+    folder = Path(cache or os.environ.get("SRWM_CACHE") or pooch.os_cache("srwm"))
+    path = folder / f"{name}-{digest}.npz"
     classes = _read(path)
     if classes is None:
         classes = make()
         _write(name, path, classes)
     return classes
-
-
-def _folder(cache: str | os.PathLike[str] | None) -> Path:
-    if cache is not None:
-        return Path(cache)
-    if os.environ.get("SRWM_CACHE"):
-        return Path(os.environ["SRWM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "srwm")
 
 
 def _read(path: Path) -> ImageClasses | None:
@@ -75,24 +69,20 @@ def _read(path: Path) -> ImageClasses | None:
 
 def _write(name: str, path: Path, classes: ImageClasses) -> None:
     """Write beside the target, then rename: a reader never sees half a file."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+        with tempfile.TemporaryDirectory(dir=path.parent, suffix=".part") as partial:
+            finished = Path(partial, path.name)
             np.savez_compressed(
-                file,
+                finished,
                 images=classes.images[np.arange(classes.images.shape[0])],
                 offsets=classes.offsets,
                 names=np.array(classes.names),
                 alphabets=np.array(classes.alphabets),
             )
-        temporary.replace(path)
+            finished.replace(path)
     except OSError as error:
         raise OSError(
             f"load_{name}: cannot write the cache file {path} ({error}); choose another folder "
             "with the argument cache or the environment variable SRWM_CACHE"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ images of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -139,6 +139,13 @@ class ImageClasses:
                 "ImageClasses: offsets must rise from 0 to the number of images "
                 f"({shape[0]}), got {self.offsets[0]} to {self.offsets[-1]}"
             )
+
+    @classmethod
+    def of_sizes(
+        cls, images: Images, sizes: Iterable[int], names: Iterable[str], alphabets: Iterable[str]
+    ) -> ImageClasses:
+        """Classes one after the other in the images, by the number of images of each."""
+        return cls(images, np.cumsum([0, *sizes], dtype=np.int64), tuple(names), tuple(alphabets))
 
     @property
     def sizes(self) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .classes import ImageClasses, Splits
-from .decoding import opened, read_classes, side, visible
+from .images import opened, read_classes, side, visible
 
 SIZE = 28
 _OWN_SPLITS = ("train", "validation", "test")

@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
 from .cache import cached_classes
-from .classes import ImageClasses, Splits
-from .resizing import resized_classes
+from .classes import PARTS, ImageClasses, Splits
+from .images import resized, side
 
 # Training sees Latin and Greek letters; the test is on three scripts unlike them.
 SCRIPTS = {
@@ -102,20 +102,17 @@ def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int 
     >>> sorted(set(splits.test.alphabets))
     ['ARMENIAN', 'GEORGIAN', 'LAO']
     """
-    size = SIZE if image_size is None else image_size
-    if size < 1:
-        raise ValueError(f"load_glyphs: image_size must be at least 1, got {size}")
+    size = side("load_glyphs", image_size, SIZE)
     fonts = {face: _font_path(face) for face in FACES}
     classes = cached_classes(
         "glyphs", _parameters(fonts), lambda: select_classes(*render_pictures(fonts)), cache
     )
-    if size != SIZE:
-        classes = resized_classes(classes, size, Image.Resampling.BILINEAR)
+    classes = resized(classes, size)
     return Splits(
-        **{
-            split: classes.subset([c for c, s in enumerate(classes.alphabets) if s in scripts])
-            for split, scripts in SCRIPTS.items()
-        }
+        *(
+            classes.subset([c for c, script in enumerate(classes.alphabets) if script in SCRIPTS[part]])
+            for part in PARTS
+        )
     )
 
 
@@ -164,11 +161,11 @@ def select_classes(codes: list[int], pictures: np.ndarray) -> ImageClasses:
     letters = [_LETTER_CASE.sub("", unicodedata.name(chr(codes[c]))) for c in enough]
     splits = [_SPLIT_OF[_script(codes[c])] for c in enough]
     kept = [enough[c] for c in _without_twins(pictures[:, enough], letters, splits)]
-    return ImageClasses(
-        images=np.concatenate([distinct[c] for c in kept])[:, None],
-        offsets=np.cumsum([0, *(len(distinct[c]) for c in kept)], dtype=np.int64),
-        names=tuple(unicodedata.name(chr(codes[c])) for c in kept),
-        alphabets=tuple(_script(codes[c]) for c in kept),
+    return ImageClasses.of_sizes(
+        np.concatenate([distinct[c] for c in kept])[:, None],
+        [len(distinct[c]) for c in kept],
+        [unicodedata.name(chr(codes[c])) for c in kept],
+        [_script(codes[c]) for c in kept],
     )
 
 

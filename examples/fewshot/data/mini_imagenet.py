@@ -17,8 +17,8 @@ import numpy as np
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .decoding import decode_image, read_classes, resized, side, visible
-from .pickles import load_pickle
+from .images import decode_image, read_classes, resized, side, visible
+from .pickles import as_named, load_pickle
 
 _SPLITS = ("train", "val", "test")
 _SIZE = 84
@@ -73,7 +73,7 @@ def load_mini_imagenet(
     if layout.holds == PICKLES.holds:
         splits = Splits(*(_read_pickle(operation, folder / name) for name in layout.holds))
         CONTENTS.check(operation, splits, folder)
-        return resized(splits, size)
+        return Splits(*(resized(classes, size) for classes in splits))
     listed = _files_of_tables if layout.holds == TABLES.holds else _files_of_folders
     parts = [listed(operation, folder, split) for split in _SPLITS]
     read = partial(decode_image, operation, channels=3, image_size=size)
@@ -87,7 +87,7 @@ def load_mini_imagenet(
 def _read_pickle(operation: str, path: Path) -> ImageClasses:
     """``image_data`` (I, 84, 84, 3) and ``class_dict``, the positions of the images of each class."""
     content = load_pickle(operation, path)
-    try:
+    with as_named(operation, path):
         pixels, positions = np.moveaxis(content["image_data"], -1, 1), content["class_dict"]
         names = sorted(positions)
         order = np.concatenate([np.asarray(positions[name], np.int64) for name in names])
@@ -95,17 +95,8 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
             if not np.array_equal(np.sort(order), np.arange(len(pixels))):
                 raise ValueError("its classes do not hold every image once")
             pixels = pixels[order]
-        return ImageClasses(
-            images=np.ascontiguousarray(pixels),
-            offsets=np.cumsum([0, *(len(positions[name]) for name in names)], dtype=np.int64),
-            names=tuple(names),
-            alphabets=tuple(names),
-        )
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
-            f"{error}); delete it and fetch it again"
-        ) from error
+        sizes = [len(positions[name]) for name in names]
+        return ImageClasses.of_sizes(np.ascontiguousarray(pixels), sizes, names, names)
 
 
 def _files_of_tables(operation: str, folder: Path, split: str) -> dict[str, list[Path]]:

@@ -13,7 +13,8 @@ import re
 import reprlib
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,6 +78,18 @@ def stream_arrays(operation: str, path: Path, keep: Callable[[bytes], Any]) -> A
     For files larger than the memory; with a progress bar.
     """
     return _load(operation, path, keep)
+
+
+@contextmanager
+def as_named(operation: str, path: Path) -> Iterator[None]:
+    """Where a file's content is taken apart: if it is of another kind, a ValueError says so."""
+    try:
+        yield
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
+            f"{error}); delete it and fetch it again"
+        ) from error
 
 
 def _load(operation: str, path: Path, keep: Callable[[bytes], Any] | None) -> Any:

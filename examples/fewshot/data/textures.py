@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .cache import cached_classes
 from .classes import ImageClasses, Splits
-from .resizing import resized_classes
+from .images import resized, side
 from .texture_families import FAMILIES, NUMBERS, Array, Sheet, Traits, direction
 
 SIZE = 84
@@ -73,9 +73,7 @@ def load_textures(cache: str | os.PathLike[str] | None = None, *, image_size: in
     ValueError : if image_size is below 1.
     OSError : if the cache cannot be written.
     """
-    size = SIZE if image_size is None else image_size
-    if size < 1:
-        raise ValueError(f"load_textures: image_size must be at least 1, got {size}")
+    size = side("load_textures", image_size, SIZE)
     parameters = (
         _FORMAT,
         _SEED,
@@ -91,7 +89,7 @@ def load_textures(cache: str | os.PathLike[str] | None = None, *, image_size: in
     )
     classes = cached_classes("textures", parameters, make_classes, cache)
     filtering = Image.Resampling.BOX if size < SIZE else Image.Resampling.BILINEAR
-    return split_classes(classes if size == SIZE else resized_classes(classes, size, filtering))
+    return split_classes(resized(classes, size, filtering))
 
 
 def split_classes(classes: ImageClasses) -> Splits:
@@ -119,11 +117,11 @@ def make_classes(images: int = IMAGES_PER_CLASS) -> ImageClasses:
         for f, c in tqdm(chosen, desc="making textures", unit="class", file=sys.stderr)
         for first in range(0, images, _CHUNK)
     ]
-    return ImageClasses(
-        images=np.concatenate(drawn),
-        offsets=np.arange(len(chosen) + 1) * images,
-        names=tuple(f"{FAMILIES[f].__name__} {c}" for f, c in chosen),
-        alphabets=tuple(FAMILIES[f].__name__ for f, _ in chosen),
+    return ImageClasses.of_sizes(
+        np.concatenate(drawn),
+        [images] * len(chosen),
+        [f"{FAMILIES[f].__name__} {c}" for f, c in chosen],
+        [FAMILIES[f].__name__ for f, _ in chosen],
     )
 
 

@@ -10,24 +10,22 @@ image is decoded when it is asked for.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .archives import Contents, Layout, find, locate, publish
-from .cifar100 import count_labels
-from .classes import ImageClasses, Splits
-from .decoding import decode_image, side
-from .pickles import load_pickle, stream_arrays
+from .cifar import count_labels
+from .classes import PARTS, ImageClasses, Splits
+from .images import side
+from .lazy import EncodedImages
+from .pickles import as_named, load_pickle, stream_arrays
 
 _SPLITS = ("train", "val", "test")
-_PARTS = ("train", "validation", "test")
 _SIZE = 84
 _PNG = b"\x89PNG\r\n\x1a\n"
 CACHES = tuple(f"tiered-imagenet-{split}.cache/" for split in _SPLITS)
@@ -75,7 +73,7 @@ def load_tiered_imagenet(
     folder = find(Path(root), CACHES)
     if folder is None:
         _, folder = locate(operation, root, LAYOUTS, download=download)
-        for split, part, cache in zip(_SPLITS, _PARTS, CACHES, strict=True):
+        for split, part, cache in zip(_SPLITS, PARTS, CACHES, strict=True):
             if not (folder / cache).is_dir():
                 _build_cache(operation, folder, split, part, folder / cache)
     splits = Splits(*(_read_cache(operation, folder / cache, size) for cache in CACHES))
@@ -83,68 +81,14 @@ def load_tiered_imagenet(
     return splits
 
 
-class EncodedImages:
-    """Image files one after the other in one file, decoded when they are indexed.
-
-    Behaves in indexing as the uint8 array of ``shape`` (I, 3, S, S) that it stands for: integers,
-    slices and arrays of integers select images along the first axis. A copy in another process maps
-    the file anew.
-
-    Parameters
-    ----------
-    path : the file.
-    starts, sizes : (I,) int64, where each image begins and how many bytes it has.
-    image_size : S.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, path: Path, starts: np.ndarray, sizes: np.ndarray, image_size: int) -> None:
-        self.path = path
-        self.shape = (len(starts), 3, image_size, image_size)
-        self._starts, self._sizes = starts, sizes
-        self._bytes = np.memmap(path, np.uint8, mode="r")
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes, 4."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        starts, sizes = np.asarray(self._starts[rows]), np.asarray(self._sizes[rows])
-        images = np.empty((*starts.shape, *self.shape[1:]), np.uint8)
-        for position in np.ndindex(starts.shape):
-            first, size = int(starts[position]), int(sizes[position])
-            images[position] = decode_image(
-                "EncodedImages",
-                io.BytesIO(self._bytes[first : first + size].tobytes()),
-                channels=3,
-                image_size=self.shape[-1],
-                name=f"at byte {first} of {str(self.path)!r}",
-            )
-        return images
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A memory map would be pickled as the array that it shows.
-        return EncodedImages, (self.path, self._starts, self._sizes, self.shape[-1])
-
-
 def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Path) -> None:
     """Sort out one split's pickles into ``images.bin`` and ``index.npz``, and then name it ``cache``."""
     path = folder / f"{split}_labels.pkl"
     content = load_pickle(operation, path)
-    try:
+    with as_named(operation, path):
         names = np.array(content["label_specific_str"], np.str_)
         labels = np.asarray(content["label_specific"], np.int64)
         counts = count_labels(labels, len(names))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
-            f"{error}); delete it and fetch it again"
-        ) from error
     CONTENTS.check_split(operation, part, len(counts), len(labels), path)
     sizes: list[int] = []
     with tempfile.TemporaryDirectory(dir=folder, suffix=".part") as partial:

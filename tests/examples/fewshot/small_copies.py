@@ -1,15 +1,19 @@
-"""Small copies of the public data sets, in the form of their published files."""
+"""Small copies of the public data sets, in every form in which they are published."""
 
+import dataclasses
 import io
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from examples.fewshot.data import cifar_fs, mini_imagenet, omniglot, tiered_imagenet
-from examples.fewshot.data.archives import Contents
+from examples.fewshot.data import cifar, mini_imagenet, omniglot, tiered_imagenet
+from examples.fewshot.data.archives import Contents, Layout
+from examples.fewshot.data.classes import Splits
 
-PARTS = ("train", "validation", "test")
 SHORT = ("train", "val", "test")
 # CIFAR-100's superclasses with their classes, from its own file ``meta``; both in its order, by name.
 SUPERCLASSES = {
@@ -34,29 +38,23 @@ SUPERCLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-COARSE = list(SUPERCLASSES)
-FINE = sorted(" ".join(SUPERCLASSES.values()).split())
-COARSE_OF = [
-    next(c for c, group in enumerate(COARSE) if name in SUPERCLASSES[group].split()) for name in FINE
-]
+GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in names.split()}
+FINE = sorted(GROUP_OF)
+FC100_HELD_OUT = (
+    ["large_carnivores", "large_omnivores_and_herbivores", "non-insect_invertebrates", "small_mammals"],
+    ["aquatic_mammals", "insects", "medium_mammals", "people"],
+)
 
-
-def shrink(monkeypatch, module, classes, images):
-    """Let a data set's small copy pass for complete."""
-    monkeypatch.setattr(module, "CONTENTS", Contents(classes=classes, images=images))
-
-
-def parts(splits):
-    return [getattr(splits, part) for part in PARTS]
+Expected = list[dict[str, np.ndarray]]  # of each split the images of each class, (I, H, W) or (I, H, W, 3)
 
 
 def noise(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def image_file(pixels, kind="PNG"):
+def image_file(pixels):
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
@@ -65,130 +63,249 @@ def save(path, content):
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
 
 
-def drawing(mark, size=105):
-    pixels = np.full((size, size), 255, np.uint8)
-    pixels[mark % size, 20:80] = 0
-    pixels[20:90, (7 * mark) % size] = 0
-    return Image.fromarray(pixels).convert("1")
+def change_pickle(path, **changes):
+    """Give a pickle's dictionary other values; those of bytes keys if it has such keys."""
+    content = pickle.loads(path.read_bytes())
+    binary = any(isinstance(key, bytes) for key in content)
+    save(path, content | {key.encode() if binary else key: value for key, value in changes.items()})
 
 
-def write_omniglot(root, monkeypatch, *, images=2, characters=2):
-    """The first alphabets, with few characters; the border of the training runs through Gurmukhi."""
-    small = {
-        "images_background": dict.fromkeys(("Arcadian", "Armenian", "Balinese"), characters),
-        "images_evaluation": dict.fromkeys(("Angelic", "Gurmukhi", "Kannada"), characters),
-    }
-    monkeypatch.setattr(omniglot, "BACKGROUND", small["images_background"])
-    monkeypatch.setattr(omniglot, "EVALUATION", small["images_evaluation"])
-    monkeypatch.setattr(omniglot, "TRAINING_CHARACTERS", 4 * characters + 1)
-    counts = (3 * characters + 1, characters, 2 * characters - 1)
-    shrink(monkeypatch, omniglot, counts, tuple(images * count for count in counts))
-    mark = 0
-    for part, alphabets in small.items():
-        for alphabet, size in alphabets.items():
-            for character in range(1, size + 1):
-                for image in range(images):
-                    file = io.BytesIO()
-                    drawing(mark).save(file, "PNG")
-                    name = f"{part}/{alphabet}/character{character:02d}/{mark:04d}_{image:02d}.png"
-                    save(root / name, file.getvalue())
-                    mark += 1
-    return root
+def write_omniglot(folder: Path) -> Expected:
+    """Three alphabets of each archive, of two characters of two images.
+
+    The border of the training, which is then the ninth character, runs through Gurmukhi.
+    """
+    expected: Expected = [{}, {}, {}]
+    for mark in range(24):
+        pixels = np.full((105, 105), 255, np.uint8)
+        pixels[mark, 20:80] = 0
+        pixels[20:90, 7 * mark % 105] = 0
+        alphabet = ("Arcadian", "Armenian", "Balinese", "Angelic", "Gurmukhi", "Kannada")[mark // 4]
+        character = f"{alphabet}/character{mark // 2 % 2 + 1:02d}"
+        part = "images_background" if mark < 12 else "images_evaluation"
+        file = io.BytesIO()
+        Image.fromarray(pixels).convert("1").save(file, "PNG")
+        save(folder / part / character / f"{mark:04d}_{mark % 2:02d}.png", file.getvalue())
+        split = expected[1 if alphabet == "Armenian" else 0 if mark < 18 else 2]
+        split[character] = np.stack([*split.get(character, ()), 255 - pixels])
+    return expected
 
 
-def write_cifar100(folder, *, train=2, test=1):
-    """All 100 classes; the images are in no order, as in the original."""
-    labels = []
-    for part, per_class, seed in (("train", train, 1), ("test", test, 2)):
+def write_cifar100(folder: Path) -> dict[str, np.ndarray]:
+    """All 100 classes, three images of each in no order, as in the original."""
+    groups = [*SUPERCLASSES]
+    images = {name: np.zeros((0, 32, 32, 3), np.uint8) for name in FINE}
+    for part, per_class, seed in (("train", 2, 1), ("test", 1, 2)):
         fine = np.random.default_rng(seed).permutation(np.repeat(np.arange(100), per_class))
-        labels.append(fine)
+        data = noise((len(fine), 3072), seed)
         content = {
-            b"data": noise((len(fine), 3072), seed),
+            b"data": data,
             b"fine_labels": fine.tolist(),
-            b"coarse_labels": [COARSE_OF[label] for label in fine],
+            b"coarse_labels": [groups.index(GROUP_OF[FINE[label]]) for label in fine],
             b"filenames": [f"{label}.png".encode() for label in fine],
             b"batch_label": b"training batch 1 of 1",
         }
-        save(folder / part, content)
+        save(folder / "cifar-100-python" / part, content)
+        pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        for label, name in enumerate(FINE):
+            images[name] = np.concatenate([images[name], pixels[fine == label]])
     meta = {
         b"fine_label_names": [name.encode() for name in FINE],
-        b"coarse_label_names": [name.encode() for name in COARSE],
+        b"coarse_label_names": [name.encode() for name in groups],
     }
-    save(folder / "meta", meta)
-    pixels = np.concatenate(
-        [noise((len(fine), 3, 32, 32), seed) for fine, seed in zip(labels, (1, 2), strict=True)]
-    )
-    fine = np.concatenate(labels)
-    return {name: pixels[fine == label] for label, name in enumerate(FINE)}
+    save(folder / "cifar-100-python" / "meta", meta)
+    return images
 
 
-def write_pickled_splits(folder, monkeypatch, module):
+def write_cifar100_for(of_class: Callable[[str], str], *held_out: list[str]):
+    """A writer that expects the classes of CIFAR-100 by splits: those not held out are for training."""
+
+    def write(folder: Path) -> Expected:
+        every = write_cifar100(folder).items()
+        validation, test = (
+            {name: images for name, images in every if of_class(name) in names} for names in held_out
+        )
+        train = {name: images for name, images in every if name not in validation | test}
+        return [train, validation, test]
+
+    return write
+
+
+def write_pickled_splits(stem: str):
     """FC100 or CIFAR-FS: two classes, two and three, of six images together in no order."""
-    pixels = [noise((6, 32, 32, 3), seed) for seed in range(3)]
-    labels = [[4, 9, 4, 4, 9, 9], [1, 1, 1, 3, 3, 3], [0, 5, 7, 0, 5, 7]]
-    for name, data, numbers in zip(module.PICKLES.holds, pixels, labels, strict=True):
-        save(folder / name, {"data": data, "labels": numbers})
-    shrink(monkeypatch, module, (2, 2, 3), (6, 6, 6))
-    return pixels, labels
+
+    def write(folder: Path) -> Expected:
+        expected = []
+        for seed, (split, labels) in enumerate(
+            zip(SHORT, ([4, 9, 4, 4, 9, 9], [1, 1, 1, 3, 3, 3], [0, 5, 7, 0, 5, 7]), strict=True)
+        ):
+            data = noise((6, 32, 32, 3), seed)
+            save(
+                folder / stem.replace("_", "-") / f"{stem}_{split}.pickle", {"data": data, "labels": labels}
+            )
+            values = sorted(set(labels))
+            expected.append({f"{stem}_{split} {value}": data[np.equal(labels, value)] for value in values})
+        return expected
+
+    return write
 
 
-def write_cifar_fs(root, monkeypatch):
-    """Two classes, one and one of two images."""
-    names = {"train": ["tulip", "apple"], "val": ["beaver"], "test": ["worm"]}
-    pixels = {}
-    for split, classes in names.items():
-        save(root / "splits" / "bertinetto" / f"{split}.txt", "".join(f"{c}\n" for c in classes).encode())
-        for name in classes:
-            pixels[name] = noise((2, 32, 32, 3), len(pixels))
-            for i, image in enumerate(pixels[name]):
-                save(root / "data" / name / f"{name}_s_{i:06d}.png", image_file(image))
-    shrink(monkeypatch, cifar_fs, (2, 1, 1), (4, 2, 2))
-    return names, pixels
-
-
-WNIDS = {"train": ["n01532829", "n01558993"], "val": ["n01855672"], "test": ["n01930112", "n01981276"]}
-
-
-def mini(monkeypatch, images=3):
-    shrink(monkeypatch, mini_imagenet, (2, 1, 2), (2 * images, images, 2 * images))
-    return {name: noise((images, 84, 84, 3), int(name[1:])) for names in WNIDS.values() for name in names}
-
-
-def write_mini(folder, monkeypatch, *, mixed=False):
-    """The pickles, of two, one and two classes of three images."""
-    pixels = mini(monkeypatch)
-    for split, names in WNIDS.items():
-        stacked = np.concatenate([pixels[name] for name in names])
-        order = np.arange(len(stacked))
-        if mixed:  # image i of the classes one after the other
-            order = order.reshape(len(names), 3).T.ravel()
-        where = {
-            name: np.flatnonzero(order // 3 == c).tolist() for c, name in reversed([*enumerate(names)])
-        }
-        content = {"image_data": stacked[order], "class_dict": where}
-        save(folder / f"mini-imagenet-cache-{split}.pkl", content)
-    return pixels
-
-
-def write_tiered(folder, monkeypatch):
-    """Two, one and two classes of three images; PNG files in no order."""
-    shrink(monkeypatch, tiered_imagenet, (2, 1, 2), (6, 3, 6))
-    expected = {}
+def write_cifar_fs(folder: Path) -> Expected:
+    """Two classes, one and one of two images; the first two not in the order of their names."""
+    expected = []
     for seed, (split, names) in enumerate(
-        {"train": ["crab", "goose"], "val": ["tench"], "test": ["kite", "vulture"]}.items()
+        zip(SHORT, (["tulip", "apple"], ["beaver"], ["worm"]), strict=True)
+    ):
+        expected.append({name: noise((2, 32, 32, 3), 2 * seed + c) for c, name in enumerate(names)})
+        lines = "".join(f"{name}\n" for name in names)
+        save(folder / "cifar100" / "splits" / "bertinetto" / f"{split}.txt", lines.encode())
+        for name, images in expected[-1].items():
+            for i, image in enumerate(images):
+                save(folder / "cifar100" / "data" / name / f"{name}_s_{i:06d}.png", image_file(image))
+    return expected
+
+
+WNIDS = (["n01532829", "n01558993"], ["n01855672"], ["n01930112", "n01981276"])
+
+
+def mini() -> Expected:
+    """mini-ImageNet with two, one and two classes of three images."""
+    return [{name: noise((3, 84, 84, 3), int(name[1:])) for name in names} for names in WNIDS]
+
+
+def write_mini(order: Callable[[np.ndarray], np.ndarray]):
+    """The pickles, in which `order` is that of the images of the classes one after the other."""
+
+    def write(folder: Path) -> Expected:
+        expected = mini()
+        for split, classes in zip(SHORT, expected, strict=True):
+            rows = order(np.arange(3 * len(classes)))
+            where = {
+                name: np.flatnonzero(rows // 3 == c).tolist() for c, name in reversed([*enumerate(classes)])
+            }
+            content = {"image_data": np.concatenate([*classes.values()])[rows], "class_dict": where}
+            save(folder / f"mini-imagenet-cache-{split}.pkl", content)
+        return expected
+
+    return write
+
+
+def write_mini_files(folder: Path) -> Expected:
+    """As folders."""
+    expected = mini()
+    for split, classes in zip(SHORT, expected, strict=True):
+        for name, images in classes.items():
+            for i, image in enumerate(images):
+                save(folder / split / name / f"{name}{i:08d}.png", image_file(image))
+    return expected
+
+
+def write_mini_tables(folder: Path) -> Expected:
+    expected = mini()
+    for split, classes in zip(SHORT, expected, strict=True):
+        lines = ["filename,label"]
+        for i in range(3):
+            for name in reversed(classes):
+                lines.append(f"{name}{i:08d}.png,{name}")
+                save(folder / "images" / f"{name}{i:08d}.png", image_file(classes[name][i]))
+        save(folder / f"{split}.csv", "\r\n".join(lines).encode())
+    return expected
+
+
+def write_tiered(folder: Path) -> Expected:
+    """Two, one and two classes of three images; PNG files in no order, of different lengths."""
+    expected = []
+    for seed, (split, names) in enumerate(
+        zip(SHORT, (["crab", "goose"], ["tench"], ["kite", "vulture"]), strict=True)
     ):
         pixels = noise((3 * len(names), 84, 84, 3), seed)
         for i, image in enumerate(pixels):
-            image[: 10 * i] = 0  # so that the files have different lengths
+            image[: 10 * i] = 0
         labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(names)), 3))
         files = [np.frombuffer(image_file(image), np.uint8)[:, None] for image in pixels]
-        save(folder / f"{split}_images_png.pkl", files)
+        save(folder / "tiered-imagenet" / f"{split}_images_png.pkl", files)
         content = {
             b"label_specific": labels.astype(np.int32),
             b"label_general": labels.astype(np.int32),
             b"label_specific_str": [name.encode() for name in names],
             b"label_general_str": [b"animal"],
         }
-        save(folder / f"{split}_labels.pkl", content)
-        expected[split] = names, np.moveaxis(pixels, -1, 1)[np.argsort(labels, kind="stable")]
+        save(folder / "tiered-imagenet" / f"{split}_labels.pkl", content)
+        expected.append({name: pixels[labels == c] for c, name in enumerate(names)})
     return expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form in which a data set is published.
+
+    Attributes
+    ----------
+    load : the data set's loader.
+    owner : where its LAYOUTS and CONTENTS are: a module, or the name in `cifar` of an object with them.
+    write : writes a small copy into a folder.
+    archives : their names, each with the folder of the copy that it holds, "." for all of it.
+    """
+
+    load: Callable[..., Splits]
+    owner: ModuleType | str
+    write: Callable[[Path], Expected]
+    archives: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Of the data set, in all its forms."""
+        if isinstance(self.owner, str):
+            return getattr(cifar, self.owner).layouts
+        return self.owner.LAYOUTS
+
+    def patch(self, monkeypatch, **values) -> None:
+        """Replace layouts or contents."""
+        if isinstance(self.owner, str):
+            changed = dataclasses.replace(getattr(cifar, self.owner), **values)
+            monkeypatch.setattr(cifar, self.owner, changed)
+        else:
+            for name, value in values.items():
+                monkeypatch.setattr(self.owner, name.upper(), value)
+
+    def make(self, folder: Path, monkeypatch) -> Expected:
+        """Write the small copy, and let it pass for complete."""
+        expected = self.write(folder)
+        classes = tuple(map(len, expected))
+        images = tuple(sum(map(len, split.values())) for split in expected)
+        self.patch(monkeypatch, contents=Contents(classes=classes, images=images))
+        monkeypatch.setattr(omniglot, "TRAINING_CHARACTERS", 9)
+        return expected
+
+
+_FC100, _CIFAR_FS = (cifar.load_fc100, "FC100"), (cifar.load_cifar_fs, "CIFAR_FS")
+_MINI = (mini_imagenet.load_mini_imagenet, mini_imagenet)
+_CIFAR100 = {"cifar-100-python.tar.gz": "cifar-100-python"}
+FORMS = {
+    "omniglot": Form(
+        omniglot.load_omniglot,
+        omniglot,
+        write_omniglot,
+        {f"{name}.zip": name for name in ("images_background", "images_evaluation")},
+    ),
+    "fc100": Form(*_FC100, write_cifar100_for(GROUP_OF.__getitem__, *FC100_HELD_OUT), _CIFAR100),
+    "cifarfs": Form(
+        *_CIFAR_FS,
+        write_cifar100_for(str, cifar.CIFAR_FS.validation.split(), cifar.CIFAR_FS.test.split()),
+        _CIFAR100,
+    ),
+    "fc100-pickles": Form(*_FC100, write_pickled_splits("FC100"), {"FC100.zip": "FC100"}),
+    "cifarfs-pickles": Form(*_CIFAR_FS, write_pickled_splits("CIFAR_FS"), {"CIFAR-FS.zip": "CIFAR-FS"}),
+    "cifarfs-folders": Form(*_CIFAR_FS, write_cifar_fs, {"cifarfs.zip": "cifar100"}),
+    "miniimagenet": Form(*_MINI, write_mini(lambda rows: rows), {"mini-imagenet.tar.gz": "."}),
+    "miniimagenet-mixed": Form(*_MINI, write_mini(lambda rows: rows.reshape(-1, 3).T.ravel())),
+    "miniimagenet-folders": Form(*_MINI, write_mini_files),
+    "miniimagenet-tables": Form(*_MINI, write_mini_tables),
+    "tieredimagenet": Form(
+        tiered_imagenet.load_tiered_imagenet,
+        tiered_imagenet,
+        write_tiered,
+        {"tiered-imagenet.tar": "tiered-imagenet"},
+    ),
+}
+DOWNLOADED = ("omniglot", "fc100", "cifarfs")

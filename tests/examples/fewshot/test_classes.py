@@ -6,7 +6,7 @@ import torch
 
 from examples.fewshot.data.classes import ImageClasses, Normalisation
 from examples.fewshot.data.episodes import EpisodeSampler
-from examples.fewshot.data.rotations import with_rotations
+from examples.fewshot.data.lazy import with_rotations
 
 SIZES = (3, 2, 4)
 

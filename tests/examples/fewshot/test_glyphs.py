@@ -1,4 +1,4 @@
-"""The rendered letters: what they look like, that none has a twin, and their cache."""
+"""The rendered letters: what they look like, that none has a twin, and what their file depends on."""
 
 import unicodedata
 
@@ -43,17 +43,8 @@ def few(drawn, monkeypatch):
     return renderings
 
 
-def assert_same(left, right):
-    for part in PARTS:
-        a, b = getattr(left, part), getattr(right, part)
-        np.testing.assert_array_equal(a.images, b.images)
-        np.testing.assert_array_equal(a.offsets, b.offsets)
-        assert a.names == b.names
-        assert a.alphabets == b.alphabets
-
-
 def test_there_are_enough_classes(splits):
-    counts = [len(getattr(splits, part).names) for part in PARTS]
+    counts = [len(part.names) for part in splits]
     # Somewhat below what matplotlib 3.9 to 3.11 give: 672, 138 and 219.
     assert all(count >= least for count, least in zip(counts, (600, 120, 200), strict=True))
     shares = np.array(counts) / sum(counts)
@@ -69,7 +60,7 @@ def test_no_script_is_in_two_splits(splits):
         for name, script in zip(classes.names, classes.alphabets, strict=True):
             assert name.startswith(f"{script} ")
             assert unicodedata.category(unicodedata.lookup(name)).startswith("L")
-    every = [name for part in PARTS for name in getattr(splits, part).names]
+    every = [name for part in splits for name in part.names]
     assert len(set(every)) == len(every)
 
 
@@ -102,8 +93,8 @@ def test_letters_fill_their_box_and_are_centred(splits, part):
 def test_no_class_has_a_twin(drawn, splits):
     codes, pictures = drawn
     position = {unicodedata.name(chr(code)): c for c, code in enumerate(codes)}
-    names = [name for part in PARTS for name in getattr(splits, part).names]
-    part_of = np.repeat(np.arange(3), [len(getattr(splits, part).names) for part in PARTS])
+    names = [name for part in splits for name in part.names]
+    part_of = np.repeat(np.arange(3), [len(part.names) for part in splits])
     images = torch.from_numpy(pictures[:, [position[name] for name in names]]).double()
     squares = torch.nn.functional.avg_pool2d(images, 2).flatten(2)  # (faces, C, 196)
     total, faces = 0, 0
@@ -178,50 +169,6 @@ def test_rendering_is_deterministic(drawn, fonts, monkeypatch):
     np.testing.assert_array_equal(again[0, shared], np.array([row[alone[c]] for c in shared]))
 
 
-def test_second_load_reads_the_cache(few, tmp_path):
-    first = glyphs.load_glyphs(tmp_path / "new" / "folder")
-    second = glyphs.load_glyphs(str(tmp_path / "new" / "folder"))
-    assert few == [16]
-    assert_same(first, second)
-    (file,) = (tmp_path / "new" / "folder").iterdir()
-    assert file.suffix == ".npz"
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "last byte", "garbage", "flipped", "other keys"])
-def test_a_damaged_cache_is_rendered_again(few, tmp_path, damage):
-    first = glyphs.load_glyphs(tmp_path)
-    (file,) = tmp_path.iterdir()
-    intact = file.read_bytes()
-    middle = len(intact) // 2
-    damaged = {
-        "empty": b"",
-        "cut": intact[:middle],
-        "last byte": intact[:-1],
-        "garbage": b"\x00\x01" * 100,
-        "flipped": intact[:middle] + bytes([intact[middle] ^ 255]) + intact[middle + 1 :],
-    }
-    if damage == "other keys":
-        np.savez(file, pictures=np.zeros(3))
-    else:
-        file.write_bytes(damaged[damage])
-    assert_same(glyphs.load_glyphs(tmp_path), first)
-    assert few == [16, 16]
-    assert_same(glyphs.load_glyphs(tmp_path), first)
-    assert few == [16, 16]
-
-
-def test_an_interrupted_write_leaves_nothing(few, tmp_path, monkeypatch):
-    def interrupt(file, **arrays):
-        file.write(b"half of it")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "savez_compressed", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            glyphs.load_glyphs(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_other_parameters_or_fonts_make_another_file(few, fonts, tmp_path, monkeypatch):
     glyphs.load_glyphs(tmp_path)
     for name, value in (("TWIN_DISTANCE", 0.051), ("MIN_RENDERINGS", 9), ("_BOX", 19)):
@@ -234,31 +181,6 @@ def test_other_parameters_or_fonts_make_another_file(few, fonts, tmp_path, monke
     glyphs.load_glyphs(tmp_path)
     assert len(few) == 5
     assert len(list(tmp_path.glob("*.npz"))) == 5
-
-
-def test_where_the_cache_is(few, tmp_path, monkeypatch):
-    monkeypatch.delenv("SRWM_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    places = [tmp_path / "home" / ".cache" / "srwm"]
-    glyphs.load_glyphs()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    places.append(tmp_path / "xdg" / "srwm")
-    glyphs.load_glyphs()
-    monkeypatch.setenv("SRWM_CACHE", str(tmp_path / "own"))
-    places.append(tmp_path / "own")
-    glyphs.load_glyphs()
-    places.append(tmp_path / "argument")
-    glyphs.load_glyphs(tmp_path / "argument")
-    for place in places:
-        assert len(list(place.glob("glyphs-*.npz"))) == 1, place
-    assert len(few) == 4
-
-
-def test_a_cache_that_cannot_be_written(few, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write the cache file .* SRWM_CACHE"):
-        glyphs.load_glyphs(tmp_path / "file" / "folder")
 
 
 def test_a_missing_font(tmp_path, monkeypatch):

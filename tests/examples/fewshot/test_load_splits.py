@@ -9,10 +9,10 @@ from PIL import Image
 
 from examples.fewshot import data
 from examples.fewshot.data import load_splits
+from examples.fewshot.data.archives import Layout
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 
-PARTS = ("train", "validation", "test")
 PUBLISHED = Normalisation((0.922,), (0.084,))
 
 
@@ -37,8 +37,8 @@ def calls(monkeypatch):
         return load
 
     table = {
-        "colour": data._DataSet(loader(3), channels=3, made=True),
-        "grey": data._DataSet(loader(1), channels=1, statistics={"published": PUBLISHED}),
+        "colour": data._DataSet(loader(3), 3),
+        "grey": data._DataSet(loader(1), 1, (Layout((), ""),), statistics={"published": PUBLISHED}),
     }
     monkeypatch.setattr(data, "_SETS", table)
     return calls
@@ -62,8 +62,7 @@ def test_correct_is_measured_on_the_training_images_for_all_splits(calls, name):
     root = "here" if name == "grey" else None
     splits = load_splits(name, root=root, normalise="correct", rotate="all")
     pixels = made(3 if name == "colour" else 1, 6, 0).images / 255
-    for part in PARTS:
-        normalisation = getattr(splits, part).normalisation
+    for normalisation in [part.normalisation for part in splits]:
         np.testing.assert_allclose(normalisation.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
         np.testing.assert_allclose(normalisation.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
 
@@ -78,7 +77,7 @@ def test_what_a_sampler_hands_out_is_normalised(calls):
 
 def test_published_is_the_tables(calls):
     splits = load_splits("grey", root="here", normalise="published", channels=3)
-    assert all(getattr(splits, part).normalisation == PUBLISHED for part in PARTS)
+    assert all(part.normalisation == PUBLISHED for part in splits)
     assert load_splits("grey", root="here").train.normalisation is None
     shown = EpisodeSampler(splits.test, n_way=2, k_shot=1, n_query=1, seed=0, augment=False).batch(0, 3)
     plain = EpisodeSampler(
@@ -114,7 +113,7 @@ def test_a_correct_one_of_the_table_is_not_measured(calls, monkeypatch):
 )
 def test_rotations_of_the_chosen_splits(calls, rotate, counts):
     splits = load_splits("colour", rotate=rotate, normalise="correct")
-    assert [len(getattr(splits, part).names) for part in PARTS] == counts
+    assert [len(part.names) for part in splits] == counts
     assert splits.train.normalisation is not None
 
 
@@ -142,7 +141,6 @@ def test_the_folder_of_another_size(tmp_path):
         ("letters", {}, "name must be one of colour, grey, got 'letters'"),
         ("colour", {"normalise": "yes"}, "normalise must be one of none, published, correct, got 'yes'"),
         ("colour", {"rotate": True}, "rotate must be one of none, train, all, got True"),
-        ("colour", {"image_size": 0}, "image_size must be at least 1, got 0"),
         ("colour", {"channels": 1}, "channels of 'colour' must be 3, got 1"),
         ("grey", {"channels": 2}, "channels of 'grey' must be 1 or 3, got 2"),
         ("colour", {"normalise": "published"}, "no normalise='published'; use 'correct', the mean"),

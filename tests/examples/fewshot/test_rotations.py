@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from examples.fewshot.data.rotations import with_rotations
+from examples.fewshot.data.lazy import with_rotations
 from examples.fewshot.trainer import Training
 from examples.training.accelerator import make_accelerator
 

@@ -1,4 +1,4 @@
-"""Pixels from image files, and from images of another size.
+"""Classes of images from files, and in another size.
 
 Letters in the shapes: I images of C channels and H x W pixels, S the side that is asked for.
 """
@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -17,8 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .classes import ImageClasses, Splits
-from .resizing import resized_classes
+from .classes import ImageClasses
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 _FAILURES = (  # Pillow's ways to refuse a file, or to fail over a damaged one
@@ -43,8 +43,8 @@ def side(operation: str, image_size: int | None, usual: int) -> int:
     return image_size or usual
 
 
-def visible(operation: str, folder: Path) -> list[Path]:
-    """What a folder holds, by name, without what systems and editors hide there.
+def visible(operation: str, folder: Path, ending: str = "") -> list[Path]:
+    """What a folder holds with names of this ending, by name, without what systems and editors hide there.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def visible(operation: str, folder: Path) -> list[Path]:
     for path in paths:
         if path.is_symlink() and not path.exists():
             raise ValueError(f"{operation}: {str(path)!r} is a link to nothing; mend or remove it")
-    return paths
+    return [path for path in paths if path.name.endswith(ending)]
 
 
 def _is_hidden(name: str) -> bool:
@@ -126,8 +126,7 @@ def decode_image(
     """
     with opened(operation, file, name=name) as image:
         converted = image.convert("L" if channels == 1 else "RGB")
-        pixels = _scaled(ImageOps.invert(converted) if invert else converted, image_size)
-    return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+        return _pixels(ImageOps.invert(converted) if invert else converted, image_size)
 
 
 def read_classes(
@@ -154,24 +153,38 @@ def read_classes(
     images = np.empty((len(paths), channels, image_size, image_size), np.uint8)
     for position, path in enumerate(tqdm(paths, desc="reading images", unit="image")):
         images[position] = read(path)
-    return ImageClasses(
-        images=images,
-        offsets=np.cumsum([0, *map(len, files.values())], dtype=np.int64),
-        names=tuple(files),
-        alphabets=tuple(groups),
-    )
+    return ImageClasses.of_sizes(images, [*map(len, files.values())], [*files], groups)
 
 
-def resized(splits: Splits, image_size: int) -> Splits:
-    """Splits of RGB arrays in memory as (I, 3, S, S), scaled as by `decode_image`."""
-    if splits.train.images.shape[2:] == (image_size, image_size):
-        return splits
-    parts = (splits.train, splits.validation, splits.test)
-    return Splits(*(resized_classes(part, image_size, Image.Resampling.BILINEAR) for part in parts))
+def resized(
+    classes: ImageClasses, image_size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> ImageClasses:
+    """The same classes with images of (C, S, S), by default scaled as by `decode_image`.
+
+    Pillow works on 8 bits in whole numbers, so the result is the same on every machine.
+
+    Examples
+    --------
+    >>> image = np.array([[[[0, 100], [200, 100]]]], np.uint8)
+    >>> classes = ImageClasses.of_sizes(image, [1], ["a"], ["LATIN"])
+    >>> resized(classes, 1, Image.Resampling.BOX).images.tolist()
+    [[[[100]]]]
+    """
+    count, channels, *stored = classes.images.shape
+    if stored == [image_size, image_size]:
+        return classes
+    images = np.empty((count, channels, image_size, image_size), np.uint8)
+    for position, image in enumerate(classes.images[np.arange(count)]):
+        page = image[0] if channels == 1 else np.ascontiguousarray(np.moveaxis(image, 0, -1))
+        images[position] = _pixels(Image.fromarray(page), image_size, resample)
+    return replace(classes, images=images)
 
 
-def _scaled(image: Image.Image, image_size: int) -> np.ndarray:
-    """(S, S) or (S, S, 3) uint8."""
+def _pixels(
+    image: Image.Image, image_size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
+    """(C, S, S) uint8 of a grey or RGB image."""
     if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+        image = image.resize((image_size, image_size), resample)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)

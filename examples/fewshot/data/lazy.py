@@ -1,0 +1,128 @@
+"""Images that are looked up, turned or decoded when they are asked for, and classes made of them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .classes import ImageClasses, Images, Rows
+from .images import decode_image
+
+_ANGLES = ("", " turned by 90", " turned by 180", " turned by 270")
+
+
+def with_rotations(classes: ImageClasses) -> ImageClasses:
+    """The classes, then all of them turned by 90, 180 and 270 degrees: 4 K classes of square images.
+
+    As for Omniglot since Santoro et al. 2016 (https://arxiv.org/abs/1605.06065). Images are turned
+    when they are asked for, so the four times as many classes take no more memory.
+
+    Raises
+    ------
+    ValueError : if the images are not square.
+
+    Examples
+    --------
+    >>> image = np.eye(2, dtype=np.uint8)[None, None]
+    >>> turned = with_rotations(ImageClasses(image, np.array([0, 1]), ("BACKSLASH",), ("OGHAM",)))
+    >>> turned.names
+    ('BACKSLASH', 'BACKSLASH turned by 90', 'BACKSLASH turned by 180', 'BACKSLASH turned by 270')
+    >>> turned.images[np.array([1])].tolist()
+    [[[[0, 1], [1, 0]]]]
+    """
+    count, _, height, width = classes.images.shape
+    if height != width:
+        raise ValueError(
+            f"with_rotations: images must be square, got {height} x {width}; "
+            "cut or pad them before turning them"
+        )
+    starts = [classes.offsets[1:] + quarter * count for quarter in range(4)]
+    return replace(
+        classes,
+        images=_Turned(classes.images),
+        offsets=np.concatenate([classes.offsets[:1], *starts]),
+        names=tuple(name + angle for angle in _ANGLES for name in classes.names),
+        alphabets=classes.alphabets * 4,
+    )
+
+
+def with_copies(classes: ImageClasses, least: int) -> ImageClasses:
+    """Classes of fewer than ``least`` images hold all of theirs again and again until there are enough.
+
+    For long tasks on small data sets. It makes sense only where a sampler distorts images: the copies
+    then differ. They take no memory.
+
+    >>> one = np.zeros((3, 1, 2, 2), np.uint8)
+    >>> few = ImageClasses(one, np.array([0, 1, 3]), ("a", "b"), ("LATIN", "LATIN"))
+    >>> with_copies(few, 2).sizes.tolist(), with_copies(few, 3).sizes.tolist()
+    ([2, 2], [3, 4])
+    """
+    if not len(classes.names) or classes.sizes.min() >= least or classes.sizes.min() == 0:
+        return classes
+    times = np.maximum(1, -(-least // classes.sizes))
+    ranges = zip(classes.offsets[:-1], classes.offsets[1:], times, strict=True)
+    rows = np.concatenate([np.tile(np.arange(start, stop), repeats) for start, stop, repeats in ranges])
+    offsets = np.concatenate([[0], np.cumsum(classes.sizes * times)])
+    return replace(classes, images=Rows(classes.images, rows), offsets=offsets)
+
+
+class _Turned:
+    """The images, then all of them turned by one, two and three quarters, turned when asked for."""
+
+    def __init__(self, images: Images) -> None:
+        count, *rest = images.shape
+        self.images, self.count = images, count
+        self.shape = (4 * count, *rest)
+        self.dtype = images.dtype
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        quarters, rows = np.divmod(rows, self.count)
+        turned = np.array(self.images[rows])  # a copy, to turn in place
+        for quarter in range(1, 4):
+            chosen = quarters == quarter
+            turned[chosen] = np.rot90(turned[chosen], quarter, axes=(-2, -1))
+        return turned
+
+
+class EncodedImages:
+    """Image files one after the other in one file, decoded when they are indexed.
+
+    Its first axis is indexed as that of the uint8 array of ``shape`` (I, 3, S, S) that it stands for, by
+    integers, slices and arrays of integers. A copy in another process maps the file anew.
+
+    Parameters
+    ----------
+    path : the file.
+    starts, sizes : (I,) int64, where each image begins and how many bytes it has.
+    image_size : S.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, starts: np.ndarray, sizes: np.ndarray, image_size: int) -> None:
+        self.path = path
+        self.shape = (len(starts), 3, image_size, image_size)
+        self._starts, self._sizes = starts, sizes
+        self._bytes = np.memmap(path, np.uint8, mode="r")
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        starts, sizes = np.asarray(self._starts[rows]), np.asarray(self._sizes[rows])
+        images = np.empty((*starts.shape, *self.shape[1:]), np.uint8)
+        for position in np.ndindex(starts.shape):
+            first, size = int(starts[position]), int(sizes[position])
+            images[position] = decode_image(
+                "EncodedImages",
+                io.BytesIO(self._bytes[first : first + size].tobytes()),
+                channels=3,
+                image_size=self.shape[-1],
+                name=f"at byte {first} of {str(self.path)!r}",
+            )
+        return images
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A memory map would be pickled as the array that it shows.
+        return EncodedImages, (self.path, self._starts, self._sizes, self.shape[-1])
