@@ -10,6 +10,8 @@ from .data.classes import ImageClasses, Splits
 from .data.lazy import with_copies
 from .settings import Settings
 
+Need = tuple[str, int]  # a flag, and how many classes, or images of a class, it asks for
+
 
 def check_warmup(settings: Settings, train: Sequence[ImageClasses]) -> None:
     """The training classes of the domains, as the encoder's warm-up draws them.
@@ -19,9 +21,9 @@ def check_warmup(settings: Settings, train: Sequence[ImageClasses]) -> None:
     ValueError : naming the setting that asks for too much.
     """
     s = settings
+    ways = ("--encoder-warmup-classes", s.encoder_warmup_classes // len(train))
     for classes in train:
-        _check_ways(classes, "training", "--encoder-warmup-classes", s.encoder_warmup_classes // len(train))
-        _check_shots(classes, "training", "--encoder-warmup-images", s.encoder_warmup_images)
+        _check(classes, "training", ways, ("--encoder-warmup-images", s.encoder_warmup_images))
 
 
 def check_training(settings: Settings, train: Sequence[ImageClasses]) -> None:
@@ -35,8 +37,7 @@ def check_training(settings: Settings, train: Sequence[ImageClasses]) -> None:
     for classes in train:
         if s.protocol == "sequential" and s.augment:
             classes = with_copies(classes, shots[1] + 1)
-        _check_ways(classes, "training", *ways)
-        _check_shots(classes, "training", *shots)
+        _check(classes, "training", ways, shots)
 
 
 def check_unseen(settings: Settings, domains: Sequence[Splits]) -> None:
@@ -46,24 +47,20 @@ def check_unseen(settings: Settings, domains: Sequence[Splits]) -> None:
         for split, classes in (("validation", splits.validation), ("test", splits.test)):
             if s.protocol == "sequential" and s.augment_evaluation:
                 classes = with_copies(classes, s.k_shot + 1)
-            _check_ways(classes, split, "--n-way", s.n_way)
-            _check_shots(classes, split, "--k-shot", s.k_shot)
+            _check(classes, split, ("--n-way", s.n_way), ("--k-shot", s.k_shot))
 
 
-def _check_ways(classes: ImageClasses, split: str, flag: str, ways: int) -> None:
+def _check(classes: ImageClasses, split: str, ways: Need, shots: Need) -> None:
     count = len(classes.names)
-    if count < ways:
+    if count < ways[1]:
         raise ValueError(
-            f"train: {flag} takes {ways} {split} classes of a data set, which has {count}; lower it or "
-            "add classes"
+            f"train: {ways[0]} takes {ways[1]} {split} classes of a data set, which has {count}; lower it "
+            "or add classes"
         )
-
-
-def _check_shots(classes: ImageClasses, split: str, flag: str, shots: int) -> None:
     smallest = int(np.argmin(classes.sizes))
     size = classes.sizes[smallest]
-    if size < shots + 1:
+    if size < shots[1] + 1:
         raise ValueError(
-            f"train: {flag} takes {shots} images of a class and leaves one, but the {split} class "
+            f"train: {shots[0]} takes {shots[1]} images of a class and leaves one, but the {split} class "
             f"{classes.names[smallest]!r} has {size}; lower it, add images or leave the class out"
         )

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -86,12 +86,12 @@ class Contents:
 
     def check_split(self, operation: str, part: str, classes: int, images: int, source: Path) -> None:
         """The same for one split, by its numbers."""
-        position = PARTS.index(part)
-        if (classes, images) != (self.classes[position], self.images[position]):
+        expected = {p: numbers for p, *numbers in zip(PARTS, self.classes, self.images, strict=True)}[part]
+        if [classes, images] != expected:
             raise ValueError(
-                f"{operation}: the {part} split in {str(source)!r} must have {self.classes[position]} "
-                f"classes and {self.images[position]} images, got {classes} and {images}; the copy is "
-                "incomplete or of another data set: delete it and fetch it again"
+                f"{operation}: the {part} split in {str(source)!r} must have {expected[0]} classes and "
+                f"{expected[1]} images, got {classes} and {images}; the copy is incomplete or of another "
+                "data set: delete it and fetch it again"
             )
 
 
@@ -168,13 +168,7 @@ def find(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def fetch(operation: str, root: Path, layout: Layout) -> Path:
-    """Download the archive of a layout into root; returns its path.
-
-    Raises
-    ------
-    OSError : if the address cannot be reached or the transfer breaks off.
-    ValueError : if what came is not the published file.
-    """
+    """Download the archive of a layout into root; errors as `locate`. Returns its path."""
     try:  # pooch downloads into a temporary file, checks it, and renames it
         pooch.retrieve(layout.url, f"md5:{layout.md5}", fname=layout.archive, path=root, progressbar=True)
     except ValueError as error:  # the checksum differs
@@ -194,12 +188,10 @@ def fetch(operation: str, root: Path, layout: Layout) -> Path:
 def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None = None) -> Path:
     """Unpack an archive into a folder of its name beside it, if that has not been done.
 
-    Only plain files and folders are taken, and only such as lie inside.
-
     Parameters
     ----------
     operation : who asks, for the messages.
-    archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``.
+    archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``, of plain files and folders that lie inside.
     holds : names that must lie together in it, or in a folder of it.
     md5 : the archive's checksum, if it is to be verified.
 
@@ -211,6 +203,7 @@ def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None 
     ------
     ValueError : if the archive is damaged, not the published one, unsafe, or holds other things.
     FileExistsError : if something else is in the way of the folder.
+    OSError : if the disk fails.
     """
     done = find(archive.parent, holds)
     if done is not None:
@@ -267,62 +260,48 @@ def _extract(operation: str, archive: Path, folder: Path) -> None:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as packed:
-                _check_zip(packed)
+                _check_members(map(_of_zip, packed.infolist()))
                 packed.extractall(folder)
         else:
             with tarfile.open(archive) as packed:
-                _check_tar(packed)
+                _check_members(map(_of_tar, packed))
+                # tarfile takes a damaged header for the end, which is a block of zeros.
+                packed.fileobj.seek(packed.offset)
+                if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise ValueError(f"the header at byte {packed.offset} is damaged or missing")
+                # Early versions of Python 3.10 and 3.11, such as Debian 12's 3.11.2, have no filter. What
+                # is checked above leaves it nothing to refuse.
+                packed.extraction_filter = getattr(tarfile, "data_filter", None)
                 packed.extractall(folder)
-    except OSError as error:
-        if error.errno not in _ERRORS_OF_ARCHIVES:
+    except (*_DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _ERRORS_OF_ARCHIVES:
             raise OSError(
                 f"{operation}: cannot unpack {str(archive)!r} ({error}); see to the disk and try again"
             ) from error
-        raise _refusal(operation, archive, error) from error
-    except _DAMAGES as error:
-        raise _refusal(operation, archive, error) from error
+        reason = " ".join(str(error).split()) or type(error).__name__  # tarfile's goes over several lines
+        raise ValueError(
+            f"{operation}: cannot unpack {str(archive)!r} ({reason:.500}); it is damaged or not the "
+            "published file: delete it and fetch it again"
+        ) from error
 
 
-def _refusal(operation: str, archive: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()) or type(error).__name__  # tarfile's goes over several lines
-    return ValueError(
-        f"{operation}: cannot unpack {str(archive)!r} ({reason:.500}); it is damaged or not the published "
-        "file: delete it and fetch it again"
-    )
+def _of_zip(member: zipfile.ZipInfo) -> tuple[str, int]:
+    """Name and kind (of `stat.S_IFMT`) of a member."""
+    name = member.orig_filename  # zipfile cuts off the other one at a NUL
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
+    return name, kind or (stat.S_IFDIR if name.endswith("/") else stat.S_IFREG)
 
 
-def _check_zip(packed: zipfile.ZipFile) -> None:
-    places = _Places()
-    for member in packed.infolist():
-        name = member.orig_filename  # zipfile cuts off the other one at a NUL
-        kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
-        places.add(name, kind=kind or (stat.S_IFDIR if name.endswith("/") else stat.S_IFREG))
+def _of_tar(member: tarfile.TarInfo) -> tuple[str, int]:
+    """The same. The member's permissions are replaced by usual ones."""
+    member.mode = 0o755 if member.isdir() else 0o644
+    return member.name, stat.S_IFDIR if member.isdir() else stat.S_IFREG if member.isreg() else 0
 
 
-def _check_tar(packed: tarfile.TarFile) -> None:
-    """The members; their permissions are replaced by usual ones."""
-    places = _Places()
-    for member in packed:
-        kind = stat.S_IFDIR if member.isdir() else stat.S_IFREG if member.isreg() else 0
-        places.add(member.name, kind=kind)
-        member.mode = 0o755 if member.isdir() else 0o644
-    # tarfile takes a damaged header, or a file cut short there, for the end, which is a block of zeros.
-    packed.fileobj.seek(packed.offset)
-    if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise ValueError(f"the header at byte {packed.offset} is damaged or missing")
-    # Early versions of Python 3.10 and 3.11, such as Debian 12's 3.11.2, have no filter. What is checked
-    # here leaves it nothing to refuse.
-    packed.extraction_filter = getattr(tarfile, "data_filter", None)
-
-
-class _Places:
-    """Where the members of an archive go: inside the folder on every system, and no two to one place."""
-
-    def __init__(self) -> None:
-        self._kinds = {PurePosixPath("."): stat.S_IFDIR}
-
-    def add(self, name: str, kind: int) -> None:
-        """Note a member of this name and kind (of `stat.S_IFMT`); ValueError if it is to be refused."""
+def _check_members(members: Iterable[tuple[str, int]]) -> None:
+    """Raise ValueError for one that is no plain file or folder, lies outside, or in another one's place."""
+    kinds = {PurePosixPath("."): stat.S_IFDIR}
+    for name, kind in members:
         place = PurePosixPath(name)
         if not name:
             raise ValueError("one of its members has no name")
@@ -331,6 +310,6 @@ class _Places:
         dots = any(not part.strip(" .") for part in place.parts)
         if place.is_absolute() or dots or any(character in name for character in "\\:\0"):
             raise ValueError(f"its member {name!r} would leave the folder on some system")
-        if place in self._kinds and not kind == self._kinds[place] == stat.S_IFDIR:
+        if place in kinds and not kind == kinds[place] == stat.S_IFDIR:
             raise ValueError(f"its member {name!r} would take the place of another one")
-        self._kinds[place] = kind
+        kinds[place] = kind

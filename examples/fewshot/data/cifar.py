@@ -14,14 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .images import decode_image, read_classes, resized, side, visible
+from .images import read_images, resized, side, visible
 from .pickles import as_named, load_pickle
 
 _SIZE = 32
@@ -106,11 +105,7 @@ def load_fc100(
     Splits of (I, 3, S, S) uint8 images. Classes bear their names and superclasses if read from
     CIFAR-100; the pickles have numbers only.
 
-    Raises
-    ------
-    FileNotFoundError : if the data set is not there and not to be downloaded.
-    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
-    OSError : if the download fails.
+    Errors are those of `load_omniglot`.
     """
     return _load("load_fc100", FC100, root, download, image_size)
 
@@ -118,7 +113,7 @@ def load_fc100(
 def load_cifar_fs(
     root: str | os.PathLike[str], *, download: bool = False, image_size: int | None = None
 ) -> Splits:
-    """CIFAR-FS from one of the three forms in which it circulates; errors as `load_fc100`.
+    """CIFAR-FS from one of the three forms in which it circulates; errors as `load_omniglot`.
 
     Parameters
     ----------
@@ -187,8 +182,7 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
 def _read_folders(operation: str, folder: Path, split: str) -> ImageClasses:
     names = (folder / "splits" / "bertinetto" / f"{split}.txt").read_text().split()
     files = {name: visible(operation, folder / "data" / name, ".png") for name in names}
-    read = partial(decode_image, operation, channels=3, image_size=_SIZE)
-    return read_classes(files, names, channels=3, image_size=_SIZE, read=read)
+    return read_images(operation, files, names, channels=3, image_size=_SIZE)
 
 
 def _by_label(

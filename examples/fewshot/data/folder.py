@@ -14,6 +14,7 @@ scored, on something else than the user thinks. Hidden files and folders are pas
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -78,14 +79,12 @@ def load_folder(
     if download:
         raise ValueError("load_folder: there is nothing to download; put the images below root")
     root, size = Path(root), side("load_folder", image_size, SIZE)
-    if _has(root, _OWN_SPLITS):
-        return Splits(*_read(root, [_alphabets(root / split) for split in _OWN_SPLITS], min_images, size))
-    if _has(root, _OMNIGLOT_SPLITS):
-        background, evaluation = (_alphabets(root / part) for part in _OMNIGLOT_SPLITS)
-        train, validation = _share_out(background, seed, {"validation": _VALIDATION_SHARE})
-        return Splits(*_read(root, [train, validation, evaluation], min_images, size))
-    shares = {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE}
-    return Splits(*_read(root, _share_out(_alphabets(root), seed, shares), min_images, size))
+    parts = _parts(root)
+    if len(parts) == 2:
+        parts[:1] = _share_out(parts[0], seed, {"validation": _VALIDATION_SHARE})
+    elif len(parts) == 1:
+        parts = _share_out(parts[0], seed, {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE})
+    return Splits(*_read(root, parts, min_images, size))
 
 
 def read_folder(
@@ -97,28 +96,28 @@ def read_folder(
     of `load_folder`, except that any number of alphabets will do.
     """
     root, size = Path(root), side("read_folder", image_size, SIZE)
-    for layout in (_OWN_SPLITS, _OMNIGLOT_SPLITS):
-        if _has(root, layout):
-            alphabets = [alphabet for part in layout for alphabet in _alphabets(root / part)]
-            return _read(root, [alphabets], min_images, size)[0]
-    return _read(root, [_alphabets(root)], min_images, size)[0]
+    [classes] = _read(root, [[*itertools.chain(*_parts(root))]], min_images, size)
+    return classes
 
 
-def _has(root: Path, layout: tuple[str, ...]) -> bool:
-    """Whether root has the split folders of a layout; some of them alone are an error."""
+def _parts(root: Path) -> list[list[Path]]:
+    """The alphabets of each split folder of the layout that root has; of root itself, if it has none."""
     if not root.is_dir():
         raise FileNotFoundError(
             f"load_folder: root must be an existing folder, got {str(root)!r}; "
             "expected root/alphabet/character/*.png"
         )
-    missing = [part for part in layout if not (root / part).is_dir()]
-    if 0 < len(missing) < len(layout):
-        present = [part for part in layout if part not in missing]
-        raise FileNotFoundError(
-            f"load_folder: {str(root)!r} has {', '.join(present)} but not {', '.join(missing)}; "
-            "add what is missing, or point root at a folder of alphabets and not of splits"
-        )
-    return not missing
+    for layout in (_OWN_SPLITS, _OMNIGLOT_SPLITS):
+        missing = [part for part in layout if not (root / part).is_dir()]
+        if not missing:
+            return [_alphabets(root / part) for part in layout]
+        if len(missing) < len(layout):
+            present = [part for part in layout if part not in missing]
+            raise FileNotFoundError(
+                f"load_folder: {str(root)!r} has {', '.join(present)} but not {', '.join(missing)}; "
+                "add what is missing, or point root at a folder of alphabets and not of splits"
+            )
+    return [_alphabets(root)]
 
 
 def _folders(parent: Path) -> list[Path]:

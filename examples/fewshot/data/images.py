@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -127,6 +128,20 @@ def decode_image(
     with opened(operation, file, name=name) as image:
         converted = image.convert("L" if channels == 1 else "RGB")
         return _pixels(ImageOps.invert(converted) if invert else converted, image_size)
+
+
+def read_images(
+    operation: str,
+    files: Mapping[str, Sequence[Path]],
+    groups: Sequence[str],
+    *,
+    channels: int,
+    image_size: int,
+    invert: bool = False,
+) -> ImageClasses:
+    """Classes as by `read_classes`, of images as by `decode_image`."""
+    read = partial(decode_image, operation, channels=channels, image_size=image_size, invert=invert)
+    return read_classes(files, groups, channels=channels, image_size=image_size, read=read)
 
 
 def read_classes(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .images import decode_image, read_classes, resized, side, visible
+from .images import read_images, resized, side, visible
 from .pickles import as_named, load_pickle
 
 _SPLITS = ("train", "val", "test")
@@ -62,10 +61,7 @@ def load_mini_imagenet(
     -------
     Splits of (I, 3, S, S) uint8 images, classes in order of their names, such as n01532829.
 
-    Raises
-    ------
-    FileNotFoundError : if the data set is not there.
-    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
+    Errors are those of `load_omniglot`.
     """
     operation = "load_mini_imagenet"
     size = side(operation, image_size, _SIZE)
@@ -76,10 +72,7 @@ def load_mini_imagenet(
         return Splits(*(resized(classes, size) for classes in splits))
     listed = _files_of_tables if layout.holds == TABLES.holds else _files_of_folders
     parts = [listed(operation, folder, split) for split in _SPLITS]
-    read = partial(decode_image, operation, channels=3, image_size=size)
-    splits = Splits(
-        *(read_classes(part, list(part), channels=3, image_size=size, read=read) for part in parts)
-    )
+    splits = Splits(*(read_images(operation, part, [*part], channels=3, image_size=size) for part in parts))
     CONTENTS.check(operation, splits, folder)
     return splits
 

@@ -10,12 +10,11 @@ The border runs through Gurmukhi, whose first 41 characters are for training and
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 from .archives import Contents, Layout, locate
 from .classes import ImageClasses, Splits
-from .images import decode_image, read_classes, side, visible
+from .images import read_images, side, visible
 
 VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 TRAINING_CHARACTERS = 1200  # those of validation included
@@ -84,5 +83,4 @@ def _read(operation: str, characters: list[Path], image_size: int) -> ImageClass
         for character in characters
     }
     alphabets = [character.parent.name for character in characters]
-    read = partial(decode_image, operation, channels=1, image_size=image_size, invert=True)
-    return read_classes(files, alphabets, channels=1, image_size=image_size, read=read)
+    return read_images(operation, files, alphabets, channels=1, image_size=image_size, invert=True)

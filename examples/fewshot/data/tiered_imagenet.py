@@ -62,11 +62,7 @@ def load_tiered_imagenet(
     categories in the pickles cannot be used, since the code that wrote them counted the categories
     met so far in place of each class's own.
 
-    Raises
-    ------
-    FileNotFoundError : if the data set is not there.
-    ValueError : if a file is damaged, classes or images are missing, or the size is below 1.
-    OSError : if the caches cannot be written.
+    Errors are those of `load_omniglot`; OSError also if the caches cannot be written.
     """
     operation = "load_tiered_imagenet"
     size = side(operation, image_size, _SIZE)

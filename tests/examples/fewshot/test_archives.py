@@ -167,7 +167,7 @@ def test_the_libraries_too_keep_members_inside(tmp_path, monkeypatch, name, memb
     root.mkdir()
     member = member.replace("TARGET", (tmp_path / "evil").as_posix())
     archive = WRITERS[name](root / name, {member: b"1"})
-    monkeypatch.setattr(archives._Places, "add", lambda *_, **__: None)
+    monkeypatch.setattr(archives, "_check_members", list)
     assert_refused(archive, "")
     assert list(contents(tmp_path)) == [f"root/{name}"]
 

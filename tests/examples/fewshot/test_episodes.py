@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from examples.fewshot.data.classes import ImageClasses, Normalisation
 from examples.fewshot.data.episodes import Episodes, EpisodeSampler
@@ -29,71 +31,75 @@ def tags(images):
     return (images[..., 0, 0, :2] * 255).round().long().unbind(-1)
 
 
-def assert_same(left: Episodes, right: Episodes):
-    for field in dataclasses.fields(Episodes):
-        a, b = getattr(left, field.name), getattr(right, field.name)
+def assert_same(left, right):
+    """Two dataclasses of tensors and numbers, to the bit."""
+    for field in dataclasses.fields(left):
+        a, b = (torch.as_tensor(getattr(drawn, field.name)) for drawn in (left, right))
         assert a.dtype == b.dtype, field.name
         assert torch.equal(a, b), field.name
 
 
-def rows(episodes: Episodes, start, stop):
-    fields = dataclasses.fields(Episodes)
-    return Episodes(**{f.name: getattr(episodes, f.name)[start:stop] for f in fields})
+def rows(drawn, start, stop):
+    """Some of the episodes, or sequences, of a batch."""
+    tensors = {name: value[start:stop] for name, value in vars(drawn).items() if torch.is_tensor(value)}
+    return dataclasses.replace(drawn, **tensors)
 
 
-@pytest.mark.parametrize(("n_way", "k_shot", "n_query"), [(5, 1, 1), (2, 3, 7), (8, 2, 4), (1, 1, 1)])
-def test_shapes_and_dtypes(n_way, k_shot, n_query):
-    sampler = EpisodeSampler(make_classes(), n_way=n_way, k_shot=k_shot, n_query=n_query, seed=1)
-    episodes = sampler.batch(3, 6)
-    assert episodes.support.shape == (6, n_way * k_shot, 1, 28, 28)
-    assert episodes.support_labels.shape == (6, n_way * k_shot)
-    assert episodes.query.shape == (6, n_query, 1, 28, 28)
-    assert episodes.query_labels.shape == (6, n_query)
-    assert episodes.classes.shape == (6, n_way)
-    for images in (episodes.support, episodes.query):
-        assert images.dtype == torch.float32
-        assert images.min() >= 0
-        assert 0.5 < images.max() <= 1
-    for labels in (episodes.support_labels, episodes.query_labels, episodes.classes):
-        assert labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize(("n_way", "k_shot", "n_query"), [(5, 1, 1), (3, 3, 6), (8, 2, 4)])
-def test_labels_name_the_classes_and_queries_are_not_in_the_support(n_way, k_shot, n_query):
-    sampler = EpisodeSampler(
-        make_classes(), n_way=n_way, k_shot=k_shot, n_query=n_query, seed=0, augment=False
+@st.composite
+def samplers(draw, sides=(4,), augment=(False, True)):
+    """A sampler of any classes that have enough images, and for any episodes."""
+    k_shot = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.integers(k_shot + 1, 12), min_size=1, max_size=8))
+    return EpisodeSampler(
+        make_classes(sizes, draw(st.sampled_from(sides)), draw(st.sampled_from([1, 3]))),
+        n_way=draw(st.integers(1, len(sizes))),
+        k_shot=k_shot,
+        n_query=draw(st.integers(1, 7)),
+        seed=draw(st.integers(0, 2**64)),
+        augment=draw(st.sampled_from(augment)),
     )
-    episodes = sampler.batch(0, 300)
-    support_class, support_position = tags(episodes.support)
-    query_class, query_position = tags(episodes.query)
-    assert torch.equal(support_class, episodes.classes.gather(1, episodes.support_labels))
-    assert torch.equal(query_class, episodes.classes.gather(1, episodes.query_labels))
-    for e in range(300):
+
+
+@given(samplers(augment=[False]), st.integers(0, 2**40), st.integers(1, 40))
+def test_labels_name_the_classes_and_no_image_is_used_twice(sampler, first, size):
+    n_way, k_shot, n_query = sampler.n_way, sampler.k_shot, sampler.n_query
+    episodes = sampler.batch(first, size)
+    for images, labels, count in (
+        (episodes.support, episodes.support_labels, n_way * k_shot),
+        (episodes.query, episodes.query_labels, n_query),
+    ):
+        assert images.shape == (size, count, *sampler.classes.picture_shape)
+        assert images.dtype == torch.float32
+        assert 0 <= images.min() <= images.max() <= 1
+        assert labels.shape == (size, count)
+        assert labels.dtype == torch.int64
+        assert torch.equal(tags(images)[0], episodes.classes.gather(1, labels))
+    assert episodes.classes.shape == (size, n_way)
+    assert episodes.classes.dtype == torch.int64
+    counts = torch.nn.functional.one_hot(episodes.support_labels, n_way).sum(dim=1)
+    assert torch.equal(counts, torch.full_like(counts, k_shot))
+    for e in range(size):
         assert len(set(episodes.classes[e].tolist())) == n_way
-        counts = torch.bincount(episodes.support_labels[e], minlength=n_way)
-        assert counts.tolist() == [k_shot] * n_way
-        support = set(zip(support_class[e].tolist(), support_position[e].tolist(), strict=True))
-        query = set(zip(query_class[e].tolist(), query_position[e].tolist(), strict=True))
+        support, query = (
+            set(zip(*(tag[e].tolist() for tag in tags(images)), strict=True))
+            for images in (episodes.support, episodes.query)
+        )
         assert len(support) == n_way * k_shot
         assert not support & query
 
 
-@pytest.mark.parametrize("augment", [True, False])
-@pytest.mark.parametrize(("n_way", "k_shot", "n_query"), [(5, 1, 1), (3, 2, 5)])
-@pytest.mark.parametrize(("side", "channels"), [(28, 1), (27, 1), (84, 3)])
-def test_an_episode_is_the_same_to_the_bit_in_every_batch(augment, n_way, k_shot, n_query, side, channels):
-    sampler = EpisodeSampler(
-        make_classes(side=side, channels=channels),
-        n_way=n_way,
-        k_shot=k_shot,
-        n_query=n_query,
-        seed=5,
-        augment=augment,
-    )
-    whole = sampler.batch(100, 33)
-    for first, size in ((100, 1), (101, 2), (107, 13), (132, 1), (120, 8)):
-        part = sampler.batch(first, size)
-        assert_same(part, rows(whole, first - 100, first - 100 + size))
+@settings(max_examples=40)
+@given(
+    samplers(sides=[27, 28, 84]),
+    st.integers(0, 2**40),
+    st.lists(st.integers(1, 9), min_size=2, max_size=4),
+)
+def test_an_episode_is_the_same_to_the_bit_however_a_batch_is_shared_out(sampler, first, sizes):
+    whole = sampler.batch(first, sum(sizes))
+    start = 0
+    for size in sizes:
+        assert_same(sampler.batch(first + start, size), rows(whole, start, start + size))
+        start += size
 
 
 def test_an_episode_does_not_depend_on_the_number_of_threads():
@@ -138,29 +144,17 @@ def test_a_seed_shows_the_same_pictures_for_ever(augment):
     assert query == pytest.approx(_QUERY_SUMS[augment], rel=1e-6)
 
 
-class _Batches(torch.utils.data.Dataset):
-    """Item i is the i-th batch of two episodes, as a training step takes it."""
-
-    def __init__(self, sampler):
-        self.sampler = sampler
-
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, i):
-        return vars(self.sampler.batch(2 * i, 2))
-
-
 def test_an_episode_does_not_depend_on_the_number_of_workers():
     normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     classes = make_classes(side=20, channels=3, normalisation=normalisation)
     sampler = EpisodeSampler(classes, n_way=3, k_shot=1, n_query=2, seed=4)
     whole = sampler.batch(0, 10)
-    for workers in (0, 2):
-        loader = torch.utils.data.DataLoader(_Batches(sampler), batch_size=None, num_workers=workers)
-        for i, batch in enumerate(loader):
-            assert_same(Episodes(**batch), rows(whole, 2 * i, 2 * i + 2))
-        assert i == 4
+    loader = torch.utils.data.DataLoader(
+        range(0, 10, 2), batch_size=None, num_workers=2, collate_fn=lambda i: vars(sampler.batch(i, 2))
+    )
+    for i, batch in enumerate(loader):
+        assert_same(Episodes(**batch), rows(whole, 2 * i, 2 * i + 2))
+    assert i == 4
 
 
 def test_normalisation_is_of_the_distorted_pixels():
@@ -181,10 +175,10 @@ def test_normalisation_is_of_the_distorted_pixels():
 def test_grey_images_repeated_to_three_channels(augment):
     options = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 1, "augment": augment}
     grey = EpisodeSampler(make_classes(), **options).batch(0, 2)
-    classes = dataclasses.replace(
+    repeated = dataclasses.replace(
         make_classes(), channels=3, normalisation=Normalisation((0.5,) * 3, (1.0, 2.0, 4.0))
     )
-    drawn = EpisodeSampler(classes, **options).batch(0, 2)
+    drawn = EpisodeSampler(repeated, **options).batch(0, 2)
     assert drawn.support.shape == (2, 6, 3, 28, 28)
     for c, std in enumerate((1.0, 2.0, 4.0)):
         assert torch.equal(drawn.query[:, :, c], (grey.query[:, :, 0] - 0.5) / std)

@@ -1,17 +1,21 @@
 """Sequences of two tasks: what is shown when, what is trimmed, and that (seed, i) decides all of it."""
 
 import collections
-import dataclasses
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from examples.fewshot.data.classes import ImageClasses
-from examples.fewshot.data.sequences import Sequences, SequenceSampler
+from examples.fewshot.data.sequences import Order, Sequences, SequenceSampler, UnknownLabel
+from tests.examples.fewshot.test_episodes import assert_same, rows
 
 N, K = 3, 4
+ORDERS = get_args(Order)
 
 
 def numbered(first: int, count: int, per_class: int = 6, shape=(1, 4, 4)) -> ImageClasses:
@@ -39,21 +43,30 @@ def images_of(drawn: Sequences) -> torch.Tensor:
     return (255 * drawn.images[:, :, 0, 0, 1]).round().long()
 
 
-def assert_same(one: Sequences, other: Sequences) -> None:
-    for field in dataclasses.fields(Sequences):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b)), field.name
+@st.composite
+def samplers(draw, trims=range(N * K), orders=ORDERS, augment=(False, True)):
+    """A sampler of any layout, and the number of a batch of it."""
+    drawn = sampler(
+        seed=draw(st.integers(0, 2**64)),
+        max_trim=draw(st.sampled_from(trims)),
+        order=draw(st.sampled_from(orders)),
+        batch_size=draw(st.integers(2, 8)),
+        augment=draw(st.sampled_from(augment)),
+        unknown_label=draw(st.sampled_from(get_args(UnknownLabel))),
+    )
+    return drawn, draw(st.integers(0, 2**30))
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(order):
-    drawn = sampler(order=order).batch(3, 20)
-    assert drawn.images.shape == (20, 2 * N * K, 1, 4, 4)
+@given(samplers(trims=[0], augment=[False]))
+def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(drawn_sampler):
+    draw, batch = drawn_sampler
+    size, leader = draw.batch_size, draw.layout(batch).order[0]
+    drawn = draw.batch(size * batch, size)
+    assert drawn.images.shape == (size, 2 * N * K, 1, 4, 4)
     assert drawn.switch == N * K
-    leader = int(order == "second")
-    assert drawn.tasks.tolist() == [[leader] * N * K + [1 - leader] * N * K] * 20
+    assert drawn.tasks.tolist() == [[leader] * N * K + [1 - leader] * N * K] * size
     kinds, images = classes_of(drawn), images_of(drawn)
-    for sequence, half in itertools.product(range(20), (slice(N * K), slice(N * K, None))):
+    for sequence, half in itertools.product(range(size), (slice(N * K), slice(N * K, None))):
         task = int(drawn.tasks[sequence, half][0])
         shown = kinds[sequence, half].tolist()
         assert all((kind >= 100) == bool(task) for kind in shown)
@@ -61,7 +74,10 @@ def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(order):
         assert collections.Counter(labels) == dict.fromkeys(range(N), K)
         assert len(set(zip(shown, labels, strict=True))) == N, "one label for each class"
         assert len(set(zip(shown, images[sequence, half].tolist(), strict=True))) == N * K
-    assert len({tuple(row) for row in drawn.labels.tolist()}) == 20, "always in the same order"
+
+
+def test_the_order_of_the_labels_is_not_always_the_same():
+    assert len({tuple(row) for row in sampler(order="first").batch(3, 20).labels.tolist()}) == 20
 
 
 def test_the_labels_of_the_two_tasks_are_permuted_independently():
@@ -79,19 +95,14 @@ def test_the_labels_of_the_two_tasks_are_permuted_independently():
         assert all(abs(count - 1000) < 140 for count in counts.values()), counts  # 5 sd of 27
 
 
-@pytest.mark.parametrize("max_trim", [0, 7])
-def test_the_label_shown_is_that_of_the_image_before_also_across_the_switch(max_trim):
-    for batch in range(4):
-        drawn = sampler(max_trim=max_trim).batch(8 * batch, 8)
-        assert torch.equal(drawn.shown[:, 1:], drawn.labels[:, :-1])
-        assert torch.equal(drawn.shown[:, drawn.switch], drawn.labels[:, drawn.switch - 1])
-        assert drawn.tasks[:, drawn.switch - 1].tolist() != drawn.tasks[:, drawn.switch].tolist()
-
-
-@pytest.mark.parametrize(("unknown_label", "shown"), [("class_0", 0), ("nothing", -1)])
-def test_the_first_position_shows_class_0_or_nothing(unknown_label, shown):
-    drawn = sampler(unknown_label=unknown_label).batch(0, 8)
-    assert drawn.shown[:, 0].tolist() == [shown] * 8
+@given(samplers())
+def test_the_label_shown_is_that_of_the_image_before_also_across_the_switch(drawn_sampler):
+    draw, batch = drawn_sampler
+    drawn = draw.batch(draw.batch_size * batch, draw.batch_size)
+    assert torch.equal(drawn.shown[:, 1:], drawn.labels[:, :-1])
+    unknown = {"class_0": 0, "nothing": -1}[draw.unknown_label]
+    assert drawn.shown[:, 0].tolist() == [unknown] * draw.batch_size
+    assert (drawn.tasks.diff(dim=1) != 0).nonzero()[:, 1].tolist() == [drawn.switch - 1] * draw.batch_size
 
 
 def test_trims_are_uniform_inclusive_at_both_ends_and_independent():
@@ -103,15 +114,18 @@ def test_trims_are_uniform_inclusive_at_both_ends_and_independent():
     assert all(abs(count - 200) < 67 for count in both.values()), both  # the order too
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_a_trimmed_task_is_the_beginning_of_the_whole_one(augment):
-    whole = sampler(order="second", augment=augment).batch(0, 8)
-    trimmed = sampler(order="second", max_trim=7, augment=augment)
-    layout, drawn = trimmed.layout(0), trimmed.batch(0, 8)
-    assert min(layout.lengths) < N * K, "no trim in this batch; choose another seed"
-    assert drawn.switch == layout.lengths[1]
-    assert drawn.labels.shape == (8, sum(layout.lengths))
-    parts = [slice(layout.lengths[1]), slice(N * K, N * K + layout.lengths[0])]
+@given(samplers(orders=["first", "second"]))
+def test_a_trimmed_task_is_the_beginning_of_the_whole_one(drawn_sampler):
+    draw, batch = drawn_sampler
+    lengths = draw.layout(batch).lengths
+    first = draw.batch_size * batch
+    drawn = draw.batch(first, draw.batch_size)
+    draw.max_trim = 0
+    whole = draw.batch(first, draw.batch_size)
+    leader = 0 if draw.order == "first" else 1
+    assert drawn.switch == lengths[leader]
+    assert drawn.labels.shape == (draw.batch_size, sum(lengths))
+    parts = [slice(lengths[leader]), slice(N * K, N * K + lengths[1 - leader])]
     for name in ("images", "labels", "tasks"):
         expected = torch.cat([getattr(whole, name)[:, part] for part in parts], dim=1)
         assert torch.equal(getattr(drawn, name), expected), name
@@ -129,22 +143,15 @@ def test_orders():
     assert sampler(order="alternating").batch(8, 8).tasks[:, 0].tolist() == [1] * 8
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_parts_of_a_batch_join_to_the_same_batch(augment):
-    """Whatever the number of processes, workers and micro-batches that share it out."""
-    draw = sampler(max_trim=7, augment=augment)
-    for batch in range(3):
-        whole = draw.batch(8 * batch, 8)
-        for size in (1, 4):
-            parts = [
-                sampler(max_trim=7, augment=augment).batch(8 * batch + i, size) for i in range(0, 8, size)
-            ]
-            joined = {
-                name: torch.cat([getattr(part, name) for part in parts])
-                for name in ("images", "shown", "labels", "tasks")
-            }
-            assert {part.switch for part in parts} == {whole.switch}
-            assert_same(Sequences(**joined, switch=whole.switch), whole)
+@given(samplers(), st.data())
+def test_a_sequence_is_the_same_to_the_bit_however_a_batch_is_shared_out(drawn_sampler, data):
+    """Whatever the number of processes, workers and micro-batches."""
+    draw, batch = drawn_sampler
+    first = draw.batch_size * batch
+    whole = draw.batch(first, draw.batch_size)
+    cut = data.draw(st.integers(1, draw.batch_size - 1))
+    for start, stop in ((0, cut), (cut, draw.batch_size)):
+        assert_same(draw.batch(first + start, stop - start), rows(whole, start, stop))
 
 
 def test_seeds_and_sequences_differ():
