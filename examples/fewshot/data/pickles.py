@@ -49,10 +49,17 @@ _FAILURES = (  # what an unpickler raises on bytes that are no pickle
 )
 
 
-def load_pickle(operation: str, path: Path) -> Any:
+def load_pickle(operation: str, path: Path, keep: Callable[[bytes], Any] | None = None) -> Any:
     """The content of a pickle: containers, numbers, str, and read-only arrays.
 
     Byte strings become str (Python 2 wrote names and keys as such), by Latin-1.
+
+    Parameters
+    ----------
+    operation : who asks, for the messages.
+    path : of the file.
+    keep : for files larger than the memory, with a progress bar: of every array only ``keep(its bytes)``
+        is kept, called as it is read. None keeps the arrays.
 
     Raises
     ------
@@ -69,30 +76,6 @@ def load_pickle(operation: str, path: Path) -> Any:
     ...     load_pickle("example", path)
     {'labels': array([0, 1, 2])}
     """
-    return _load(operation, path, None)
-
-
-def stream_arrays(operation: str, path: Path, keep: Callable[[bytes], Any]) -> Any:
-    """As `load_pickle`, but of every array only ``keep(its bytes)`` is kept, called as it is read.
-
-    For files larger than the memory; with a progress bar.
-    """
-    return _load(operation, path, keep)
-
-
-@contextmanager
-def as_named(operation: str, path: Path) -> Iterator[None]:
-    """Where a file's content is taken apart: if it is of another kind, a ValueError says so."""
-    try:
-        yield
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
-            f"{error}); delete it and fetch it again"
-        ) from error
-
-
-def _load(operation: str, path: Path, keep: Callable[[bytes], Any] | None) -> Any:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{operation}: {str(path)!r} must be a plain file; put the published file there")
@@ -106,6 +89,18 @@ def _load(operation: str, path: Path, keep: Callable[[bytes], Any] | None) -> An
                 f"{operation}: cannot read {str(path)!r} ({type(error).__name__}: {error!s:.300}); it is "
                 "damaged or not the published file: delete it and fetch it again"
             ) from error
+
+
+@contextmanager
+def as_named(operation: str, path: Path) -> Iterator[None]:
+    """Where a file's content is taken apart: if it is of another kind, a ValueError says so."""
+    try:
+        yield
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{operation}: {str(path)!r} does not hold what its name says ({type(error).__name__}: "
+            f"{error}); delete it and fetch it again"
+        ) from error
 
 
 class _Source:
@@ -147,13 +142,10 @@ class _Dtype:
         return np.dtype(self.order + self.kind)
 
 
-_Build = Callable[[bytes, _Dtype, Any, Any], Any]
-
-
 class _Array:
     """Stands in for an array; its ``value`` comes with its state: version, shape, dtype, Fortran, bytes."""
 
-    def __init__(self, build: _Build) -> None:
+    def __init__(self, build: Callable[[bytes, _Dtype, Any, Any], Any]) -> None:
         self._build = build
 
     def set_state(self, state: tuple[Any, ...]) -> None:
@@ -199,12 +191,6 @@ class _Unpickler(pickle._Unpickler):
     """In Python: the compiled one takes memory for any length or number in the file, before it looks.
 
     Its memo would also hold the bytes of all arrays to the end.
-
-    Parameters
-    ----------
-    source : of the pickle.
-    size : of the file in bytes.
-    keep : what to make of an array's bytes; None for the array.
     """
 
     memo: dict[int, Any]
@@ -278,11 +264,10 @@ class _Unpickler(pickle._Unpickler):
         self.stack.append(_Table())
 
     def load_table(self) -> None:
-        items = self.pop_mark()
-        table = _Table()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            table[key] = value
-        self.stack.append(table)
+        items = iter(self.pop_mark())
+        self.stack.append(_Table())
+        for key, value in zip(items, items, strict=True):
+            self.stack[-1][key] = value
 
     def load_call(self) -> None:
         arguments = self.stack.pop()

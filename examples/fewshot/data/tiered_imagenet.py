@@ -23,7 +23,7 @@ from .cifar import count_labels
 from .classes import PARTS, ImageClasses, Splits
 from .images import side
 from .lazy import EncodedImages
-from .pickles import as_named, load_pickle, stream_arrays
+from .pickles import as_named, load_pickle
 
 _SPLITS = ("train", "val", "test")
 _SIZE = 84
@@ -98,7 +98,7 @@ def _build_cache(operation: str, folder: Path, split: str, part: str, cache: Pat
                 images.write(image)
                 sizes.append(len(image))
 
-            stream_arrays(operation, folder / f"{split}_images_png.pkl", keep)
+            load_pickle(operation, folder / f"{split}_images_png.pkl", keep)
         CONTENTS.check_split(operation, part, len(counts), len(sizes), folder / f"{split}_images_png.pkl")
         order = np.argsort(labels, kind="stable")
         starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)

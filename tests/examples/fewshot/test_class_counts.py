@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from examples.fewshot import train
+from examples.fewshot.bootstrapping import Bootstrapping
 from examples.fewshot.class_counts import check_training, check_unseen, check_warmup
 from examples.fewshot.data.classes import ImageClasses, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
@@ -34,84 +35,96 @@ def hidden(classes, images) -> ImageClasses:
     )
 
 
-@pytest.fixture
-def sequential(settings):
-    return dataclasses.replace(
-        settings, protocol="sequential", second_data="textures", k_shot=2, max_trim=1, queries=0
+SEQUENTIAL = {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 1, "queries": 0}
+
+
+def assert_refused(check, draw, classes, few, small):
+    """Enough classes pass; with one fewer, or one image fewer, a message names a flag. So do the samplers.
+
+    Parameters
+    ----------
+    check, draw : functions of classes: the check, and what makes the samplers that would draw from them.
+    classes : (K, I) that are just enough.
+    few, small : parts of the messages.
+    """
+    enough = hidden(*classes)
+    check(enough)
+    draw(enough)
+    for refused, message in (
+        (hidden(classes[0] - 1, classes[1]), few),
+        (hidden(classes[0], classes[1] - 1), small),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(refused)
+        with pytest.raises(ValueError, match="EpisodeSampler"):
+            draw(refused)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_the_warmup(settings, others):
+    least = 8 // (others + 1)
+    other = [hidden(least, 3)] * others
+    assert_refused(
+        lambda classes: check_warmup(settings, [*other, classes]),
+        lambda classes: EncoderWarmup(build_learner(settings), [*other, classes], settings),
+        (least, 3),
+        f"--encoder-warmup-classes takes {least} training classes",
+        "--encoder-warmup-images takes 2 images .* training class 'LETTER 0' has 2",
     )
 
 
-def test_the_warmup(settings):
-    learner = build_learner(settings)
-    for domains in (1, 2):
-        least = 8 // domains
-        enough = [hidden(least, 3)] * domains
-        check_warmup(settings, enough)
-        EncoderWarmup(learner, enough, settings)
-        for few, message in (
-            (hidden(least - 1, 3), f"--encoder-warmup-classes takes {least} training classes"),
-            (hidden(least, 2), "--encoder-warmup-images takes 2 images .* training class 'LETTER 0' has 2"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                check_warmup(settings, [*enough[1:], few])
-            with pytest.raises(ValueError, match="EpisodeSampler"):
-                EncoderWarmup(learner, [*enough[1:], few], settings)
-
-
 @pytest.mark.parametrize(
-    ("change", "ways", "shots"),
+    ("change", "objective", "ways", "shots"),
     [
-        ({}, ("--pool-classes", 6), ("--pool-images", 3)),
-        ({"pools": 0}, ("--n-way", 3), ("--k-shot", 1)),
-        ({"pools": 0, "protocol": "bootstrapping"}, ("--n-way", 3), ("--k-shot and --future-shots", 6)),
+        ({}, EpisodeTraining, ("--pool-classes", 6), ("--pool-images", 3)),
+        ({"pools": 0}, EpisodeTraining, ("--n-way", 3), ("--k-shot", 1)),
+        (
+            {"pools": 0, "protocol": "bootstrapping", "future_shots": 5},
+            Bootstrapping,
+            ("--n-way", 3),
+            ("--k-shot and --future-shots", 6),
+        ),
     ],
 )
-def test_the_training(settings, change, ways, shots):
+def test_the_training(settings, change, objective, ways, shots):
     settings = dataclasses.replace(settings, **change)
-    enough = hidden(ways[1], shots[1] + 1)
-    check_training(settings, [enough])
-    few = hidden(ways[1] - 1, shots[1] + 1)
-    with pytest.raises(ValueError, match=f"{ways[0]} takes {ways[1]} training classes"):
-        check_training(settings, [few])
-    small = hidden(ways[1], shots[1])
-    with pytest.raises(ValueError, match=f"{shots[0]} takes {shots[1]} images of a class and leaves one"):
-        check_training(settings, [small])
-    if "protocol" not in change:
-        learner = build_learner(settings)
-        EpisodeTraining(learner, enough, settings)
-        for refused in (few, small):
-            with pytest.raises(ValueError, match="EpisodeSampler"):
-                EpisodeTraining(learner, refused, settings)
+    assert_refused(
+        lambda classes: check_training(settings, [classes]),
+        lambda classes: objective(build_learner(settings), classes, settings),
+        (ways[1], shots[1] + 1),
+        f"{ways[0]} takes {ways[1]} training classes",
+        f"{shots[0]} takes {shots[1]} images of a class and leaves one",
+    )
 
 
 @pytest.mark.parametrize("pools", [0, 4])
-def test_sequences_repeat_the_images_of_a_class_where_they_are_distorted(sequential, pools):
-    sequential = dataclasses.replace(sequential, pools=pools)
+def test_sequences_repeat_the_images_of_a_class_where_they_are_distorted(settings, pools):
+    settings = dataclasses.replace(settings, **SEQUENTIAL, pools=pools)
     few = [hidden(6, 1)] * 2
-    check_training(sequential, few)
-    SequentialTraining(build_learner(sequential), few, sequential)
-    plain = dataclasses.replace(sequential, augment=False)
+    check_training(settings, few)
+    SequentialTraining(build_learner(settings), few, settings)
     with pytest.raises(ValueError, match="training class 'LETTER 0' has 1"):
-        check_training(plain, few)
+        check_training(dataclasses.replace(settings, augment=False), few)
 
 
-def test_validation_and_test(settings, sequential):
-    enough, few, small = hidden(3, 2), hidden(2, 2), hidden(3, 1)
-    check_unseen(settings, [Splits(few, enough, enough)])
-    EpisodeSampler(enough, n_way=3, k_shot=1, n_query=2, seed=0)
-    for refused, message in (
-        (few, "--n-way takes 3 {} classes of a data set, which has 2"),
-        (small, "--k-shot takes 1 images .* the {} class 'LETTER 0' has 1"),
-    ):
-        with pytest.raises(ValueError, match=message.format("validation")):
-            check_unseen(settings, [Splits(enough, refused, enough)])
-        with pytest.raises(ValueError, match=message.format("test")):
-            check_unseen(settings, [Splits(enough, enough, refused)])
-    check_unseen(sequential, [Splits(few, small, small)] * 2)
-    make_validation(sequential, [Splits(few, small, small)] * 2)
-    plain = dataclasses.replace(sequential, augment_evaluation=False)
-    with pytest.raises(ValueError, match="the validation class 'LETTER 0' has 1"):
-        check_unseen(plain, [Splits(few, small, small)] * 2)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_validation_and_test(settings, split):
+    def splits(classes):
+        return [Splits(**dict.fromkeys(("train", "validation", "test"), hidden(3, 2)) | {split: classes})]
+
+    asked = {"n_way": 3, "k_shot": 1, "n_query": 2, "seed": 0}
+    assert_refused(
+        lambda classes: check_unseen(settings, splits(classes)),
+        lambda classes: EpisodeSampler(classes, **asked),
+        (3, 2),
+        f"--n-way takes 3 {split} classes of a data set, which has 2",
+        f"--k-shot takes 1 images .* the {split} class 'LETTER 0' has 1",
+    )
+    settings, small = dataclasses.replace(settings, **SEQUENTIAL), splits(hidden(3, 1))
+    check_unseen(settings, [Splits(hidden(2, 2), hidden(3, 1), hidden(3, 1))] * 2)
+    make_validation(settings, [Splits(hidden(2, 2), hidden(3, 1), hidden(3, 1))] * 2)
+    with pytest.raises(ValueError, match=f"the {split} class 'LETTER 0' has 1"):
+        check_unseen(dataclasses.replace(settings, augment_evaluation=False, k_shot=1), small)
 
 
 @pytest.mark.parametrize(

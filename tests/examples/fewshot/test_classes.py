@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from examples.fewshot.data.classes import ImageClasses, Normalisation
-from examples.fewshot.data.episodes import EpisodeSampler
-from examples.fewshot.data.lazy import with_rotations
 
 SIZES = (3, 2, 4)
 
@@ -26,23 +24,6 @@ def numbered_images():
     return images
 
 
-class Lazy:
-    """Decodes what is asked for, and keeps count; what it hands out may not be written to."""
-
-    def __init__(self, images):
-        self._images = images
-        self.shape, self.dtype = images.shape, images.dtype
-        self.decoded = 0
-
-    def __getitem__(self, rows):
-        assert isinstance(rows, np.ndarray)
-        assert rows.dtype == np.int64
-        self.decoded += rows.size
-        images = self._images[rows]
-        images.flags.writeable = False
-        return images
-
-
 def test_subset_keeps_images_with_their_class():
     normalisation = Normalisation((0.1,), (0.2,))
     part = make_classes(normalisation=normalisation).subset([2, 0])
@@ -53,19 +34,6 @@ def test_subset_keeps_images_with_their_class():
     assert part.images[:, 0, 0, 1].tolist() == [*range(4), *range(3)]
     assert part.normalisation is normalisation
     assert make_classes().subset([]).images.shape == (0, 3, 4, 4)
-
-
-def test_lazy_images_are_decoded_when_a_sampler_asks():
-    lazy = Lazy(numbered_images())
-    part = with_rotations(make_classes(lazy).subset([2, 0]))
-    assert lazy.decoded == 0
-    assert part.images.shape == (28, 3, 4, 4)
-    options = {"n_way": 4, "k_shot": 1, "n_query": 3, "seed": 0}
-    drawn = EpisodeSampler(part, **options).batch(0, 6)
-    assert lazy.decoded == 6 * 7
-    in_memory = with_rotations(make_classes().subset([2, 0]))
-    assert torch.equal(drawn.query, EpisodeSampler(in_memory, **options).batch(0, 6).query)
-    np.testing.assert_array_equal(lazy._images, numbered_images())
 
 
 def test_normalisation_and_its_inverse():

@@ -1,10 +1,13 @@
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.pools import choose_episodes, draw_pools
 
+SEEDS = st.integers(0, 2**32)
 G, P, R = 2, 5, 4  # pools, classes of a pool, images of each class
 
 
@@ -31,15 +34,15 @@ def test_a_pool_holds_distinct_images_class_by_class():
     assert all(len(set(pool.flatten().tolist())) == P * R for pool in numbers)
 
 
-def draw(seed: int = 0, step: int = 0) -> tuple[torch.Tensor, ...]:
+def draw(seed: int = 0, step: int = 0, n_way=3, k_shot=2, queries=4) -> tuple[torch.Tensor, ...]:
     chosen = choose_episodes(
         pools=G,
         pool_classes=P,
         pool_images=R,
         episodes=8,
-        n_way=3,
-        k_shot=2,
-        queries=4,
+        n_way=n_way,
+        k_shot=k_shot,
+        queries=queries,
         seed=seed,
         step=step,
     )
@@ -47,24 +50,31 @@ def draw(seed: int = 0, step: int = 0) -> tuple[torch.Tensor, ...]:
     return tuple(map(torch.from_numpy, fields))
 
 
-def test_an_episode_of_a_pool_is_a_fair_one():
-    support, support_labels, query, query_labels = draw()
-    assert support.shape == (8, 6)
-    assert query.shape == (8, 4)
-    orders = set()
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 2**32),
+    st.integers(1, P),
+    st.integers(1, R - 1),
+    st.integers(1, 9),
+)
+def test_an_episode_of_a_pool_is_a_fair_one(seed, step, n_way, k_shot, queries):
+    queries = min(queries, n_way * (R - k_shot))
+    support, support_labels, query, query_labels = draw(seed, step, n_way, k_shot, queries)
+    assert support.shape == (8, n_way * k_shot)
+    assert query.shape == (8, queries)
     for episode in range(8):
-        shown = support[episode].tolist()
-        asked = query[episode].tolist()
-        assert len({*shown, *asked}) == 10, "an image is used twice"
-        assert {n // (P * R) for n in shown + asked} == {episode // 4}, "not of its own pool"
-        labels = support_labels[episode].tolist()
-        assert sorted(labels) == [0, 0, 1, 1, 2, 2]
-        orders.add(tuple(labels))
-        class_of = {label: number // R for label, number in zip(labels, shown, strict=True)}
-        assert len(set(class_of.values())) == 3
-        labels += query_labels[episode].tolist()
-        assert [class_of[label] for label in labels] == [n // R for n in shown + asked]
-    assert len(orders) > 1, "the support always comes in the same order"
+        images = torch.cat([support[episode], query[episode]])
+        labels = torch.cat([support_labels[episode], query_labels[episode]])
+        assert len(set(images.tolist())) == len(images), "an image is used twice"
+        assert set((images // (P * R)).tolist()) == {episode // 4}, "not of its own pool"
+        assert support_labels[episode].bincount(minlength=n_way).tolist() == [k_shot] * n_way
+        classes = set(zip(labels.tolist(), (images // R).tolist(), strict=True))
+        assert len(classes) == len(dict(classes)) == n_way, "not one class for each label"
+        assert len({c for _, c in classes}) == n_way
+
+
+def test_the_support_does_not_always_come_in_the_same_order():
+    assert len({tuple(labels) for labels in draw()[1].tolist()}) > 1
 
 
 def test_episodes_are_a_function_of_seed_and_step():

@@ -249,16 +249,16 @@ def test_tiered_imagenet_is_sorted_out_once(tiered):
 
 def test_an_interruption_of_the_sorting_can_be_repeated(tiered, monkeypatch):
     folder, expected = tiered
-    stream = tiered_imagenet.stream_arrays
+    load_pickle = tiered_imagenet.load_pickle
 
-    def interrupted(operation, path, keep):
-        if path.name.startswith("val"):
+    def interrupted(operation, path, keep=None):
+        if path.name == "val_images_png.pkl":
             keep(tiered_imagenet._PNG + b"half")
             raise KeyboardInterrupt
-        stream(operation, path, keep)
+        return load_pickle(operation, path, keep)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tiered_imagenet, "stream_arrays", interrupted)
+        patched.setattr(tiered_imagenet, "load_pickle", interrupted)
         with pytest.raises(KeyboardInterrupt):
             TIERED.load(folder)
     assert folders_in(folder) == {"tiered-imagenet-train.cache"}

@@ -1,0 +1,76 @@
+"""Images that are looked up, turned or decoded when asked for: which they are, and that they are late."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from examples.fewshot.data.episodes import EpisodeSampler
+from examples.fewshot.data.lazy import with_copies, with_rotations
+from examples.fewshot.trainer import Training
+from examples.training.accelerator import make_accelerator
+from tests.examples.fewshot.test_classes import make_classes, numbered_images
+
+
+class Lazy:
+    """Decodes what is asked for, and keeps count; what it hands out may not be written to."""
+
+    def __init__(self, images):
+        self._images = images
+        self.shape, self.dtype = images.shape, images.dtype
+        self.decoded = 0
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, np.ndarray)
+        assert rows.dtype == np.int64
+        self.decoded += rows.size
+        images = self._images[rows]
+        images.flags.writeable = False
+        return images
+
+
+def test_lazy_images_are_decoded_when_a_sampler_asks():
+    lazy = Lazy(numbered_images())
+    part = with_rotations(with_copies(make_classes(lazy).subset([2, 0]), 4))
+    assert lazy.decoded == 0
+    assert part.images.shape == (40, 3, 4, 4)
+    options = {"n_way": 4, "k_shot": 1, "n_query": 3, "seed": 0}
+    drawn = EpisodeSampler(part, **options).batch(0, 6)
+    assert lazy.decoded == 6 * 7
+    in_memory = with_rotations(with_copies(make_classes().subset([2, 0]), 4))
+    assert torch.equal(drawn.query, EpisodeSampler(in_memory, **options).batch(0, 6).query)
+    np.testing.assert_array_equal(lazy._images, numbered_images())
+
+
+def test_copies_are_the_images_of_a_class_in_their_order():
+    classes = with_copies(make_classes(), 4)  # of three, two and four images
+    assert classes.sizes.tolist() == [6, 4, 4]
+    images = classes.images[np.arange(14)]
+    assert images[:, 0, 0, 0].tolist() == [0] * 6 + [1] * 4 + [2] * 4
+    assert images[:, 0, 0, 1].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 0, 1, 2, 3]
+
+
+def test_every_class_is_there_at_every_angle(splits):
+    classes = splits.train
+    turned = with_rotations(classes)
+    n = len(classes.names)
+    assert len(turned.names) == len(turned.alphabets) == len(turned.offsets) - 1 == 4 * n
+    assert len(set(turned.names)) == 4 * len(set(classes.names))
+    for c in range(n):
+        images = classes.images[classes.offsets[c] : classes.offsets[c + 1]]
+        for quarter in range(4):
+            i = c + quarter * n
+            of_class = turned.images[np.arange(turned.offsets[i], turned.offsets[i + 1])]
+            assert turned.alphabets[i] == classes.alphabets[c]
+            for image, original in zip(of_class, images, strict=True):
+                np.testing.assert_array_equal(image, np.rot90(original, quarter, axes=(-2, -1)))
+
+
+def test_the_encoder_does_not_learn_the_turned_classes(settings, splits):
+    settings = dataclasses.replace(settings, rotate_classes="train", train_encoder=True)
+    training = Training(settings, [splits], make_accelerator(settings))
+    training.enter("encoder")
+    [sampler] = training.objective.samplers
+    assert len(sampler.classes.names) == len(splits.train.names)
+    training.enter("episodes")
+    assert len(training.objective.sampler.classes.names) == 4 * len(splits.train.names)
