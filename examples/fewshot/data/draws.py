@@ -25,6 +25,14 @@ def stream_key(operation: str, seed: int, stream: int) -> np.ndarray:
     return np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(2, np.uint64)
 
 
+def check_range(operation: str, first: int, size: int) -> None:
+    """Raise ValueError if a stream has no items ``first`` to ``first + size - 1``, or these are none."""
+    if first < 0 or size < 1:
+        raise ValueError(
+            f"{operation}: first must be at least 0 and size at least 1, got first={first}, size={size}"
+        )
+
+
 def uniform_rows(key: np.ndarray, first: int, size: int, count: int) -> np.ndarray:
     """(size, count) float64 in [0, 1); row r depends on the key and on ``first + r`` alone."""
     blocks = -(-count // 4)  # a Philox counter yields four numbers; a row owns whole counters

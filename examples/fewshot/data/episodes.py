@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from .draws import below, skip, stream_key, uniform_rows, without_replacement
+from .draws import below, check_range, skip, stream_key, uniform_rows, without_replacement
 from .pictures import NUMBERS_PER_IMAGE
 
 _STREAM = 0  # of the seed's random draws
@@ -149,11 +149,7 @@ class EpisodeSampler:
         ------
         ValueError : if ``first`` is negative or ``size`` below 1.
         """
-        if first < 0 or size < 1:
-            raise ValueError(
-                "EpisodeSampler.batch: first must be at least 0 and size at least 1, "
-                f"got first={first}, size={size}"
-            )
+        check_range("EpisodeSampler.batch", first, size)
         n, k, q = self.n_way, self.k_shot, self.n_query
         counts = [n, n * k, n * k, q, q, NUMBERS_PER_IMAGE * (n * k + q), 2 if self.hard else 0]
         numbers = uniform_rows(self._key, first, size, sum(counts))

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .classes import ImageClasses, Splits
-from .images import opened, read_classes, side, visible
+from .images import opened, read_images, side, visible
 
 SIZE = 28
 _OWN_SPLITS = ("train", "validation", "test")
@@ -202,7 +202,8 @@ def _read(root: Path, parts: Sequence[list[Path]], min_images: int, size: int) -
                         "count as two pictures; remove one of them"
                     )
     return [
-        read_classes(
+        read_images(
+            "load_folder",
             {character.relative_to(root).as_posix(): paths for character, paths in of_part.items()},
             [character.parent.name for character in of_part],
             channels=1,

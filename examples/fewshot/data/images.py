@@ -138,37 +138,26 @@ def read_images(
     channels: int,
     image_size: int,
     invert: bool = False,
-) -> ImageClasses:
-    """Classes as by `read_classes`, of images as by `decode_image`."""
-    read = partial(decode_image, operation, channels=channels, image_size=image_size, invert=invert)
-    return read_classes(files, groups, channels=channels, image_size=image_size, read=read)
-
-
-def read_classes(
-    files: Mapping[str, Sequence[Path]],
-    groups: Sequence[str],
-    *,
-    channels: int,
-    image_size: int,
-    read: Callable[[Path], np.ndarray],
+    read: Callable[[Path], np.ndarray] | None = None,
 ) -> ImageClasses:
     """Classes from the image files of each, by class name, with a progress bar.
 
     Parameters
     ----------
     files, groups : the images of each class, and its alphabet, superclass or family.
-    channels, image_size : C and S.
-    read : makes an image of a file, (C, S, S) uint8.
+    operation, channels, image_size, invert : as of `decode_image`.
+    read : makes an image of a file, (C, S, S) uint8, in the place of `decode_image`.
 
     Returns
     -------
     ImageClasses of (I, C, S, S) uint8, in the given order.
     """
+    usual = partial(decode_image, operation, channels=channels, image_size=image_size, invert=invert)
     paths = [path for of_class in files.values() for path in of_class]
     images = np.empty((len(paths), channels, image_size, image_size), np.uint8)
     for position, path in enumerate(tqdm(paths, desc="reading images", unit="image")):
-        images[position] = read(path)
-    return ImageClasses.of_sizes(images, [*map(len, files.values())], [*files], groups)
+        images[position] = (read or usual)(path)
+    return ImageClasses.of_sizes(images, map(len, files.values()), files, groups)
 
 
 def resized(

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from .draws import below, stream_key, uniform_rows
+from .draws import below, check_range, stream_key, uniform_rows
 from .episodes import Classes, EpisodeSampler
 
 Order = Literal["random", "alternating", "first", "second"]
@@ -127,15 +127,14 @@ class SequenceSampler:
         unknown_label: UnknownLabel = "class_0",
         augment: bool = True,
     ) -> None:
-        if order not in get_args(Order):
-            raise ValueError(
-                f"SequenceSampler: order must be one of {', '.join(get_args(Order))}, got {order!r}"
-            )
-        if unknown_label not in get_args(UnknownLabel):
-            raise ValueError(
-                f"SequenceSampler: unknown_label must be one of {', '.join(get_args(UnknownLabel))}, "
-                f"got {unknown_label!r}"
-            )
+        for name, value, choices in (
+            ("order", order, get_args(Order)),
+            ("unknown_label", unknown_label, get_args(UnknownLabel)),
+        ):
+            if value not in choices:
+                raise ValueError(
+                    f"SequenceSampler: {name} must be one of {', '.join(choices)}, got {value!r}"
+                )
         self._key = stream_key("SequenceSampler", seed, _BATCH_STREAM)
         if batch_size < 1:
             raise ValueError(f"SequenceSampler: batch_size must be at least 1, got {batch_size}")
@@ -147,12 +146,7 @@ class SequenceSampler:
             )
         self.samplers = [
             EpisodeSampler(
-                classes,
-                n_way=n_way,
-                k_shot=k_shot,
-                n_query=1,
-                seed=task_seed(seed, task),
-                augment=augment,
+                classes, n_way=n_way, k_shot=k_shot, n_query=1, seed=task_seed(seed, task), augment=augment
             )
             for task, classes in enumerate((first, second))
         ]
@@ -185,11 +179,7 @@ class SequenceSampler:
         ValueError : if ``first`` is negative, ``size`` below 1, or the sequences are of two batches
             whose layouts may differ.
         """
-        if first < 0 or size < 1:
-            raise ValueError(
-                "SequenceSampler.batch: first must be at least 0 and size at least 1, "
-                f"got first={first}, size={size}"
-            )
+        check_range("SequenceSampler.batch", first, size)
         batch = first // self.batch_size
         is_fixed = self.max_trim == 0 and self.order in ("first", "second")
         if not is_fixed and (first + size - 1) // self.batch_size != batch:
