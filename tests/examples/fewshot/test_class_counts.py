@@ -120,11 +120,13 @@ def test_validation_and_test(settings, split):
         f"--n-way takes 3 {split} classes of a data set, which has 2",
         f"--k-shot takes 1 images .* the {split} class 'LETTER 0' has 1",
     )
-    settings, small = dataclasses.replace(settings, **SEQUENTIAL), splits(hidden(3, 1))
-    check_unseen(settings, [Splits(hidden(2, 2), hidden(3, 1), hidden(3, 1))] * 2)
-    make_validation(settings, [Splits(hidden(2, 2), hidden(3, 1), hidden(3, 1))] * 2)
+    settings = dataclasses.replace(settings, **SEQUENTIAL)
+    check_unseen(settings, splits(hidden(3, 1)) * 2)
+    make_validation(settings, splits(hidden(3, 1)) * 2)
     with pytest.raises(ValueError, match=f"the {split} class 'LETTER 0' has 1"):
-        check_unseen(dataclasses.replace(settings, augment_evaluation=False, k_shot=1), small)
+        check_unseen(
+            dataclasses.replace(settings, augment_evaluation=False, k_shot=1), splits(hidden(3, 1))
+        )
 
 
 @pytest.mark.parametrize(

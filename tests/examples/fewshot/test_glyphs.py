@@ -191,6 +191,7 @@ def test_a_missing_font(tmp_path, monkeypatch):
 
 def test_images_of_another_size(few, tmp_path):
     own, larger = (glyphs.load_glyphs(tmp_path, image_size=size).test for size in (28, 84))
+    assert few == [16], "rendered twice"
     assert larger.images.shape == (len(own.images), 1, 84, 84)
     middle = larger.images[:, :, 1::3, 1::3].astype(int)  # where a pixel's centre stays, it keeps its value
     assert np.abs(middle - own.images).max() <= 1

@@ -88,7 +88,8 @@ def test_any_two_classes_share_a_palette():
 
 
 def test_smaller_images_are_averages_over_areas(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(textures, "make_classes", lambda: classes)
+    once = iter([classes])
+    monkeypatch.setattr(textures, "make_classes", lambda: next(once))
     large, small = (textures.load_textures(tmp_path, image_size=size).test.images for size in (84, 28))
     assert small.shape == (40, 3, 28, 28)
     averages = large.reshape(40, 3, 28, 3, 28, 3).mean(axis=(3, 5))
