@@ -9,40 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.fewshot.data.classes import ImageClasses, Normalisation
+from examples.fewshot.data.classes import Normalisation
 from examples.fewshot.data.episodes import Episodes, EpisodeSampler
 from examples.fewshot.data.pictures import distorted
-
-SIZES = (4, 9, 5, 4, 7, 6, 12, 4)
-
-
-def make_classes(sizes=SIZES, side=28, channels=1, **options):
-    """Random images whose first two pixels hold their class and their position in it."""
-    images = np.random.default_rng(0).integers(0, 256, (sum(sizes), channels, side, side), np.uint8)
-    images[:, 0, 0, 0] = np.repeat(np.arange(len(sizes)), sizes)
-    images[:, 0, 0, 1] = np.concatenate([np.arange(size) for size in sizes])
-    names = tuple(f"class {c}" for c in range(len(sizes)))
-    offsets = np.cumsum([0, *sizes])
-    return ImageClasses(images, offsets, names, ("LATIN",) * len(sizes), **options)
-
-
-def tags(images):
-    """(..., C, H, W) float32 -> the class and the position of every image, each (...) int64."""
-    return (images[..., 0, 0, :2] * 255).round().long().unbind(-1)
-
-
-def assert_same(left, right):
-    """Two dataclasses of tensors and numbers, to the bit."""
-    for field in dataclasses.fields(left):
-        a, b = (torch.as_tensor(getattr(drawn, field.name)) for drawn in (left, right))
-        assert a.dtype == b.dtype, field.name
-        assert torch.equal(a, b), field.name
-
-
-def rows(drawn, start, stop):
-    """Some of the episodes, or sequences, of a batch."""
-    tensors = {name: value[start:stop] for name, value in vars(drawn).items() if torch.is_tensor(value)}
-    return dataclasses.replace(drawn, **tensors)
+from tests.examples.fewshot.numbered import SIZES, assert_same, make_classes, rows, tags
 
 
 @st.composite

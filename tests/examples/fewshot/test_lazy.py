@@ -9,7 +9,7 @@ from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.lazy import with_copies, with_rotations
 from examples.fewshot.trainer import Training
 from examples.training.accelerator import make_accelerator
-from tests.examples.fewshot.test_classes import make_classes, numbered_images
+from tests.examples.fewshot.numbered import make_classes
 
 
 class Lazy:
@@ -30,20 +30,22 @@ class Lazy:
 
 
 def test_lazy_images_are_decoded_when_a_sampler_asks():
-    lazy = Lazy(numbered_images())
-    part = with_rotations(with_copies(make_classes(lazy).subset([2, 0]), 4))
+    classes = make_classes((3, 2, 4), side=4, channels=3)
+    lazy = Lazy(classes.images)
+    part, in_memory = (
+        with_rotations(with_copies(dataclasses.replace(classes, images=images).subset([2, 0]), 4))
+        for images in (lazy, classes.images.copy())
+    )
     assert lazy.decoded == 0
     assert part.images.shape == (40, 3, 4, 4)
     options = {"n_way": 4, "k_shot": 1, "n_query": 3, "seed": 0}
     drawn = EpisodeSampler(part, **options).batch(0, 6)
     assert lazy.decoded == 6 * 7
-    in_memory = with_rotations(with_copies(make_classes().subset([2, 0]), 4))
     assert torch.equal(drawn.query, EpisodeSampler(in_memory, **options).batch(0, 6).query)
-    np.testing.assert_array_equal(lazy._images, numbered_images())
 
 
 def test_copies_are_the_images_of_a_class_in_their_order():
-    classes = with_copies(make_classes(), 4)  # of three, two and four images
+    classes = with_copies(make_classes((3, 2, 4), side=4), 4)  # of three, two and four images
     assert classes.sizes.tolist() == [6, 4, 4]
     images = classes.images[np.arange(14)]
     assert images[:, 0, 0, 0].tolist() == [0] * 6 + [1] * 4 + [2] * 4

@@ -1,37 +1,24 @@
-import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.pools import choose_episodes, draw_pools
+from tests.examples.fewshot.numbered import make_classes, tags
 
 SEEDS = st.integers(0, 2**32)
 G, P, R = 2, 5, 4  # pools, classes of a pool, images of each class
 
 
-def numbered_classes() -> ImageClasses:
-    """Ten classes of six images; every pixel of image i has the value i."""
-    numbers = np.arange(60, dtype=np.uint8)
-    return ImageClasses(
-        images=np.tile(numbers[:, None, None, None], (1, 1, 28, 28)),
-        offsets=np.arange(0, 61, 6),
-        names=tuple("abcdefghij"),
-        alphabets=("LATIN",) * 10,
-    )
-
-
 def test_a_pool_holds_distinct_images_class_by_class():
-    classes = numbered_classes()
+    classes = make_classes((6,) * 10)
     sampler = EpisodeSampler(classes, n_way=P, k_shot=R, n_query=1, seed=0, augment=False)
     pools = draw_pools(sampler, first=3 * G, pools=G)
     assert pools.shape == (G, P, R, 1, 28, 28)
 
-    numbers = (255 * pools[..., 0, 0, 0]).round().int()
-    drawn = sampler.batch(3 * G, G).classes
-    assert torch.equal(numbers // 6, drawn.int().unsqueeze(2).expand(G, P, R))
-    assert all(len(set(pool.flatten().tolist())) == P * R for pool in numbers)
+    kinds, positions = tags(pools)
+    assert torch.equal(kinds, sampler.batch(3 * G, G).classes.unsqueeze(2).expand(G, P, R))
+    assert all(len(set(pool.flatten().tolist())) == P * R for pool in 6 * kinds + positions)
 
 
 def draw(seed: int = 0, step: int = 0, n_way=3, k_shot=2, queries=4) -> tuple[torch.Tensor, ...]:

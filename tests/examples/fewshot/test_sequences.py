@@ -4,43 +4,22 @@ import collections
 import itertools
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.fewshot.data.classes import ImageClasses
-from examples.fewshot.data.sequences import Order, Sequences, SequenceSampler, UnknownLabel
-from tests.examples.fewshot.test_episodes import assert_same, rows
+from examples.fewshot.data.sequences import Order, SequenceSampler, UnknownLabel
+from tests.examples.fewshot.numbered import assert_same, make_classes, rows, tags
 
 N, K = 3, 4
 ORDERS = get_args(Order)
-
-
-def numbered(first: int, count: int, per_class: int = 6, shape=(1, 4, 4)) -> ImageClasses:
-    """Classes numbered from `first`; of each image, pixel 0 is the class and pixel 1 the image."""
-    images = np.zeros((count * per_class, *shape), np.uint8)
-    images[:, 0, 0, 0] = first + np.repeat(np.arange(count), per_class)
-    images[:, 0, 0, 1] = np.tile(np.arange(per_class), count)
-    names = tuple(f"class {first + c}" for c in range(count))
-    return ImageClasses(images, np.arange(count + 1) * per_class, names, ("LATIN",) * count)
-
-
-FIRST, SECOND = numbered(0, 5), numbered(100, 7)
+FIRST, SECOND = make_classes((6,) * 5, 4), make_classes((6,) * 7, 4, first=100)
 
 
 def sampler(**changes) -> SequenceSampler:
     options = {"n_way": N, "k_shot": K, "seed": 0, "augment": False, "batch_size": 8}
     return SequenceSampler(FIRST, SECOND, **(options | changes))
-
-
-def classes_of(drawn: Sequences) -> torch.Tensor:
-    return (255 * drawn.images[:, :, 0, 0, 0]).round().long()
-
-
-def images_of(drawn: Sequences) -> torch.Tensor:
-    return (255 * drawn.images[:, :, 0, 0, 1]).round().long()
 
 
 @st.composite
@@ -65,7 +44,7 @@ def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(drawn_sam
     assert drawn.images.shape == (size, 2 * N * K, 1, 4, 4)
     assert drawn.switch == N * K
     assert drawn.tasks.tolist() == [[leader] * N * K + [1 - leader] * N * K] * size
-    kinds, images = classes_of(drawn), images_of(drawn)
+    kinds, images = tags(drawn.images)
     for sequence, half in itertools.product(range(size), (slice(N * K), slice(N * K, None))):
         task = int(drawn.tasks[sequence, half][0])
         shown = kinds[sequence, half].tolist()
@@ -82,13 +61,14 @@ def test_the_order_of_the_labels_is_not_always_the_same():
 
 def test_the_labels_of_the_two_tasks_are_permuted_independently():
     """Which of two classes got which label: the same in both tasks as often as not."""
-    twins = numbered(0, 2)
+    twins = make_classes((6, 6), 4)
     drawn = SequenceSampler(twins, twins, n_way=2, k_shot=1, seed=0, order="first", augment=False).batch(
         0, 4000
     )
-    label_of_class_0 = torch.where(classes_of(drawn) == 0, drawn.labels, 0).unflatten(1, (2, 2)).sum(2)
+    kinds, _ = tags(drawn.images)
+    label_of_class_0 = torch.where(kinds == 0, drawn.labels, 0).unflatten(1, (2, 2)).sum(2)
     pairs = collections.Counter(map(tuple, label_of_class_0.tolist()))
-    order_of_classes = classes_of(drawn)[:, [0, 2]]
+    order_of_classes = kinds[:, [0, 2]]
     pairs_of_orders = collections.Counter(map(tuple, order_of_classes.tolist()))
     for counts in (pairs, pairs_of_orders):
         assert len(counts) == 4
@@ -182,7 +162,7 @@ def test_images_of_two_shapes_are_refused():
     with pytest.raises(
         ValueError, match=r"must have one shape, got \(1, 4, 4\) and \(1, 5, 5\); load both"
     ):
-        SequenceSampler(FIRST, numbered(0, 5, shape=(1, 5, 5)), n_way=N, k_shot=K, seed=0)
+        SequenceSampler(FIRST, make_classes((6,) * 5, 5), n_way=N, k_shot=K, seed=0)
 
 
 @pytest.mark.parametrize(("first", "size"), [(-1, 1), (0, 0)])
