@@ -271,7 +271,7 @@ def _extract(operation: str, archive: Path, folder: Path) -> None:
                     raise ValueError(f"the header at byte {packed.offset} is damaged or missing")
                 # Early versions of Python 3.10 and 3.11, such as Debian 12's 3.11.2, have no filter. What
                 # is checked above leaves it nothing to refuse.
-                packed.extraction_filter = getattr(tarfile, "data_filter", None)
+                packed.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
                 packed.extractall(folder)
     except (*_DAMAGES, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _ERRORS_OF_ARCHIVES:
