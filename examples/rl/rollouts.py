@@ -20,7 +20,6 @@ from ..training.clock import Clock
 from .acting import act, gumbel_noise
 from .agent import Agent
 from .environments.vector import Step, VectorEnvironment
-from .plain_state import to_arrays, to_tensors
 
 
 @dataclass(frozen=True)
@@ -191,15 +190,14 @@ class Collector:
             environment = block.environment.state()
             if environment is None:
                 return None
-            states = [state.cpu() for state in block.states]
-            saved.append({"environment": to_tensors(environment), "states": states})
+            saved.append({"environment": environment, "states": [state.cpu() for state in block.states]})
         return saved
 
     def load_state(self, saved: list[dict[str, Any]]) -> None:
         """Stand where another collector of the same environments stood."""
         device = next(self.agent.parameters()).device
         for block, state in zip(self._blocks, saved, strict=True):
-            block.step = block.environment.load_state(to_arrays(state["environment"]))
+            block.step = block.environment.load_state(state["environment"])
             block.states = [tensor.to(device) for tensor in state["states"]]
 
     def close(self) -> None:

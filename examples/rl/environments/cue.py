@@ -92,23 +92,23 @@ class CueEnvironment:
         done = self._position == self._length - 1
         reward = (done & (actions == self._shown[:, 0])).astype(np.float32)
         ended = np.where(done, self._length, 0)
-        self._episode += done
+        self._episode = self._episode + done
         self._position = np.where(done, 0, self._position + 1)
         for environment in np.flatnonzero(done).tolist():
             self._begin(environment)
         return self._answer(reward, ended)
 
     def state(self) -> dict[str, Any]:
-        """What `load_state` continues from: integers and arrays."""
+        """What `load_state` continues from: integers and lists of numbers, which a checkpoint can hold."""
         last = self._require_reset("state")
         return {
             **self._rules(),
             "seed": self.seed,
             "first": self.first,
-            "episode": self._episode.copy(),
-            "position": self._position.copy(),
-            "reward": last.reward.copy(),
-            "ended": last.episode_length.copy(),
+            "episode": self._episode.tolist(),
+            "position": self._position.tolist(),
+            "reward": last.reward.tolist(),
+            "ended": last.episode_length.tolist(),
         }
 
     def load_state(self, state: dict[str, Any]) -> Step:
@@ -118,19 +118,17 @@ class CueEnvironment:
         ------
         ValueError : if it is of another number of environments, cues or distractors.
         """
-        if len(state["episode"]) != self.count:
+        count, rules = len(state["episode"]), {name: int(state[name]) for name in self._rules()}
+        if (count, rules) != (self.count, self._rules()):
             raise ValueError(
-                f"load_state: state must be of {self.count} environments, got one of "
-                f"{len(state['episode'])}; make as many"
-            )
-        rules = {name: int(state[name]) for name in self._rules()}
-        if rules != self._rules():
-            raise ValueError(
-                f"load_state: state must be of an environment with {self._rules()}, got one with {rules}; "
-                "make one with the same n_cues and distractors"
+                f"load_state: state must be of {self.count} environments with {self._rules()}, got one of "
+                f"{count} with {rules}; make as many, with the same n_cues and distractors"
             )
         self.seed, self.first = int(state["seed"]), int(state["first"])
-        return self._stand(*(state[name] for name in ("episode", "position", "reward", "ended")))
+        # Of runs from before these were lists they are tensors.
+        return self._stand(
+            *(np.asarray(state[name]) for name in ("episode", "position", "reward", "ended"))
+        )
 
     def close(self) -> None:
         """Nothing is held."""
@@ -143,7 +141,7 @@ class CueEnvironment:
     def _stand(
         self, episode: np.ndarray, position: np.ndarray, reward: np.ndarray, ended: np.ndarray
     ) -> Step:
-        self._episode, self._position = episode.copy(), position.copy()
+        self._episode, self._position = episode, position
         for environment in range(self.count):
             self._begin(environment)
         return self._answer(reward.astype(np.float32), ended.astype(np.int64))

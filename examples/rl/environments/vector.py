@@ -57,7 +57,7 @@ class VectorEnvironment(Protocol):
         ...
 
     def state(self) -> dict[str, Any] | None:
-        """What `load_state` continues from; None where it cannot be saved."""
+        """What `load_state` continues from, in lists and numbers; None where it cannot be saved."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> Step:

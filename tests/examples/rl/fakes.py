@@ -74,16 +74,15 @@ class FakeEnvironment:
         return self.last
 
     def state(self) -> dict[str, Any] | None:
-        names = ("_episode", "_age", "_return")
         return {
-            **{name: getattr(self, name).copy() for name in names},
-            "last": {name: value.copy() for name, value in vars(self.last).items()},
+            **{name: getattr(self, name).tolist() for name in ("_episode", "_age", "_return")},
+            "last": {name: value.tolist() for name, value in vars(self.last).items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> Step:
         for name in ("_episode", "_age", "_return"):
-            setattr(self, name, state[name].copy())
-        self.last = Step(**state["last"])
+            setattr(self, name, np.array(state[name]))
+        self.last = Step(**{n: np.array(v, getattr(self.last, n).dtype) for n, v in state["last"].items()})
         return self.last
 
     def close(self) -> None:

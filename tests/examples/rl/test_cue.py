@@ -201,19 +201,23 @@ def test_a_state_at_an_episodes_end_keeps_its_return():
     assert np.nansum(again.episode_return) > 0
 
 
-def test_a_state_of_another_number_is_refused():
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"count": 3}, r"state must be of 3 environments with .*, got one of 2 with .*; make as many"),
+        ({"n_cues": 5}, r"'n_cues': 5.*, got one of 2 with \{'n_cues': 4"),
+        (
+            {"distractors": (2, 9)},
+            r"'most_distractors': 9\}, got .*8\}; make as many, with the same",
+        ),
+        ({"distractors": (1, 8)}, r"'least_distractors': 1, .* got .*'least_distractors': 2,"),
+    ],
+)
+def test_a_state_of_other_environments_is_refused(other, message):
     one = CueEnvironment(2, 0)
     one.reset()
-    with pytest.raises(ValueError, match="state must be of 3 environments, got one of 2; make as many"):
-        CueEnvironment(3, 0).load_state(one.state())
-
-
-@pytest.mark.parametrize("other", [{"n_cues": 5}, {"distractors": (2, 9)}, {"distractors": (1, 8)}])
-def test_a_state_of_other_episodes_is_refused(other):
-    one = CueEnvironment(2, 0)
-    one.reset()
-    with pytest.raises(ValueError, match=r"n_cues': .* got one with \{'n_cues': 4, .* same n_cues and dis"):
-        CueEnvironment(2, 0, **other).load_state(one.state())
+    with pytest.raises(ValueError, match=message):
+        CueEnvironment(**{"count": 2, "seed": 0, **other}).load_state(one.state())
 
 
 @pytest.mark.parametrize(

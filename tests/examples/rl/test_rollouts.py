@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from examples.rl.plain_state import to_arrays, to_tensors
 from examples.rl.rollouts import Collector, Rows
 from examples.training.run_folder import load, save
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, FakeOutput, ForgetfulEnvironment, fake_agent
@@ -200,23 +199,3 @@ def test_it_can_be_told_to_give_up():
 def test_blocks_that_do_not_make_up_the_rows_are_refused(sizes):
     with pytest.raises(ValueError, match=r"blocks of one size that make up the 4 rows, got sizes \["):
         collector(Rows(0, 4, 4), sizes=sizes)
-
-
-def test_arrays_pass_through_a_checkpoint(tmp_path):
-    value = {
-        "array": np.arange(3, dtype=np.uint8),
-        "nested": [(np.array([True]), "word"), None, 2**100],
-        "scalar": np.float64(0.5),
-        "generator": np.random.default_rng(0).bit_generator.state,
-    }
-    save({"value": to_tensors(value)}, tmp_path / "value.pt")
-    back = to_arrays(load(tmp_path / "value.pt")["value"])
-    assert back["array"].dtype == np.uint8
-    np.testing.assert_array_equal(back["array"], value["array"])
-    assert isinstance(back["nested"][0], tuple)
-    assert back["nested"][0][0].dtype == np.bool_
-    assert back["nested"][1:] == [None, 2**100]
-    assert back["scalar"] == 0.5
-    generator = np.random.default_rng(1)
-    generator.bit_generator.state = back["generator"]
-    assert generator.random() == np.random.default_rng(0).random()
