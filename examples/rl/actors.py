@@ -1,8 +1,8 @@
 """Who collects unrolls for the learner: in its place, or beside it while it computes.
 
 `ThreadedActor` works in a thread of the learner's process. What takes time, convolutions, the operator's
-kernels and environments in C++, leaves Python's lock to others, so two cores are kept busy; an unroll of
-frames, some 20 MB, needs neither be copied nor sent, as between processes; and errors travel as they are.
+kernels and environments in C++, leaves Python's lock to others, so two cores are kept busy; and an unroll,
+some 20 MB of frames, needs neither be copied nor sent, as between processes.
 
 The run stays a function of its seed: an unroll is played to its end with the weights that the learner
 had when it was started, copied then, whenever the actor gets to it.
@@ -10,14 +10,12 @@ had when it was started, copied then, whenever the actor gets to it.
 
 from __future__ import annotations
 
-import queue
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from .agent import Agent
 from .rollouts import Collector, Unroll
-
-_PATIENCE = 30.0  # seconds, for the step that an actor is in the middle of when it is closed
 
 
 class Actor:
@@ -82,13 +80,12 @@ class Actor:
         if self._number is None:
             raise RuntimeError("finish: no unroll was started")
         unroll = self._collect(self._number)
+        assert unroll is not None, "only a closed actor gives up"
         self._number = None
         return unroll
 
-    def _collect(self, number: int) -> Unroll:
-        unroll = self.collector.collect(number)
-        assert unroll is not None
-        return unroll
+    def _collect(self, number: int) -> Unroll | None:
+        return self.collector.collect(number)
 
     def close(self) -> None:
         """Give up what was started, and close the environments."""
@@ -96,39 +93,28 @@ class Actor:
 
 
 class ThreadedActor(Actor):
-    """Collects beside the learner, from `start` on."""
+    """Collects beside the learner, from `start` on.
+
+    No thread can be ended from outside: `close` and the program's end wait for a game that hangs in a step,
+    until they are interrupted too.
+    """
 
     def __init__(self, learner: Agent, collector: Collector) -> None:
         super().__init__(learner, collector)
-        self._asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._found: queue.SimpleQueue[Unroll | BaseException | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        # A daemon: should an environment never return, the program can still end.
-        self._thread = threading.Thread(target=self._work, name="actor", daemon=True)
-        self._thread.start()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="actor")
 
     def _begin(self, number: int) -> None:
         super()._begin(number)
-        self._asked.put(number)
+        self._found: Future[Unroll | None] = self._executor.submit(
+            self.collector.collect, number, lambda: not self._closing.is_set()
+        )
 
-    def _collect(self, number: int) -> Unroll:
-        found = self._found.get()
-        if isinstance(found, BaseException):
-            raise found
-        assert found is not None, "only a closed actor gives up"
-        return found
-
-    def _work(self) -> None:
-        while (number := self._asked.get()) is not None:
-            try:
-                self._found.put(self.collector.collect(number, lambda: not self._closing.is_set()))
-            except BaseException as error:
-                self._found.put(error)
+    def _collect(self, number: int) -> Unroll | None:
+        return self._found.result()
 
     def close(self) -> None:
         """Give up what was started, within a step, and close the environments."""
         self._closing.set()
-        self._asked.put(None)
-        self._thread.join(_PATIENCE)
-        if not self._thread.is_alive():
-            super().close()
+        self._executor.shutdown()
+        super().close()

@@ -3,7 +3,6 @@ import threading
 import pytest
 import torch
 
-from examples.rl import actors
 from examples.rl.actors import Actor, ThreadedActor
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
 from tests.examples.rl.test_rollouts import assert_same, collector
@@ -11,6 +10,9 @@ from tests.examples.rl.test_rollouts import assert_same, collector
 
 def actor(kind, environment=FakeEnvironment):
     return kind(fake_agent(1), collector(agent=fake_agent(2), kind=environment))
+
+
+each_kind = pytest.mark.parametrize("kind", [Actor, ThreadedActor])
 
 
 @pytest.fixture(params=[Actor, ThreadedActor])
@@ -81,7 +83,7 @@ class Broken(FakeEnvironment):
         return super().step(actions)
 
 
-@pytest.mark.parametrize("kind", [Actor, ThreadedActor])
+@each_kind
 def test_errors_reach_the_learner(kind):
     one = actor(kind, Broken)
     one.start(0)
@@ -106,11 +108,16 @@ class Waiting(FakeEnvironment):
         return super().step(actions)
 
 
-def test_it_plays_while_the_learner_computes():
+def waiting_for_its_third_step():
     one = actor(ThreadedActor, Waiting)
     environment = one.collector._blocks[0].environment
     one.start(0)
     assert environment.reached.wait(60), "nothing happens until it is asked"
+    return one, environment
+
+
+def test_it_plays_while_the_learner_computes():
+    one, environment = waiting_for_its_third_step()
     environment.may_go_on.set()
     one.finish()
     one.close()
@@ -143,29 +150,12 @@ def test_the_snapshot_is_taken_before_the_first_step():
 
 
 def test_closing_gives_up_within_a_step():
-    one = actor(ThreadedActor, Waiting)
-    environment = one.collector._blocks[0].environment
-    one.start(0)
-    environment.reached.wait(60)
-    one._closing.set()  # the first thing that `close` does; then the game goes on
-    environment.may_go_on.set()
+    one, environment = waiting_for_its_third_step()
+    threading.Timer(0.2, environment.may_go_on.set).start()
     one.close()
     assert environment.closed
     assert environment.steps == 3
-    assert not one._thread.is_alive()
-
-
-def test_closing_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(actors, "_PATIENCE", 0.05)
-    one = actor(ThreadedActor, Waiting)
-    environment = one.collector._blocks[0].environment
-    one.start(0)
-    environment.reached.wait(60)
-    one.close()
-    assert one._thread.daemon
-    assert not environment.closed, "closed under the hands of who plays it"
-    environment.may_go_on.set()
-    one._thread.join(60)
+    assert not any(thread.is_alive() for thread in one._executor._threads)
 
 
 def test_one_unroll_at_a_time(either):
