@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..training.run_folder import RunFolder
-from .acting import Policy, act, gumbel_noise
+from ..training.settings import flag
+from .acting import Acted, Policy
 from .environments import action_names, make_environment
-from .environments.vector import VectorEnvironment
+from .environments.vector import Step, VectorEnvironment
+from .episodes import play_episodes
 from .evaluate import load_run
 from .random_policy import RandomPolicy
 from .splits import TEST_LEVELS
@@ -53,14 +55,10 @@ class Sheet:
 
     def check(self) -> None:
         """Raise ValueError for numbers out of their range."""
-        for name, value, least in (
-            ("frames", self.frames, 1),
-            ("max-steps", self.max_steps, 1),
-            ("seed", self.seed, 0),
-            ("level", 0 if self.level is None else self.level, 0),
-        ):
-            if value < least:
-                raise ValueError(f"contact_sheet: --{name} must be at least {least}, got {value}")
+        for name, least in (("frames", 1), ("max_steps", 1), ("seed", 0), ("level", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"contact_sheet: {flag(name)} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -86,33 +84,25 @@ class Recording:
 def record_episode(
     policy: Policy, environment: VectorEnvironment, *, greedy: bool, seed: int, max_steps: int
 ) -> Recording:
-    """Play the first episode of an environment.
-
-    Parameters
-    ----------
-    policy : put into evaluation mode.
-    environment : a vector of one; it is reset.
-    greedy : take the most probable action; otherwise draw one.
-    seed : of the draws.
-    max_steps : to stop after.
-    """
-    policy.eval()
-    states = policy.initial_state(1)
-    step = environment.reset()
-    frames: list[np.ndarray] = []
-    actions, values, rewards = [], [], []
-    finished = False
-    while not finished and len(frames) < max_steps:
-        noise = None if greedy else gumbel_noise((1, environment.n_actions), seed, len(frames))
-        acted = act(policy, step.frame, step.reward, step.done, states, noise)
-        states = acted.states
-        frames.append(step.frame[0])
-        actions.append(acted.actions.item())
-        values.append(acted.values.item())
-        step = environment.step(acted.actions.numpy())
-        rewards.append(step.reward[0])
-        finished = bool(step.done[0])
-    return Recording(np.stack(frames), np.array(actions), np.array(values), np.array(rewards), finished)
+    """Play the first episode of an environment, a vector of one; the rest as for `play_episodes`."""
+    seen: list[tuple[Step, Acted, Step]] = []
+    episodes = play_episodes(
+        policy,
+        environment,
+        1,
+        greedy=greedy,
+        seed=seed,
+        max_steps=max_steps,
+        show=lambda *step: seen.append(step),
+    )
+    before, acted, after = zip(*seen, strict=True)
+    return Recording(
+        frames=np.concatenate([step.frame for step in before]),
+        actions=np.concatenate([step.actions for step in acted]),
+        values=np.concatenate([step.values for step in acted]),
+        rewards=np.concatenate([step.reward for step in after]),
+        finished=len(episodes.returns) == 1,
+    )
 
 
 def shown_steps(total: int, count: int) -> list[int]:
@@ -125,14 +115,8 @@ def draw_sheet(
 ) -> None:
     """Draw frames with time, action, value and reward, and below them values and rewards of every step.
 
-    The reward below a frame is what came from this step to the next frame that is shown.
-
-    Parameters
-    ----------
-    recording : what is drawn.
-    names : of the actions.
-    frames : how many are shown.
-    title, path : of the picture.
+    The reward below a frame is what came from this step to the next frame that is shown. ``names`` are the
+    actions'; ``frames``, how many are shown.
     """
     total = len(recording.frames)
     shown = shown_steps(total, frames)

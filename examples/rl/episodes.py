@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .acting import Policy, act, gumbel_noise
-from .environments.vector import VectorEnvironment
+from .acting import Acted, Policy, act, gumbel_noise
+from .environments.vector import Step, VectorEnvironment
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def play_episodes(
     *,
     greedy: bool,
     seed: int,
+    max_steps: int | None = None,
     tell: Callable[[int], object] = lambda ended: None,
+    show: Callable[[Step, Acted, Step], object] = lambda before, acted, after: None,
 ) -> Episodes:
     """Play ``count`` episodes: of each of the B environments the first ``count / B``.
 
@@ -51,11 +53,13 @@ def play_episodes(
     count : E.
     greedy : take the most probable action; otherwise draw one.
     seed : of the actions that are drawn.
+    max_steps : to stop after, whether or not all have ended.
     tell : is told how many episodes ended in each step.
+    show : is shown each step: what was seen, what was done in unfinished rows, and what came of it.
 
     Returns
     -------
-    The episodes, ordered by environment, and in each by time.
+    The episodes that ended, ordered by environment, and in each by time.
 
     Raises
     ------
@@ -73,8 +77,9 @@ def play_episodes(
     states = policy.initial_state(B)
     step = environment.reset()
     busy = np.arange(B)
-    steps = 0
-    while len(busy):
+    for steps in itertools.count() if max_steps is None else range(max_steps):
+        if not len(busy):
+            break
         noise = None if greedy else gumbel_noise((B, environment.n_actions), seed, steps)[busy]
         carried = [state[busy] for state in states]
         acted = act(policy, step.frame[busy], step.reward[busy], step.done[busy], carried, noise)
@@ -82,12 +87,14 @@ def play_episodes(
             state[busy] = new
         actions = np.zeros(B, np.int64)  # whatever, where all that count are played
         actions[busy] = acted.actions
-        step = environment.step(actions)
-        steps += 1
+        before, step = step, environment.step(actions)
+        show(before, acted, step)
         ended = busy[step.done[busy]]
         for row in ended:
             played[row].append((float(step.episode_return[row]), int(step.episode_length[row])))
         tell(len(ended))
         busy = np.flatnonzero([len(of_one) < most for of_one, most in zip(played, wanted, strict=True)])
-    returns, lengths = zip(*itertools.chain.from_iterable(played), strict=True)
-    return Episodes(np.array(returns, np.float64), np.array(lengths, np.int64))
+    found = list(itertools.chain.from_iterable(played))
+    return Episodes(
+        np.array([gained for gained, _ in found], np.float64), np.array([n for _, n in found], np.int64)
+    )

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import re
 import shutil
 from pathlib import Path
@@ -70,39 +71,32 @@ def test_the_frames_that_were_asked_for_are_seen_in_their_order(tmp_path, T, cou
 
 
 def test_which_steps_are_shown():
-    assert shown_steps(5, 24) == [0, 1, 2, 3, 4]
     assert shown_steps(101, 5) == [0, 25, 50, 75, 100]
     assert shown_steps(9, 1) == [0]
-    for total in range(1, 40):
-        for count in range(2, 12):
-            steps = shown_steps(total, count)
-            assert steps[0] == 0
-            assert steps[-1] == total - 1
-            assert len(set(steps)) == len(steps) == min(total, count)
-            gaps = np.diff(steps)
-            assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    for total, count in itertools.product(range(1, 40), range(2, 12)):
+        steps = shown_steps(total, count)
+        assert (steps[0], steps[-1]) == (0, total - 1)
+        assert len(set(steps)) == len(steps) == min(total, count)
+        assert np.ptp(np.diff(steps)) <= 1 if total > 1 else steps == [0]
 
 
-def texts_of(monkeypatch, tmp_path, **options) -> tuple[str, list[tuple[str, str, str]]]:
-    """The title, and of each frame its title, what is below it, and in which colour."""
-    figures, save = [], contact_sheet.Figure.savefig
-
-    def saving(figure, *given, **named):
-        figures.append(figure)
-        save(figure, *given, **named)
-
-    monkeypatch.setattr(contact_sheet.Figure, "savefig", saving)
-    draw_sheet(names=("left", "right"), title="game", path=tmp_path / "sheet.png", **options)
+def texts_of(monkeypatch, recording: Recording) -> tuple[str, list[tuple[str, str, str]]]:
+    """The title, and of each of three frames its title, what is below it, and in which colour."""
+    figures = []
+    monkeypatch.setattr(
+        contact_sheet.Figure, "savefig", lambda figure, *given, **named: figures.append(figure)
+    )
+    draw_sheet(recording, names=("left", "right"), title="game", frames=3, path=Path("not written"))
     [figure] = figures
     return figure.get_suptitle(), [
         (axes.get_title(), axes.get_xlabel(), axes.xaxis.label.get_color()) for axes in figure.axes
     ]
 
 
-def test_below_a_frame_are_action_value_and_what_came_until_the_next(monkeypatch, tmp_path):
+def test_below_a_frame_are_action_value_and_what_came_until_the_next(monkeypatch):
     """Frames 0, 2 and 5; rewards -1, 10 and 100 after steps 1, 3 and 5."""
     rewards = np.array([0, -1.0, 0, 10, 0, 100])
-    title, texts = texts_of(monkeypatch, tmp_path, recording=recording(6, rewards=rewards), frames=3)
+    title, texts = texts_of(monkeypatch, recording(6, rewards=rewards))
     assert title == "game: 6 steps, return 109"
     assert [text[:2] for text in texts[:3]] == [
         ("t = 0", "left\nV 0.00   r -1"),
@@ -113,8 +107,8 @@ def test_below_a_frame_are_action_value_and_what_came_until_the_next(monkeypatch
     assert texts[1][2] == texts[2][2] == contact_sheet._GAIN
 
 
-def test_an_episode_that_was_broken_off_says_so(monkeypatch, tmp_path):
-    title, _ = texts_of(monkeypatch, tmp_path, recording=recording(3, finished=False), frames=3)
+def test_an_episode_that_was_broken_off_says_so(monkeypatch):
+    title, _ = texts_of(monkeypatch, recording(3, finished=False))
     assert title == "game: 3 steps, return 1 so far"
 
 
@@ -122,10 +116,7 @@ def test_an_episode_that_was_broken_off_says_so(monkeypatch, tmp_path):
 def test_the_recording_is_the_first_episode(greedy):
     agent = decided_agent()
     found = record_episode(agent, FakeEnvironment(1), greedy=greedy, seed=4, max_steps=100)
-    expected = play_episodes(agent, FakeEnvironment(1), 1, greedy=greedy, seed=4)
     assert found.finished
-    assert len(found.frames) == len(found.actions) == len(found.values) == expected.lengths[0]
-    assert found.rewards.sum() == expected.returns[0]
     replay = FakeEnvironment(1)
     step = replay.reset()
     for frame, action, reward in zip(found.frames, found.actions, found.rewards, strict=True):
@@ -133,6 +124,7 @@ def test_the_recording_is_the_first_episode(greedy):
         step = replay.step(np.array([action]))
         assert step.reward[0] == reward
     assert step.done[0]
+    assert step.episode_length[0] == len(found.values)
     T = len(found.frames)
     before = torch.tensor([[0, *found.rewards[:-1]]])
     output, _ = agent(torch.from_numpy(found.frames)[None], before, torch.arange(T)[None] == 0)
@@ -150,8 +142,7 @@ def test_recording_stops_after_the_steps_that_were_allowed():
 def test_a_sheet_of_a_run(folder, capsys):
     path = main(Sheet(run=folder, seed=3))
     assert path == folder / "contact_sheet.png"
-    with Image.open(path) as image:
-        assert image.size[0] > 500
+    assert path.is_file()
     [expected] = play_episodes(
         load_run(contact_sheet.RunFolder(folder)).agent,
         make_environment("cue", 1, 3),
