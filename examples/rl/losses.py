@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .vtrace import vtrace
+from .vtrace import check_shapes, vtrace
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,20 @@ def actor_critic_losses(
     ------
     ValueError : for shapes that do not fit.
     """
-    _check_shapes(logits, values, rewards, dones, actions, behaviour_logits)
+    if logits.ndim != 3 or logits.shape[1] < 2:
+        raise ValueError(
+            f"actor_critic_losses: logits: expected shape (B, T + 1 >= 2, A), got {tuple(logits.shape)}"
+        )
+    B, steps, A = logits.shape
+    check_shapes(
+        f"beside logits {tuple(logits.shape)}",
+        "actor_critic_losses",
+        values=(values, (B, steps)),
+        rewards=(rewards, (B, steps)),
+        dones=(dones, (B, steps)),
+        actions=(actions, (B, steps - 1)),
+        behaviour_logits=(behaviour_logits, (B, steps - 1, A)),
+    )
     log_policy = F.log_softmax(logits[:, :-1], dim=-1)
     log_taken = _of_actions(log_policy, actions)
     log_behaviour = _of_actions(F.log_softmax(behaviour_logits, dim=-1), actions)
@@ -112,30 +124,3 @@ def actor_critic_losses(
 def _of_actions(log_probabilities: Tensor, actions: Tensor) -> Tensor:
     """(B, T, A) and (B, T) -> (B, T)."""
     return log_probabilities.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-
-def _check_shapes(
-    logits: Tensor,
-    values: Tensor,
-    rewards: Tensor,
-    dones: Tensor,
-    actions: Tensor,
-    behaviour_logits: Tensor,
-) -> None:
-    if logits.ndim != 3 or logits.shape[1] < 2:
-        raise ValueError(
-            f"actor_critic_losses: logits: expected shape (B, T + 1 >= 2, A), got {tuple(logits.shape)}"
-        )
-    B, steps, A = logits.shape
-    for name, tensor, shape in (
-        ("values", values, (B, steps)),
-        ("rewards", rewards, (B, steps)),
-        ("dones", dones, (B, steps)),
-        ("actions", actions, (B, steps - 1)),
-        ("behaviour_logits", behaviour_logits, (B, steps - 1, A)),
-    ):
-        if tensor.shape != torch.Size(shape):
-            raise ValueError(
-                f"actor_critic_losses: {name}: expected shape {shape}, beside logits "
-                f"{tuple(logits.shape)}, got {tuple(tensor.shape)}"
-            )

@@ -77,7 +77,17 @@ def vtrace(
     >>> vtrace(0 * one, 0.5 * one, one, 0 * one, torch.tensor([4.0])).targets
     tensor([[2.5000, 3.0000]])
     """
-    _check_shapes(log_rhos, discounts, rewards, values, bootstrap_value)
+    if log_rhos.ndim != 2 or log_rhos.shape[1] == 0:
+        raise ValueError(f"vtrace: log_rhos: expected shape (B, T >= 1), got {tuple(log_rhos.shape)}")
+    B_T = log_rhos.shape
+    check_shapes(
+        f"beside log_rhos {tuple(B_T)}",
+        "vtrace",
+        discounts=(discounts, B_T),
+        rewards=(rewards, B_T),
+        values=(values, B_T),
+        bootstrap_value=(bootstrap_value, B_T[:1]),
+    )
     with torch.no_grad():
         rhos = log_rhos.exp()
         following = torch.cat([values[:, 1:], bootstrap_value.unsqueeze(1)], dim=1)
@@ -95,19 +105,10 @@ def vtrace(
     return VTrace(targets, advantages)
 
 
-def _check_shapes(
-    log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor
-) -> None:
-    if log_rhos.ndim != 2 or log_rhos.shape[1] == 0:
-        raise ValueError(f"vtrace: log_rhos: expected shape (B, T >= 1), got {tuple(log_rhos.shape)}")
-    for name, tensor, shape in (
-        ("discounts", discounts, log_rhos.shape),
-        ("rewards", rewards, log_rhos.shape),
-        ("values", values, log_rhos.shape),
-        ("bootstrap_value", bootstrap_value, log_rhos.shape[:1]),
-    ):
-        if tensor.shape != shape:
+def check_shapes(beside: str, operation: str, **expected: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Raise ValueError for the first of the tensors, by name, that has not the shape beside it."""
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != torch.Size(shape):
             raise ValueError(
-                f"vtrace: {name}: expected shape {tuple(shape)}, beside log_rhos "
-                f"{tuple(log_rhos.shape)}, got {tuple(tensor.shape)}"
+                f"{operation}: {name}: expected shape {tuple(shape)}, {beside}, got {tuple(tensor.shape)}"
             )

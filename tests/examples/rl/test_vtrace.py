@@ -1,6 +1,5 @@
 """V-trace against its definition, the sum over products, written out, and against TorchRL's."""
 
-import itertools
 import math
 
 import numpy as np
@@ -12,16 +11,9 @@ from examples.rl.vtrace import vtrace
 
 
 def by_definition(
-    log_rhos,
-    discounts,
-    rewards,
-    values,
-    bootstrap_value,
-    lambda_=1.0,
-    rho_bar=1.0,
-    c_bar=1.0,
-    pg_rho_bar=1.0,
-):
+    log_rhos, discounts, rewards, values, bootstrap_value,
+    lambda_=1.0, rho_bar=1.0, c_bar=1.0, pg_rho_bar=1.0,
+):  # fmt: skip
     """Equation 1 of Espeholt et al. 2018, one number at a time; the discount of each step its own."""
     B, T = log_rhos.shape
     targets, advantages = np.zeros((B, T + 1)), np.zeros((B, T))
@@ -60,25 +52,21 @@ def ours(given: dict[str, np.ndarray], **options: float):
     return found.targets.numpy(), found.advantages.numpy()
 
 
-OPTIONS = [
-    {},
-    {"lambda_": 0.7},
-    {"rho_bar": 2.0, "c_bar": 0.5, "pg_rho_bar": 1.5},
-    {"rho_bar": 0.5, "c_bar": 2.0, "pg_rho_bar": 3.0, "lambda_": 0.3},
-    {"rho_bar": math.inf, "c_bar": math.inf, "pg_rho_bar": math.inf},
-    {"lambda_": 0.0},
-]
-
-
-@pytest.mark.parametrize(("T", "options"), list(itertools.product([1, 2, 7, 20], OPTIONS)))
+@pytest.mark.parametrize(
+    ("T", "options"),
+    [
+        (1, {"lambda_": 0.7, "rho_bar": 2.0}),
+        (2, {}),
+        (7, {"rho_bar": 2.0, "c_bar": 0.5, "pg_rho_bar": 1.5}),
+        (20, {"rho_bar": 0.5, "c_bar": 2.0, "pg_rho_bar": 3.0, "lambda_": 0.3}),
+        (20, {"rho_bar": math.inf, "c_bar": math.inf, "pg_rho_bar": math.inf}),
+        (7, {"lambda_": 0.0}),
+    ],
+)
 def test_against_the_sum_over_products(T, options):
     given = data(T)
-    assert (given["log_rhos"] > 0).any()
-    assert (given["log_rhos"] < 0).any()
-    expected_targets, expected_advantages = by_definition(**given, **options)
-    targets, advantages = ours(given, **options)
-    np.testing.assert_allclose(targets, expected_targets, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(advantages, expected_advantages, rtol=1e-12, atol=1e-12)
+    expected = by_definition(**given, **options)
+    np.testing.assert_allclose(ours(given, **options), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("rho_bar", "c_bar"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0)])
@@ -101,11 +89,12 @@ def test_against_torchrl(rho_bar, c_bar):
     torch.testing.assert_close(found.advantages, advantages[..., 0], rtol=1e-12, atol=1e-12)
 
 
-def test_data_has_ends_of_episodes_in_the_middle_and_last():
-    discounts = data(20)["discounts"]
-    assert (discounts[:, :-1] == 0).any()
-    assert (discounts[:, -1] == 0).any()
-    assert (discounts[:, -1] > 0).any()
+def test_data_has_weights_on_both_sides_of_1_and_ends_in_the_middle_and_last():
+    given = data(20)
+    assert given["log_rhos"].min() < 0 < given["log_rhos"].max()
+    ends = given["discounts"] == 0
+    assert ends[:, :-1].any()
+    assert 0 < ends[:, -1].sum() < 5
 
 
 def test_nothing_crosses_the_end_of_an_episode():
