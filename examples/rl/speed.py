@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks import timing
-
 from ..training.freed_memory import keep_freed_memory
 from ..training.program import use_threads
 from ..training.run_folder import write_json
-from .environments import make_environment
+from .division import Block
 from .losses import actor_critic_losses
 from .presets import PRESETS
+from .rollouts import Collector, Rows
 from .settings import Settings
-from .train import make_agent
+from .train import make_agent, make_games
 from .trainer import make_optimizer
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Time the parts of an update, each by itself, on the frames of a game played at random.
+    """Time updates of agents that act and learn in turn, and say what takes the time.
 
-    Acting is one call per step of all environments; learning is one call per unroll, its losses, its
-    gradients and a step of the optimiser. Both are timed a second time with features that are there
-    already: the difference is the encoder's. Of what is left, the share of the self-referential operator is
-    read from the profiler.
+    Each round is an update: an unroll is played, then follow its losses, its gradients and a step of the
+    optimiser. In training the actor plays while the learner computes, which takes less on two cores.
     """
 
     presets: tyro.conf.Positional[tuple[str, ...]] = ("starpilot-srwm", "starpilot-feedforward")
     """Settings of agents; see python -m examples.rl.train --help."""
     rounds: int = 5
-    """Of all parts in turn; the figures are medians."""
+    """Updates that are timed; the figures are medians."""
     threads: int = 1
     """Threads of PyTorch, the operator and the games."""
     output: Path = Path("runs/speed.json")
@@ -56,132 +53,84 @@ class Speed:
                 raise ValueError(f"speed: --{name} must be at least 1, got {getattr(self, name)}")
 
 
-def measure(options: Speed, settings: Settings) -> dict[str, Any]:
-    """Time per frame of each part, the shares, and frames per second of all parts one after the other.
+class _Stopwatch:
+    """Sums the time that a module takes, forwards and backwards, in seconds.
 
-    In training the actor plays while the learner computes, which takes less where there are two cores.
+    Its gradients must be the last that are computed, as those of what reads the frames are.
     """
-    B, L = settings.batch_size, settings.unroll + 1
-    environment = make_environment(
-        settings.games,
-        B,
-        settings.seed,
-        mode=settings.mode,
-        levels=(settings.start_level, settings.levels),
-        threads=options.threads,
-    )
-    rng = np.random.default_rng(settings.seed)
 
-    def play() -> Any:
-        return environment.step(rng.integers(environment.n_actions, size=B))
+    def __init__(self, module: nn.Module) -> None:
+        self.total, self._start = 0.0, 0.0
+        module.register_forward_pre_hook(self.begin)
+        module.register_forward_hook(self._go_on)
 
+    def begin(self, *_: object) -> None:
+        self._start = time.perf_counter()
+
+    def end(self) -> None:
+        self.total += time.perf_counter() - self._start
+
+    def _go_on(self, module: nn.Module, given: object, output: Tensor) -> None:
+        self.end()
+        if output.requires_grad:
+            output.register_hook(self.begin)
+
+
+def measure(settings: Settings, rounds: int) -> dict[str, Any]:
+    """Time per frame of each part of an update, the shares, and frames per second of all parts in turn."""
+    B = settings.batch_size
+    games = make_games(settings, Block(0, B), settings.seed)
     try:
-        steps = [environment.reset(), *(play() for _ in range(L - 1))]
         torch.manual_seed(settings.seed)
-        agent = make_agent(settings, environment)
-        frames, rewards, dones = (
-            torch.from_numpy(np.stack([getattr(step, name) for step in steps], axis=1))
-            for name in ("frame", "reward", "done")
-        )
-        actions = torch.from_numpy(rng.integers(environment.n_actions, size=(B, L - 1)))
-        states = agent.initial_state(B)
+        agent = make_agent(settings, games)
         optimizer = make_optimizer(agent, settings, learning_rate=0.0)  # all of its work; the weights stay
+        collector = Collector(
+            [games], agent, unroll=settings.unroll, seed=settings.seed, rows=Rows(0, B, B)
+        )
+        encoding = _Stopwatch(agent.encoder)
 
-        @torch.no_grad()
-        def act() -> None:
-            agent(frames[:, :1], rewards[:, :1], dones[:, :1], states)
-
-        def learn() -> None:
-            agent.zero_grad()
-            output, _ = agent(frames, rewards, dones, states, return_states=False)
+        def update(number: int) -> dict[str, float]:
+            start, encoding.total = time.perf_counter(), 0.0
+            unroll = collector.collect(number)
+            assert unroll is not None
+            seen = (unroll.rewards, unroll.dones)
+            output, _ = agent(unroll.frames, *seen, unroll.states, return_states=False)
             losses = actor_critic_losses(
                 output.logits,
                 output.values,
-                rewards,
-                dones,
-                actions,
-                output.logits[:, :-1].detach(),
+                *seen,
+                unroll.actions,
+                unroll.behaviour_logits,
                 settings.loss_constants,
             )
+            optimizer.zero_grad()
             losses.total.backward()
+            encoding.end()
             torch.nn.utils.clip_grad_norm_(agent.parameters(), settings.clip or math.inf)
             optimizer.step()
+            played, acted = unroll.environment_seconds, unroll.acting_seconds
+            learnt = time.perf_counter() - start - played - acted
+            return {"environment": played, "acting": acted, "learning": learnt, "encoder": encoding.total}
 
-        with torch.no_grad():
-            seen = _Seen(agent.encoder(frames.flatten(0, 1)))
-
-        def blind(call: Callable[[], None]) -> Callable[[], None]:
-            def blind_call() -> None:
-                encoder = agent.encoder
-                agent.register_module("encoder", seen)
-                try:
-                    call()
-                finally:
-                    agent.register_module("encoder", encoder)
-
-            return blind_call
-
-        blind_act, blind_learn = blind(act), blind(learn)
-        found = timing.medians(
-            {
-                "environment": play,
-                "acting": act,
-                "acting_without_encoder": blind_act,
-                "learning": learn,
-                "learning_without_encoder": blind_learn,
-            },
-            options.rounds,
-            label=str(settings.preset),
-        )
+        # Without Kineto, which is for devices and writes to the terminal.
+        with torch.autograd.profiler.profile(use_kineto=False) as profile:
+            update(0)
+        updates = [update(number) for number in range(1, rounds + 1)]
     finally:
-        environment.close()
-    per_frame = {
-        name: taken / (B * (settings.unroll if name.startswith("learning") else 1))
-        for name, taken in found.items()
-    }
-    whole = per_frame["environment"] + per_frame["acting"] + per_frame["learning"]
-    acting, learning = (per_frame[f"{part}_without_encoder"] for part in ("acting", "learning"))
-    operator = acting * _operator_share(blind_act) + learning * _operator_share(blind_learn)
+        games.close()
+    taken = {name: median(parts[name] for parts in updates) for name in updates[0]}
+    operators = [event for event in profile.key_averages() if event.key.startswith("srwm::")]
+    taken["operator"] = 1e-6 * sum(event.self_cpu_time_total for event in operators)
+    whole = taken["environment"] + taken["acting"] + taken["learning"]
+    shares = {part: taken[part] / whole for part in ("environment", "encoder", "operator")}
+    frames = B * settings.unroll
     return {
         "core": settings.core,
         "games": list(settings.games),
-        "microseconds_per_frame": {name: 1e6 * value for name, value in per_frame.items()},
-        "frames_per_second": 1 / whole,
-        "shares": {
-            "environment": per_frame["environment"] / whole,
-            "encoder": 1 - (per_frame["environment"] + acting + learning) / whole,
-            "operator": operator / whole,
-            "rest": (acting + learning - operator) / whole,
-        },
+        "microseconds_per_frame": {name: 1e6 * seconds / frames for name, seconds in taken.items()},
+        "frames_per_second": frames / whole,
+        "shares": {**shares, "rest": 1 - sum(shares.values())},
     }
-
-
-class _Seen(nn.Module):
-    """In the place of an encoder: the features of its first frames, known beforehand.
-
-    Parameters
-    ----------
-    features : (N, F); learning computes a gradient for them, as for an encoder's.
-    """
-
-    def __init__(self, features: Tensor) -> None:
-        super().__init__()
-        self.features = nn.Parameter(features)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (n, C, H, W) -> (n, F)."""
-        return self.features[: len(frames)]
-
-
-def _operator_share(call: Any) -> float:
-    """Of the time of a call, what passes in the operators of srwm."""
-    # Without Kineto, which is for devices and writes to the terminal.
-    with torch.autograd.profiler.profile(use_kineto=False) as profile:
-        call()
-    events = profile.key_averages()
-    taken = sum(event.self_cpu_time_total for event in events)
-    ours = sum(event.self_cpu_time_total for event in events if event.key.startswith("srwm::"))
-    return float(ours / taken)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -208,7 +157,10 @@ def main(options: Speed) -> dict[str, Any]:
     results = {
         "threads": options.threads,
         "rounds": options.rounds,
-        "agents": {preset: measure(options, PRESETS[preset]) for preset in options.presets},
+        "agents": {
+            preset: measure(replace(PRESETS[preset], environment_threads=options.threads), options.rounds)
+            for preset in options.presets
+        },
     }
     write_json(options.output, results)
     print(table(results))
