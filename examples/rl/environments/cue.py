@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .actions import check_actions
-from .vector import Step
+from .vector import Step, check_actions
 
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 _PIXELS = np.array(

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .actions import check_actions
-from .vector import Step
+from .vector import Step, check_actions
 
 Mode = Literal["easy", "hard", "extreme", "memory", "exploration"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.rl.environments.vector import Step
+from examples.rl.environments.vector import Step, check_actions
 
 
 class FakeEnvironment:
@@ -27,9 +27,7 @@ class FakeEnvironment:
         self.names = tuple(games[(first + row) % len(games)] for row in range(count))
         self.closed = False
         self.steps = 0
-        self._episode = np.zeros(count, np.int64)
-        self._age = np.zeros(count, np.int64)
-        self._return = np.zeros(count)
+        self.last: Step | None = None
 
     def _drawn(self, row: int) -> tuple[int, int]:
         """The corner and the length of the episode that an environment is in."""
@@ -47,6 +45,8 @@ class FakeEnvironment:
         return frame
 
     def reset(self) -> Step:
+        self._episode, self._age = np.zeros((2, self.count), np.int64)
+        self._return = np.zeros(self.count)
         self.last = Step(
             self._frame(),
             np.zeros(self.count, np.float32),
@@ -57,8 +57,9 @@ class FakeEnvironment:
         return self.last
 
     def step(self, actions: np.ndarray) -> Step:
-        assert actions.shape == (self.count,)
-        assert actions.dtype == np.int64
+        check_actions(actions, self.count, self.n_actions)
+        if self.last is None:
+            raise ValueError("step: no episode has begun; call reset first")
         self.steps += 1
         corners, lengths = np.array([self._drawn(row) for row in range(self.count)]).T
         reward = np.where(actions == corners, 2.0, -0.5)

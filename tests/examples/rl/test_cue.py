@@ -1,4 +1,4 @@
-"""The built-in task of memory, and what every environment owes to the protocol."""
+"""The built-in task of memory."""
 
 import itertools
 
@@ -7,22 +7,9 @@ import pytest
 
 from examples.rl.environments.cue import COLOURS, CueEnvironment
 from examples.rl.environments.vector import Step
+from tests.examples.rl.test_environments import assert_same, drawing, play
 
-FIELDS = ("frame", "reward", "done", "episode_return", "episode_length")
 RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
-
-
-def play(environment, policy, steps: int) -> list[Step]:
-    """The first step and those that follow; a policy says from a step what to do."""
-    found = [environment.reset()]
-    for _ in range(steps):
-        found.append(environment.step(policy(found[-1])))
-    return found
-
-
-def drawing(environment, seed=0):
-    rng = np.random.default_rng(seed)
-    return lambda step: rng.integers(environment.n_actions, size=environment.count)
 
 
 class Remembering:
@@ -45,58 +32,17 @@ def kind_of(frame: np.ndarray) -> str:
     return kinds[corner]
 
 
-def assert_same(one: Step, other: Step, rows=slice(None)) -> None:
-    for name in FIELDS:
-        np.testing.assert_array_equal(
-            getattr(one, name), getattr(other, name)[rows], err_msg=name, strict=True
-        )
-
-
 def episodes_of(steps: list[Step], row: int) -> list[list[np.ndarray]]:
     """The frames of each whole episode of an environment."""
     firsts = [t for t, step in enumerate(steps) if step.done[row]]
     return [[step.frame[row] for step in steps[a:b]] for a, b in itertools.pairwise(firsts)]
 
 
-def test_every_step_is_of_the_protocols_shapes_and_types():
-    environment = CueEnvironment(3, 0)
-    assert (environment.count, environment.n_actions) == (3, 4)
-    assert environment.names == ("cue",) * 3
-    for step in play(environment, drawing(environment), 5):
-        assert (step.frame.shape, step.frame.dtype) == ((3, *environment.frame_shape), np.uint8)
-        assert (step.reward.shape, step.reward.dtype) == ((3,), np.float32)
-        assert (step.done.shape, step.done.dtype) == ((3,), np.bool_)
-        assert (step.episode_return.shape, step.episode_return.dtype) == ((3,), np.float64)
-        assert (step.episode_length.shape, step.episode_length.dtype) == ((3,), np.int64)
-
-
-def test_the_very_first_step():
-    first = CueEnvironment(3, 0).reset()
-    assert first.done.all()
-    assert not first.reward.any()
-    assert np.isnan(first.episode_return).all()
-    assert not first.episode_length.any()
-
-
-def test_returns_and_lengths_are_sums_and_told_at_the_end_alone():
+def test_rewards_are_0_or_1_at_an_episodes_end():
     environment = CueEnvironment(5, 1)
-    steps = play(environment, drawing(environment), 200)
-    ended, rewarded = 0, set()
-    for row in range(5):
-        total, length = 0.0, 0
-        for step in steps[1:]:
-            total, length = total + step.reward[row], length + 1
-            if step.done[row]:
-                assert step.episode_return[row] == total
-                assert step.episode_length[row] == length
-                rewarded.add(total)
-                total, length, ended = 0.0, 0, ended + 1
-            else:
-                assert step.reward[row] == 0
-                assert np.isnan(step.episode_return[row])
-                assert step.episode_length[row] == 0
-    assert ended > 100
-    assert rewarded == {0.0, 1.0}
+    steps = play(environment, drawing(environment), 200)[1:]
+    assert not any(step.reward[~step.done].any() for step in steps)
+    assert {value for step in steps for value in step.reward[step.done].tolist()} == {0, 1}
 
 
 def test_an_episode_is_a_cue_distractors_and_a_question_and_the_next_follows_at_once():
@@ -154,27 +100,9 @@ def test_who_remembers_nothing_succeeds_by_chance(n_cues):
         assert abs(returns.mean() - chance) < 4 * np.sqrt(chance * (1 - chance) / len(returns)), policy
 
 
-def test_an_episode_is_a_function_of_seed_and_environment_whatever_the_number():
-    one, other = CueEnvironment(2, 6), CueEnvironment(7, 6)
-    few, many = (play(e, lambda step, e=e: np.zeros(e.count, np.int64), 60) for e in (one, other))
-    for mine, theirs in zip(few, many, strict=True):
-        assert_same(mine, theirs, rows=slice(2))
-    later = play(CueEnvironment(3, 6, first=4), lambda step: np.zeros(3, np.int64), 60)
-    for mine, theirs in zip(later, many, strict=True):
-        assert_same(mine, theirs, rows=slice(4, 7))
-    again = play(CueEnvironment(2, 7), lambda step: np.zeros(2, np.int64), 60)
-    assert any((a.frame != b.frame).any() for a, b in zip(few, again, strict=True)), "the seed says nothing"
-    assert any((step.frame[0] != step.frame[1]).any() for step in few), "all environments are the same"
-    episodes = {tuple(frame.tobytes() for frame in frames) for frames in episodes_of(few, 0)}
-    assert len(episodes) > 3, "all episodes are the same"
-
-
-def test_reset_begins_again():
-    environment = CueEnvironment(3, 8)
-    first = environment.reset()
-    for _ in range(17):
-        environment.step(np.zeros(3, np.int64))
-    assert_same(environment.reset(), first)
+def test_episodes_differ():
+    steps = play(CueEnvironment(2, 6), lambda step: np.zeros(2, np.int64), 60)
+    assert len({tuple(frame.tobytes() for frame in frames) for frames in episodes_of(steps, 0)}) > 3
 
 
 @pytest.mark.parametrize("steps", [0, 1, 13])
@@ -237,25 +165,7 @@ def test_numbers_out_of_range(options, message):
         CueEnvironment(**({"count": 2, "seed": 0} | options))
 
 
-@pytest.mark.parametrize(
-    ("actions", "message"),
-    [
-        (np.zeros(3, np.int64), r"actions must be \(2,\) integers, .* got \(3,\) of int64"),
-        (np.zeros(2), r"actions must be \(2,\) integers, .* got \(2,\) of float64"),
-        (np.array([0, 4]), "actions must be from 0 to 3, got 0 to 4"),
-        (np.array([-1, 3]), "actions must be from 0 to 3, got -1 to 3"),
-    ],
-)
-def test_actions_that_do_not_exist(actions, message):
-    environment = CueEnvironment(2, 0)
-    environment.reset()
-    with pytest.raises(ValueError, match=message):
-        environment.step(actions)
-
-
-def test_nothing_before_the_first_reset():
-    with pytest.raises(ValueError, match="step: no episode has begun; call reset first"):
-        CueEnvironment(2, 0).step(np.zeros(2, np.int64))
+def test_no_state_before_the_first_reset():
     with pytest.raises(ValueError, match="state: no episode has begun; call reset first"):
         CueEnvironment(2, 0).state()
 
