@@ -46,8 +46,8 @@ def _curves_and_accuracies(compared: list[dict[str, Any]]) -> Figure:
         entries = [entry for entry in compared if entry["summary"]["k_shot"] == k_shot]
         curves, dots = figure.add_subplot(grid[row, 0]), figure.add_subplot(grid[row, 1])
         for entry, colour in zip(entries, _COLOURS, strict=False):
-            steps = [line["step"] for line in entry["runs"][0]["validation"]]
-            accuracies = np.array([[v["accuracy"] for v in run["validation"]] for run in entry["runs"]])
+            steps = [line["step"] for line in entry["runs"][0]["curve"]]
+            accuracies = np.array([[v["accuracy"] for v in run["curve"]] for run in entry["runs"]])
             curves.plot(steps, accuracies.mean(axis=0), color=colour, label=entry["label"], marker=".")
             curves.fill_between(
                 steps, accuracies.min(axis=0), accuracies.max(axis=0), color=colour, alpha=0.18, linewidth=0

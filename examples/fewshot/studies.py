@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from .presets import PRESETS
-from .settings import build_learner
+from ..training import experiments
+from ..training.experiments import Results, mean_over, row_label
+from ..training.run_folder import read_json
+from .comparison_plots import draw_comparison
+from .evaluate import Evaluation
+from .presets import PRESETS, command
+from .settings import Settings, build_learner
 
 _CORES = {"srwm": "SRWM", "deltanet": "DeltaNet", "lstm": "LSTM", "fake-sr": "fake SR"}
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(experiments.Study[Settings]):
     """A comparison of presets, each run with several seeds.
 
     Attributes
     ----------
-    title : of the picture.
-    presets : preset -> what its line and row are called.
-    leader : the preset whose encoder, of the same seed, all others take.
     k_shots : numbers of labelled examples to evaluate with; none for the run's own evaluation.
     """
 
-    title: str
-    presets: Mapping[str, str]
-    leader: str
     k_shots: tuple[int, ...] = ()
 
-    def encoder_of(self, preset: str) -> str | None:
-        """The preset whose encoder this one takes; None if it trains one itself."""
-        return None if preset == self.leader else self.leader
+    def facts(self) -> dict[str, Any]:
+        return {"k_shots": list(self.k_shots)} if self.k_shots else {}
 
-    @staticmethod
-    def parameters(preset: str) -> int:
-        """Trainable parameters of a preset's learner."""
-        return sum(parameter.numel() for parameter in build_learner(PRESETS[preset]).parameters())
+    def of_seed(self, row: Settings, seed: int, threads: int, leader: Path | None) -> Settings:
+        return replace(row, seed=seed, threads=threads, encoder_from=leader)
 
-    def table(self, results: dict[str, Any]) -> str:
+    def programs(self, settings: Settings) -> list[str]:
+        training = command(settings)  # which evaluates the run too
+        if not self.k_shots:
+            return [training]
+        evaluation = ["python", "-m", "examples.fewshot.evaluate", str(settings.folder)]
+        evaluation += ["--k-shots", *map(str, self.k_shots), "--threads", str(settings.threads)]
+        return [training, shlex.join(evaluation)]
+
+    def evaluation(self, settings: Settings) -> Path:
+        evaluation = Evaluation(runs=(settings.folder,), k_shots=self.k_shots)
+        return settings.folder / evaluation.file(settings)
+
+    def read(self, settings: Settings, reports: list[dict[str, Any]]) -> dict[str, Any]:
+        validations = [line for line in reports if line["split"] == "validation"]
+        return {
+            "result": read_json(self.evaluation(settings)),
+            "curve": [{key: line[key] for key in ("step", "seconds", "accuracy")} for line in validations],
+        }
+
+    def parameters(self, row: Settings) -> int:
+        return sum(parameter.numel() for parameter in build_learner(row).parameters())
+
+    def draw(self, results: Results, path: Path) -> None:
+        draw_comparison(results, path)
+
+    def table(self, results: Results) -> str:
         """Mean ± 95 % interval over the seeds, in Markdown."""
         rows = [
-            [entry["label"], *_cells(entry["summary"]), f"{_minutes(entry):.1f}"]
+            [row_label(entry, results), *_cells(entry["summary"]), f"{mean_over(entry, 'minutes'):.1f}"]
             for entry in results["compared"].values()
         ]
         heads = _heads(next(iter(results["compared"].values()))["summary"])
@@ -75,15 +97,11 @@ def _cell(values: dict[str, float]) -> str:
     return f"{100 * values['mean']:.2f} ± {100 * values['interval_95']:.2f} %"
 
 
-def _minutes(entry: dict[str, Any]) -> float:
-    return sum(run["minutes"] for run in entry["runs"]) / len(entry["runs"])
-
-
 STUDIES = {
     "glyphs": Study(
         title="5-way classification of letters of unseen scripts",
-        presets={
-            f"glyphs-{k_shot}shot-{core}": f"{name}, {k_shot}-shot"
+        rows={
+            f"{name}, {k_shot}-shot": PRESETS[f"glyphs-{k_shot}shot-{core}"]
             for k_shot in (1, 5)
             for core, name in _CORES.items()
         },
@@ -91,16 +109,17 @@ STUDIES = {
     ),
     "sequential": Study(
         title="Letters and textures in one sequence, each label shown one image late",
-        presets={
-            f"sequential-glyphs-textures-{core}": _CORES[core] for core in ("srwm", "deltanet", "lstm")
+        rows={
+            _CORES[core]: PRESETS[f"sequential-glyphs-textures-{core}"]
+            for core in ("srwm", "deltanet", "lstm")
         },
         leader="sequential-glyphs-textures-srwm",
     ),
     "bootstrapping": Study(
         title="Letters of unseen scripts, with more examples than in training",
-        presets={
-            "glyphs-2shot-srwm": "trained with 2 shots",
-            "glyphs-2shot-bootstrapping": "and a teacher that has read 3 more",
+        rows={
+            "trained with 2 shots": PRESETS["glyphs-2shot-srwm"],
+            "and a teacher that has read 3 more": PRESETS["glyphs-2shot-bootstrapping"],
         },
         leader="glyphs-2shot-srwm",
         k_shots=(1, 2, 3, 4, 5, 6, 7),

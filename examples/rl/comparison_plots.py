@@ -52,7 +52,7 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
 
 def _curves(axes: Axes, entry: dict[str, Any], key: str, unit: float, colour: Any) -> None:
     for number, run in enumerate(entry["runs"]):
-        lines = [line for line in run["training"] if line["episode_return"] is not None]
+        lines = [line for line in run["curve"] if line["episode_return"] is not None]
         values = np.array([line["episode_return"] for line in lines])
         smooth = [values[max(0, i + 1 - _WINDOW) : i + 1].mean() for i in range(len(values))]
         where = [line[key] / unit for line in lines]

@@ -159,7 +159,7 @@ def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Spli
     result: dict[str, Any] = {
         "games": list(settings.games),
         "mode": settings.mode,
-        "splits": {s.name: {"levels": s.levels and list(s.levels), "unseen": s.unseen} for s in splits},
+        "splits": describe_splits(splits),
         "episodes": options.episodes,
         "environments": min(options.environments, options.episodes),
         "seed": options.seed,
@@ -191,6 +191,24 @@ def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Spli
     return result
 
 
+def describe_splits(splits: Sequence[Split]) -> dict[str, Any]:
+    """Their levels, as JSON values."""
+    return {s.name: {"levels": s.levels and list(s.levels), "unseen": s.unseen} for s in splits}
+
+
+def fresh_agent(settings: Settings) -> Agent:
+    """The agent of a run before training.
+
+    Raises
+    ------
+    ImportError : if the game needs a package that is missing.
+    """
+    environment = make_environment(settings.games, 1, 0, mode=settings.mode)
+    agent = make_agent(settings, environment)
+    environment.close()
+    return agent
+
+
 def load_run(folder: RunFolder) -> Run:
     """The agent of a run with its last weights, where it would be trained.
 
@@ -202,9 +220,7 @@ def load_run(folder: RunFolder) -> Run:
     path = folder.best_or_last_path
     state = folder.best_or_last(Settings)
     settings = Settings.from_record(state["settings"])
-    environment = make_environment(settings.games, 1, 0, mode=settings.mode)
-    agent = make_agent(settings, environment)
-    environment.close()
+    agent = fresh_agent(settings)
     load_weights(agent, state.get("agent"), path)
     agent.to(choose_device())
     return Run(folder, agent, settings, state["progress"].get("step", 0) * settings.frames_per_update)

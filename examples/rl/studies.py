@@ -3,37 +3,92 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from .presets import PRESETS
+from ..training import experiments
+from ..training.experiments import Results, mean_over, row_label
+from ..training.run_folder import RunFolder, read_json
+from ..training.statistics import over_runs
+from .comparison_plots import draw_comparison
+from .evaluate import describe_splits, fresh_agent
+from .presets import PRESETS, command
 from .settings import Settings
-from .splits import SplitName
+from .splits import SplitName, splits_of
 
 _RANDOM = "acting at random"
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(experiments.Study[Settings]):
     """A comparison of runs in one game, each with one or several seeds.
 
     Attributes
     ----------
-    title : of the picture.
-    runs : what its line and row are called -> its settings, whose names differ.
     splits : levels to evaluate on.
     episodes : of each evaluation.
     success : whether a return is the success at an episode, 0 or 1.
     """
 
-    title: str
-    runs: Mapping[str, Settings]
     splits: tuple[SplitName, ...] = ("train", "1000", "1200", "1400")
     episodes: int = 200
     success: bool = False
 
-    def table(self, results: dict[str, Any]) -> str:
+    def facts(self) -> dict[str, Any]:
+        row = next(iter(self.rows.values()))
+        return {"episodes": self.episodes, "splits": describe_splits(splits_of(row, self.splits))}
+
+    def of_seed(self, row: Settings, seed: int, threads: int, leader: Path | None) -> Settings:
+        return replace(row, seed=seed, threads=threads, environment_threads=threads)
+
+    def programs(self, settings: Settings) -> list[str]:
+        """Training, and evaluation on episodes of its own, as chance is part of the interval."""
+        evaluation = shlex.join(
+            [
+                *("python", "-m", "examples.rl.evaluate", str(settings.folder), "--random"),
+                *("--seed", str(1 + settings.seed)),
+                *("--episodes", str(self.episodes), "--splits", *self.splits),
+                *("--threads", str(settings.threads)),
+                *("--environment-threads", str(settings.environment_threads)),
+                *("--output", str(self.evaluation(settings))),
+            ]
+        )
+        return [command(settings), evaluation]
+
+    def evaluation(self, settings: Settings) -> Path:
+        return RunFolder(settings.folder).evaluation
+
+    def read(self, settings: Settings, reports: list[dict[str, Any]]) -> dict[str, Any]:
+        [game] = settings.games
+        evaluation = read_json(self.evaluation(settings))
+        [measured] = evaluation["runs"]
+        return {
+            "frames_per_second": reports[-1]["frames"] / reports[-1]["seconds"],
+            "shares": {
+                part: sum(line[f"{part}_share"] for line in reports) / len(reports)
+                for part in ("environment", "acting", "learning")
+            },
+            "result": _returns(measured["games"][game]),
+            "random": _returns(evaluation["random"]["games"][game]),
+            "curve": [
+                {key: line.get(key) for key in ("frames", "seconds", "episode_return")} for line in reports
+            ],
+        }
+
+    def over_all(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Acting at random, which plays the same episodes beside every run of a seed."""
+        of_seeds = {run["seed"]: run["random"] for run in runs if "random" in run}
+        return {"random": over_runs(list(of_seeds.values()))}
+
+    def parameters(self, row: Settings) -> int:
+        return sum(parameter.numel() for parameter in fresh_agent(row).parameters())
+
+    def draw(self, results: Results, path: Path) -> None:
+        draw_comparison(results, path)
+
+    def table(self, results: Results) -> str:
         """Mean ± 95 % interval in Markdown: of each split, sampled actions and greedy ones."""
         entries = list(results["compared"].values())
         splits = list(entries[0]["summary"])
@@ -45,11 +100,8 @@ class Study:
                 for of_split in entry["summary"].values()
                 for policy in ("sampled", "greedy")
             ]
-            minutes, speed = (
-                sum(run[what] for run in entry["runs"]) / len(entry["runs"])
-                for what in ("minutes", "frames_per_second")
-            )
-            lines.append([entry["label"], *cells, f"{minutes:.1f}", f"{speed:.0f}"])
+            minutes, speed = (mean_over(entry, what) for what in ("minutes", "frames_per_second"))
+            lines.append([row_label(entry, results), *cells, f"{minutes:.1f}", f"{speed:.0f}"])
         random = [(self._cell(results["random"][split]["sampled"]), "") for split in splits]
         lines.append([_RANDOM, *itertools.chain(*random), "", ""])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -57,6 +109,14 @@ class Study:
     def _cell(self, values: dict[str, float]) -> str:
         mean, half = values["mean"], values["interval_95"]
         return f"{100 * mean:.1f} ± {100 * half:.1f} %" if self.success else f"{mean:.2f} ± {half:.2f}"
+
+
+def _returns(of_game: dict[str, Any]) -> dict[str, Any]:
+    """Split -> policy -> what the mean return is, and its interval."""
+    return {
+        split: {policy: values["return"] for policy, values in of_split.items()}
+        for split, of_split in of_game.items()
+    }
 
 
 def _named(settings: Settings, **changes: Any) -> Settings:
@@ -68,7 +128,7 @@ def _named(settings: Settings, **changes: Any) -> Settings:
 STUDIES = {
     "cue": Study(
         title="The colour of an episode's first frame must be named at its last",
-        runs={
+        rows={
             "SRWM": PRESETS["cue-srwm"],
             "DeltaNet": PRESETS["cue-deltanet"],
             "LSTM": PRESETS["cue-lstm"],
@@ -84,7 +144,7 @@ STUDIES = {
     **{
         game: Study(
             title=f"Procgen's {game}, easy, trained on 200 levels",
-            runs={"SRWM": PRESETS[f"{game}-srwm"], "feed-forward": PRESETS[f"{game}-feedforward"]},
+            rows={"SRWM": PRESETS[f"{game}-srwm"], "feed-forward": PRESETS[f"{game}-feedforward"]},
         )
         for game in ("starpilot", "coinrun", "fruitbot")
     },

@@ -1,28 +1,98 @@
-"""What the programs that carry out comparisons have in common: their options, and the runs."""
+"""Comparisons of runs: which runs a study has, how they are carried out, and what is kept of them.
+
+The numbers of a study are one JSON object, whatever the program:
+
+    {"study", "title", "seeds",
+     "compared": {name of a row: {"label", "settings", "parameters",
+                                  "runs": [{"seed", "minutes", "result", "curve": [...], ...}],
+                                  "summary": the results as one, see `over_runs`}},
+     ... what the study adds: `Study.facts` and `Study.over_all`}
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import tyro
 from tqdm import tqdm
 
 from .interrupt import INTERRUPTED
-from .run_folder import RunFolder, write_json
-from .run_pool import RunPool, is_finished
+from .run_folder import RunFolder, read_json, write_json
 from .settings import RunSettings
+from .statistics import over_runs
+
+S = TypeVar("S", bound=RunSettings)
+P = TypeVar("P", bound="ExperimentOptions")
+
+Results = dict[str, Any]
 
 
-class Study(Protocol):
-    """A comparison."""
+@dataclass(frozen=True)
+class Study(ABC, Generic[S]):
+    """A comparison of settings, each run with one or several seeds.
 
-    def table(self, results: dict[str, Any]) -> str:
-        """What was gathered, in Markdown."""
-        ...
+    Attributes
+    ----------
+    title : of the picture.
+    rows : what a line and row are called -> its settings, whose names differ.
+    leader : the name of the settings whose encoder, of the same seed, all others take.
+    """
+
+    title: str
+    rows: Mapping[str, S]
+    leader: str | None = None
+
+    @abstractmethod
+    def of_seed(self, row: S, seed: int, threads: int, leader: Path | None) -> S:
+        """The settings of a run: a row's with this seed and the encoder of the run in this folder."""
+
+    @abstractmethod
+    def programs(self, settings: S) -> Sequence[str]:
+        """The shell commands of a run, ``python -m ...``, in their order."""
+
+    @abstractmethod
+    def evaluation(self, settings: S) -> Path:
+        """The file that the last of them leaves."""
+
+    @abstractmethod
+    def read(self, settings: S, reports: list[dict[str, Any]]) -> dict[str, Any]:
+        """What is kept of a finished run: its "result", its "curve", and what else the table needs.
+
+        Parameters
+        ----------
+        settings : of the run.
+        reports : the lines of its metrics.json.
+        """
+
+    @abstractmethod
+    def parameters(self, row: S) -> int:
+        """Trainable parameters."""
+
+    @abstractmethod
+    def table(self, results: Results) -> str:
+        """The numbers in Markdown."""
+
+    @abstractmethod
+    def draw(self, results: Results, path: Path) -> None:
+        """A picture of them."""
+
+    def facts(self) -> dict[str, Any]:
+        """How runs are evaluated, as JSON values; numbers of others are not taken over."""
+        return {}
+
+    def over_all(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the runs of all rows tell together."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -38,7 +108,10 @@ class ExperimentOptions:
     runs: Path = Path("runs/experiments")
     """Folder of all runs; <name>.log beside a run's folder is what it printed."""
     output: Path = Path("docs/results")
-    """Folder of the numbers, <study>.json, and of the picture, <study>.png."""
+    """Folder of the numbers, <study>.json, and of the picture, <study>.png. Runs whose numbers are there
+    already are finished, on whichever machine they were made."""
+    again: bool = False
+    """Make runs again whose numbers are in --output, but not in --runs."""
     parallel: int = 2
     """Runs at a time, each a process of its own."""
     threads: int = 1
@@ -61,34 +134,193 @@ class ExperimentOptions:
                 raise ValueError(f"experiments: --{name} must be at least 1, got {getattr(self, name)}")
 
 
-S = TypeVar("S", bound=RunSettings)
-Y = TypeVar("Y", bound=Study)
-P = TypeVar("P", bound=ExperimentOptions)
+@dataclass(frozen=True)
+class Run(Generic[S]):
+    """One of a comparison: of a row, with a seed, perhaps with the encoder of a leader."""
+
+    row: S
+    seed: int
+    settings: S
+    leader: Run[S] | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from the study's other runs, on any machine."""
+        return self.row.name, self.seed
 
 
-def compare(
-    options: ExperimentOptions,
-    studies: Mapping[str, Y],
-    *,
-    plan: Callable[[Y], Iterable[S]],
-    commands: Callable[[Y, S], Sequence[str]],
-    evaluation: Callable[[Y, S], Path],
-    gather: Callable[[str, Y], dict[str, Any]],
-    draw: Callable[[dict[str, Any], Path], None],
-    after: Callable[[S], str | None] = lambda settings: None,
-) -> int:
-    """Carry out studies, write and draw what they found; returns the exit status.
+class Comparison(Generic[S]):
+    """A study with the seeds that were asked for, and the numbers of its runs.
+
+    Attributes
+    ----------
+    runs : all, the leader's before those that take its encoder.
+    missing : those that must be carried out.
+
+    Raises
+    ------
+    ValueError : if the folder of a run holds one with other settings, or the file of the numbers something
+        else.
+    """
+
+    def __init__(self, name: str, study: Study[S], options: ExperimentOptions) -> None:
+        self.name, self.study, self.options = name, study, options
+        self.file = options.output / f"{name}.json"
+        self.runs = planned_runs(study, options)
+        self._parameters: dict[str, int] = {}
+        self._found: dict[tuple[str, int], dict[str, Any]] = {}  # by the runs' keys
+        if self.file.exists() and not options.again:
+            self._take_recorded(read_json(self.file))
+        here = [run for run in self.runs if self._take_if_finished(run)]
+        missing = [run for run in self.runs if run.key not in self._found]
+        # An encoder is in its run's folder alone, and not among the numbers.
+        leaders = [run.leader for run in missing if run.leader not in here]
+        self.missing = [run for run in self.runs if run in missing or run in leaders]
+
+    def _take_recorded(self, recorded: Results) -> None:
+        """Take over the numbers of planned runs, on whichever machine they were made."""
+        if recorded.get("study") != self.name:
+            raise ValueError(
+                f"experiments: {self.file} holds no numbers of the study {self.name}; move it away, or "
+                "choose another --output"
+            )
+        facts = [
+            f"{fact}: was {recorded.get(fact)}, now {value}"
+            for fact, value in self.study.facts().items()
+            if recorded.get(fact) != value
+        ]
+        for run in self.runs:
+            entry = recorded["compared"].get(run.row.name, {"runs": []})
+            for kept in entry["runs"]:
+                if kept["seed"] != run.seed:
+                    continue
+                # Settings that were added since then have the values that they had without them.
+                changes = facts + run.row.changes(type(run.row)().record() | entry["settings"])
+                if changes:
+                    told = f"{run.row.name}, seed {run.seed}, was run otherwise ({'; '.join(changes)})"
+                    print(f"{self.file}: {told}; it is run again")
+                else:
+                    self._found[run.key] = kept
+                    self._parameters[run.row.name] = entry["parameters"]
+
+    def _take_if_finished(self, run: Run[S]) -> bool:
+        finished = is_finished(run.settings, self.study.evaluation(run.settings))
+        if finished:
+            self._take(run)
+        return finished
+
+    def _take(self, run: Run[S]) -> None:
+        reports = RunFolder(run.settings.folder).reports()
+        kept = {"seed": run.seed, "minutes": reports[-1]["seconds"] / 60}
+        self._found[run.key] = kept | self.study.read(run.settings, reports)
+        if run.row.name not in self._parameters:
+            self._parameters[run.row.name] = self.study.parameters(run.row)
+
+    def finish(self, run: Run[S]) -> None:
+        """Keep a run's numbers once its programs have ended, in the file too."""
+        self._take(run)
+        self._write()
+
+    def _write(self) -> Results:
+        results = self.results()
+        self.options.output.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, results)
+        return results
+
+    def results(self) -> Results:
+        """The numbers so far, see the head of the module."""
+        compared: dict[str, Any] = {}
+        seeds = self.options.seeds
+        for label, row in self.study.rows.items():
+            runs = [self._found[row.name, seed] for seed in seeds if (row.name, seed) in self._found]
+            if runs:
+                compared[row.name] = {
+                    "label": label,
+                    "settings": row.record(),
+                    "parameters": self._parameters[row.name],
+                    "runs": runs,
+                    "summary": over_runs([run["result"] for run in runs]),
+                }
+        everything = [run for entry in compared.values() for run in entry["runs"]]
+        return {
+            "study": self.name,
+            "title": self.study.title,
+            "seeds": list(seeds),
+            **self.study.facts(),
+            "compared": compared,
+            **self.study.over_all(everything),
+        }
+
+    def report(self) -> None:
+        """Write the numbers there are, draw them, and print the table."""
+        for run in self.runs:
+            if run.key not in self._found:  # it ended while the others were stopped
+                self._take_if_finished(run)
+        if not self._found:
+            return
+        results = self._write()
+        self.study.draw(results, self.file.with_suffix(".png"))
+        print(self.study.table(results))
+        none = [label for label, row in self.study.rows.items() if row.name not in results["compared"]]
+        if none:
+            print(f"no run yet: {', '.join(none)}")
+
+
+def planned_runs(study: Study[S], options: ExperimentOptions) -> list[Run[S]]:
+    """The runs of a study, those of the leader first."""
+    leaders: dict[int, Run[S]] = {}
+    planned = []
+    for row in sorted(study.rows.values(), key=lambda row: row.name != study.leader):
+        for seed in options.seeds:
+            leader = leaders.get(seed)
+            settings = replace(row, name=f"{row.name}-seed{seed}", runs=options.runs)
+            folder = None if leader is None else leader.settings.folder
+            run = Run(row, seed, study.of_seed(settings, seed, options.threads, folder), leader)
+            if row.name == study.leader:
+                leaders[seed] = run
+            planned.append(run)
+    return planned
+
+
+def row_label(entry: dict[str, Any], results: Results) -> str:
+    """What a row is called; while it lacks runs, with how many of the seeds it has."""
+    count, of = len(entry["runs"]), len(results["seeds"])
+    return str(entry["label"]) if count == of else f"{entry['label']} ({count} of {of} seeds)"
+
+
+def mean_over(entry: dict[str, Any], what: str) -> float:
+    """The mean over a row's runs of what is kept of each, such as their "minutes"."""
+    return float(sum(run[what] for run in entry["runs"]) / len(entry["runs"]))
+
+
+def is_finished(settings: RunSettings, evaluation: Path) -> bool:
+    """Whether the run is there, whole: trained with these settings and evaluated.
 
     Parameters
     ----------
-    options : which, and how many runs at a time.
-    studies : all there are.
-    plan : the runs of a study, each after the one that it waits for.
-    commands : the programs of a run, from where it stands.
-    evaluation : the file that the last of them leaves.
-    gather : a study's numbers, once its runs are finished.
-    draw : makes a picture of them.
-    after : the run that one waits for.
+    settings : of the run.
+    evaluation : the file that its last program leaves.
+
+    Raises
+    ------
+    ValueError : if what is there was run with other settings.
+    """
+    folder = RunFolder(settings.folder)
+    if not folder.config.exists():
+        return False
+    changes = settings.changes(read_json(folder.config))
+    if changes:
+        raise ValueError(
+            f"experiments: {folder.path} was run with other settings ({'; '.join(changes)}); "
+            "remove it, or choose other --runs"
+        )
+    return evaluation.exists()
+
+
+def compare(options: ExperimentOptions, studies: Mapping[str, Study[S]]) -> int:
+    """Carry out studies, write and draw what they found; returns the exit status.
+
+    The numbers are written after every run. Table and picture are made at the end, of what is there.
 
     Raises
     ------
@@ -97,51 +329,93 @@ def compare(
     RuntimeError : if a run failed.
     """
     options.check(studies)
-    plans = {name: list(plan(studies[name])) for name in options.studies}
-    unfinished = {
-        name: [run for run in runs if not is_finished(run, evaluation(studies[name], run))]
-        for name, runs in plans.items()
-    }
-    total, missing = (sum(map(len, of.values())) for of in (plans, unfinished))
-    with (
-        tqdm(desc=", ".join(plans), total=total, initial=total - missing, unit="run") as bar,
-        RunPool(options.parallel, options.threads, bar) as pool,
-    ):
-        # All at once, so that no processor waits for the last run of a study.
-        for name, runs in unfinished.items():
-            for settings in runs:
-                resume = RunFolder(settings.folder).checkpoint.exists()
-                pool.submit(
-                    settings.name,
-                    commands(studies[name], replace(settings, resume=resume)),
-                    log=settings.folder.with_suffix(".log"),
-                    after=after(settings),
-                )
-        try:
-            for name, runs in plans.items():
-                pool.wait(settings.name for settings in runs)
-                results = gather(name, studies[name])
-                options.output.mkdir(parents=True, exist_ok=True)
-                write_json(options.output / f"{name}.json", results)
-                draw(results, options.output / f"{name}.png")
-                print(studies[name].table(results))
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from here")
-            return INTERRUPTED
+    comparisons = [Comparison(name, studies[name], options) for name in options.studies]
+    try:
+        _carry_out(comparisons, options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here")
+        return INTERRUPTED
+    finally:
+        for comparison in comparisons:
+            comparison.report()
     return 0
 
 
-def run_program(main: Callable[[P], int], module: str, options: type[P]) -> NoReturn:
-    """Read the options from the command line, run, and leave with the exit status.
+def _carry_out(comparisons: Sequence[Comparison[S]], options: ExperimentOptions) -> None:
+    """All missing runs at once, so that no processor waits for the last run of a study."""
+    missing = [(comparison, run) for comparison in comparisons for run in comparison.missing]
+    missing.sort(key=lambda job: job[1].leader is not None)
+    total = sum(len(comparison.runs) for comparison in comparisons)
+    stopping = threading.Event()
+    bar = tqdm(desc=", ".join(options.studies), total=total, initial=total - len(missing), unit="run")
+    with bar, ThreadPoolExecutor(options.parallel) as pool:
+        jobs: dict[Future[None], tuple[Comparison[S], Run[S]]] = {}
+        of_folder: dict[Path, Future[None]] = {}
+        for comparison, run in missing:
+            # A study may have a run of another one: each has programs of its own, one after the other.
+            folders = [run.settings.folder, *([run.leader.settings.folder] if run.leader else [])]
+            first = [of_folder[folder] for folder in folders if folder in of_folder]
+            job = pool.submit(_run_programs, comparison.study, run.settings, first, options, stopping)
+            jobs[job] = (comparison, run)
+            of_folder[run.settings.folder] = job
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                comparison, run = jobs[job]
+                comparison.finish(run)
+                bar.update()
+        finally:
+            stopping.set()  # what is left would run for a comparison that cannot be made
+
+
+def _run_programs(
+    study: Study[S],
+    settings: S,
+    first: Sequence[Future[None]],
+    options: ExperimentOptions,
+    stopping: threading.Event,
+) -> None:
+    """Carry out a run, once the jobs are over that it waits for.
+
+    Raises
+    ------
+    RuntimeError : if a program failed.
+    KeyboardInterrupt : if one was interrupted.
+    """
+    for job in first:
+        job.result()  # it has its thread already: the pool starts jobs in order
+    log = settings.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    resume = RunFolder(settings.folder).checkpoint.exists()
+    for command in study.programs(replace(settings, resume=resume)):
+        if stopping.is_set():
+            return
+        _, *arguments = shlex.split(command)
+        with log.open("a") as file:
+            status = subprocess.run(
+                [sys.executable, *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(options.threads)},
+                check=False,
+            ).returncode
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+        if status != 0:
+            raise RuntimeError(f"experiments: {settings.name} failed with status {status}; see {log}")
+
+
+def run_program(module: str, options: type[P], studies: Mapping[str, Study[S]]) -> NoReturn:
+    """Read the options from the command line, compare, and leave with the exit status.
 
     Parameters
     ----------
-    main : options -> exit status.
     module : the program's name, as ``python -m`` takes it.
     options : their type.
+    studies : all there are.
     """
     given = tyro.cli(options, prog=f"python -m {module}")
     try:
-        sys.exit(main(given))
+        sys.exit(compare(given, studies))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{error}")

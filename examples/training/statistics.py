@@ -56,13 +56,15 @@ def summarise(values: Sequence[float] | np.ndarray, rule: IntervalRule = "studen
 
 
 def over_runs(results: Sequence[Any], rule: IntervalRule = "student") -> Any:
-    """Results of the same form, of one run each, as one of that form.
+    """Results of the same form, of one run each, as one of that form; of one run, its own.
 
     Where they hold a "mean" (a number, or a list of them), it holds "mean", "sd", "interval_95" over the
     runs and their "count", the interval by the rule. What else is the same in all runs is kept, the rest
     left out.
     """
     first = results[0]
+    if len(results) == 1:
+        return first
     if isinstance(first, dict) and "mean" in first:
         means = [result["mean"] for result in results]
         if not isinstance(first["mean"], list):

@@ -1,7 +1,9 @@
-"""Carrying out runs, and comparing what they leave behind."""
+"""Carrying out runs, comparing what they leave behind, and leaving it without a run."""
 
+import json
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from examples.training.accelerator import make_accelerator
 from examples.training.broadcasting import from_main
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop, Work
-from examples.training.run_folder import RunFolder, load
-from examples.training.settings import TrainingSettings
+from examples.training.run_folder import RunFolder, load, write_json
+from examples.training.settings import RunSettings, TrainingSettings
 
 TIMINGS = ("seconds", "_per_second", "_share")  # how their names end
 
@@ -69,3 +71,22 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     assert one.evaluation.exists() == other.evaluation.exists()
     if one.evaluation.exists():
         assert one.evaluation.read_text() == other.evaluation.read_text()
+
+
+def write_run(
+    settings: RunSettings, reports: list[dict], evaluation: dict, file: Path | None = None
+) -> None:
+    """What a finished run leaves, but for its weights.
+
+    Parameters
+    ----------
+    settings : of the run.
+    reports : the lines of metrics.json.
+    evaluation : its numbers.
+    file : where they are, if not in evaluation.json.
+    """
+    folder = RunFolder(settings.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in reports))
+    write_json(folder.config, settings.record())
+    write_json(file or folder.evaluation, evaluation)
