@@ -18,13 +18,9 @@ from ..training.freed_memory import keep_freed_memory
 from ..training.outputs import reserve
 from ..training.program import use_threads
 from ..training.run_folder import RunFolder, write_json
-from ..training.statistics import (
-    IntervalRule,
-    mean_and_interval,
-    mean_and_published_interval,
-    over_runs,
-)
+from ..training.statistics import mean_and_interval, over_runs, student_interval
 from ..training.weights import load_weights
+from . import published
 from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.episodes import EpisodeSampler
@@ -67,7 +63,7 @@ class Evaluation:
     """Episodes, or sequences in each order of the tasks, at least 2; by default as the run's
     --test-episodes. The published evaluation runs two batches more than it says: of 5 tests of 1,000
     batches of 16, 80,160."""
-    interval: IntervalRule = "student"
+    interval: Literal["student", "published"] = "student"
     """student: a 95 % interval, over the episodes of one run and by Student's t over several; published:
     1.96 * s / n, s with divisor n, over n runs, and in each over the means of --tests parts of its
     episodes, which is far too narrow."""
@@ -170,7 +166,9 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
         results = [_evaluate_run(options, run, classes) for run in runs]
         if len(runs) == 1:
             return results[0]
-        summary = over_runs(results, options.interval)
+        summary = over_runs(
+            results, published.interval if options.interval == "published" else student_interval
+        )
         joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
         joint |= {"summary": summary}
         write_json(output, joint)
@@ -397,7 +395,7 @@ def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
         columns = [_values(column, options) for column in values.T]
         return {key: [column[key] for column in columns] for key in ("mean", "interval_95")}
     if options.interval == "published":
-        mean, half = mean_and_published_interval(values, options.tests)
+        mean, half = published.mean_and_interval(values, options.tests)
     else:
         mean, half = mean_and_interval(values)
     return {"mean": mean, "interval_95": half}

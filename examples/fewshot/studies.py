@@ -10,6 +10,7 @@ from typing import Any
 from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
 from ..training.run_folder import read_json
+from ..training.tables import markdown_table, percent
 from .comparison_plots import draw_comparison
 from .evaluate import Evaluation
 from .presets import PRESETS, command
@@ -62,13 +63,14 @@ class Study(experiments.Study[Settings]):
 
     def table(self, results: Results) -> str:
         """Mean ± 95 % interval over the seeds, in Markdown."""
-        rows = [
-            [row_label(entry, results), *_cells(entry["summary"]), f"{mean_over(entry, 'minutes'):.1f}"]
-            for entry in results["compared"].values()
-        ]
-        heads = _heads(next(iter(results["compared"].values()))["summary"])
-        lines = [["", *heads, "minutes"], ["---"] * (len(heads) + 2), *rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        entries = results["compared"].values()
+        return markdown_table(
+            ["", *_heads(next(iter(entries))["summary"]), "minutes"],
+            [
+                [row_label(entry, results), *_cells(entry["summary"]), f"{mean_over(entry, 'minutes'):.1f}"]
+                for entry in entries
+            ],
+        )
 
 
 def _heads(summary: dict[str, Any]) -> list[str]:
@@ -86,15 +88,13 @@ def _heads(summary: dict[str, Any]) -> list[str]:
 def _cells(summary: dict[str, Any]) -> list[str]:
     if "orders" in summary:
         return [
-            _cell(task["total"]) for order in summary["orders"].values() for task in order["tasks"].values()
+            percent(task["total"])
+            for order in summary["orders"].values()
+            for task in order["tasks"].values()
         ]
     if "k_shots" in summary:
-        return [_cell(part["learner"]) for part in summary["k_shots"]]
-    return [_cell(summary["learner"]), _cell(summary["nearest_neighbour"])]
-
-
-def _cell(values: dict[str, float]) -> str:
-    return f"{100 * values['mean']:.2f} ± {100 * values['interval_95']:.2f} %"
+        return [percent(part["learner"]) for part in summary["k_shots"]]
+    return [percent(summary["learner"]), percent(summary["nearest_neighbour"])]
 
 
 STUDIES = {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..training.freed_memory import keep_freed_memory
 from ..training.program import use_threads
 from ..training.run_folder import write_json
+from ..training.tables import markdown_table
 from .division import Block
 from .losses import actor_critic_losses
 from .presets import PRESETS
@@ -136,11 +137,11 @@ def measure(settings: Settings, rounds: int) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """The numbers in Markdown."""
     parts = ("environment", "encoder", "operator", "rest")
-    lines = [["", "frames/s", *parts], ["---"] * 6]
+    rows = []
     for name, of_agent in results["agents"].items():
         shares = [f"{100 * of_agent['shares'][part]:.1f} %" for part in parts]
-        lines.append([name, f"{of_agent['frames_per_second']:.0f}", *shares])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([name, f"{of_agent['frames_per_second']:.0f}", *shares])
+    return markdown_table(["", "frames/s", *parts], rows)
 
 
 def main(options: Speed) -> dict[str, Any]:

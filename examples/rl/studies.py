@@ -12,6 +12,7 @@ from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
 from ..training.run_folder import RunFolder, read_json
 from ..training.statistics import over_runs
+from ..training.tables import markdown_table, number, percent
 from .comparison_plots import draw_comparison
 from .evaluate import describe_splits, fresh_agent
 from .presets import PRESETS, command
@@ -93,7 +94,7 @@ class Study(experiments.Study[Settings]):
         entries = list(results["compared"].values())
         splits = list(entries[0]["summary"])
         heads = [f"{split}, {policy}" for split in splits for policy in ("sampled", "greedy")]
-        lines = [["", *heads, "minutes", "frames/s"], ["---"] * (len(heads) + 3)]
+        rows = []
         for entry in entries:
             cells = [
                 self._cell(of_split[policy])
@@ -101,14 +102,13 @@ class Study(experiments.Study[Settings]):
                 for policy in ("sampled", "greedy")
             ]
             minutes, speed = (mean_over(entry, what) for what in ("minutes", "frames_per_second"))
-            lines.append([row_label(entry, results), *cells, f"{minutes:.1f}", f"{speed:.0f}"])
+            rows.append([row_label(entry, results), *cells, f"{minutes:.1f}", f"{speed:.0f}"])
         random = [(self._cell(results["random"][split]["sampled"]), "") for split in splits]
-        lines.append([_RANDOM, *itertools.chain(*random), "", ""])
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([_RANDOM, *itertools.chain(*random), "", ""])
+        return markdown_table(["", *heads, "minutes", "frames/s"], rows)
 
     def _cell(self, values: dict[str, float]) -> str:
-        mean, half = values["mean"], values["interval_95"]
-        return f"{100 * mean:.1f} ± {100 * half:.1f} %" if self.success else f"{mean:.2f} ± {half:.2f}"
+        return percent(values, digits=1) if self.success else number(values)
 
 
 def _returns(of_game: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..training.tables import markdown_table, number
 from .splits import Split
 
 
@@ -62,13 +63,13 @@ def _game_table(result: dict[str, Any], splits: Sequence[Split], players: list[A
         cells = []
         for split in columns:
             values = part["games"][game][split][policy]
-            cell = _number(values["return"])
+            cell = number(values["return"])
             if "normalised" in values:
-                cell += f" ({_number(values['normalised'])})"
+                cell += f" ({number(values['normalised'])})"
             cells.append(cell)
         rows.append([title, *cells])
     mode = "" if game == "cue" else f", {result['mode']}"
-    return _table([f"{game}{mode}", *columns.values()], rows)
+    return markdown_table([f"{game}{mode}", *columns.values()], rows)
 
 
 def _mean_table(splits: Sequence[Split], players: list[Any]) -> str:
@@ -76,17 +77,8 @@ def _mean_table(splits: Sequence[Split], players: list[Any]) -> str:
     rows = [
         [
             title,
-            *(_number(part["mean_over_games"][split][policy]["normalised"]) for split in columns),
+            *(number(part["mean_over_games"][split][policy]["normalised"]) for split in columns),
         ]
         for title, policy, part in players
     ]
-    return _table(["normalised, mean over games", *columns.values()], rows)
-
-
-def _number(values: dict[str, float]) -> str:
-    return f"{values['mean']:.2f} ± {values['interval_95']:.2f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["normalised, mean over games", *columns.values()], rows)

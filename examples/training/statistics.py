@@ -6,15 +6,15 @@ would this one trained learner score on more episodes?
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-# How an interval is computed. "published": by the paper's scripts, which call it a 95 % interval.
-IntervalRule = Literal["student", "published"]
+# Half the width of the interval of a mean, of values (n,).
+Interval = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ class Summary:
     ----------
     mean : of the values.
     sd : sample standard deviation (divisor ``count - 1``).
-    interval_95 : half the width of the 95 % interval of the mean, ``t * sd / sqrt(count)`` with t the
-        97.5 % quantile of Student's distribution with ``count - 1`` degrees of freedom: 12.7 for two
-        seeds and 2.8 for five, where a normal distribution would say 1.96. By the rule "published",
-        `published_interval`.
+    interval_95 : half the width of the 95 % interval of the mean, `student_interval` unless told otherwise.
     count : number of seeds.
     """
 
@@ -38,28 +35,31 @@ class Summary:
     count: int
 
 
-def summarise(values: Sequence[float] | np.ndarray, rule: IntervalRule = "student") -> Summary:
-    """Mean, spread and 95 % interval of one value (n,) per seed, the interval by a rule.
+def student_interval(values: np.ndarray) -> float:
+    """``t * sd / sqrt(n)`` of values (n,): half the width of the 95 % interval of their mean.
+
+    t is the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom: 12.7 for two values
+    and 2.8 for five, where a normal distribution would say 1.96.
+    """
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def summarise(values: Sequence[float] | np.ndarray, interval: Interval = student_interval) -> Summary:
+    """Mean, spread and 95 % interval of one value (n,) per seed.
 
     Raises
     ------
     ValueError : for fewer than two values, which say nothing about their spread.
     """
-    array = _at_least_two("summarise", "seeds", values)
-    count = len(array)
-    sd = float(array.std(ddof=1))
-    if rule == "published":
-        half = published_interval(array)
-    else:
-        half = float(stats.t.ppf(0.975, count - 1)) * sd / float(np.sqrt(count))
-    return Summary(float(array.mean()), sd, half, count)
+    array = at_least_two("summarise", "seeds", values)
+    return Summary(float(array.mean()), float(array.std(ddof=1)), interval(array), len(array))
 
 
-def over_runs(results: Sequence[Any], rule: IntervalRule = "student") -> Any:
+def over_runs(results: Sequence[Any], interval: Interval = student_interval) -> Any:
     """Results of the same form, of one run each, as one of that form; of one run, its own.
 
     Where they hold a "mean" (a number, or a list of them), it holds "mean", "sd", "interval_95" over the
-    runs and their "count", the interval by the rule. What else is the same in all runs is kept, the rest
+    runs and their "count". What else is the same in all runs is kept, the rest
     left out.
     """
     first = results[0]
@@ -68,15 +68,15 @@ def over_runs(results: Sequence[Any], rule: IntervalRule = "student") -> Any:
     if isinstance(first, dict) and "mean" in first:
         means = [result["mean"] for result in results]
         if not isinstance(first["mean"], list):
-            return asdict(summarise(means, rule))
-        summaries = [asdict(summarise(values, rule)) for values in zip(*means, strict=True)]
+            return asdict(summarise(means, interval))
+        summaries = [asdict(summarise(values, interval)) for values in zip(*means, strict=True)]
         lists = {key: [summary[key] for summary in summaries] for key in ("mean", "sd", "interval_95")}
         return {**lists, "count": len(results)}
     if isinstance(first, dict):
-        joined = {key: over_runs([result[key] for result in results], rule) for key in first}
+        joined = {key: over_runs([result[key] for result in results], interval) for key in first}
         return {key: value for key, value in joined.items() if value is not None}
     if isinstance(first, list) and first and isinstance(first[0], dict):
-        return [over_runs(parts, rule) for parts in zip(*results, strict=True)]
+        return [over_runs(parts, interval) for parts in zip(*results, strict=True)]
     return first if all(result == first for result in results) else None
 
 
@@ -89,37 +89,17 @@ def mean_and_interval(values: Sequence[float] | np.ndarray) -> tuple[float, floa
     ------
     ValueError : for fewer than two values, which say nothing about their spread.
     """
-    array = _at_least_two("mean_and_interval", "episodes", values)
-    return float(array.mean()), float(1.96 * array.std(ddof=1) / np.sqrt(len(array)))
+    array = at_least_two("mean_and_interval", "episodes", values)
+    return float(array.mean()), float(1.96 * stats.sem(array))
 
 
-def mean_and_published_interval(values: Sequence[float] | np.ndarray, tests: int) -> tuple[float, float]:
-    """Mean of values (E,), one per episode, and `published_interval` of the means of ``tests`` equal parts.
+def at_least_two(operation: str, what: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The values as float64 (n,).
 
     Raises
     ------
-    ValueError : for fewer than two tests, or if they do not divide the episodes evenly.
+    ValueError : for fewer than two, or another shape.
     """
-    array = _at_least_two("mean_and_published_interval", "episodes", values)
-    if tests < 2 or len(array) % tests:
-        raise ValueError(
-            "mean_and_published_interval: tests must be at least 2 and divide the number of episodes "
-            f"({len(array)}), got {tests}"
-        )
-    return float(array.mean()), published_interval(array.reshape(tests, -1).mean(axis=1))
-
-
-def published_interval(values: np.ndarray) -> float:
-    """``1.96 * s / n`` of n values, s their standard deviation with divisor n.
-
-    What the paper's scripts print as a 95 % interval, over repeated tests of one learner. It would be
-    one with the square root of n, the divisor n - 1 and Student's quantile: of five, it is 3.5 times too
-    narrow.
-    """
-    return float(1.96 * values.std() / len(values))
-
-
-def _at_least_two(operation: str, what: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(

@@ -90,3 +90,13 @@ def write_run(
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in reports))
     write_json(folder.config, settings.record())
     write_json(file or folder.evaluation, evaluation)
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """The rows of all Markdown tables in a text, heads too, without the lines below these."""
+    cells = [
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    return [row for row in cells if set("".join(row)) != {"-"}]

@@ -24,6 +24,8 @@ from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
 from examples.training.run_folder import RunFolder, describe, load, save
 from examples.training.statistics import mean_and_interval
+from examples.training.tables import percent
+from tests.examples.runs import cells_of
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +79,7 @@ def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, caps
     assert result["chance"] == 1 / 3
     assert result["split"] == "test"
     out = capsys.readouterr().out
-    assert f"{100 * result['learner']['mean']:.2f} %" in out
-    assert f"± {100 * result['learner']['interval_95']:.2f} %" in out
+    assert ["learner", percent(result["learner"])] in cells_of(out)
 
 
 def test_other_episodes_by_another_seed(run, splits):
@@ -195,7 +196,7 @@ def test_sequences_in_both_orders(sequential, splits, capsys):
             assert found["tasks"][task]["shots"]["mean"] == pytest.approx(by_shot)
     out = capsys.readouterr().out
     assert "after 0 labels of the class" in out
-    assert f"{100 * result['orders']['glyphs first']['total']['mean']:.2f} %" in out
+    assert ["both tasks", percent(result["orders"]["glyphs first"]["total"])] in cells_of(out)
 
 
 def test_sequences_of_several_runs(sequential, splits, monkeypatch):

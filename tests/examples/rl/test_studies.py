@@ -16,7 +16,7 @@ from examples.rl.experiments import Experiments
 from examples.rl.presets import PRESETS
 from examples.rl.studies import STUDIES
 from examples.training.experiments import Comparison, planned_runs
-from tests.examples.runs import write_run
+from tests.examples.runs import cells_of, write_run
 
 SPLITS = {"cue": ("new episodes",), "starpilot": ("train", "1000", "1200", "1400", "test")}
 
@@ -134,10 +134,10 @@ def test_numbers_table_and_picture_of_finished_runs(options, capsys):
     comparison.report()
     with Image.open(options.output / "cue.png") as image:
         assert image.size[0] > 500
-    table = capsys.readouterr().out.splitlines()
-    assert table[0] == "|  | new episodes, sampled | new episodes, greedy | minutes | frames/s |"
-    assert "| LSTM | 85.0 ± 63.5 % | 95.0 ± 63.5 % | 2.0 | 17 |" in table
-    assert "| acting at random | 25.0 ± 63.5 % |  |  |  |" in table
+    head, *table = cells_of(capsys.readouterr().out)
+    assert head == ["", "new episodes, sampled", "new episodes, greedy", "minutes", "frames/s"]
+    assert ["LSTM", "85.0 ± 63.5 %", "95.0 ± 63.5 %", "2.0", "17"] in table
+    assert table[-1] == ["acting at random", "25.0 ± 63.5 %", "", "", ""]
 
 
 def test_one_seed_has_intervals_over_episodes(options, monkeypatch, capsys):
@@ -149,7 +149,6 @@ def test_one_seed_has_intervals_over_episodes(options, monkeypatch, capsys):
     assert test == {"mean": pytest.approx(1.04), "interval_95": 0.04}
     comparison.report()
     assert (options.output / "starpilot.png").exists()
-    head, _, srwm, *_, random = capsys.readouterr().out.splitlines()
-    assert head.count("|") == srwm.count("|") == random.count("|")
-    assert head.endswith("| test, sampled | test, greedy | minutes | frames/s |")
-    assert "| 0.94 ± 0.04 | 1.04 ± 0.04 |" in srwm
+    head, srwm, *_ = cells_of(capsys.readouterr().out)
+    assert head[-4:] == ["test, sampled", "test, greedy", "minutes", "frames/s"]
+    assert srwm[-4:-2] == ["0.94 ± 0.04", "1.04 ± 0.04"]

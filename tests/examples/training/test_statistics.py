@@ -6,7 +6,6 @@ from scipy import stats
 
 from examples.training.statistics import (
     mean_and_interval,
-    mean_and_published_interval,
     over_runs,
     summarise,
 )
@@ -59,6 +58,11 @@ def test_one_value_says_nothing_about_its_spread():
         summarise(np.ones((2, 2)))
 
 
+def test_a_summary_of_one_run_is_its_own_result():
+    result = {"step": 1, "a": {"mean": 0.1, "interval_95": 0.2}}
+    assert over_runs([result]) == result
+
+
 def test_a_summary_has_the_form_of_its_parts():
     parts = [
         {"step": n, "chance": 0.2, "a": {"mean": 0.1 * n}, "b": [{"x": {"mean": [0.1, 0.2 * n]}}]}
@@ -71,22 +75,3 @@ def test_a_summary_has_the_form_of_its_parts():
     assert joined["b"][0]["x"]["mean"] == pytest.approx([0.1, 0.4])
     assert joined["b"][0]["x"]["sd"] == pytest.approx([0.0, 0.2])
     assert joined["b"][0]["x"]["count"] == 3
-
-
-def test_the_published_interval_by_hand():
-    """Of the means 0.5, 0.75 and 1: their standard deviation with divisor 3 is 0.25 * sqrt(2 / 3)."""
-    half = 1.96 * 0.25 * (2 / 3) ** 0.5 / 3
-    summary = summarise([0.5, 0.75, 1.0], "published")
-    assert summary.interval_95 == pytest.approx(half, rel=1e-12)
-    assert (summary.mean, summary.sd) == (0.75, 0.25)
-    assert mean_and_published_interval([0, 1, 1, 0.5, 1, 1], tests=3) == pytest.approx((0.75, half))
-    joined = over_runs([{"a": [{"mean": [0, value]}]} for value in (0.5, 0.75, 1.0)], "published")
-    assert joined["a"][0]["interval_95"] == pytest.approx([0, half])
-    joined = over_runs([{"a": {"mean": value}} for value in (0.5, 0.75, 1.0)], "published")
-    assert joined["a"]["interval_95"] == pytest.approx(half)
-
-
-@pytest.mark.parametrize("tests", [1, 4])
-def test_tests_that_do_not_divide_the_episodes_are_refused(tests):
-    with pytest.raises(ValueError, match=rf"tests must be .* divide the number .* \(6\), got {tests}"):
-        mean_and_published_interval(np.arange(6), tests)
