@@ -21,7 +21,6 @@ from ..training.run_folder import RunFolder, write_json
 from ..training.statistics import mean_and_interval, over_runs, student_interval
 from ..training.weights import load_weights
 from . import published
-from .accuracy_plots import draw_positions, draw_shots
 from .data.classes import ImageClasses, Splits
 from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
@@ -30,6 +29,7 @@ from .data.sequences import Order, SequenceSampler
 from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
+from .plots import draw_positions, draw_shots, values_of
 from .protocol import score, score_sequences
 from .settings import Settings, build_learner, picture_shape
 from .tables import episode_table, run_table, sequence_table
@@ -414,14 +414,12 @@ def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> No
         )
     elif "k_shots" in result:
         parts = result["k_shots"]
-        learner, nearest = (
-            {key: [part[name][key] for part in parts] for key in ("mean", "interval_95")}
-            for name in ("learner", "nearest_neighbour")
-        )
         draw_shots(
             [part["k_shot"] for part in parts],
-            learner,
-            nearest,
+            {
+                "learner": values_of(parts, "learner"),
+                "nearest neighbour, same encoder": values_of(parts, "nearest_neighbour"),
+            },
             trained=settings.k_shot,
             chance=parts[0]["chance"],
             title=f"{settings.n_way}-way {parts[0]['data']} ({of})",

@@ -11,8 +11,8 @@ from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
 from ..training.run_folder import read_json
 from ..training.tables import markdown_table, percent
-from .comparison_plots import draw_comparison
 from .evaluate import Evaluation
+from .plots import draw_comparison
 from .presets import PRESETS, command
 from .settings import Settings, build_learner
 
@@ -118,8 +118,8 @@ STUDIES = {
     "bootstrapping": Study(
         title="Letters of unseen scripts, with more examples than in training",
         rows={
-            "trained with 2 shots": PRESETS["glyphs-2shot-srwm"],
-            "and a teacher that has read 3 more": PRESETS["glyphs-2shot-bootstrapping"],
+            "trained with 2 examples": PRESETS["glyphs-2shot-srwm"],
+            "the same, beside a teacher that has read 3 more": PRESETS["glyphs-2shot-bootstrapping"],
         },
         leader="glyphs-2shot-srwm",
         k_shots=(1, 2, 3, 4, 5, 6, 7),

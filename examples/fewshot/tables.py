@@ -34,7 +34,7 @@ def sequence_table(result: dict[str, Any]) -> str:
             shots = values["shots"]
             for seen in _some(len(shots["mean"])):
                 at = {key: shots[key][seen] for key in ("mean", "interval_95")}
-                rows.append([f"after {seen} label{'s' * (seen != 1)} of the class", percent(at)])
+                rows.append([f"{task}, after {seen} label{'s' * (seen != 1)} of the class", percent(at)])
         rows += [
             ["both tasks", percent(order["total"])],
             ["answering the label shown least often", percent(order["counting_labels"]["total"])],

@@ -9,9 +9,9 @@ from ..training.command_line import run_program
 from ..training.loop import State
 from ..training.program import train
 from .class_counts import check_unseen
-from .curves import draw_curves
 from .domains import load_domains
 from .evaluate import Evaluation, evaluate
+from .plots import draw_curves
 from .presets import DESCRIPTIONS, PRESETS
 from .settings import Settings
 from .trainer import Training

@@ -26,8 +26,8 @@ from .agent import Agent
 from .environments import make_environment
 from .episodes import Episodes, play_episodes
 from .normalisation import has_constants, normalise
+from .plots import draw_returns
 from .random_policy import RandomPolicy
-from .return_plots import draw_returns
 from .settings import Settings
 from .splits import Split, SplitName, splits_of
 from .tables import return_tables

@@ -13,8 +13,8 @@ from ..training.experiments import Results, mean_over, row_label
 from ..training.run_folder import RunFolder, read_json
 from ..training.statistics import over_runs
 from ..training.tables import markdown_table, number, percent
-from .comparison_plots import draw_comparison
 from .evaluate import describe_splits, fresh_agent
+from .plots import draw_comparison
 from .presets import PRESETS, command
 from .settings import Settings
 from .splits import SplitName, splits_of

@@ -9,10 +9,10 @@ from ..training.command_line import run_program
 from ..training.loop import State
 from ..training.program import train
 from .agent import Agent, build_agent
-from .curves import draw_curves
 from .division import Block, divide, session_seed
 from .environments import make_environment
 from .environments.vector import VectorEnvironment
+from .plots import draw_curves
 from .presets import DESCRIPTIONS, PRESETS
 from .settings import Settings
 from .trainer import Training

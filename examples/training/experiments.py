@@ -288,6 +288,16 @@ def row_label(entry: dict[str, Any], results: Results) -> str:
     return str(entry["label"]) if count == of else f"{entry['label']} ({count} of {of} seeds)"
 
 
+def intervals_of(results: Results, over: str = "episodes") -> str:
+    """What the means and intervals of the numbers are; of one seed, they are over these."""
+    count = len(results["seeds"])
+    if count == 1:
+        return f"one seed, mean and 95 % interval over {over}"
+    counts = {len(entry["runs"]) for entry in results["compared"].values()}
+    alone = f"; where there is one seed alone, over {over}" if 1 in counts else ""
+    return f"mean and 95 % interval over {count} seeds{alone}"
+
+
 def mean_over(entry: dict[str, Any], what: str) -> float:
     """The mean over a row's runs of what is kept of each, such as their "minutes"."""
     return float(sum(run[what] for run in entry["runs"]) / len(entry["runs"]))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from matplotlib.figure import Figure
 
 import srwm
 
@@ -20,3 +21,16 @@ def _no_threads_of_another_run() -> Iterator[None]:
     """Programs set them for the whole process."""
     yield
     srwm.set_num_threads(None)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures that were saved."""
+    figures, save = [], Figure.savefig
+
+    def saving(figure, *given, **options):
+        figures.append(figure)
+        save(figure, *given, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saving)
+    return figures

@@ -5,6 +5,7 @@ import itertools
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 from PIL import Image
@@ -105,24 +106,24 @@ def test_a_run_is_evaluated_with_the_shots_of_its_study(options):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "columns", "cells"),
+    ("name", "columns", "cells", "line"),
     [
         (
             "glyphs",
-            8,
             ["learner", "nearest neighbour, same encoder"],
             ["85.00 ± 63.53 %", "90.00 ± 0.00 %"],
+            [0.02, 0.425, 0.85],  # accuracies of 0 are drawn at the axis
         ),
         (
             "sequential",
-            3,
             ["glyphs, first", "textures, second", "textures, first", "glyphs, second"],
             ["85.00 ± 63.53 %"] * 4,
+            [0.85] * 2,  # of the first task
         ),
-        ("bootstrapping", 2, [f"{k}-shot" for k in range(1, 8)], ["85.00 ± 63.53 %"] * 7),
+        ("bootstrapping", [f"{k}-shot" for k in range(1, 8)], ["85.00 ± 63.53 %"] * 7, [0.85] * 7),
     ],
 )
-def test_numbers_table_and_picture_of_finished_runs(options, capsys, name, rows, columns, cells):
+def test_numbers_table_and_picture_of_finished_runs(options, capsys, drawn, name, columns, cells, line):
     comparison = compared(options, name)
     assert comparison.missing == []
     results = comparison.results()
@@ -135,9 +136,13 @@ def test_numbers_table_and_picture_of_finished_runs(options, capsys, name, rows,
     head, *table = cells_of(capsys.readouterr().out)
     assert head == ["", *columns, "minutes"]
     assert [row[0] for row in table] == list(STUDIES[name].rows)
-    assert [row[1:] for row in table] == [[*cells, "2.0"]] * rows
+    assert [row[1:] for row in table] == [[*cells, "2.0"]] * len(STUDIES[name].rows)
     with Image.open(options.output / f"{name}.png") as image:
         assert image.size[0] > 500
+    found = {one.get_label(): one.get_ydata() for one in drawn[0].axes[0].lines}
+    for label in STUDIES[name].rows:
+        if "5-shot" not in label:  # which have axes of their own
+            np.testing.assert_allclose(found[label.removesuffix(", 1-shot")], line)
 
 
 def test_parameters_are_those_that_the_readme_tells():

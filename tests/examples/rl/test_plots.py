@@ -1,23 +1,8 @@
 import numpy as np
-import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from examples.rl.return_plots import draw_returns
+from examples.rl.plots import draw_comparison, draw_returns
 from tests.examples.rl.test_tables import RESULT, SPLITS, number
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that were saved."""
-    figures, save = [], Figure.savefig
-
-    def saving(figure, *given, **options):
-        figures.append(figure)
-        save(figure, *given, **options)
-
-    monkeypatch.setattr(Figure, "savefig", saving)
-    return figures
 
 
 def points_of(axes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -67,3 +52,35 @@ def test_panels_without_a_game_are_empty(drawn, tmp_path):
     axes = drawn[0].axes
     assert [one.get_title() for one in axes] == [*games, "", ""]
     assert [one.axison for one in axes] == [True] * 4 + [False] * 2
+
+
+def results(*returns: list[float | None]) -> dict:
+    """Of a study of one row, with the returns that the runs reported."""
+    number = {"mean": 0.5, "interval_95": 0.1}
+    runs = [
+        {
+            "result": {"test": {"sampled": number}},
+            "curve": [
+                {"frames": 100 * i, "seconds": (60.0 + 60 * seed) * i, "episode_return": value}
+                for i, value in enumerate(of_run)
+            ],
+        }
+        for seed, of_run in enumerate(returns)
+    ]
+    entry = {"label": "SRWM", "runs": runs, "summary": {"test": {"sampled": number}}}
+    seeds = list(range(len(returns)))
+    chance = {"test": {"sampled": {"mean": 0.2, "interval_95": 0.05}}}
+    return {"title": "t", "seeds": seeds, "episodes": 9, "compared": {"srwm": entry}, "random": chance}
+
+
+def test_curves_of_seeds_are_smoothed_and_drawn_as_their_mean(drawn, tmp_path):
+    draw_comparison(results([None, 1, 2, 3, 4, 5, 6], [None, 3, 4, 5, 6, 7, 8]), tmp_path / "p.png")
+    by_frames, by_time, _ = drawn[0].axes
+    means = [2, 2.5, 3, 3.5, 4, 5]
+    np.testing.assert_allclose(by_frames.lines[0].get_xydata().T, [[100, 200, 300, 400, 500, 600], means])
+    np.testing.assert_allclose(by_time.lines[0].get_xydata().T, [[1.5, 3, 4.5, 6, 7.5, 9], means])
+
+
+def test_a_run_in_which_no_episode_ended_has_no_curve(drawn, tmp_path):
+    draw_comparison(results([None, None]), tmp_path / "p.png")
+    assert len(drawn[0].axes[0].lines[0].get_xdata()) == 0
