@@ -58,6 +58,20 @@ States = list[Tensor]  # what a core carries, one tensor for each layer that car
 Flags = Tensor | None  # (..., L) bool
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What all cores take, see `build_core`; some do without n_heads or d_ff."""
+
+    n_inputs: int
+    n_outputs: int | None
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_ff: int
+    dropout: float
+    input_gain: float
+
+
 class Core(nn.Module):
     """A sequence model, called ``outputs, states = core(inputs, states, resets, mask)``.
 
@@ -140,34 +154,23 @@ class StackCore(Core):
 
     Parameters
     ----------
+    s : n_heads is the mixer's own.
     mixer : makes a layer of `srwm.nn` that mixes steps, D entries wide. None: there are only
         feed-forward blocks.
-    n_inputs and others : see `build_core`.
     """
 
-    def __init__(
-        self,
-        n_inputs: int,
-        n_outputs: int | None,
-        mixer: Callable[[], Any] | None,
-        *,
-        n_layers: int,
-        d_model: int,
-        d_ff: int,
-        dropout: float = 0.0,
-        input_gain: float = 1.0,
-    ) -> None:
-        super().__init__(n_inputs, n_outputs or d_model)
+    def __init__(self, s: Sizes, mixer: Callable[[], Any] | None) -> None:
+        super().__init__(s.n_inputs, s.n_outputs or s.d_model)
         # In this order the weights are drawn: with a seed they are those of the published results.
-        self.input_proj = nn.Linear(n_inputs, d_model)
-        mixers = [[] if mixer is None else [mixer()] for _ in range(n_layers)]
-        blocks = [FeedForward(d_model, d_ff, dropout=dropout) for _ in range(n_layers)]
+        self.input_proj = nn.Linear(s.n_inputs, s.d_model)
+        mixers = [[] if mixer is None else [mixer()] for _ in range(s.n_layers)]
+        blocks = [FeedForward(s.d_model, s.d_ff, dropout=s.dropout) for _ in range(s.n_layers)]
         self.stack = Stack(
             layer for own, block in zip(mixers, blocks, strict=True) for layer in (*own, block)
         )
-        self.out_layer = _out_layer(d_model, n_outputs)
+        self.out_layer = _out_layer(s)
         with torch.no_grad():
-            self.input_proj.weight.mul_(input_gain)
+            self.input_proj.weight.mul_(s.input_gain)
         self._carries = [state is not None for state in self.stack.initial_state()]
         self.n_states = sum(self._carries)
 
@@ -193,29 +196,16 @@ class LstmCore(Core):
 
     A state (..., 2, D) is a layer's hidden state and its cell. L is at least 1. Dropout is between the
     layers and before the last map. (The published few-shot LSTM takes the option and ignores it.)
-
-    Parameters
-    ----------
-    n_inputs and others : see `build_core`.
     """
 
-    def __init__(
-        self,
-        n_inputs: int,
-        n_outputs: int | None,
-        *,
-        n_layers: int,
-        d_model: int,
-        dropout: float = 0.0,
-        input_gain: float = 1.0,
-    ) -> None:
-        super().__init__(n_inputs, n_outputs or d_model, n_layers)
-        between = dropout if n_layers > 1 else 0.0  # torch warns of dropout with nothing in between
-        self.lstm = nn.LSTM(n_inputs, d_model, n_layers, batch_first=True, dropout=between)
-        self.dropout = nn.Dropout(dropout)
-        self.out_layer = _out_layer(d_model, n_outputs)
+    def __init__(self, s: Sizes) -> None:
+        super().__init__(s.n_inputs, s.n_outputs or s.d_model, s.n_layers)
+        between = s.dropout if s.n_layers > 1 else 0.0  # torch warns of dropout with nothing in between
+        self.lstm = nn.LSTM(s.n_inputs, s.d_model, s.n_layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(s.dropout)
+        self.out_layer = _out_layer(s)
         with torch.no_grad():
-            self.lstm.get_parameter("weight_ih_l0").mul_(input_gain)
+            self.lstm.get_parameter("weight_ih_l0").mul_(s.input_gain)
 
     def initial_state(self, *lead: int) -> States:
         """See `Core`."""
@@ -281,39 +271,24 @@ class TransformerCore(Core):
     """A small causal Transformer, pre-norm, with sinusoidal positions: it reads sequences whole.
 
     It carries nothing: called with states or resets it raises ValueError. Padding is no position.
-
-    Parameters
-    ----------
-    n_inputs and others : see `build_core`.
     """
 
-    def __init__(
-        self,
-        n_inputs: int,
-        n_outputs: int | None,
-        *,
-        n_layers: int,
-        n_heads: int,
-        d_model: int,
-        d_ff: int,
-        dropout: float = 0.0,
-        input_gain: float = 1.0,
-    ) -> None:
-        super().__init__(n_inputs, n_outputs or d_model)
-        if d_model % n_heads:
+    def __init__(self, s: Sizes) -> None:
+        super().__init__(s.n_inputs, s.n_outputs or s.d_model)
+        if s.d_model % s.n_heads:
             raise ValueError(
-                f"build_core: d_model must be a multiple of n_heads = {n_heads}, got {d_model}; every head "
-                "has d_model / n_heads entries"
+                f"build_core: d_model must be a multiple of n_heads = {s.n_heads}, got {s.d_model}; every "
+                "head has d_model / n_heads entries"
             )
-        self.input_proj = nn.Linear(n_inputs, d_model)
+        self.input_proj = nn.Linear(s.n_inputs, s.d_model)
+        sizes = s.d_model, s.n_heads, s.d_ff, s.dropout
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(d_model, n_heads, d_ff, dropout, batch_first=True, norm_first=True)
-            for _ in range(n_layers)
+            nn.TransformerEncoderLayer(*sizes, batch_first=True, norm_first=True) for _ in range(s.n_layers)
         )
-        self.norm = nn.LayerNorm(d_model)
-        self.out_layer = _out_layer(d_model, n_outputs)
+        self.norm = nn.LayerNorm(s.d_model)
+        self.out_layer = _out_layer(s)
         with torch.no_grad():
-            self.input_proj.weight.mul_(input_gain)
+            self.input_proj.weight.mul_(s.input_gain)
 
     def _run(
         self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
@@ -348,8 +323,8 @@ def sinusoidal_positions(L: int, D: int, device: torch.device | None = None) -> 
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, :D]
 
 
-def _out_layer(d_model: int, n_outputs: int | None) -> nn.Module:
-    return nn.Identity() if n_outputs is None else nn.Linear(d_model, n_outputs)
+def _out_layer(s: Sizes) -> nn.Module:
+    return nn.Identity() if s.n_outputs is None else nn.Linear(s.d_model, s.n_outputs)
 
 
 def _one_axis(a: Tensor, lead: tuple[int, ...] | list[int], axes: int) -> Tensor:
@@ -410,7 +385,7 @@ _KINDS: dict[CoreName, _Kind] = {
     "sr_delta": _Kind(SRDelta, _REWRITING, _NORM_SKIP, _PLAIN),
     "fake_sr": _Kind(FakeSR, ("residual", "input_softmax"), _NORM_SKIP, {"residual": "plain"}),
     "deltanet": _Kind(DeltaNet, agents={"eps": 1e-5}),
-    "deltanet_negative": _Kind(partial(DeltaNet, feature_map="l2", beta_range=2)),
+    "deltanet_negative": _Kind(partial(DeltaNet, beta_range=2), agents={"eps": 1e-5}),
     "linear": _Kind(LinearAttention, agents={"sum_norm": True, "eps": 1e-5}),
     "recurrent_delta": _Kind(RecurrentDeltaNet),
     "delta_rnn": _Kind(DeltaRNN, agents={"feature_map": "softmax"}),
@@ -471,8 +446,8 @@ def build_core(
         * "sr_delta", `srwm.nn.SRDelta`,
         * "fake_sr", `srwm.nn.FakeSR`,
         * "deltanet", `srwm.nn.DeltaNet`,
-        * "deltanet_negative", the same with keys of length 1 and rates up to 2: a step may turn the sign
-          of what it reads,
+        * "deltanet_negative", the same with rates up to 2: a step multiplies what a key reads by a number
+          from -1 to 1, not 0 to 1,
         * "linear", `srwm.nn.LinearAttention`,
         * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
         * "delta_rnn", `srwm.nn.DeltaRNN`,
@@ -495,9 +470,9 @@ def build_core(
     input_softmax : of "srwm", "sr_delta" and "fake_sr", see `srwm.nn.SRWM`. None: as published.
     beta_init, q_scale : of "srwm", "srwm_read" and "sr_delta", see `srwm.nn.SRWM`.
     published : whose layers they are. "few_shot": residual "norm_skip", no softmax of inputs. "agents":
-        residual "plain", a softmax of inputs, but not in "fake_sr"; "deltanet" and "delta_delta" with 1e-5
-        beside their sums, "linear" with keys and queries divided by their sums and 1e-5, "delta_rnn" with
-        softmax of queries and keys.
+        residual "plain", a softmax of inputs, but not in "fake_sr"; the DeltaNets and "delta_delta" with
+        1e-5 beside their sums, "linear" with keys and queries divided by their sums and 1e-5, "delta_rnn"
+        with softmax of queries and keys.
 
     Raises
     ------
@@ -512,15 +487,14 @@ def build_core(
         "q_scale": q_scale,
     }
     check_options(core, **options, input_gain=input_gain)
-    sizes: dict[str, Any] = {"n_layers": n_layers, "d_model": d_model, "dropout": dropout}
+    sizes = Sizes(n_inputs, n_outputs, n_layers, n_heads, d_model, d_ff, dropout, input_gain)
     if core == "lstm":
-        return LstmCore(n_inputs, n_outputs, **sizes, input_gain=input_gain)
-    sizes |= {"d_ff": d_ff, "input_gain": input_gain}
+        return LstmCore(sizes)
     if core == "transformer":
-        return TransformerCore(n_inputs, n_outputs, **sizes, n_heads=n_heads)
+        return TransformerCore(sizes)
     kind, mixer = _KINDS[core], None
     if kind.mixer is not None:
         given = {name: options[name] for name in kind.options if options[name] is not None}
         usual = kind.few_shot if published == "few_shot" else kind.agents
         mixer = partial(kind.mixer, d_model, n_heads, dropout=dropout, **{**usual, **given})
-    return StackCore(n_inputs, n_outputs, mixer, **sizes)
+    return StackCore(sizes, mixer)

@@ -39,7 +39,10 @@ MIXERS = {
     ),
     "fake_sr": (lambda: FakeSR(D, H, residual="norm_skip"), lambda: FakeSR(D, H, residual="plain")),
     "deltanet": (lambda: DeltaNet(D, H), lambda: DeltaNet(D, H, eps=1e-5)),
-    "deltanet_negative": (lambda: DeltaNet(D, H, feature_map="l2", beta_range=2),),
+    "deltanet_negative": (
+        lambda: DeltaNet(D, H, beta_range=2),
+        lambda: DeltaNet(D, H, beta_range=2, eps=1e-5),
+    ),
     "linear": (lambda: LinearAttention(D, H), lambda: LinearAttention(D, H, sum_norm=True, eps=1e-5)),
     "recurrent_delta": (lambda: RecurrentDeltaNet(D, H),),
     "delta_rnn": (lambda: DeltaRNN(D, H), lambda: DeltaRNN(D, H, feature_map="softmax")),
