@@ -136,25 +136,31 @@ class Collector:
         go_on : asked before every step.
         """
         clock, environment_seconds, acting_seconds = Clock(), 0.0, 0.0
-        blocks = self._taken(number)
-        size = self.rows.count // self.per_unroll
-        slices = [slice(place * size, (place + 1) * size) for place in range(self.per_unroll)]
+        B, T, size = self.rows.count, self.unroll, self.rows.count // self.per_unroll
+        taken = [
+            (self._blocks[place % len(self._blocks)], slice(first, first + size))
+            for place, first in enumerate(range(0, B, size), number * self.per_unroll)
+        ]
+        C_H_W = taken[0][0].environment.frame_shape
         noise = self._noise(number)
-        states = [torch.cat(parts) for parts in zip(*(block.states for block in blocks), strict=True)]
+        states = [torch.cat(parts) for parts in zip(*(block.states for block, _ in taken), strict=True)]
         started_from = states
-        C_H_W, B, T = blocks[0].environment.frame_shape, self.rows.count, self.unroll
         frames = torch.empty(B, T + 1, *C_H_W, dtype=torch.uint8)
         rewards, dones = torch.empty(B, T + 1), torch.empty(B, T + 1, dtype=torch.bool)
         actions = torch.empty(B, T, dtype=torch.int64)
         logits: list[Tensor] = []
         episodes: list[Episode] = []
         for t in range(T + 1):
-            for block, rows in zip(blocks, slices, strict=True):
-                frames.numpy()[rows, t] = block.step.frame
-                rewards.numpy()[rows, t] = block.step.reward
-                dones.numpy()[rows, t] = block.step.done
+            for block, rows in taken:
+                step, names = block.step, block.environment.names
+                frames.numpy()[rows, t] = step.frame
+                rewards.numpy()[rows, t] = step.reward
+                dones.numpy()[rows, t] = step.done
                 if t > 0:
-                    episodes += _ended(block)
+                    episodes += [
+                        Episode(names[row], float(step.episode_return[row]), int(step.episode_length[row]))
+                        for row in np.flatnonzero(step.done)
+                    ]
             environment_seconds += clock.lap()
             if t == T:
                 break
@@ -166,10 +172,9 @@ class Collector:
             logits.append(acted.logits)
             actions[:, t] = acted.actions
             acting_seconds += clock.lap()
-            chosen = actions[:, t].numpy()
-            for block, rows in zip(blocks, slices, strict=True):
-                block.step = block.environment.step(chosen[rows])
-        for block, rows in zip(blocks, slices, strict=True):
+            for block, rows in taken:
+                block.step = block.environment.step(acted.actions.numpy()[rows])
+        for block, rows in taken:
             block.states = [state[rows] for state in states]
         return Unroll(
             frames=frames,
@@ -205,23 +210,8 @@ class Collector:
         for block in self._blocks:
             block.environment.close()
 
-    def _taken(self, number: int) -> list[_Block]:
-        first = number * self.per_unroll
-        return [self._blocks[(first + place) % len(self._blocks)] for place in range(self.per_unroll)]
-
     def _noise(self, number: int) -> Tensor:
         """Gumbel noise (T, B, A) of this process's rows."""
         rows, n_actions = self.rows, self._blocks[0].environment.n_actions
         draws = gumbel_noise((self.unroll, rows.total, n_actions), self.seed, number)
         return draws[:, rows.first : rows.first + rows.count]
-
-
-def _ended(block: _Block) -> list[Episode]:
-    """The episodes that ended with the block's last step."""
-    step = block.step
-    return [
-        Episode(
-            block.environment.names[row], float(step.episode_return[row]), int(step.episode_length[row])
-        )
-        for row in np.flatnonzero(step.done)
-    ]

@@ -100,26 +100,30 @@ class ProcgenEnvironment:
         levels: tuple[int, int] = (0, 0),
         threads: int = 0,
     ) -> None:
-        _check(names, count, seed, first, mode, levels, threads)
+        _check(
+            names, mode, levels, count=(count, 1), seed=(seed, 0), first=(first, 0), threads=(threads, 0)
+        )
         reason = unusable()
         if reason is not None:
             raise ImportError(reason)
         self.count = count
         numbers = range(first, first + count)
         self.names = tuple(names[number % len(names)] for number in numbers)
-        seeds = [_seed(seed, number) for number in numbers]
+        import envpool
+
+        self._pools: list[_Pool] = []
         games = sorted(set(self.names))
-        self._pools = [
-            _make_pool(
-                game,
-                np.flatnonzero([name == game for name in self.names]),
-                seeds,
-                mode,
-                levels,
-                max(1, threads // len(games)) if threads else 0,
+        for game in games:
+            rows = np.flatnonzero([name == game for name in self.names])
+            pool = envpool.make_gymnasium(
+                f"{game.capitalize()}{mode.capitalize()}-v0",
+                num_envs=len(rows),
+                seed=[_seed(seed, numbers[row]) for row in rows],
+                num_threads=max(1, threads // len(games)) if threads else 0,
+                start_level=levels[0],
+                num_levels=levels[1],
             )
-            for game in games
-        ]
+            self._pools.append(_Pool(rows, pool))
         self._return = np.zeros(count)
         self._length = np.zeros(count, np.int64)
         self._begun = False
@@ -134,13 +138,8 @@ class ProcgenEnvironment:
         self._return[:] = 0
         self._length[:] = 0
         self._begun = True
-        return Step(
-            frame=frame,
-            reward=np.zeros(self.count, np.float32),
-            done=np.ones(self.count, bool),
-            episode_return=np.full(self.count, np.nan),
-            episode_length=np.zeros(self.count, np.int64),
-        )
+        reward, done = np.zeros(self.count, np.float32), np.ones(self.count, bool)
+        return Step(frame, reward, done, np.full(self.count, np.nan), np.zeros(self.count, np.int64))
 
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) integers below 15, in each."""
@@ -207,15 +206,8 @@ def unusable() -> str | None:
     return None
 
 
-def _check(
-    names: Sequence[str],
-    count: int,
-    seed: int,
-    first: int,
-    mode: Mode,
-    levels: tuple[int, int],
-    threads: int,
-) -> None:
+def _check(names: Sequence[str], mode: Mode, levels: tuple[int, int], **at_least: tuple[int, int]) -> None:
+    """Raise ValueError for what does not exist, or numbers, each with the least it may be."""
     operation = "make_environment"
     if not names:
         raise ValueError(f"{operation}: name must name at least one game")
@@ -226,12 +218,10 @@ def _check(
             raise ValueError(
                 f"{operation}: mode must be one that {name} has, {', '.join(MODES[name])}; got {mode!r}"
             )
-    at_least = (("count", count, 1), ("seed", seed, 0), ("first", first, 0), ("threads", threads, 0))
-    for what, value, least in at_least:
+    for what, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{operation}: {what} must be at least {least}, got {value}")
-    start, number = levels
-    if start < 0 or number < 0 or start + number > _LARGEST:
+    if min(levels) < 0 or sum(levels) > _LARGEST:
         raise ValueError(
             f"{operation}: levels must be a first level and a number of levels, both at least 0 and "
             f"together at most {_LARGEST}, got {levels}"
@@ -245,20 +235,3 @@ def _check(
 
 def _seed(seed: int, environment: int) -> int:
     return int(np.random.SeedSequence((seed, environment)).generate_state(1)[0]) & _LARGEST
-
-
-def _make_pool(
-    game: str, rows: np.ndarray, seeds: list[int], mode: Mode, levels: tuple[int, int], threads: int
-) -> _Pool:
-    import envpool
-
-    start, number = levels
-    pool = envpool.make_gymnasium(
-        f"{game.capitalize()}{mode.capitalize()}-v0",
-        num_envs=len(rows),
-        seed=[seeds[row] for row in rows],
-        num_threads=threads,
-        start_level=start,
-        num_levels=number,
-    )
-    return _Pool(rows, pool)
