@@ -1,0 +1,26 @@
+"""The comparisons behind docs/results: ``python -m examples.languages.experiments --help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from ..training.experiments import ExperimentOptions, run_program
+from .studies import STUDIES
+
+
+@dataclass(frozen=True)
+class Experiments(ExperimentOptions):
+    """Train and evaluate what a study compares, and put numbers and a picture side by side.
+
+    Runs that are finished are not trained again, and interrupted ones continue: the same command goes
+    on where it was stopped.
+    """
+
+    studies: tyro.conf.Positional[tuple[str, ...]]
+    """Which: languages; languages-hard, languages-rates or languages-demo, with --seeds 0."""
+
+
+if __name__ == "__main__":
+    run_program("examples.languages.experiments", Experiments, STUDIES)

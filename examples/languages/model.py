@@ -1,0 +1,50 @@
+"""The model: symbols in, a label for every position out."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..training.cores import build_core
+from .settings import Settings
+
+
+class Reader(nn.Module):
+    """A core on the symbols of words, one-hot.
+
+    Parameters
+    ----------
+    core : as `training.cores.build_core` gives, with as many inputs as there are symbols.
+    """
+
+    def __init__(self, core: nn.Module, n_symbols: int) -> None:
+        super().__init__()
+        self.core, self.n_symbols = core, n_symbols
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, L) int64, mask (B, L) false at padding -> logits (B, L, labels)."""
+        inputs = F.one_hot(tokens, self.n_symbols).to(next(self.parameters()).dtype)
+        logits, _ = self.core(inputs, None, None, mask, return_states=False)
+        result: Tensor = logits
+        return result
+
+
+def build_reader(settings: Settings) -> Reader:
+    """The model that the settings describe, with fresh weights."""
+    task, s = settings.words, settings
+    core = build_core(
+        s.core,
+        len(task.symbols),
+        len(task.labels),
+        n_layers=s.n_layers,
+        n_heads=s.n_heads,
+        d_model=s.d_model,
+        d_ff=s.d_ff,
+        dropout=s.dropout,
+        residual=s.residual,
+        input_softmax=s.input_softmax or None,
+        beta_init=s.beta_init,
+        q_scale=s.q_scale,
+        input_gain=s.input_gain,
+    )
+    return Reader(core, len(task.symbols))

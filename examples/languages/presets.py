@@ -1,0 +1,54 @@
+"""Settings by name, one for each task and learner, and the learners' sizes and learning rates.
+
+All learners have two layers, four heads and feed-forward blocks of 256 where they have such, and about as
+many parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..training.command_line import command_for
+from .settings import Settings
+from .tasks import TASKS
+
+# Learner -> what it is called, and its settings.
+LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "srwm": ("SRWM", {"core": "srwm"}),
+    "srwm-pre-norm": ("SRWM, pre-norm", {"core": "srwm", "residual": "pre_norm"}),
+    "deltanet": ("DeltaNet", {"core": "deltanet"}),
+    "deltanet-negative": ("DeltaNet, rates to 2", {"core": "deltanet_negative"}),
+    "linear": ("linear attention", {"core": "linear"}),
+    "recurrent-delta": ("Recurrent Delta Net", {"core": "recurrent_delta"}),
+    "delta-rnn": ("Delta RNN", {"core": "delta_rnn"}),
+    "self-modifying": ("self-modifying memory", {"core": "self_modifying_titans"}),
+    "lstm": ("LSTM", {"core": "lstm", "d_model": 80}),
+    "transformer": ("Transformer", {"core": "transformer"}),
+}
+
+# What differs from the usual settings, by task. Lengths of programs are statements.
+_PROGRAMS: dict[str, Any] = {"high": 100, "bins": ()}
+_LISTS: dict[str, Any] = {"low": 5, "high": 100, "bins": (200,)}
+_OF_TASKS = {
+    **{task: _PROGRAMS for task in TASKS if task.startswith("code")},
+    **{task: _LISTS for task in TASKS if task.startswith("listops")},
+}
+
+
+def _preset(task: str, learner: str) -> Settings:
+    name = f"{task}-{learner}"
+    _, of_learner = LEARNERS[learner]
+    return replace(Settings(), task=task, name=name, preset=name, **of_learner, **_OF_TASKS.get(task, {}))
+
+
+PRESETS = {f"{task}-{learner}": _preset(task, learner) for task in TASKS for learner in LEARNERS}
+
+DESCRIPTIONS = {
+    f"{task}-LEARNER": f"LEARNER: {', '.join(LEARNERS)}" if task == "parity" else "" for task in TASKS
+}
+
+
+def command(settings: Settings) -> str:
+    """The shell command that starts a run with these settings."""
+    return command_for(settings, PRESETS.get(settings.preset or "", Settings()))
