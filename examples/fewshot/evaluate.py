@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from ..training.accelerator import choose_device
-from ..training.freed_memory import keep_freed_memory
-from ..training.outputs import reserve
+from ..training import evaluation
 from ..training.program import use_threads
-from ..training.run_folder import RunFolder, write_json
+from ..training.run_folder import RunFolder
 from ..training.statistics import mean_and_interval, over_runs, student_interval
-from ..training.weights import load_weights
 from . import published
 from .data.classes import ImageClasses, Splits
 from .data.episodes import EpisodeSampler
@@ -34,8 +30,7 @@ from .protocol import score, score_sequences
 from .settings import Settings, build_learner, picture_shape
 from .tables import episode_table, run_table, sequence_table
 
-# Settings in which runs that are summarised together may differ.
-_OF_A_SEED = ("--seed:", "--encoder-from:")
+Run = evaluation.Run[Settings, FewShotLearner]
 
 
 @dataclass(frozen=True)
@@ -76,9 +71,9 @@ class Evaluation:
     seed: int = 1
     """Decides which episodes are drawn."""
     output: Path | None = None
-    """Where the numbers go, a .json file; a picture goes beside it. By default evaluation.json in the run's
-    folder, and with other data, shots, episodes or seeds a file beside it whose name says so; of several
-    runs, beside the first run's folder."""
+    """Where the numbers go, a .json file; the table and a picture go beside it. By default
+    evaluation.json in the run's folder, and with other data, shots, episodes or seeds a file beside it
+    whose name says so; of several runs, beside the first run's folder."""
     threads: int = 0
     """Threads for PyTorch; 0 leaves its own choice."""
 
@@ -121,17 +116,6 @@ class Evaluation:
         return "-".join(["evaluation", *parts]) + ".json"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained learner and where it came from."""
-
-    folder: RunFolder
-    learner: FewShotLearner
-    settings: Settings
-    step: int  # of the weights
-    data: list[dict[str, Any]] | None  # `describe_data` of what it was trained on
-
-
 def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
     """Evaluate, print tables, write the numbers and a picture.
 
@@ -151,29 +135,25 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     """
     options.check()
     use_threads(options.threads)
-    folders = [RunFolder(path) for path in options.runs]
-    runs = [load_run(folder, options) for folder in folders]
-    for run in runs:
-        run.learner.to(choose_device())
-    settings = runs[0].settings
+    runs = [_where_data_are(options, load_run(RunFolder(path))) for path in options.runs]
     _check_alike(options, runs)
-    output = _output(options, runs)
+    folders = [run.folder for run in runs]
+    output = evaluation.output_file(options.output, runs, options.file(runs[0].settings))
     with contextlib.ExitStack() as reserved:
-        reserved.enter_context(reserve(output, folders, is_of_all=len(runs) > 1))
+        reserved.enter_context(evaluation.reserve(output, folders, is_of_all=len(runs) > 1))
         for run in runs:
-            reserved.enter_context(reserve(_own_output(options, run), [run.folder], is_of_all=False))
+            own = evaluation.reserve(_own_output(options, run), [run.folder], is_of_all=False)
+            reserved.enter_context(own)
         classes = _load_classes(options, runs, domains)
         results = [_evaluate_run(options, run, classes) for run in runs]
         if len(runs) == 1:
             return results[0]
-        summary = over_runs(
-            results, published.interval if options.interval == "published" else student_interval
-        )
+        rule = published.interval if options.interval == "published" else student_interval
+        summary = over_runs(results, rule)
         joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
         joint |= {"summary": summary}
-        write_json(output, joint)
-        _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
-    print(run_table(results, summary))
+        evaluation.write(output, joint, run_table(results, summary))
+        _draw(summary, runs[0].settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
     return joint
 
 
@@ -190,54 +170,27 @@ def _load_classes(
     return [splits.validation if options.on_validation else splits.test for splits in domains]
 
 
-def load_learner(folder: RunFolder) -> tuple[FewShotLearner, Settings, int]:
-    """The run's best weights so far, its settings, and the step of the weights.
-
-    Raises
-    ------
-    FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if it is damaged, or one of another program.
-    """
-    run = load_run(folder)
-    return run.learner, run.settings, run.step
+def load_run(folder: RunFolder) -> Run:
+    """A run with its best weights so far; see `evaluation.load_run`."""
+    return evaluation.load_run(folder, Settings, build_learner, "learner")
 
 
-def load_run(folder: RunFolder, options: Evaluation | None = None) -> Run:
-    """As `load_learner`, with all that is known of the run.
-
-    Parameters
-    ----------
-    options : say where the run's data are now.
-    """
-    path = folder.best_or_last_path
-    state = folder.best_or_last(Settings)
-    settings = Settings.from_record(state["settings"])
-    learner = build_learner(settings)
-    load_weights(learner, state.get("learner"), path)
-    if options is not None and options.data == "run":
-        settings = dataclasses.replace(
-            settings,
-            root=_given(options.root, settings.root),
-            second_root=_given(options.second_root, settings.second_root),
-        )
-    return Run(folder, learner, settings, state["progress"].get("step", 0), state.get("data"))
-
-
-def _output(options: Evaluation, runs: Sequence[Run]) -> Path:
-    """The file of the numbers of all runs."""
-    if options.output is not None:
-        return options.output
-    if len(runs) == 1:
-        return _own_output(options, runs[0])
-    names = "+".join(run.folder.path.name for run in runs)
-    return runs[0].folder.path.parent / f"{names}-{options.file(runs[0].settings)}"
+def _where_data_are(options: Evaluation, run: Run) -> Run:
+    """The run with its data where they are now."""
+    if options.data != "run":
+        return run
+    settings = dataclasses.replace(
+        run.settings,
+        root=_given(options.root, run.settings.root),
+        second_root=_given(options.second_root, run.settings.second_root),
+    )
+    return dataclasses.replace(run, settings=settings)
 
 
 def _own_output(options: Evaluation, run: Run) -> Path:
     """The file of one run's numbers."""
-    if len(options.runs) == 1 and options.output is not None:
-        return options.output
-    return run.folder.path / options.file(run.settings)
+    given = options.output if len(options.runs) == 1 else None
+    return evaluation.output_file(given, [run], options.file(run.settings))
 
 
 def _check_alike(options: Evaluation, runs: list[Run]) -> None:
@@ -254,12 +207,11 @@ def _check_alike(options: Evaluation, runs: list[Run]) -> None:
             f"published, got {episodes}"
         )
     for other in runs[1:]:
-        changes = other.settings.changes(settings.record())
-        changes = [change for change in changes if not change.startswith(_OF_A_SEED)]
-        if changes:
+        others = evaluation.other_than_seed(runs[0], other)
+        if others:
             raise ValueError(
                 f"evaluate: runs that are summarised may differ in their seed alone, but from "
-                f"{runs[0].folder.path} to {other.folder.path}: {'; '.join(changes)}; "
+                f"{runs[0].folder.path} to {other.folder.path}: {'; '.join(others)}; "
                 "evaluate them one by one"
             )
 
@@ -279,16 +231,16 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     settings = run.settings
     if settings.protocol == "sequential":
         result = _score_sequences(options, run, classes)
-        print(sequence_table(result))
+        table = sequence_table(result)
     elif options.k_shots:
         results = [_score_episodes(options, run, classes[0], shots) for shots in options.k_shots]
         result = {"k_shots": results}
-        print("\n\n".join(map(episode_table, results)))
+        table = "\n\n".join(map(episode_table, results))
     else:
         result = _score_episodes(options, run, classes[0], _given(options.k_shot, settings.k_shot))
-        print(episode_table(result))
+        table = episode_table(result)
     output = _own_output(options, run)
-    write_json(output, result)
+    evaluation.write(output, result, table)
     picture = output.with_suffix(".png")
     if output.resolve() == run.folder.evaluation.resolve():
         picture = run.folder.positions if "orders" in result else run.folder.episodes
@@ -296,14 +248,14 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
         _draw(result, settings, picture, f"run {settings.name}")
     else:
         sampler = _sampler(options, settings, classes[0], result["k_shot"])
-        draw_gallery(run.learner.cpu(), sampler, classes[0], picture)
+        draw_gallery(run.model.cpu(), sampler, classes[0], picture)
     return result
 
 
 def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot: int) -> dict[str, Any]:
     settings = run.settings
     sampler = _sampler(options, settings, classes, k_shot)
-    scores = score(run.learner, sampler, _given(options.episodes, settings.test_episodes))
+    scores = score(run.model, sampler, _given(options.episodes, settings.test_episodes))
     return {
         "data": str(options.root) if options.data == "folder" else domain_names(settings)[0],
         "split": _split(options),
@@ -315,7 +267,7 @@ def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot
         "queries": sampler.n_query,
         "augment": sampler.augment,
         "seed": options.seed,
-        "step": run.step,
+        "step": run.progress.get("step", 0),
         "interval": options.interval,
         "learner": _values(scores.learner, options),
         "nearest_neighbour": _values(scores.nearest, options),
@@ -354,7 +306,7 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
             unknown_label=settings.unknown_label,
             augment=augment,
         )
-        scores = score_sequences(run.learner, sampler, count)
+        scores = score_sequences(run.model, sampler, count)
         orders[f"{names[leader]} first"] = {
             "switch": settings.n_way * k_shot,
             "total": _values(scores.of_sequences(), options),
@@ -382,7 +334,7 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
         "augment": augment,
         "images_repeat": any(e is not c for e, c in zip(enough, classes, strict=True)),
         "seed": options.seed,
-        "step": run.step,
+        "step": run.progress.get("step", 0),
         "interval": options.interval,
         "orders": orders,
         "chance": 1 / settings.n_way,
@@ -435,15 +387,5 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def main() -> None:
-    """The command line."""
-    options = tyro.cli(Evaluation, prog="python -m examples.fewshot.evaluate")
-    keep_freed_memory()
-    try:
-        evaluate(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
-
-
 if __name__ == "__main__":
-    main()
+    evaluation.run_program("examples.fewshot.evaluate", Evaluation, evaluate)

@@ -22,7 +22,7 @@ from .acting import Acted, Policy
 from .environments import action_names, make_environment
 from .environments.vector import Step, VectorEnvironment
 from .episodes import play_episodes
-from .evaluate import load_run
+from .evaluate import frames_of, load_run
 from .random_policy import RandomPolicy
 from .splits import TEST_LEVELS
 
@@ -184,7 +184,7 @@ def main(options: Sheet) -> Path:
     environment = make_environment(
         game, 1, options.seed, mode=run.settings.mode, levels=levels if numbered else (0, 0)
     )
-    policy: Policy = RandomPolicy(environment.n_actions) if options.random else run.agent
+    policy: Policy = RandomPolicy(environment.n_actions) if options.random else run.model
     try:
         recording = record_episode(
             policy, environment, greedy=options.greedy, seed=options.seed, max_steps=options.max_steps
@@ -192,7 +192,7 @@ def main(options: Sheet) -> Path:
     finally:
         environment.close()
     path = run.folder.contact_sheet if options.output is None else options.output
-    who = "acting at random" if options.random else f"{run.settings.core}, {run.frames:,} frames"
+    who = "acting at random" if options.random else f"{run.settings.core}, {frames_of(run):,} frames"
     draw_sheet(
         recording, names=action_names(game), frames=options.frames, title=f"{game}, {who}", path=path
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from ..training.accelerator import choose_device
-from ..training.freed_memory import keep_freed_memory
-from ..training.outputs import reserve
+from ..training import evaluation
 from ..training.program import use_threads
-from ..training.run_folder import RunFolder, write_json
+from ..training.run_folder import RunFolder
 from ..training.settings import flag
 from ..training.statistics import mean_and_interval, over_runs
-from ..training.weights import load_weights
 from .acting import Policy
 from .agent import Agent
 from .environments import make_environment
@@ -32,6 +28,8 @@ from .settings import Settings
 from .splits import Split, SplitName, splits_of
 from .tables import return_tables
 from .train import make_agent
+
+Run = evaluation.Run[Settings, Agent]
 
 _RANDOM = "random policy"
 _GIVEN_ALIKE = ("games", "mode", "start_level", "levels")
@@ -97,16 +95,6 @@ class Evaluation:
         return "-".join(["evaluation", *parts]) + ".json"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained agent and where it came from."""
-
-    folder: RunFolder
-    agent: Agent
-    settings: Settings
-    frames: int  # that the weights were trained on
-
-
 def evaluate(options: Evaluation) -> dict[str, Any]:
     """Evaluate, print the tables, write numbers, tables and a picture.
 
@@ -131,26 +119,12 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     _check_alike(runs)
     settings = runs[0].settings
     splits = splits_of(settings, options.splits)
-    output = _output(options, runs)
-    with reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1):
+    output = evaluation.output_file(options.output, runs, options.file)
+    with evaluation.reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1):
         result = _measure_all(options, runs, splits)
-        write_json(output, result)
-        tables = return_tables(result, splits)
-        output.with_suffix(".md").write_text(tables + "\n")
+        evaluation.write(output, result, return_tables(result, splits))
         draw_returns(result, splits, output.with_suffix(".png"))
-        print(tables)
     return result
-
-
-def _output(options: Evaluation, runs: Sequence[Run]) -> Path:
-    """The file of the numbers."""
-    if options.output is not None:
-        return options.output
-    first = runs[0].folder.path
-    if len(runs) == 1:
-        return first / options.file
-    names = "+".join(run.folder.path.name for run in runs)
-    return first.parent / f"{names}-{options.file}"
 
 
 def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Split]) -> dict[str, Any]:
@@ -168,13 +142,13 @@ def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Spli
     if options.policies:
         for run in runs:
             name = run.folder.path.name
-            measured = _measure(options, settings, splits, run.agent, options.policies, name)
+            measured = _measure(options, settings, splits, run.model, options.policies, name)
             result["runs"].append(
                 {
                     "run": str(run.folder.path),
                     "core": run.settings.core,
                     "training_seed": run.settings.seed,
-                    "frames": run.frames,
+                    "frames": frames_of(run),
                     **measured,
                 }
             )
@@ -183,7 +157,7 @@ def _measure_all(options: Evaluation, runs: Sequence[Run], splits: Sequence[Spli
                 "runs": [str(runs[i].folder.path) for i in alike],
                 **over_runs([_without_names(result["runs"][i]) for i in alike]),
             }
-            for alike in _alike_but_for_seed(runs)
+            for alike in evaluation.alike_but_for_seed(runs)
             if len(alike) > 1
         ]
     if options.random:
@@ -210,20 +184,13 @@ def fresh_agent(settings: Settings) -> Agent:
 
 
 def load_run(folder: RunFolder) -> Run:
-    """The agent of a run with its last weights, where it would be trained.
+    """The agent of a run with its last weights; see `evaluation.load_run`."""
+    return evaluation.load_run(folder, Settings, fresh_agent, "agent")
 
-    Raises
-    ------
-    FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if it is damaged, or one of another program.
-    """
-    path = folder.best_or_last_path
-    state = folder.best_or_last(Settings)
-    settings = Settings.from_record(state["settings"])
-    agent = fresh_agent(settings)
-    load_weights(agent, state.get("agent"), path)
-    agent.to(choose_device())
-    return Run(folder, agent, settings, state["progress"].get("step", 0) * settings.frames_per_update)
+
+def frames_of(run: Run) -> int:
+    """That the weights were trained on."""
+    return int(run.progress.get("step", 0)) * run.settings.frames_per_update
 
 
 def _measure(
@@ -341,37 +308,9 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 )
 
 
-def _alike_but_for_seed(runs: Sequence[Run]) -> list[list[int]]:
-    """The numbers of runs that differ in their seed alone, together."""
-    groups: list[list[int]] = []
-    for number, run in enumerate(runs):
-        for group in groups:
-            if all(_differ_in_seed_alone(run, runs[member]) for member in group):
-                group.append(number)
-                break
-        else:
-            groups.append([number])
-    return groups
-
-
-def _differ_in_seed_alone(one: Run, other: Run) -> bool:
-    changes = one.settings.changes(other.settings.record())
-    return [change.split(":")[0] for change in changes] == ["--seed"]
-
-
 def _without_names(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name not in ("run", "training_seed")}
 
 
-def main() -> None:
-    """The command line."""
-    options = tyro.cli(Evaluation, prog="python -m examples.rl.evaluate")
-    keep_freed_memory()
-    try:
-        evaluate(options)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{error}")
-
-
 if __name__ == "__main__":
-    main()
+    evaluation.run_program("examples.rl.evaluate", Evaluation, evaluate)

@@ -18,7 +18,7 @@ from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import SequenceSampler
 from examples.fewshot.domains import describe_data
-from examples.fewshot.evaluate import Evaluation, evaluate, load_learner
+from examples.fewshot.evaluate import Evaluation, evaluate, load_run
 from examples.fewshot.models import FewShotLearner
 from examples.fewshot.protocol import score, score_sequences
 from examples.fewshot.settings import build_learner
@@ -69,7 +69,7 @@ def test_evaluation_is_reproducible_and_says_what_was_measured(run, splits, caps
     assert result == json.loads((run.path / "evaluation-episodes60-queries3.json").read_text())
     assert (run.path / "evaluation-episodes60-queries3.png").exists()
 
-    learner, _, _ = load_learner(run)
+    learner = load_run(run).model
     sampler = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=3, seed=1)
     scores = score(learner, sampler, 60)
     for name, values in (("learner", scores.learner), ("nearest_neighbour", scores.nearest)):
@@ -90,7 +90,7 @@ def test_other_episodes_by_another_seed(run, splits):
 
 def test_the_validation_classes_instead_of_the_tests(run, splits):
     result = evaluate(Evaluation(runs=(run.path,), on_validation=True, episodes=100), [splits])
-    learner, _, _ = load_learner(run)
+    learner = load_run(run).model
     sampler = EpisodeSampler(splits.validation, n_way=3, k_shot=1, n_query=2, seed=1)
     scores = score(learner, sampler, 100)
     assert result["learner"]["mean"] == scores.learner.mean()
@@ -131,16 +131,18 @@ def test_several_runs_are_summarised_by_students_t(seeds, splits, capsys):
         assert summary["interval_95"] == pytest.approx(half)
     written = seeds[0].path.parent / "seed-0+seed-1+seed-2-evaluation.json"
     assert json.loads(written.read_text()) == joint
-    out = capsys.readouterr().out
-    assert "over 3 runs" in out
-    assert "95 % interval (Student's t)" in out
+    head, *rows = cells_of(written.with_suffix(".md").read_text())
+    assert head == ["over 3 runs", "mean ± 95 % interval (Student's t)", "sd"]
+    learner = joint["summary"]["learner"]
+    assert rows[0] == ["1-shot: learner", percent(learner), f"{100 * learner['sd']:.2f} %"]
+    assert "over 3 runs" in capsys.readouterr().out
 
 
 def test_the_published_interval_of_one_run_and_of_several(seeds, splits, capsys):
     paths = tuple(run.path for run in seeds)
     options = Evaluation(runs=paths, episodes=12, interval="published", tests=3, k_shots=(1, 2))
     joint = evaluate(options, [splits])
-    learner, _, _ = load_learner(seeds[0])
+    learner = load_run(seeds[0]).model
     tests = []
     for first in (0, 4, 8):
         sampler = EpisodeSampler(splits.test, n_way=3, k_shot=1, n_query=2, seed=1)
@@ -165,6 +167,21 @@ def test_runs_of_two_kinds_are_not_summarised(run, settings, splits):
         evaluate(Evaluation(runs=(run.path, other.path)), [splits])
 
 
+def test_runs_of_one_seed_are_not_summarised(seeds, splits):
+    """Their spread would say nothing about other seeds."""
+    with pytest.raises(ValueError, match=r"from .*seed-0 to .*seed-0: --seed is the same; evaluate them"):
+        evaluate(Evaluation(runs=(seeds[0].path, seeds[0].path)), [splits])
+
+
+def test_seeds_may_have_encoders_of_their_own(settings, splits):
+    runs = [
+        begun(dataclasses.replace(settings, name=f"s{n}", seed=n, encoder_from=Path(f"runs/leader-{n}")))
+        for n in range(2)
+    ]
+    joint = evaluate(Evaluation(runs=tuple(run.path for run in runs)), [splits])
+    assert joint["summary"]["learner"]["count"] == 2
+
+
 def test_sequences_in_both_orders(sequential, splits, capsys):
     other = dataclasses.replace(splits, test=splits.train)
     run = begun(sequential)
@@ -175,7 +192,7 @@ def test_sequences_in_both_orders(sequential, splits, capsys):
     assert result["images_repeat"] is False
     assert list(result["orders"]) == ["glyphs first", "textures first"]
 
-    learner, _, _ = load_learner(run)
+    learner = load_run(run).model
     for leader, (order, name) in enumerate((("first", "glyphs"), ("second", "textures"))):
         sampler = SequenceSampler(splits.test, other.test, n_way=3, k_shot=3, seed=1, order=order)
         scores = score_sequences(learner, sampler, 12)
@@ -224,7 +241,7 @@ def test_the_best_weights_are_preferred(run):
     [bias] = [name for name in state["learner"] if name.endswith("out_layer.bias")]
     state["learner"][bias] += 1
     torch.save(state, run.best)
-    learner, _, _ = load_learner(run)
+    learner = load_run(run).model
     torch.testing.assert_close(learner.state_dict()[bias], state["learner"][bias])
 
 
@@ -312,9 +329,10 @@ def test_evaluation_computes_where_training_would(run, splits, monkeypatch, told
 
 
 def test_settings_come_from_the_checkpoint(run, settings):
-    _, recorded, step = load_learner(run)
+    loaded = load_run(run)
+    recorded = loaded.settings
     assert recorded == settings
-    assert step == 0
+    assert loaded.progress["step"] == 0
     assert dataclasses.asdict(recorded) == dataclasses.asdict(settings)
 
 
@@ -333,7 +351,7 @@ def test_other_choices_leave_the_runs_own_evaluation_alone(run, splits, settings
     ):
         evaluate(Evaluation(runs=(run.path,), **changes), [splits])
         assert (run.path / f"evaluation-{name}.json").exists(), name
-        left |= {f"evaluation-{name}.json", f"evaluation-{name}.png"}
+        left |= {f"evaluation-{name}{suffix}" for suffix in (".json", ".md", ".png")}
     assert (run.evaluation.read_text(), run.episodes.stat().st_mtime_ns) == before
     usual = {"episodes": settings.test_episodes, "k_shot": settings.k_shot, "augment": True}
     evaluate(Evaluation(runs=(run.path,), **usual), [splits])

@@ -22,7 +22,7 @@ import srwm
 from examples.fewshot import evaluate, train
 from examples.fewshot.bootstrapping import Bootstrapping
 from examples.fewshot.data.classes import Splits
-from examples.fewshot.evaluate import load_learner
+from examples.fewshot.evaluate import load_run
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import Settings, build_learner
@@ -41,6 +41,7 @@ FILES = {
     "checkpoint.pt",
     "best.pt",
     "evaluation.json",
+    "evaluation.md",
     "curves.png",
     "episodes.png",
 }
@@ -196,7 +197,7 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     folder = RunFolder(settings.folder)
     assert "--resume" in capsys.readouterr().out
     assert not folder.evaluation.exists()
-    load_learner(folder)  # usable
+    load_run(folder)  # usable
     progress = load(folder.checkpoint)["progress"]
     if act is press_ctrl_c:
         warmup = objective is EncoderWarmup
@@ -350,7 +351,8 @@ def test_ctrl_c_in_another_process(tmp_path):
     progress = load(folder.checkpoint)["progress"]
     assert progress["phase"] == "episodes"
     assert progress["step"] > 0
-    learner, settings, _ = load_learner(folder)
+    loaded = load_run(folder)
+    learner, settings = loaded.model, loaded.settings
     assert settings.n_way == learner.n_way == 3
 
 

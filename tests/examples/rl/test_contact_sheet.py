@@ -144,7 +144,7 @@ def test_a_sheet_of_a_run(folder, capsys):
     assert path == folder / "contact_sheet.png"
     assert path.is_file()
     [expected] = play_episodes(
-        load_run(contact_sheet.RunFolder(folder)).agent,
+        load_run(contact_sheet.RunFolder(folder)).model,
         make_environment("cue", 1, 3),
         1,
         greedy=False,

@@ -68,7 +68,7 @@ def test_a_run_of_the_cue_task(folders, capsys):
     assert (result["episodes"], result["environments"], result["seed"]) == (30, 7, 1)
     assert result["seeds"] == []
 
-    agent = load_run(folder).agent
+    agent = load_run(folder).model
     players = [
         (run, "greedy", agent),
         (run, "sampled", agent),
@@ -98,7 +98,7 @@ def test_a_run_of_the_cue_task(folders, capsys):
 def test_the_agent_is_the_trained_one(folders):
     run = load_run(folders[0])
     weights = load(folders[0].checkpoint)["agent"]
-    assert all(torch.equal(value, weights[name]) for name, value in run.agent.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
     assert run.settings.record() == load(folders[0].checkpoint)["settings"]
 
 
@@ -174,7 +174,7 @@ def test_games_of_levels(settings, made):
     assert result["splits"]["1000"] == {"levels": [1000, 200], "unseen": False}
     assert result["splits"]["1200"] == {"levels": [1200, 200], "unseen": True}
 
-    agent, played = load_run(folder).agent, {}
+    agent, played = load_run(folder).model, {}
     for game in ("maze", "heist"):
         for split, (start, _) in splits.items():
             environment = FakeEnvironment(12, seed=1000 * len(game) + start)

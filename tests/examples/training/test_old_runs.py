@@ -74,7 +74,7 @@ def test_an_agents_run_is_evaluated_and_continued(tmp_path):
 @pytest.mark.parametrize(
     ("name", "read", "message"),
     [
-        ("rl", fewshot_evaluate.load_learner, "examples.rl.train, not of examples.fewshot.train"),
+        ("rl", fewshot_evaluate.load_run, "examples.rl.train, not of examples.fewshot.train"),
         ("fewshot", rl_evaluate.load_run, "examples.fewshot.train, not of examples.rl.train"),
     ],
 )

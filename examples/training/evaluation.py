@@ -1,0 +1,150 @@
+"""What evaluations of runs have in common: loading them, which belong together, where the results go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+import tyro
+from torch import nn
+
+from .accelerator import choose_device
+from .freed_memory import keep_freed_memory
+from .run_folder import RunFolder, check_writable, write_json
+from .settings import RunSettings
+from .weights import load_weights
+
+S = TypeVar("S", bound=RunSettings)
+M = TypeVar("M", bound=nn.Module)
+P = TypeVar("P")
+
+# Settings in which runs that are summarised together differ.
+_OF_A_SEED = {"--seed", "--encoder-from"}
+
+
+@dataclass(frozen=True)
+class Run(Generic[S, M]):
+    """A trained model and where it came from.
+
+    Attributes
+    ----------
+    progress : how far the training was when the weights were saved.
+    data : what the run's checkpoint says of its data.
+    """
+
+    folder: RunFolder
+    model: M
+    settings: S
+    progress: dict[str, Any]
+    data: Any
+
+
+def load_run(folder: RunFolder, kind: type[S], build: Callable[[S], M], weights: str) -> Run[S, M]:
+    """A run with its best weights, or the last while there are none, where it would be trained.
+
+    Parameters
+    ----------
+    kind : the settings of the program whose run it must be.
+    build : settings -> the model with fresh weights.
+    weights : what the checkpoint calls them.
+
+    Raises
+    ------
+    FileNotFoundError : if the folder holds no checkpoint.
+    ValueError : if it is damaged, or one of another program.
+    """
+    state = folder.best_or_last(kind)
+    settings = kind.from_record(state["settings"])
+    model = build(settings)
+    load_weights(model, state.get(weights), folder.best_or_last_path)
+    model.to(choose_device())
+    return Run(folder, model, settings, state["progress"], state.get("data"))
+
+
+def other_than_seed(one: Run[S, M], other: Run[S, M]) -> list[str]:
+    """What is in the way of summarising two runs as seeds of one: other settings, or the same seed."""
+    changes = other.settings.changes(one.settings.record())
+    named = {change.partition(":")[0]: change for change in changes}
+    same = [] if "--seed" in named else ["--seed is the same"]
+    return [change for name, change in named.items() if name not in _OF_A_SEED] + same
+
+
+def alike_but_for_seed(runs: Sequence[Run[S, M]]) -> list[list[int]]:
+    """The numbers of runs that are seeds of one, together."""
+    groups: list[list[int]] = []
+    for number, run in enumerate(runs):
+        for group in groups:
+            if not any(other_than_seed(runs[member], run) for member in group):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def output_file(given: Path | None, runs: Sequence[Run[S, M]], name: str) -> Path:
+    """The file of the numbers: what was given, or one of this name in the run's folder.
+
+    That of several runs is beside the first one's folder.
+    """
+    if given is not None:
+        return given
+    first = runs[0].folder.path
+    if len(runs) == 1:
+        return first / name
+    return first.parent / f"{'+'.join(run.folder.path.name for run in runs)}-{name}"
+
+
+@contextmanager
+def reserve(output: Path, runs: Sequence[RunFolder], *, is_of_all: bool) -> Iterator[None]:
+    """Make sure, before anything is measured, that the numbers can be written and replace nothing else.
+
+    Within the block no other program can train the run in whose folder the file lies, if there is one, or
+    evaluate into that folder.
+
+    Parameters
+    ----------
+    output : the file of the numbers.
+    runs : what is evaluated.
+    is_of_all : whether the file is of several runs together, and not the one run's own.
+
+    Raises
+    ------
+    ValueError : for a file that is not .json, or where a run has a file.
+    OSError : if nothing can be written there, or another program is at work there.
+    """
+    if output.suffix != ".json":
+        raise ValueError(f"evaluate: --output must end in .json, got {output}")
+    around = RunFolder(output.parent)
+    made = {output.with_suffix(suffix).resolve() for suffix in (".json", ".md", ".png")}
+    for run in (*runs, around):
+        files = run.files_of_training + [run.evaluation] * is_of_all
+        for file in files:
+            if file.resolve() in made:
+                raise ValueError(f"evaluate: --output {output} would replace {file}; choose another name")
+    if around.checkpoint.exists():
+        around.claim()  # which lasts as long as `around`
+    check_writable(output)
+    yield
+
+
+def write(output: Path, result: dict[str, Any], table: str) -> None:
+    """Write the numbers, and beside them the table, which is printed too."""
+    write_json(output, result)
+    output.with_suffix(".md").write_text(table + "\n")
+    print(table)
+
+
+def run_program(module: str, options: type[P], evaluate: Callable[[P], object]) -> NoReturn:
+    """Read the options from the command line, evaluate, and leave with the exit status."""
+    given = tyro.cli(options, prog=f"python -m {module}")
+    keep_freed_memory()
+    try:
+        evaluate(given)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{error}")
+    sys.exit()
