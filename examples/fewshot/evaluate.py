@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from ..training import evaluation
+from ..training.command_line import run_with_options
 from ..training.program import use_threads
 from ..training.run_folder import RunFolder
 from ..training.statistics import mean_and_interval, over_runs, student_interval
@@ -388,4 +389,4 @@ def _given(value: Any, default: Any) -> Any:
 
 
 if __name__ == "__main__":
-    evaluation.run_program("examples.fewshot.evaluate", Evaluation, evaluate)
+    run_with_options(evaluate, "examples.fewshot.evaluate", Evaluation)

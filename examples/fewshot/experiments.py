@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import tyro
 
-from ..training.experiments import ExperimentOptions, run_program
+from ..training.command_line import run_with_options
+from ..training.experiments import ExperimentOptions, compare
 from .studies import STUDIES
 
 
@@ -26,4 +27,4 @@ class Experiments(ExperimentOptions):
 
 
 if __name__ == "__main__":
-    run_program("examples.fewshot.experiments", Experiments, STUDIES)
+    run_with_options(lambda options: compare(options, STUDIES), "examples.fewshot.experiments", Experiments)

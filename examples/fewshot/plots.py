@@ -9,27 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ..training import figures
 from ..training.experiments import Results, intervals_of, row_label
-from ..training.figures import (
-    CHANCE,
-    COLOURS,
-    INK,
-    QUIET,
-    SHARES,
-    STRETCHED,
-    Dots,
-    band,
-    common_points,
-    draw_dots,
-    finish,
-    interval,
-    least_to_greatest,
-    legend_above,
-    line,
-    new_figure,
-    save,
-    stretch_ends,
-)
+from ..training.figures import CHANCE, COLOURS, INK, QUIET
 from .domains import domain_names
 from .settings import Settings
 
@@ -61,26 +43,26 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
         if not of:
             return
         minutes = [report["seconds"] / 60 for report in of]
-        line(axes, minutes, [report[key] for report in of], label, colour, **style)
+        figures.line(axes, minutes, [report[key] for report in of], label, colour, **style)
 
-    figure = new_figure(12, 4)
+    figure = figures.new_figure(12, 4)
     loss, accuracy, speed = figure.subplots(1, 3)
     draw(loss, warmup, "loss", "encoder's warm-up (all classes)", QUIET)
     draw(loss, episodes, "loss", unit, COLOURS[0])
-    finish(loss, "minutes of training", "training loss")
+    figures.finish(loss, "minutes of training", "training loss")
     draw(accuracy, episodes, "accuracy", "training", "#8fb3d9")
     draw(accuracy, validation, "accuracy", "validation", COLOURS[0], marker="o")
     nearest = "nearest neighbour, validation"
     draw(accuracy, validation, "nearest_neighbour", nearest, COLOURS[1], linestyle="--")
     accuracy.axhline(1 / settings.n_way, label="chance", **CHANCE)
     accuracy.set_ylim(0, 1)
-    finish(accuracy, "minutes of training", "accuracy", shares=True)
+    figures.finish(accuracy, "minutes of training", "accuracy", shares=True)
     draw(speed, episodes, f"{unit}_per_second", None, COLOURS[0])
     speed.set_ylim(0, None)
-    finish(speed, "minutes of training", f"{unit} per second")
-    legend_above(loss)
-    legend_above(accuracy)
-    save(
+    figures.finish(speed, "minutes of training", f"{unit} per second")
+    figures.legend_above(loss)
+    figures.legend_above(accuracy)
+    figures.save(
         figure,
         path,
         f"{settings.n_way}-way {settings.k_shot}-shot classification of "
@@ -103,7 +85,7 @@ def draw_positions(
     title, path : of the picture.
     """
     colours = dict(zip(names, COLOURS, strict=False))
-    figure = new_figure(13, 3.6 * len(orders) + 1.2)
+    figure = figures.new_figure(13, 3.6 * len(orders) + 1.2)
     panels = figure.subplots(len(orders), 2, width_ratios=[2.6, 1], squeeze=False)
     for (along, beside), order in zip(panels, orders.values(), strict=True):
         _draw_order(along, order, chance)
@@ -114,14 +96,20 @@ def draw_positions(
             told = f"{name}: {total['mean']:.1f} ± {total['interval_95']:.1f} %"
             _write_above(along, (start + stop - 1) / 2, told, colours[name])
             values = order["tasks"][name]["shots"]
-            band(beside, range(len(values["mean"])), interval(values, SHARES), name, colours[name])
+            figures.band(
+                beside,
+                range(len(values["mean"])),
+                figures.interval(values, figures.SHARES),
+                name,
+                colours[name],
+            )
         counted = order["counting_labels"]["shots"]["mean"]
-        line(beside, range(len(counted)), counted, None, QUIET, **_COUNTING)
+        figures.line(beside, range(len(counted)), counted, None, QUIET, **_COUNTING)
         beside.axhline(chance, **CHANCE)
         beside.set_ylim(0, 1)
         beside.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        finish(beside, "labels of the class seen before", "accuracy", shares=True)
-    save(figure, path, title, note="bands: 95 % intervals")
+        figures.finish(beside, "labels of the class seen before", "accuracy", shares=True)
+    figures.save(figure, path, title, note="bands: 95 % intervals")
 
 
 def draw_shots(
@@ -137,20 +125,20 @@ def draw_shots(
     chance : accuracy of guessing.
     title, path : of the picture.
     """
-    figure = new_figure(8, 5)
+    figure = figures.new_figure(8, 5)
     axes = figure.subplots()
     order = np.argsort(shots)
     at = np.array(shots)[order]
     for place, (label, values) in enumerate(lines.items()):
-        middle, low, high = (part[order] for part in interval(values, SHARES))
+        middle, low, high = (part[order] for part in figures.interval(values, figures.SHARES))
         if place < len(lines) - 1:
-            band(axes, at, (middle, low, high), label, COLOURS[place])
+            figures.band(axes, at, (middle, low, high), label, COLOURS[place])
         else:
-            line(axes, at, middle, label, QUIET, linestyle="--")
+            figures.line(axes, at, middle, label, QUIET, linestyle="--")
     axes.axvline(trained, color=INK, linewidth=0.8, linestyle=":", label=f"{trained}, as in training")
     axes.set_xticks(at)
-    finish(axes, "labelled examples of each class", f"accuracy (chance: {chance:.0%})", shares=True)
-    save(figure, path, title, ncols=2, note="bands: 95 % intervals")
+    figures.finish(axes, "labelled examples of each class", f"accuracy (chance: {chance:.0%})", shares=True)
+    figures.save(figure, path, title, ncols=2, note="bands: 95 % intervals")
 
 
 def values_of(parts: list[dict[str, Any]], name: str) -> Values:
@@ -180,7 +168,7 @@ def draw_comparison(results: Results, path: Path) -> None:
 def _compare_accuracies(results: Results, title: str, path: Path) -> None:
     entries = list(results["compared"].values())
     shots = sorted({entry["summary"]["k_shot"] for entry in entries})
-    figure = new_figure(12, 3.9 * len(shots) + 1)
+    figure = figures.new_figure(12, 3.9 * len(shots) + 1)
     panels = figure.subplots(len(shots), 2, width_ratios=[1.4, 1], squeeze=False)
     colours: dict[str, str] = {}
     for (curves, dots), k_shot in zip(panels, shots, strict=True):
@@ -189,35 +177,39 @@ def _compare_accuracies(results: Results, title: str, path: Path) -> None:
         for entry in of_shot:
             label = row_label(entry, results).replace(f", {k_shot}-shot", "")
             colour = colours.setdefault(label.split(" (")[0], COLOURS[len(colours)])
-            steps, [accuracies] = common_points((run["curve"] for run in entry["runs"]), "step", "accuracy")
-            band(
+            steps, [accuracies] = figures.common_points(
+                (run["curve"] for run in entry["runs"]), "step", "accuracy"
+            )
+            figures.band(
                 curves,
                 steps,
-                least_to_greatest(np.clip(accuracies, *STRETCHED)),
+                figures.least_to_greatest(np.clip(accuracies, *figures.STRETCHED)),
                 label.split(" (")[0],
                 colour,
             )
             mean = entry["summary"]["learner"]
             each = [run["result"]["learner"]["mean"] for run in entry["runs"]]
-            compared.append(Dots(label, mean, each, colour, f"{100 * mean['mean']:.2f} %"))
-        draw_dots(dots, compared, STRETCHED)
+            compared.append(figures.Dots(label, mean, each, colour, f"{100 * mean['mean']:.2f} %"))
+        figures.draw_dots(dots, compared, figures.STRETCHED)
         nearest = np.mean([entry["summary"]["nearest_neighbour"]["mean"] for entry in of_shot])
-        dots.axvline(min(nearest, STRETCHED[1]), label="nearest neighbour on the same encoder", **_NEAREST)
+        dots.axvline(
+            min(nearest, figures.STRETCHED[1]), label="nearest neighbour on the same encoder", **_NEAREST
+        )
         chance = of_shot[0]["summary"]["chance"]
         curves.axhline(chance, label="chance", **CHANCE)
         dots.axvline(chance, **CHANCE)
-        finish(curves, "steps on episodes", f"{k_shot}-shot accuracy in %, validation classes")
-        finish(dots, f"{k_shot}-shot accuracy in %, unseen classes", "", grid="x")
-        stretch_ends(curves, "y")
-        stretch_ends(dots, "x")
+        figures.finish(curves, "steps on episodes", f"{k_shot}-shot accuracy in %, validation classes")
+        figures.finish(dots, f"{k_shot}-shot accuracy in %, unseen classes", "", grid="x")
+        figures.stretch_ends(curves, "y")
+        figures.stretch_ends(dots, "x")
     note = "bands: from the least to the greatest of the seeds; small dots: each seed"
-    save(figure, path, title, note=note)
+    figures.save(figure, path, title, note=note)
 
 
 def _compare_positions(results: Results, title: str, path: Path) -> None:
     entries = list(results["compared"].values())
     orders = list(entries[0]["summary"]["orders"])
-    figure = new_figure(12, 3.7 * len(orders) + 0.8)
+    figure = figures.new_figure(12, 3.7 * len(orders) + 0.8)
     for axes, name in zip(figure.subplots(len(orders), 1, squeeze=False)[:, 0], orders, strict=True):
         order = entries[0]["summary"]["orders"][name]
         _draw_order(axes, order, entries[0]["summary"]["chance"])
@@ -227,7 +219,7 @@ def _compare_positions(results: Results, title: str, path: Path) -> None:
                 label = row_label(entry, results) if start == 0 else None
                 positions = entry["summary"]["orders"][name]["positions"]
                 _draw_part(axes, positions, start, stop, label, colour)
-    save(figure, path, title, note="bands: 95 % intervals")
+    figures.save(figure, path, title, note="bands: 95 % intervals")
 
 
 def _compare_shots(results: Results, title: str, path: Path) -> None:
@@ -252,11 +244,11 @@ def _draw_order(axes: Axes, order: dict[str, Any], chance: float) -> None:
     counted = order["counting_labels"]["positions"]["mean"]
     for start, stop in _parts(order):
         label = "answering the label shown least often, without looking" if start == 0 else None
-        line(axes, range(start, stop), counted[start:stop], label, QUIET, **_COUNTING)
+        figures.line(axes, range(start, stop), counted[start:stop], label, QUIET, **_COUNTING)
     axes.axhline(chance, label="chance", **CHANCE)
     axes.axvline(switch - 0.5, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="the task changes")
     axes.set(xlim=(-0.5, length - 0.5), ylim=(0, 1))
-    finish(axes, "position in the sequence", "accuracy", shares=True)
+    figures.finish(axes, "position in the sequence", "accuracy", shares=True)
 
 
 def _draw_part(
@@ -264,7 +256,9 @@ def _draw_part(
 ) -> None:
     """Of one task: a line through the other one's beginning would show nothing that is."""
     part = {key: positions[key][start:stop] for key in ("mean", "interval_95")}
-    band(axes, range(start, stop), interval(part, SHARES), label, colour, marker=None)
+    figures.band(
+        axes, range(start, stop), figures.interval(part, figures.SHARES), label, colour, marker=None
+    )
 
 
 def _parts(order: dict[str, Any]) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,25 @@ from typing import Any
 import numpy as np
 import tyro
 
-from ..training.accelerator import choose_device
+from ..training import evaluation
+from ..training.command_line import run_with_options
 from ..training.program import use_threads
-from ..training.run_folder import RunFolder, write_json
-from ..training.weights import load_weights
-from .model import build_reader
+from ..training.run_folder import RunFolder
+from ..training.tables import markdown_table
+from .model import Reader, build_reader
 from .scores import Scores, score
 from .settings import Settings
 
 Results = dict[str, Any]
+Run = evaluation.Run[Settings, Reader]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluate runs with the weights that did best in validation; numbers go to <run>/evaluation.json."""
+    """Score the weights that did best in validation on test words of each bin.
+
+    Numbers and a table go to <run>/evaluation.json and .md.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of the runs."""
@@ -31,53 +35,43 @@ class Evaluation:
     """Threads for PyTorch; 0 leaves its own choice."""
 
 
-def evaluate_run(path: Path) -> str:
-    """Score the best weights of a run on its test words, and write the numbers; a table of them.
+def load_run(folder: RunFolder) -> Run:
+    """A run with its best weights so far; see `evaluation.load_run`."""
+    return evaluation.load_run(folder, Settings, build_reader, "learner")
 
-    Parameters
-    ----------
-    path : folder of the run.
+
+def evaluate_run(folder: RunFolder) -> Results:
+    """Score the best weights of a run, write the numbers, and print them.
 
     Raises
     ------
-    FileNotFoundError : if it holds no checkpoint.
+    FileNotFoundError : if the folder holds no checkpoint.
     ValueError : if that is damaged, or of another program or version.
+    OSError : if nothing can be written there.
     """
-    folder = RunFolder(path)
-    folder.claim()
-    state = folder.best_or_last(Settings)
-    settings = Settings.from_record(state["settings"])
-    reader = build_reader(settings)
-    load_weights(reader, state.get("learner"), folder.best_or_last_path)
-    reader.to(choose_device())
-    bins = {
-        f"{low}-{high}": of_bin(
-            score(
-                reader,
-                settings.words,
-                seed=settings.seed,
-                use="test",
-                count=settings.test_words,
-                low=low,
-                high=high,
-            )
-        )
-        for low, high in settings.all_bins
-    }
-    results: Results = {
-        "task": settings.task,
-        "core": settings.core,
-        "step": state["progress"]["step"],
-        "words": settings.test_words,
-        "bins": bins,
-    }
-    write_json(folder.evaluation, results)
-    return table(results)
+    run = load_run(folder)
+    s, output = run.settings, folder.evaluation
+    with evaluation.reserve(output, [folder], is_of_all=False):
+        results = {
+            "task": s.task,
+            "core": s.core,
+            "step": run.progress["step"],
+            "words": s.test_words,
+            "bins": {
+                f"{low}-{high}": of_bin(
+                    score(
+                        run.model, s.words, seed=s.seed, use="test", count=s.test_words, low=low, high=high
+                    )
+                )
+                for low, high in s.all_bins
+            },
+        }
+        evaluation.write(output, results, table(results))
+    return results
 
 
 def of_bin(scores: Scores) -> Results:
     """Shares of words and positions that are right, the longest prefixes, and words right by length."""
-    lengths = np.unique(scores.lengths)
     return {
         "words": scores.words,
         "positions": scores.positions,
@@ -85,32 +79,34 @@ def of_bin(scores: Scores) -> Results:
         "prefix_99": scores.prefix(0.99),
         "by_length": [
             [int(length), int(of_length.sum()), len(of_length)]
-            for length in lengths
+            for length in np.unique(scores.lengths)
             for of_length in [scores.whole[scores.lengths == length]]
         ],
     }
 
 
 def table(results: Results) -> str:
-    """The numbers, a line for each bin."""
-    lines = [f"{results['task']}, {results['core']}, {results['words']} words of each bin"]
-    for name, of in results["bins"].items():
-        words, positions = (f"{of[score]:6.1%}" for score in ("words", "positions"))
-        lines.append(f"  lengths {name:>8}: {words} of the words right, {positions} of the positions")
-    return "\n".join(lines)
+    """The numbers in Markdown, a row for each bin."""
+    rows = [
+        [
+            name,
+            *(f"{100 * of[what]:.1f} %" for what in ("words", "positions")),
+            *(str(of[what]) for what in ("prefix_90", "prefix_99")),
+        ]
+        for name, of in results["bins"].items()
+    ]
+    head = f"{results['task']}, {results['core']}: lengths"
+    return markdown_table(
+        [head, "whole words right", "positions right", "longest prefix right in 90 %", "in 99 %"], rows
+    )
 
 
-def main(options: Evaluation) -> int:
-    """Evaluate each run; returns the exit status."""
+def main(options: Evaluation) -> None:
+    """Evaluate each run."""
     use_threads(options.threads)
     for path in options.runs:
-        print(evaluate_run(path))
-    return 0
+        evaluate_run(RunFolder(path))
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Evaluation, prog="python -m examples.languages.evaluate")
-    try:
-        sys.exit(main(given))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
+    run_with_options(main, "examples.languages.evaluate", Evaluation)

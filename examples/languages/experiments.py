@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from ..training.experiments import ExperimentOptions, run_program
+from ..training.command_line import run_with_options
+from ..training.experiments import ExperimentOptions, compare
 from .studies import STUDIES
 
 
@@ -23,4 +24,6 @@ class Experiments(ExperimentOptions):
 
 
 if __name__ == "__main__":
-    run_program("examples.languages.experiments", Experiments, STUDIES)
+    run_with_options(
+        lambda options: compare(options, STUDIES), "examples.languages.experiments", Experiments
+    )

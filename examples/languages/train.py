@@ -14,6 +14,7 @@ from ..training.command_line import run_program
 from ..training.loop import State
 from ..training.objective import Batch, MicroBatches, Objective, Share
 from ..training.program import train
+from ..training.run_folder import RunFolder
 from ..training.schedule import cosine
 from ..training.supervised import Adam, Supervised
 from .evaluate import evaluate_run
@@ -132,7 +133,7 @@ def make(settings: Settings, accelerator: Accelerator, state: State | None) -> T
 def finish(settings: Settings, training: Training) -> None:
     """Evaluate the weights that did best."""
     del training
-    print(evaluate_run(settings.folder))
+    evaluate_run(RunFolder(settings.folder))
 
 
 def main(settings: Settings) -> int:

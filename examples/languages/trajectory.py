@@ -5,7 +5,6 @@ Letters in the shapes: H heads, L positions, D entries of a head, M columns of a
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from torch import Tensor
 import srwm
 from srwm.nn import SRWM
 
+from ..training.command_line import run_with_options
 from ..training.figures import COLOURS, LINE, finish, new_figure
 from ..training.run_folder import RunFolder
-from ..training.weights import load_weights
-from .model import Reader, build_reader
-from .settings import Settings
+from .evaluate import load_run
+from .model import Reader
 from .words import draw_word
 
 _BLOCKS = ("output W_y", "query W_q", "key W_k", "rates W_β")
@@ -147,18 +146,15 @@ def draw(
     figure.savefig(path, dpi=140)
 
 
-def main(options: Options) -> int:
-    """Draw the head whose matrix tells the labels apart best; returns the exit status."""
-    folder = RunFolder(options.run)
-    state = folder.best_or_last(Settings)
-    settings = Settings.from_record(state["settings"])
+def main(options: Options) -> None:
+    """Draw the head whose matrix tells the labels apart best."""
+    run = load_run(RunFolder(options.run))
+    settings, reader = run.settings, run.model.cpu()
     task = settings.words
     if len(task.labels) != 2:
         raise ValueError(
             f"trajectory: expected a task with two labels, got {settings.task}; choose another run"
         )
-    reader = build_reader(settings)
-    load_weights(reader, state.get("learner"), folder.best_or_last_path)
     if options.word:
         names = task.label(options.word)
         tokens = np.array([task.symbols.index(symbol) for symbol in options.word])
@@ -175,12 +171,7 @@ def main(options: Options) -> int:
     where = f"{settings.task}, layer {layer}, head {head}"
     draw(reading, where, symbols, labels, [f"label {name}" for name in task.labels], options.output)
     print(f"{options.output}: {where}, {symbols}")
-    return 0
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m examples.languages.trajectory")
-    try:
-        sys.exit(main(given))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
+    run_with_options(main, "examples.languages.trajectory", Options)

@@ -6,7 +6,6 @@ Letters in the shapes: T steps of the episode, C x H x W pixels.
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..training.command_line import run_with_options
 from ..training.run_folder import RunFolder
 from ..training.settings import flag
 from .acting import Acted, Policy
@@ -201,7 +201,4 @@ def main(options: Sheet) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Sheet, prog="python -m examples.rl.contact_sheet"))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{error}")
+    run_with_options(main, "examples.rl.contact_sheet", Sheet)

@@ -13,6 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from ..training import evaluation
+from ..training.command_line import run_with_options
 from ..training.program import use_threads
 from ..training.run_folder import RunFolder
 from ..training.settings import flag
@@ -313,4 +314,4 @@ def _without_names(part: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    evaluation.run_program("examples.rl.evaluate", Evaluation, evaluate)
+    run_with_options(evaluate, "examples.rl.evaluate", Evaluation)

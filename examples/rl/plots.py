@@ -11,23 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from ..training import figures
 from ..training.experiments import Results, intervals_of, row_label
-from ..training.figures import (
-    CHANCE,
-    COLOURS,
-    LINE,
-    QUIET,
-    Dots,
-    band,
-    common_points,
-    draw_dots,
-    finish,
-    least_to_greatest,
-    legend_above,
-    line,
-    new_figure,
-    save,
-)
+from ..training.figures import CHANCE, COLOURS, LINE, QUIET
 from .settings import Settings
 from .splits import Split
 from .tables import columns_of, list_players
@@ -45,7 +31,7 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
     settings : of the run.
     path : of the picture.
     """
-    figure = new_figure(12, 4)
+    figure = figures.new_figure(12, 4)
     by_frames, by_time, speed = figure.subplots(1, 3)
     frames = [report["frames"] for report in reports]
     minutes = [report["seconds"] / 60 for report in reports]
@@ -56,7 +42,7 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
         points = [(x, report[key]) for x, report in zip(where, reports, strict=True) if key in report]
         if points:
             x, y = zip(*points, strict=True)
-            line(axes, x, y, label, colour, **style)
+            figures.line(axes, x, y, label, colour, **style)
 
     for axes, where in ((by_frames, frames), (by_time, minutes)):
         if len(settings.games) > 1:
@@ -64,22 +50,22 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
                 draw(axes, where, f"episode_return/{game}", game, colour, linewidth=0.8, marker=None)
         mean = "mean of the games" if len(settings.games) > 1 else None
         draw(axes, where, "episode_return", mean, COLOURS[0])
-    finish(by_frames, "frames", "return of the episodes that ended")
+    figures.finish(by_frames, "frames", "return of the episodes that ended")
     by_frames.xaxis.set_major_formatter(EngFormatter(sep=""))
-    finish(by_time, "minutes of training", "")
+    figures.finish(by_time, "minutes of training", "")
     by_time.sharey(by_frames)
-    legend_above(by_frames, ncols=3)
-    legend_above(by_time, ncols=3)
+    figures.legend_above(by_frames, ncols=3)
+    figures.legend_above(by_time, ncols=3)
 
     draw(speed, minutes, "frames_per_second", "frames per second, left axis", COLOURS[0])
     speed.set_ylim(0, None)
-    finish(speed, "minutes of training", "frames per second")
+    figures.finish(speed, "minutes of training", "frames per second")
     shares = speed.twinx()
     for part, colour in zip(("environment", "acting", "learning"), COLOURS[1:], strict=False):
         draw(shares, minutes, f"{part}_share", f"{part}, right axis", colour, linewidth=0.8, marker=None)
     shares.set(ylabel="share of the time; parts may overlap", ylim=(0, 1.05))
-    legend_above(speed, shares)
-    save(figure, path, f"{', '.join(settings.games)}: {settings.core}, run {settings.name}")
+    figures.legend_above(speed, shares)
+    figures.save(figure, path, f"{', '.join(settings.games)}: {settings.core}, run {settings.name}")
 
 
 def draw_returns(result: dict[str, Any], splits: Sequence[Split], path: Path) -> None:
@@ -95,14 +81,14 @@ def draw_returns(result: dict[str, Any], splits: Sequence[Split], path: Path) ->
     games = result["games"]
     columns = min(_COLUMNS, len(games))
     rows = math.ceil(len(games) / columns)
-    figure = new_figure(1.5 + 4.2 * columns, 1.2 + 3.1 * rows)
+    figure = figures.new_figure(1.5 + 4.2 * columns, 1.2 + 3.1 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, game in zip(panels, games, strict=False):
         _draw_game(axes, players, splits, game)
     for axes in panels[len(games) :]:
         axes.axis("off")
     title = f"return of {result['episodes']} episodes a split, 95 % intervals"
-    save(figure, path, title, ncols=2)
+    figures.save(figure, path, title, ncols=2)
 
 
 def _draw_game(axes: Axes, players: list[Any], splits: Sequence[Split], game: str) -> None:
@@ -126,27 +112,29 @@ def _draw_game(axes: Axes, players: list[Any], splits: Sequence[Split], game: st
     axes.set_xticks(where, labels, fontsize="small")
     axes.set_title(game)
     axes.margins(x=0.1)
-    finish(axes, "", "return")
+    figures.finish(axes, "", "return")
 
 
 def draw_comparison(results: Results, path: Path) -> None:
     """Draw the numbers of a study: returns in training, and on levels that were not seen in it."""
     entries = list(results["compared"].values())
     split = list(entries[0]["summary"])[-1]
-    figure = new_figure(13, 5.2)
+    figure = figures.new_figure(13, 5.2)
     by_frames, by_time, dots = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 1])
     compared = []
     for entry, colour in zip(entries, COLOURS, strict=False):
         curves = [run["curve"] for run in entry["runs"]]
-        frames, [returns, seconds] = common_points(curves, "frames", "episode_return", "seconds")
+        frames, [returns, seconds] = figures.common_points(curves, "frames", "episode_return", "seconds")
         smooth = _running_mean(returns)
-        drawn = least_to_greatest(smooth)
-        band(by_frames, frames, drawn, entry["label"], colour)
-        band(by_time, seconds.mean(axis=0) / 60, drawn, None, colour)
+        drawn = figures.least_to_greatest(smooth)
+        figures.band(by_frames, frames, drawn, entry["label"], colour)
+        figures.band(by_time, seconds.mean(axis=0) / 60, drawn, None, colour)
         value = entry["summary"][split]["sampled"]
         each = [run["result"][split]["sampled"]["mean"] for run in entry["runs"]]
-        compared.append(Dots(row_label(entry, results), value, each, colour, f"{value['mean']:.3g}"))
-    draw_dots(dots, compared)
+        compared.append(
+            figures.Dots(row_label(entry, results), value, each, colour, f"{value['mean']:.3g}")
+        )
+    figures.draw_dots(dots, compared)
 
     chance = results["random"][split]["sampled"]
     mean, half = chance["mean"], chance["interval_95"]
@@ -155,10 +143,12 @@ def draw_comparison(results: Results, path: Path) -> None:
     in_training = next(iter(results["random"].values()))["sampled"]["mean"]
     for axes in (by_frames, by_time):
         axes.axhline(in_training, label="acting at random, grey its interval", **CHANCE)
-    finish(by_frames, "frames", "return in training, sampled actions")
+    figures.finish(by_frames, "frames", "return in training, sampled actions")
     by_frames.xaxis.set_major_formatter(EngFormatter(sep=""))
-    finish(by_time, "minutes of training", "")
-    finish(dots, f"return, {'levels not seen in training' if split == 'test' else split}", "", grid="x")
+    figures.finish(by_time, "minutes of training", "")
+    figures.finish(
+        dots, f"return, {'levels not seen in training' if split == 'test' else split}", "", grid="x"
+    )
     dots.xaxis.set_major_locator(MaxNLocator(6))
     seeds = (
         ""
@@ -166,7 +156,7 @@ def draw_comparison(results: Results, path: Path) -> None:
         else ("; lines: mean of the seeds, bands: from the least to the greatest; small dots: each seed")
     )
     over = intervals_of(results, f"{results['episodes']} episodes a split")
-    save(
+    figures.save(
         figure,
         path,
         f"{results['title']}\n{over}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from ..training.freed_memory import keep_freed_memory
+from ..training.command_line import run_with_options
 from ..training.program import use_threads
 from ..training.run_folder import write_json
 from ..training.tables import markdown_table
@@ -153,7 +152,6 @@ def main(options: Speed) -> dict[str, Any]:
     """
     options.check()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
     use_threads(options.threads)
     results = {
         "threads": options.threads,
@@ -169,7 +167,4 @@ def main(options: Speed) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Speed, prog="python -m examples.rl.speed"))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{error}")
+    run_with_options(main, "examples.rl.speed", Speed)

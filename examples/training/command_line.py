@@ -18,6 +18,7 @@ from .run_folder import RunFolder, read_json
 from .settings import RunSettings, flag
 
 S = TypeVar("S", bound=RunSettings)
+Options = TypeVar("Options")
 
 
 def run_program(
@@ -50,6 +51,17 @@ def run_program(
         sys.exit(main(settings))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")
+
+
+def run_with_options(main: Callable[[Options], object], module: str, options: type[Options]) -> NoReturn:
+    """The same for a program without presets; the exit status is 0 unless ``main`` returns one."""
+    given = tyro.cli(options, prog=f"python -m {module}")
+    keep_freed_memory()
+    try:
+        status = main(given)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{error}")
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def start_of(arguments: Sequence[str], presets: Mapping[str, S], usual: S) -> S:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
-import tyro
 from torch import nn
 
 from .accelerator import choose_device
-from .freed_memory import keep_freed_memory
 from .run_folder import RunFolder, check_writable, write_json
 from .settings import RunSettings
 from .weights import load_weights
 
 S = TypeVar("S", bound=RunSettings)
 M = TypeVar("M", bound=nn.Module)
-P = TypeVar("P")
 
 # Settings in which runs that are summarised together differ.
 _OF_A_SEED = {"--seed", "--encoder-from"}
@@ -137,14 +133,3 @@ def write(output: Path, result: dict[str, Any], table: str) -> None:
     write_json(output, result)
     output.with_suffix(".md").write_text(table + "\n")
     print(table)
-
-
-def run_program(module: str, options: type[P], evaluate: Callable[[P], object]) -> NoReturn:
-    """Read the options from the command line, evaluate, and leave with the exit status."""
-    given = tyro.cli(options, prog=f"python -m {module}")
-    keep_freed_memory()
-    try:
-        evaluate(given)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{error}")
-    sys.exit()

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -32,7 +32,6 @@ from .settings import RunSettings
 from .statistics import over_runs
 
 S = TypeVar("S", bound=RunSettings)
-P = TypeVar("P", bound="ExperimentOptions")
 
 Results = dict[str, Any]
 
@@ -159,15 +158,14 @@ class Comparison(Generic[S]):
 
     Raises
     ------
-    ValueError : if the folder of a run holds one with other settings, or the file of the numbers something
-        else.
+    ValueError : if a run's folder holds one with other settings, or the file of the numbers something else.
     """
 
     def __init__(self, name: str, study: Study[S], options: ExperimentOptions) -> None:
-        self.name, self.study, self.options = name, study, options
+        self.name, self.study, self.seeds = name, study, options.seeds
         self.file = options.output / f"{name}.json"
         self.runs = planned_runs(study, options)
-        self._parameters: dict[str, int] = {}
+        self._parameters: dict[str, int] = {}  # by the rows' names
         self._found: dict[tuple[str, int], dict[str, Any]] = {}  # by the runs' keys
         if self.file.exists() and not options.again:
             self._take_recorded(read_json(self.file))
@@ -178,30 +176,26 @@ class Comparison(Generic[S]):
         self.missing = [run for run in self.runs if run in missing or run in leaders]
 
     def _take_recorded(self, recorded: Results) -> None:
-        """Take over the numbers of planned runs, on whichever machine they were made."""
+        """Take over the numbers of runs, on whichever machine they were made."""
         if recorded.get("study") != self.name:
             raise ValueError(
                 f"experiments: {self.file} holds no numbers of the study {self.name}; move it away, or "
                 "choose another --output"
             )
-        facts = [
-            f"{fact}: was {recorded.get(fact)}, now {value}"
-            for fact, value in self.study.facts().items()
-            if recorded.get(fact) != value
-        ]
-        for run in self.runs:
-            entry = recorded["compared"].get(run.row.name, {"runs": []})
-            for kept in entry["runs"]:
-                if kept["seed"] != run.seed:
-                    continue
-                # Settings that were added since then have the values that they had without them.
-                changes = facts + run.row.changes(type(run.row)().record() | entry["settings"])
-                if changes:
-                    told = f"{run.row.name}, seed {run.seed}, was run otherwise ({'; '.join(changes)})"
-                    print(f"{self.file}: {told}; it is run again")
-                else:
-                    self._found[run.key] = kept
-                    self._parameters[run.row.name] = entry["parameters"]
+        for row in self.study.rows.values():
+            entry = recorded["compared"].get(row.name)
+            if entry is None:
+                continue
+            # Settings that were added since then have the values that they had without them.
+            changes = row.changes(type(row)().record() | entry["settings"])
+            for fact, value in self.study.facts().items():
+                if recorded.get(fact) != value:
+                    changes.append(f"{fact}: was {recorded.get(fact)}, now {value}")
+            if changes:
+                print(f"{self.file}: {row.name} is run again, it was run otherwise ({'; '.join(changes)})")
+                continue
+            self._found |= {(row.name, run["seed"]): run for run in entry["runs"]}
+            self._parameters[row.name] = entry["parameters"]
 
     def _take_if_finished(self, run: Run[S]) -> bool:
         finished = is_finished(run.settings, self.study.evaluation(run.settings))
@@ -219,21 +213,18 @@ class Comparison(Generic[S]):
     def finish(self, run: Run[S]) -> None:
         """Keep a run's numbers once its programs have ended, in the file too."""
         self._take(run)
-        self._write()
+        self._write(self.results())
 
-    def _write(self) -> Results:
-        results = self.results()
-        self.options.output.mkdir(parents=True, exist_ok=True)
+    def _write(self, results: Results) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.file, results)
-        return results
 
     def results(self) -> Results:
         """The numbers so far, see the head of the module."""
         compared: dict[str, Any] = {}
-        seeds = self.options.seeds
         for label, row in self.study.rows.items():
-            runs = [self._found[row.name, seed] for seed in seeds if (row.name, seed) in self._found]
-            if runs:
+            keys = [(row.name, seed) for seed in self.seeds]
+            if runs := [self._found[key] for key in keys if key in self._found]:
                 compared[row.name] = {
                     "label": label,
                     "settings": row.record(),
@@ -242,23 +233,19 @@ class Comparison(Generic[S]):
                     "summary": over_runs([run["result"] for run in runs]),
                 }
         everything = [run for entry in compared.values() for run in entry["runs"]]
-        return {
-            "study": self.name,
-            "title": self.study.title,
-            "seeds": list(seeds),
-            **self.study.facts(),
-            "compared": compared,
-            **self.study.over_all(everything),
-        }
+        numbers = {"compared": compared, **self.study.over_all(everything)} if compared else {}
+        about = {"study": self.name, "title": self.study.title, "seeds": list(self.seeds)}
+        return {**about, **self.study.facts(), **numbers}
 
     def report(self) -> None:
         """Write the numbers there are, draw them, and print the table."""
         for run in self.runs:
             if run.key not in self._found:  # it ended while the others were stopped
                 self._take_if_finished(run)
-        if not self._found:
+        results = self.results()
+        if "compared" not in results:
             return
-        results = self._write()
+        self._write(results)
         self.study.draw(results, self.file.with_suffix(".png"))
         print(self.study.table(results))
         none = [label for label, row in self.study.rows.items() if row.name not in results["compared"]]
@@ -336,7 +323,7 @@ def compare(options: ExperimentOptions, studies: Mapping[str, Study[S]]) -> int:
     ------
     ValueError : for options that do not fit, or if a planned run was run with other settings; none is
         begun then.
-    RuntimeError : if a run failed.
+    ChildProcessError : if a run failed.
     """
     options.check(studies)
     comparisons = [Comparison(name, studies[name], options) for name in options.studies]
@@ -389,7 +376,7 @@ def _run_programs(
 
     Raises
     ------
-    RuntimeError : if a program failed.
+    ChildProcessError : if a program failed.
     KeyboardInterrupt : if one was interrupted.
     """
     for job in first:
@@ -412,20 +399,4 @@ def _run_programs(
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         if status != 0:
-            raise RuntimeError(f"experiments: {settings.name} failed with status {status}; see {log}")
-
-
-def run_program(module: str, options: type[P], studies: Mapping[str, Study[S]]) -> NoReturn:
-    """Read the options from the command line, compare, and leave with the exit status.
-
-    Parameters
-    ----------
-    module : the program's name, as ``python -m`` takes it.
-    options : their type.
-    studies : all there are.
-    """
-    given = tyro.cli(options, prog=f"python -m {module}")
-    try:
-        sys.exit(compare(given, studies))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{error}")
+            raise ChildProcessError(f"experiments: {settings.name} failed with status {status}; see {log}")

@@ -246,7 +246,9 @@ def test_a_stopped_comparison_leaves_all_it_has_and_says_what_is_missing(options
     if status == INTERRUPTED:
         assert compare(options, STUDIES) == INTERRUPTED
     else:
-        with pytest.raises(RuntimeError, match=r"lstm-seed5 failed with status 3; see .*lstm-seed5\.log"):
+        with pytest.raises(
+            ChildProcessError, match=r"lstm-seed5 failed with status 3; see .*lstm-seed5\.log"
+        ):
             compare(options, STUDIES)
     out = capsys.readouterr().out
     assert ("the same command goes on" in out) == (status == INTERRUPTED)
@@ -268,7 +270,7 @@ def test_a_stopped_comparison_leaves_all_it_has_and_says_what_is_missing(options
 
 def test_rows_without_a_run_are_named(options, programs, capsys):
     programs.does = lambda name: 3 if "lstm" in name else 0
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ChildProcessError):
         compare(dataclasses.replace(options, parallel=1), STUDIES)
     assert "no run yet: an LSTM" in capsys.readouterr().out
     assert list(numbers(options)["compared"]) == ["first"]
@@ -286,7 +288,7 @@ def test_what_ended_while_a_comparison_was_stopped_is_kept(options, programs):
             threading.Event().wait(0.2)  # until the other one's failure is known
 
     programs.does = does
-    with pytest.raises(RuntimeError, match="first-seed3 failed"):
+    with pytest.raises(ChildProcessError, match="first-seed3 failed"):
         compare(options, STUDIES)
     [entry] = numbers(options)["compared"].values()
     assert [run["seed"] for run in entry["runs"]] == [5]
@@ -335,27 +337,32 @@ class TestOnAnotherMachine:
         assert compare(dataclasses.replace(elsewhere, again=True), STUDIES) == 0
         assert len(programs.started) == 8
 
-    def test_a_row_that_was_run_with_other_settings_is_run_again(self, elsewhere, programs, capsys):
-        results = numbers(elsewhere, "digits")
-        results["compared"]["large"]["settings"]["steps"] = 8
-        write_json(elsewhere.output / "digits.json", results)
+    @pytest.mark.parametrize(
+        ("change", "told", "again"),
+        [
+            (
+                lambda recorded: recorded["compared"]["large"]["settings"].update(steps=8),
+                "large is run again, it was run otherwise (--steps: was 8, now 9)",
+                {"large-seed3", "large-seed5"},
+            ),
+            (
+                lambda recorded: recorded.update(episodes=20),
+                "large is run again, it was run otherwise (episodes: was 20, now 10)",
+                {"small-seed3", "small-seed5", "large-seed3", "large-seed5"},
+            ),
+            # A setting that was added since then has its default.
+            (lambda recorded: recorded["compared"]["large"]["settings"].pop("decay"), "", set()),
+        ],
+    )
+    def test_runs_that_were_made_otherwise_are_made_again(
+        self, elsewhere, programs, capsys, change, told, again
+    ):
+        recorded = numbers(elsewhere, "digits")
+        change(recorded)
+        write_json(elsewhere.output / "digits.json", recorded)
         assert compare(dataclasses.replace(elsewhere, studies=("digits",)), STUDIES) == 0
-        assert {name.split()[1] for name in programs.started} == {"large-seed3", "large-seed5"}
-        assert "large, seed 3, was run otherwise (--steps: was 8, now 9)" in capsys.readouterr().out
-
-    def test_settings_that_were_added_since_have_their_defaults(self, elsewhere, programs):
-        results = numbers(elsewhere, "digits")
-        for entry in results["compared"].values():
-            del entry["settings"]["decay"]
-        write_json(elsewhere.output / "digits.json", results)
-        assert compare(dataclasses.replace(elsewhere, studies=("digits",)), STUDIES) == 0
-        assert programs.started == []
-
-    def test_runs_that_were_evaluated_otherwise_are_made_again(self, elsewhere, programs, capsys):
-        studies = {"digits": dataclasses.replace(STUDIES["digits"], episodes=20)}
-        assert compare(dataclasses.replace(elsewhere, studies=("digits",)), studies) == 0
-        assert len(programs.started) == 8
-        assert "was run otherwise (episodes: was 10, now 20)" in capsys.readouterr().out
+        assert {name.split()[1] for name in programs.started} == again
+        assert told in capsys.readouterr().out
 
     def test_a_file_of_something_else_is_refused(self, elsewhere, programs):
         write_json(elsewhere.output / "digits.json", {"learner": {"mean": 0.5}})
