@@ -20,7 +20,7 @@ from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import Evaluation, evaluate, load_run
 from examples.rl.normalisation import normalise
 from examples.rl.random_policy import RandomPolicy
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder, load
 from examples.training.tables import number
 from tests.examples.rl.fakes import FakeEnvironment
 from tests.examples.rl.training import begun
@@ -250,11 +250,6 @@ def test_options_that_do_not_fit_are_named(folders):
     assert not folders[0].evaluation.exists()
 
 
-def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="give the folder of a run"):
-        evaluate(Evaluation(runs=(tmp_path,)))
-
-
 def test_the_command_line(tmp_path):
     options = tyro.cli(Evaluation, args=["runs/a", "runs/b", "--splits", "train", "1400", "--random"])
     assert options == Evaluation(
@@ -290,36 +285,13 @@ def test_other_choices_leave_the_runs_own_evaluation_alone(folders):
 
 
 def test_an_output_that_would_replace_something_else_is_refused_before_anything_is_played(
-    folders, tmp_path
+    folders, monkeypatch
 ):
+    monkeypatch.setattr(evaluate_module, "play_episodes", lambda *given: pytest.fail("it was played"))
     paths = tuple(folder.path for folder in folders)
-    before = {path: path.read_bytes() for path in folders[0].path.iterdir()}
     for runs, output, message in (
-        (paths[:1], tmp_path / "numbers.md", "--output must end in .json, got .*numbers.md"),
         (paths[:1], folders[0].config, "would replace .*config.json; choose another"),
-        (paths[1:], folders[0].path / "contact_sheet.json", "would replace .*contact_sheet.png"),
         (paths, folders[1].evaluation, "would replace .*s2.*evaluation.json"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Evaluation(runs=runs, output=output))
-    assert {path: path.read_bytes() for path in folders[0].path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state: state["agent"].popitem(), "lacks the weight"),
-        (lambda state: next(iter(state["agent"].values())).fill_(math.inf), "is not finite"),
-        (lambda state: state.pop("agent"), "has no weights"),
-        (
-            lambda state: state.update(program="examples.fewshot.train"),
-            "of a run of examples.fewshot.train",
-        ),
-    ],
-)
-def test_a_damaged_run_is_named(folders, change, message):
-    state = load(folders[0].checkpoint)
-    change(state)
-    save(state, folders[0].checkpoint)
-    with pytest.raises(ValueError, match=rf"checkpoint\.pt.*{message}"):
-        evaluate(Evaluation(runs=(folders[0].path,)))
