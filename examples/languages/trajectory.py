@@ -23,6 +23,7 @@ from .evaluate import load_run
 from .model import Reader
 from .words import draw_word
 
+_MEANINGS = {"parity": ["an odd number of ones so far", "an even number"]}  # of the labels
 _BLOCKS = ("output W_y", "query W_q", "key W_k", "rates W_β")
 
 
@@ -156,9 +157,9 @@ def main(options: Options) -> None:
             f"trajectory: expected a task with two labels, got {settings.task}; choose another run"
         )
     if options.word:
-        names = task.label(options.word)
+        found = task.label(options.word)
         tokens = np.array([task.symbols.index(symbol) for symbol in options.word])
-        labels = np.array([task.labels.index(name) for name in names])
+        labels = np.array([task.labels.index(name) for name in found])
     else:
         word = draw_word(task, settings.seed, "test", 0, options.length - 1, options.length)
         tokens, labels = word.tokens, word.labels
@@ -169,7 +170,8 @@ def main(options: Options) -> None:
     )
     symbols = "".join(task.symbols[token] for token in tokens)
     where = f"{settings.task}, layer {layer}, head {head}"
-    draw(reading, where, symbols, labels, [f"label {name}" for name in task.labels], options.output)
+    names = _MEANINGS.get(settings.task, [f"label {name}" for name in task.labels])
+    draw(reading, where, symbols, labels, names, options.output)
     print(f"{options.output}: {where}, {symbols}")
 
 

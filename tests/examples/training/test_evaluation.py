@@ -54,7 +54,7 @@ def test_a_run_is_loaded_with_its_best_weights(tmp_path):
         (lambda state: state["model"].pop("bias"), "lacks the weight"),
         (lambda state: state["model"]["bias"].fill_(math.inf), "is not finite"),
         (lambda state: state.pop("model"), "has no weights"),
-        (lambda state: state.update(format=99), "newer version of the program, in format 99"),
+        (lambda state: state.update(format=99), "another version of the program, in format 99"),
         (lambda state: state.update(program="another"), "of a run of another"),
     ],
 )
