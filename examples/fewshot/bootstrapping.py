@@ -29,6 +29,7 @@ from .data.classes import ImageClasses
 from .data.draws import stream_key, uniform_rows
 from .models import FewShotLearner
 from .objectives import EpisodeTraining, training_features
+from .published import features_apart
 from .settings import Settings
 
 _DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and which future
@@ -73,8 +74,8 @@ class Bootstrapping(EpisodeTraining):
         self.train()
         s = self.settings
         labels = batch["query_labels"].flatten()
-        encode = self._separately if s.bootstrap_encoding == "separate" else self._jointly
-        features_of = encode(batch)
+        encode = features_apart if s.bootstrap_encoding == "separate" else _features_together
+        features_of = encode(self.learner, batch, s)
         _, states = self.learner.read(features_of("support"), batch["support_labels"])
         student = self.learner.answer(features_of("query"), states).flatten(0, 1)  # (B * Q, N)
         _, next_states = self.learner.read(features_of("future"), batch["future_labels"], states)
@@ -96,21 +97,13 @@ class Bootstrapping(EpisodeTraining):
             "teacher_accuracy": (teacher.argmax(dim=-1) == labels).float().mean(),
         }
 
-    def _jointly(self, batch: Batch) -> Callable[[str], Tensor]:
-        """Features (B, ..., F) of a part of the batch, from one call of the encoder for all."""
-        features = training_features(self.learner, batch["images"], self.settings)
-        return lambda part: features[batch[part]]
 
-    def _separately(self, batch: Batch) -> Callable[[str], Tensor]:
-        """Features (B, ..., F) of a part of the batch, by a call of the encoder of its own each time."""
-        image_axes = 1 if self.settings.feature_views else 3  # (F,), or (C, H, W)
-        images = batch["images"].flatten(0, -1 - image_axes)
-
-        def features_of(part: str) -> Tensor:
-            features = training_features(self.learner, images[batch[part]], self.settings)
-            return features.unflatten(0, batch[part].shape)
-
-        return features_of
+def _features_together(
+    learner: FewShotLearner, batch: Batch, settings: Settings
+) -> Callable[[str], Tensor]:
+    """Features (B, ..., F) of a part of the batch, from one call of the encoder for all."""
+    features = training_features(learner, batch["images"], settings)
+    return lambda part: features[batch[part]]
 
 
 def answer_distance(student: Tensor, teacher: Tensor) -> Tensor:

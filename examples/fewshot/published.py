@@ -1,12 +1,17 @@
-"""What the published few-shot scripts do and a training should not, each brought back by a setting."""
+"""What the published scripts do, where it was a defect and is done only on request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
+from ..training.objective import Batch
 from ..training.statistics import at_least_two
+from .models import FewShotLearner
+from .objectives import training_features
+from .settings import Settings
 
 
 def interval(values: np.ndarray) -> float:
@@ -43,3 +48,26 @@ def added_parts(step: int, parts: range) -> range:
     leaves its other parts out, so that the later ones still begin where a joined batch does.
     """
     return parts[-1:] if step == 0 else parts
+
+
+def sequences_alike(settings: Settings) -> int:
+    """How many sequences share an order and lengths of the tasks with ``--sequence-layout micro_batch``.
+
+    A part of all processes together, so that their number still changes nothing.
+    """
+    return settings.batch_size // settings.accumulation
+
+
+def features_apart(learner: FewShotLearner, batch: Batch, settings: Settings) -> Callable[[str], Tensor]:
+    """Features (B, ..., F) of a part of a batch of `Bootstrapping` with ``--bootstrap-encoding separate``.
+
+    Each time the encoder is called anew, hence twice for the queries.
+    """
+    image_axes = 1 if settings.feature_views else 3  # (F,), or (C, H, W)
+    images = batch["images"].flatten(0, -1 - image_axes)
+
+    def features_of(part: str) -> Tensor:
+        features = training_features(learner, images[batch[part]], settings)
+        return features.unflatten(0, batch[part].shape)
+
+    return features_of

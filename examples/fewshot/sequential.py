@@ -26,15 +26,14 @@ from .objectives import (
     learner_groups,
     training_features,
 )
+from .published import sequences_alike
 from .settings import Settings
 
 
 class SequentialTraining(Objective[FewShotLearner]):
     """Name the class of every image of two tasks in sequence: the mean cross-entropy of all positions.
 
-    Order and lengths of the tasks are drawn once for a step, so that it is the same however it is cut, or,
-    with ``sequence_layout`` "micro_batch" and as published, for each of its ``accumulation`` parts; a part
-    of all processes together, so that their number still changes nothing.
+    Order and lengths of the tasks are drawn once for a step, so that it is the same however it is cut.
 
     With ``pools``, the sequences of a step take their images from as many pools of each domain, which are
     encoded once; 150 images a sequence are otherwise most of the time on a CPU. Sequences of one step then
@@ -87,7 +86,7 @@ class SequentialTraining(Objective[FewShotLearner]):
             k_shot=s.k_shot,
             seed=s.seed,
             max_trim=s.max_trim,
-            batch_size=s.batch_size // (s.accumulation if s.sequence_layout == "micro_batch" else 1),
+            batch_size=sequences_alike(s) if s.sequence_layout == "micro_batch" else s.batch_size,
             unknown_label=s.unknown_label,
             augment=s.augment,
         )

@@ -46,6 +46,10 @@ class Settings(TrainingSettings):
     """Train a learner that is told the classes of its task only while it reads the examples."""
 
     program: ClassVar[str] = "examples.fewshot.train"
+    essential: ClassVar[tuple[str, ...]] = (
+        *TrainingSettings.essential,
+        *("data", "root", "n_way", "k_shot", "protocol", "core", "steps"),
+    )
 
     name: str = field(default="fewshot", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""

@@ -14,6 +14,7 @@ from .evaluate import Evaluation, evaluate
 from .plots import draw_curves
 from .presets import DESCRIPTIONS, PRESETS
 from .settings import Settings
+from .smoke import smoke
 from .trainer import Training
 
 
@@ -41,4 +42,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, PRESETS, DESCRIPTIONS, Settings())
+    run_program(main, PRESETS, DESCRIPTIONS, Settings(), smoke)

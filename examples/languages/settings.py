@@ -20,6 +20,10 @@ class Settings(TrainingSettings):
     """Train a model on words of a language, short ones, and see whether it has learnt the long ones too."""
 
     program: ClassVar[str] = "examples.languages.train"
+    essential: ClassVar[tuple[str, ...]] = (
+        *TrainingSettings.essential,
+        *("task", "high", "bins", "core", "n_layers", "d_model", "steps", "batch_size", "learning_rate"),
+    )
 
     name: str = field(default="languages", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""

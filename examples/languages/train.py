@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,6 +24,7 @@ from .plots import draw_curves
 from .presets import DESCRIPTIONS, PRESETS
 from .scores import score
 from .settings import Settings
+from .smoke import smoke
 from .words import NOT_SCORED, TrainingWords
 
 
@@ -49,7 +51,8 @@ class Labelling(Objective[Reader]):
         """Batch: as `words.batch_of` gives."""
         self.train()
         labels = batch["labels"]
-        logits = self.learner(batch["tokens"], batch["mask"]).float()
+        logits = self.learner(batch["tokens"], batch["mask"])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(logits.mT, labels, ignore_index=NOT_SCORED, reduction="none")
         counts = labels != NOT_SCORED
         wrong = (logits.detach().argmax(-1) != labels) & counts
@@ -147,4 +150,4 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    run_program(main, PRESETS, DESCRIPTIONS, Settings())
+    run_program(main, PRESETS, DESCRIPTIONS, Settings(), smoke)

@@ -251,7 +251,7 @@ def _play(
     player: Policy = RandomPolicy(environment.n_actions) if agent is None else agent
     title = f"{name}, {policy}: {game}, {split.name}"
     try:
-        with tqdm(total=options.episodes, desc=title, unit="episode", leave=False) as bar:
+        with tqdm(total=options.episodes, desc=title, unit="episode", leave=False, disable=None) as bar:
             return play_episodes(
                 player,
                 environment,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from ..training.settings import FREE, TrainingSettings
 from .cores import CoreName
 from .losses import LossConstants
-from .tally import without_tally
 
 _MAY_BE_NEGATIVE = ("beta_init",)
 _MAY_BE_ZERO = ("start_level", "levels", "seed", "threads", "environment_threads")
@@ -31,6 +30,10 @@ class Settings(TrainingSettings):
     """Train an agent that may rewrite its own weights while it plays."""
 
     program: ClassVar[str] = "examples.rl.train"
+    essential: ClassVar[tuple[str, ...]] = (
+        *TrainingSettings.essential,
+        *("games", "levels", "core", "frames", "batch_size", "unroll", "learning_rate", "entropy_cost"),
+    )
 
     name: str = field(default="rl", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/."""
@@ -158,10 +161,6 @@ class Settings(TrainingSettings):
     def played(self) -> int:
         """Environments over all processes."""
         return self.batch_size if self.environments is None else self.environments
-
-    @classmethod
-    def progress_of(cls, recorded: dict[str, Any]) -> dict[str, Any]:
-        return without_tally(recorded) if "update" in recorded else recorded
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""

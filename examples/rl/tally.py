@@ -38,21 +38,3 @@ def report_of(sums: Mapping[str, float]) -> dict[str, Any]:
     if len(games) > 1:
         found |= {f"episode_return/{game}": value for game, value in returns.items()}
     return found
-
-
-def without_tally(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a run stood, from a checkpoint up to format 2: there a `tally` held all sums."""
-    tally = progress.get("tally", {})
-    sums, games = (dict(tally.get(part, {})) for part in ("sums", "episodes"))
-    seconds = sums.pop("seconds", 0.0)
-    for game, values in games.items():
-        sums |= {name + game: value for name, value in zip((_COUNT, _RETURN, _LENGTH), values, strict=True)}
-    kept = ("seconds", "metrics_bytes", "metrics_checksum")
-    return {
-        **{name: progress[name] for name in kept if name in progress},
-        "phase": "training",
-        "step": progress["update"],
-        "sums": sums,
-        "steps_summed": progress.get("updates_summed", 0),
-        "seconds_summed": seconds,
-    }

@@ -15,6 +15,7 @@ from .environments.vector import VectorEnvironment
 from .plots import draw_curves
 from .presets import DESCRIPTIONS, PRESETS
 from .settings import Settings
+from .smoke import smoke
 from .trainer import Training
 
 
@@ -93,4 +94,4 @@ def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:
 
 
 if __name__ == "__main__":
-    run_program(main, PRESETS, DESCRIPTIONS, Settings())
+    run_program(main, PRESETS, DESCRIPTIONS, Settings(), smoke)

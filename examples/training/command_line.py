@@ -7,9 +7,9 @@ import difflib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -26,6 +26,7 @@ def run_program(
     presets: Mapping[str, S],
     descriptions: Mapping[str, str],
     usual: S,
+    smoke: Callable[[S], S],
 ) -> NoReturn:
     """Read the settings from the command line, run, and leave with the exit status.
 
@@ -37,17 +38,14 @@ def run_program(
     presets : settings by name.
     descriptions : of the presets, a few words each.
     usual : the settings that are changed if no preset is named.
+    smoke : what ``--smoke`` makes of settings.
     """
-    arguments = sys.argv[1:]
     keep_freed_memory()
     try:
-        settings = tyro.cli(
-            type(usual),
-            prog=f"python -m {usual.program}",
-            description=f"{usual.__doc__}\n\nPresets:\n\n{list_presets(descriptions)}",
-            default=start_of(arguments, presets, usual),
-            args=arguments,
-        )
+        settings = read_settings(sys.argv[1:], presets, descriptions, usual)
+        if settings.smoke:
+            name = f"{settings.name}-smoke"
+            settings = smoke(replace(settings, name=name, smoke=False, overwrite=not settings.resume))
         sys.exit(main(settings))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")
@@ -62,6 +60,47 @@ def run_with_options(main: Callable[[Options], object], module: str, options: ty
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def read_settings(
+    arguments: Sequence[str], presets: Mapping[str, S], descriptions: Mapping[str, str], usual: S
+) -> S:
+    """What a command line asks for; ``--help`` shows the essential settings, ``--help-all`` every one.
+
+    Raises
+    ------
+    ValueError, OSError : as `start_of`.
+    SystemExit : for help, and for arguments that are no settings.
+    """
+    start = start_of(arguments, presets, usual)
+    listed = list_presets(descriptions)
+    config: tuple[Any, ...] = ()
+    if "--help-all" in arguments:
+        arguments = ["--help"]
+    elif {"-h", "--help"}.intersection(arguments):
+        listed = f"{', '.join(descriptions)}\n\n--help-all says more of them, and shows all settings."
+        start, config = _with_essentials_alone(start), (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(
+        type(start),
+        prog=f"python -m {usual.program}",
+        description=f"{usual.__doc__}\n\nPresets:\n\n{listed}",
+        default=start,
+        args=arguments,
+        config=config,
+    )
+
+
+def _with_essentials_alone(settings: S) -> S:
+    """The same, of a type whose help hides all other settings; nothing can be read into it."""
+    hidden = [
+        (f.name, Annotated[Any, tyro.conf.Suppress], field(default=f.default))
+        for f in fields(settings)
+        if f.name not in settings.essential
+    ]
+    kind = type(settings)
+    brief = make_dataclass(kind.__name__, hidden, bases=(kind,), frozen=True)
+    shown: S = brief(**{f.name: getattr(settings, f.name) for f in fields(settings)})
+    return shown
 
 
 def start_of(arguments: Sequence[str], presets: Mapping[str, S], usual: S) -> S:

@@ -344,7 +344,8 @@ def _carry_out(comparisons: Sequence[Comparison[S]], options: ExperimentOptions)
     missing.sort(key=lambda job: job[1].leader is not None)
     total = sum(len(comparison.runs) for comparison in comparisons)
     stopping = threading.Event()
-    bar = tqdm(desc=", ".join(options.studies), total=total, initial=total - len(missing), unit="run")
+    done, names = total - len(missing), ", ".join(options.studies)
+    bar = tqdm(desc=names, total=total, initial=done, unit="run", disable=None)  # none without a terminal
     with bar, ThreadPoolExecutor(options.parallel) as pool:
         jobs: dict[Future[None], tuple[Comparison[S], Run[S]]] = {}
         of_folder: dict[Path, Future[None]] = {}

@@ -336,7 +336,7 @@ def load_state(path: Path, kind: type[RunSettings]) -> dict[str, Any]:
             f"{path} was written by another version of {kind.program}: {what}; use the version that "
             "wrote it"
         )
-    return {**state, "progress": kind.progress_of(progress)}
+    return state
 
 
 def _some(names: list[str]) -> str:

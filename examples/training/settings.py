@@ -19,20 +19,24 @@ class RunSettings:
     Attributes
     ----------
     program : the program's name, as ``python -m`` takes it.
+    essential : names of the settings that ``--help`` shows; ``--help-all`` shows the others too.
     """
 
     program: ClassVar[str]
+    essential: ClassVar[tuple[str, ...]] = ("name", "runs", "resume", "overwrite", "preset", "smoke")
 
     name: str = field(default="run", metadata=FREE)
     """Name of the run; everything it writes goes to <runs>/<name>/, which is below <runs>."""
     runs: Path = field(default=Path("runs"), metadata=FREE)
     """Folder of all runs."""
     resume: bool = field(default=False, metadata=FREE)
-    """Continue the run of this name from its last checkpoint, with the same settings."""
+    """Continue the run of this name from its last checkpoint."""
     overwrite: bool = field(default=False, metadata=FREE)
     """Delete an earlier run of this name and start anew."""
     preset: str | None = field(default=None, metadata=FREE)
     """Start from the settings of this name, listed above, instead of the defaults."""
+    smoke: bool = field(default=False, metadata=FREE)
+    """Try all of it out in seconds, with few and small of everything, in the run <name>-smoke."""
 
     @property
     def folder(self) -> Path:
@@ -75,11 +79,6 @@ class RunSettings:
 
         return cls(**{name: read(name, value) for name, value in recorded.items()})
 
-    @classmethod
-    def progress_of(cls, recorded: dict[str, Any]) -> dict[str, Any]:
-        """Where a run stood, as today's `Progress` says it; the program may know older forms."""
-        return recorded
-
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
         self.check_name()
@@ -97,9 +96,10 @@ class RunSettings:
 
     @classmethod
     def differences(cls, recorded: dict[str, Any]) -> tuple[list[str], list[str]]:
-        """The names among recorded settings that are no setting here, and those that are missing."""
+        """Recorded names that are no setting here; settings that decide numbers and are not recorded."""
         known = {f.name for f in fields(cls)}
-        return sorted(recorded.keys() - known), sorted(known - recorded.keys())
+        needed = {f.name for f in fields(cls) if "free" not in f.metadata}
+        return sorted(recorded.keys() - known), sorted(needed - recorded.keys())
 
     def check_name(self) -> None:
         """Raise ValueError for a name that leads out of the folder of all runs, on any system."""
@@ -154,16 +154,18 @@ class RunSettings:
 class TrainingSettings(RunSettings):
     """How long a run trains, on what, and what it reports."""
 
+    essential = (*RunSettings.essential, "max_minutes", "seed", "threads")
+
     max_minutes: float | None = field(default=None, metadata=FREE)
-    """Stop training after this time, all of it included, even if steps are left. The learning rate then
-    falls with the time where that is ahead of the steps; such a run is not reproducible to the bit."""
+    """Stop training after this time. The learning rate falls with the time where that is ahead of the
+    steps; such a run is not reproducible to the bit."""
     report_every: int = 50
     """Steps between two lines of metrics.json, each with a checkpoint."""
     seed: int = 0
     """Of the initial weights and of every random draw."""
     threads: int = field(default=0, metadata=FREE)
-    """Threads for PyTorch in each process; 0 leaves its own choice, and with --resume takes as many as
-    before, since the last digits of sums depend on their number."""
+    """Threads of each process; 0: PyTorch's choice, or with --resume as many as before: the last digits
+    of sums depend on their number."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """bf16: matrix products and convolutions in bfloat16, everything else in float32."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = field(default=(), metadata=FREE)

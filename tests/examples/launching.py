@@ -54,17 +54,18 @@ def in_a_terminal(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], C
             os.close(mine)
 
 
-def launch(module: str, jobs: dict[str, tuple[str, RunSettings]], out: Path, processes: int = 2) -> None:
-    """Run every job in the same few processes; the results of rank r are in ``out``/<job>-<r>.pt.
+def launch(module: str, jobs: dict[str, tuple[str, RunSettings]], out: Path, *arguments: str) -> None:
+    """Run every job in the same two processes; the results of rank r are in ``out``/<job>-<r>.pt.
 
     Parameters
     ----------
     module : whose program calls `do_jobs`.
     jobs : name -> (which of the module's jobs, its settings).
+    arguments : of the module, after ``out``.
     """
     text = json.dumps({name: (what, settings.record()) for name, (what, settings) in jobs.items()})
     subprocess.run(
-        [sys.executable, "-W", "error", "-m", module, str(out), str(processes)],
+        [sys.executable, "-W", "error", "-m", module, str(out), *arguments],
         cwd=ROOT,
         input=text,
         text=True,
@@ -84,7 +85,7 @@ def do_jobs(
     known : the module's jobs by name, settings -> what is saved.
     load : reads recorded settings.
     """
-    out, processes = Path(sys.argv[1]), int(sys.argv[2])
+    out, processes = Path(sys.argv[1]), 2
     jobs = json.load(sys.stdin)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

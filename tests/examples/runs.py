@@ -1,19 +1,22 @@
 """Carrying out runs, comparing what they leave behind, and leaving it without a run."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelerate import Accelerator
 
 from examples.training.accelerator import make_accelerator
 from examples.training.broadcasting import from_main
 from examples.training.interrupt import StopRequest
-from examples.training.loop import Loop, Work
+from examples.training.loop import Loop, Values, Work
 from examples.training.run_folder import RunFolder, load, write_json
 from examples.training.settings import RunSettings, TrainingSettings
 
@@ -40,23 +43,50 @@ def run(
     return loop, [line for line in loop.folder.reports() if line["split"] == "train"]
 
 
+def interrupt() -> None:
+    """As a second Ctrl-C does, at once."""
+    raise KeyboardInterrupt
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def act_in_step(
+    patch: pytest.MonkeyPatch, training: type[Work], number: int, act: Callable[[], object]
+) -> None:
+    """Once, when a step is all but over; their numbers count from 0, over all phases, from here on."""
+    step, taken = training.step, []
+
+    def acting(self: Work, *given: Any) -> Values:
+        values = step(self, *given)
+        taken.append(given)
+        if len(taken) == number + 1:
+            act()
+        return values
+
+    patch.setattr(training, "step", acting)
+
+
 def without_times(line: dict) -> dict:
     return {name: value for name, value in line.items() if not name.endswith(TIMINGS)}
 
 
+def tensors_in(value: object, name: str = "") -> dict[str, torch.Tensor]:
+    """All tensors in dictionaries and lists, by name."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    found: dict[str, torch.Tensor] = {}
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            found |= tensors_in(inner, f"{name}.{key}")
+    return found
+
+
 def numbers_of(folder: RunFolder) -> dict[str, torch.Tensor]:
     """Every tensor of the checkpoint and of the best weights, if any are kept, by name."""
-
-    def flatten(value, name):
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (dict, list)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, inner in items:
-                yield from flatten(inner, f"{name}.{key}")
-
     kept = [path for path in (folder.checkpoint, folder.best) if path.exists()]
-    return dict(flatten({path.name: load(path) for path in kept}, ""))
+    return tensors_in({path.name: load(path) for path in kept})
 
 
 def assert_same_run(one: RunFolder, other: RunFolder) -> None:

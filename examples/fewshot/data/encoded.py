@@ -9,7 +9,6 @@ features.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,7 +104,7 @@ def encode_classes(
     count = classes.images.shape[0]
     views = views if augment else 1
     parts = []
-    with torch.no_grad(), tqdm(desc="encoding", total=count, unit="image", file=sys.stderr) as bar:
+    with torch.no_grad(), tqdm(desc="encoding", total=count, unit="image", disable=None) as bar:
         for first in range(0, count, _IMAGES):
             rows = np.arange(first, min(first + _IMAGES, count))[:, None].repeat(views, axis=1)
             numbers = uniform_rows(key, first, len(rows), NUMBERS_PER_IMAGE * views) if augment else None

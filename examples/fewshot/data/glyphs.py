@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -141,7 +140,7 @@ def render_pictures(fonts: dict[str, Path]) -> tuple[list[int], np.ndarray]:
     )
     pictures = np.zeros((len(fonts), len(codes), SIZE, SIZE), np.uint8)
     for face, (name, path) in enumerate(
-        tqdm(fonts.items(), desc="rendering glyphs", unit="face", file=sys.stderr)
+        tqdm(fonts.items(), desc="rendering glyphs", unit="face", disable=None)
     ):
         # Basic layout: the complex one is an optional library, and would change the pictures.
         font = ImageFont.truetype(str(path), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

@@ -155,7 +155,7 @@ def read_images(
     usual = partial(decode_image, operation, channels=channels, image_size=image_size, invert=invert)
     paths = [path for of_class in files.values() for path in of_class]
     images = np.empty((len(paths), channels, image_size, image_size), np.uint8)
-    for position, path in enumerate(tqdm(paths, desc="reading images", unit="image")):
+    for position, path in enumerate(tqdm(paths, desc="reading images", unit="image", disable=None)):
         images[position] = (read or usual)(path)
     return ImageClasses.of_sizes(images, map(len, files.values()), files, groups)
 

@@ -18,7 +18,6 @@ The pictures are the same to the bit on every machine: see `texture_families`.
 from __future__ import annotations
 
 import os
-import sys
 
 import numpy as np
 from PIL import Image
@@ -114,7 +113,7 @@ def make_classes(images: int = IMAGES_PER_CLASS) -> ImageClasses:
     ]
     drawn = [
         draw_images(f, c, first, min(first + _CHUNK, images))
-        for f, c in tqdm(chosen, desc="making textures", unit="class", file=sys.stderr)
+        for f, c in tqdm(chosen, desc="making textures", unit="class", disable=None)
         for first in range(0, images, _CHUNK)
     ]
     return ImageClasses.of_sizes(

@@ -27,35 +27,42 @@ def patterns(count: int, per_class: int, seed: int) -> ImageClasses:
     )
 
 
+DOMAINS = [
+    Splits(train=patterns(12, 6, seed), validation=patterns(8, 6, seed + 1), test=patterns(8, 6, seed + 2))
+    for seed in (0, 3)
+]
+TINY = Settings(
+    name="tiny",
+    n_way=3,
+    n_layers=1,
+    n_heads=2,
+    d_model=16,
+    ff_factor=2,
+    encoder_channels=8,
+    dropout=0.1,
+    encoder_warmup_steps=4,
+    encoder_warmup_classes=8,
+    steps=6,
+    pool_classes=6,
+    pool_images=3,
+    batch_size=8,
+    queries=4,
+    report_every=2,
+    validate_every=3,
+    validation_episodes=6,
+    test_episodes=12,
+    test_queries=2,
+)
+
+
 @pytest.fixture(scope="session")
 def splits() -> Splits:
-    return Splits(train=patterns(12, 6, 0), validation=patterns(8, 6, 1), test=patterns(8, 6, 2))
+    return DOMAINS[0]
 
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> Settings:
-    return Settings(
-        name="tiny",
-        n_way=3,
-        n_layers=1,
-        n_heads=2,
-        d_model=16,
-        ff_factor=2,
-        encoder_channels=8,
-        dropout=0.1,
-        encoder_warmup_steps=4,
-        encoder_warmup_classes=8,
-        steps=6,
-        pool_classes=6,
-        pool_images=3,
-        batch_size=8,
-        queries=4,
-        report_every=2,
-        validate_every=3,
-        validation_episodes=6,
-        test_episodes=12,
-        test_queries=2,
-    )
+    return TINY
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from examples.fewshot import train
 from examples.fewshot.trainer import Training
 from examples.training.accelerator import make_accelerator
-from examples.training.interrupt import INTERRUPTED
 from examples.training.objective import Share
-from examples.training.run_folder import RunFolder
-from tests.examples.runs import assert_same_run, run
+from tests.examples.runs import run
 
 PARTS = 4
 
@@ -85,32 +82,6 @@ def test_a_run_that_stands_anywhere_goes_on_with_the_same_gradients(settings, sp
         for gradient, expected in zip(part, whole[first:], strict=True):
             for value, right in zip(gradient, expected, strict=True):
                 assert torch.equal(value, right)
-
-
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_stopped_run_by_the_published_rule_continues_to_the_same_numbers(
-    settings, splits, monkeypatch, stop_after
-):
-    """Stopped within a step: before the first one is over, and after."""
-    settings = dataclasses.replace(settings, accumulation_rule="published", dropout=0.1)
-    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
-    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
-    monkeypatch.setattr(train, "evaluate", lambda *args: None)
-    whole = dataclasses.replace(settings, name="whole")
-    assert train.main(whole) == 0
-    with monkeypatch.context() as patch:
-        step = Training.step
-
-        def interrupted(self, number, share_done):
-            values = step(self, number, share_done)
-            if number >= stop_after:
-                raise KeyboardInterrupt
-            return values
-
-        patch.setattr(Training, "step", interrupted)
-        assert train.main(settings) == INTERRUPTED
-    assert train.main(dataclasses.replace(settings, resume=True)) == 0
-    assert_same_run(RunFolder(settings.folder), RunFolder(whole.folder))
 
 
 def test_both_rules_take_the_same_steps_at_the_same_rates_and_report_means(settings, splits):

@@ -1,5 +1,4 @@
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +12,7 @@ from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
 from examples.fewshot.objectives import EpisodeTraining, training_features
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import build_learner
-from examples.fewshot.trainer import Training
-from examples.training.interrupt import StopRequest
 from examples.training.objective import Share
-from tests.examples.runs import assert_same_run, make_loop, run
 
 
 def first_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -141,32 +137,3 @@ def test_noise_is_of_the_features_own_size_and_only_in_training(settings):
     torch.testing.assert_close(noise.std(1) / features.std(1), torch.full((50,), 0.5), atol=0.08, rtol=0)
     without = dataclasses.replace(settings, feature_noise=0.0)
     assert torch.equal(training_features(learner, features, without), features)
-
-
-class StopAfter(StopRequest):
-    """A stop that is asked for once the trainer has looked so many times."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def made(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    @made.setter
-    def made(self, value: bool) -> None:
-        assert not value
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_resumed_run_encodes_again_and_goes_on_as_if_never_stopped(settings, splits, workers):
-    settings = dataclasses.replace(settings, feature_views=2, feature_noise=0.3, pools=0, workers=workers)
-    whole, _ = run(dataclasses.replace(settings, name="whole"), partial(Training, settings, [splits]))
-    parts = make_loop(settings, partial(Training, settings, [splits]))
-    assert not parts.train(StopAfter(8))
-    assert parts.progress.phase == "episodes"
-    assert 0 < parts.progress.step < settings.steps
-    run(dataclasses.replace(settings, resume=True), partial(Training, settings, [splits]))
-    assert_same_run(parts.folder, whole.folder)

@@ -2,19 +2,16 @@
 
 import dataclasses
 import math
-import shlex
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-import tyro
 
 from examples.fewshot.data.classes import ImageClasses, Splits
-from examples.fewshot.presets import DESCRIPTIONS, PRESETS, command
-from examples.fewshot.settings import Settings, build_learner
+from examples.fewshot.presets import DESCRIPTIONS, PRESETS
+from examples.fewshot.settings import build_learner
+from examples.fewshot.smoke import smoke
 from examples.fewshot.trainer import Training
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop
@@ -36,27 +33,7 @@ def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "save", lambda self: None)  # most of the time, and tested elsewhere
     monkeypatch.setattr(Loop, "save_best", lambda self: None)
     preset = PRESETS[name]
-    preset.check()
-    few = dataclasses.replace(
-        preset,
-        runs=tmp_path,
-        n_way=2,
-        k_shot=min(preset.k_shot, 2),
-        max_trim=min(preset.max_trim, 2),
-        future_shots=1,
-        batch_size=2,
-        accumulation=min(preset.accumulation, 2),
-        pools=min(preset.pools, 1),
-        pool_classes=2,
-        pool_images=4,
-        queries=1,
-        steps=2,
-        encoder_warmup_steps=min(preset.encoder_warmup_steps, 2),
-        encoder_warmup_classes=2,
-        validate_every=2,
-        validation_episodes=2,
-        report_every=2,
-    )
+    few = smoke(dataclasses.replace(preset, runs=tmp_path, n_way=2, encoder_warmup_classes=2, steps=2))
     shape = build_learner(few).encoder.image_shape
     domains = [
         Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in range(2 if few.second_data else 1)
@@ -139,29 +116,5 @@ def test_every_asked_for_preset_is_there():
     cores = ("srwm", "deltanet", "lstm", "fake-sr")
     ours = [f"glyphs-{shots}shot-{core}" for shots in (1, 5) for core in cores]
     ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
-    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}
-    assert all(preset.preset == preset.name == name for name, preset in PRESETS.items())
     assert list(DESCRIPTIONS) == list(PRESETS)
-
-
-def test_the_command_names_the_preset_and_what_differs_from_it():
-    preset = PRESETS["miniimagenet-1shot-srwm"]
-    changed = dataclasses.replace(preset, name="mine", steps=10, augment=True, train_encoder=False)
-    words = shlex.split(command(changed))[3:]
-    assert words == [
-        *("--preset", "miniimagenet-1shot-srwm", "--name", "mine", "--augment", "--no-train-encoder"),
-        *("--steps", "10"),
-    ]
-    assert tyro.cli(Settings, default=preset, args=words) == changed
-
-
-def test_help_lists_the_presets_and_shows_the_values_of_the_chosen_one():
-    help_text = subprocess.run(
-        [sys.executable, "-m", "examples.fewshot.train", "--preset", "glyphs-1shot-lstm", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200"},
-    ).stdout
-    assert all(name in help_text for name in PRESETS)
-    assert "(default: lstm)" in help_text
+    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}

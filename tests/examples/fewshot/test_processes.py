@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.fewshot import train
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
 from examples.fewshot.objectives import EpisodeTraining
 from examples.fewshot.settings import build_learner
-from examples.training.interrupt import INTERRUPTED
 from examples.training.objective import Share
 from examples.training.run_folder import RunFolder, describe, load, save
 from tests.examples.fewshot import processes
@@ -60,33 +58,19 @@ def jobs(base, source):
         name: ("gradients", dataclasses.replace(base, name=name, **change))
         for name, change in changes.items()
     }
-    # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
-    whole = dataclasses.replace(base, name="whole", encoder_warmup_steps=3, accumulation=2, epsilon=1e-3)
-    # The running statistics of the first phase are what the second one normalises by.
-    frozen = dataclasses.replace(whole, name="frozen", train_encoder=False)
     taken = dataclasses.replace(base, name="taken", encoder_from=source.path)
     missing = dataclasses.replace(taken, encoder_from=source.path / "nothing")
-    stopped = dataclasses.replace(base, name="stopped")
     return {
         **jobs,
-        "whole": ("final_weights", whole),
-        "frozen": ("final_weights", frozen),
         "taken": ("taken_encoder", taken),
         "missing-encoder": ("missing_encoder", missing),
         "missing-data": ("missing_data", base),
-        "in-use": ("refused_program", dataclasses.replace(base, name="in-use")),
-        "no-folder": ("refused_program", dataclasses.replace(base, name="no-folder")),
-        "full-disk": ("full_disk", dataclasses.replace(base, name="full-disk")),
-        "stopped": ("stopped_program", stopped),  # the last, as it takes leave of the other processes
     }
 
 
 @pytest.fixture(scope="module")
 def results(jobs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("results")
-    in_use = RunFolder(jobs["in-use"][1].folder)
-    in_use.claim()
-    jobs["no-folder"][1].folder.touch()
     launch("tests.examples.fewshot.processes", jobs, out)
     return out
 
@@ -116,42 +100,6 @@ def test_two_processes_have_the_gradient_of_one(results, jobs, name):
     assert sum(value.dtype == torch.float64 for value in expected.values()) > 10
     for rank in range(2):
         assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-10)
-
-
-@pytest.mark.parametrize("name", ["whole", "frozen"])
-def test_two_processes_end_with_the_weights_of_one(results, jobs, name):
-    expected = processes.final_weights(dataclasses.replace(jobs[name][1], name=f"{name}-alone"))
-    for rank in range(2):
-        assert_close(torch.load(results / f"{name}-{rank}.pt"), expected, 1e-7)
-
-
-def test_only_the_main_process_writes(results, jobs):
-    folder = jobs["whole"][1].folder
-    lines = (folder / "metrics.json").read_text().splitlines()
-    assert len(lines) == len(set(lines)) == 8
-
-
-def test_a_stop_asked_of_one_process_stops_all_and_one_alone_can_go_on(results, jobs, monkeypatch, splits):
-    _, settings = jobs["stopped"]
-    for rank in range(2):
-        found = torch.load(results / f"stopped-{rank}.pt")
-        assert found == {"status": INTERRUPTED, "steps": 3}
-    folder = RunFolder(settings.folder)
-    assert load(folder.checkpoint)["progress"]["step"] == 3
-    monkeypatch.setattr(train, "load_domains", lambda settings: [splits])
-    monkeypatch.setattr(train, "draw_curves", lambda *args: None)
-    assert train.main(dataclasses.replace(settings, resume=True)) == 0
-    assert [line["step"] for line in folder.reports() if line["split"] == "train"] == [2, 4, 6]
-
-
-def test_a_run_in_use_a_folder_that_cannot_be_made_and_a_full_disk_stop_all_processes(results, jobs):
-    for rank in range(2):
-        assert "in-use is in use: another program" in torch.load(results / f"in-use-{rank}.pt")["error"]
-        found = torch.load(results / f"no-folder-{rank}.pt")["error"]
-        assert "no-folder is a file where the run's folder goes" in found
-        assert torch.load(results / f"full-disk-{rank}.pt")["error"] == "process 0 has no room"
-    assert {path.name for path in jobs["in-use"][1].folder.iterdir()} == {".lock"}
-    assert load(jobs["full-disk"][1].folder / "checkpoint.pt")["progress"]["step"] == 0
 
 
 def test_only_the_main_process_reads_the_run_that_an_encoder_is_taken_from(results, source):

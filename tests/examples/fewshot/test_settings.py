@@ -1,11 +1,7 @@
-import json
-import shlex
 from pathlib import Path
 
 import pytest
-import tyro
 
-from examples.fewshot.presets import command
 from examples.fewshot.settings import Settings, build_learner
 
 
@@ -80,22 +76,3 @@ def test_defaults_fit_together_and_are_the_published_model():
 def test_settings_that_do_not_fit_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Settings(**change).check()
-
-
-def test_record_is_json_and_comes_back():
-    settings = Settings(root=Path("a/b"), encoder_from=Path("c"), max_minutes=1.5, trackers=("wandb",))
-    assert Settings.from_record(json.loads(json.dumps(settings.record()))) == settings
-
-
-def test_command_gives_the_settings_back():
-    settings = Settings(
-        name="a b", resume=True, augment_evaluation=False, max_minutes=2.0, trackers=("wandb",)
-    )
-    words = shlex.split(command(settings))
-    assert words[:3] == ["python", "-m", "examples.fewshot.train"]
-    assert tyro.cli(Settings, args=words[3:]) == settings
-
-
-def test_a_name_that_leads_elsewhere_is_refused():
-    with pytest.raises(ValueError, match=r"--name must be that of a folder below --runs, got '../x'"):
-        Settings(name="../x").check()

@@ -8,18 +8,20 @@ import pytest
 from examples.rl import train
 from examples.rl.settings import Settings
 
+TINY = Settings(
+    name="tiny",
+    games=("fake",),
+    batch_size=4,
+    unroll=5,
+    frames=120,  # six updates
+    learning_rate=5e-3,
+    report_every=2,
+)
+
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> Settings:
-    return Settings(
-        name="tiny",
-        games=("fake",),
-        batch_size=4,
-        unroll=5,
-        frames=120,  # six updates
-        learning_rate=5e-3,
-        report_every=2,
-    )
+    return TINY
 
 
 @pytest.fixture

@@ -1,13 +1,8 @@
 import dataclasses
-import json
-import shlex
-from pathlib import Path
 
 import pytest
-import tyro
 
 from examples.rl.losses import LossConstants
-from examples.rl.presets import command
 from examples.rl.settings import Settings
 
 
@@ -51,24 +46,3 @@ def test_every_loss_constant_is_a_setting():
     changed = {f.name: 0.25 for f in dataclasses.fields(LossConstants)}
     given = {("vtrace_lambda" if name == "lambda_" else name): value for name, value in changed.items()}
     assert Settings(**given).loss_constants == LossConstants(**changed)
-
-
-def test_record_is_json_and_comes_back():
-    settings = Settings(
-        games=("maze", "heist"), runs=Path("a/b"), bptt=1, channels=(8,), trackers=("wandb",)
-    )
-    assert Settings.from_record(json.loads(json.dumps(settings.record()))) == settings
-
-
-def test_command_gives_the_settings_back():
-    settings = Settings(
-        name="a b", resume=True, games=("maze", "heist"), bptt=1, overlap=False, channels=(8, 4)
-    )
-    words = shlex.split(command(settings))
-    assert words[:3] == ["python", "-m", "examples.rl.train"]
-    assert tyro.cli(Settings, args=words[3:]) == settings
-
-
-def test_a_name_that_leads_elsewhere_is_refused():
-    with pytest.raises(ValueError, match=r"--name must be that of a folder below --runs, got '../x'"):
-        Settings(name="../x").check()

@@ -1,7 +1,7 @@
 from collections import Counter
 
 from examples.rl.rollouts import Episode
-from examples.rl.tally import report_of, sums_of, without_tally
+from examples.rl.tally import report_of, sums_of
 
 MAZE = [Episode("maze", 10.0, 20), Episode("maze", 0.0, 40)]
 HEIST = Episode("heist", 1.0, 90)
@@ -24,13 +24,3 @@ def test_adding_sums_is_counting_together():
     for episodes in (MAZE, [HEIST]):
         both.update(sums_of(episodes))
     assert report_of(both) == report_of(sums_of([*MAZE, HEIST]))
-
-
-def test_a_tally_of_an_older_version_becomes_sums():
-    tally = {
-        "sums": {"loss": 4.0, "seconds": 0.5},
-        "episodes": {"maze": [2, 10.0, 60], "heist": [1, 1.0, 90]},
-    }
-    found = without_tally({"update": 7, "seconds": 3.0, "updates_summed": 2, "tally": tally})
-    assert (found["step"], found["seconds"], found["steps_summed"]) == (7, 3.0, 2)
-    assert found["sums"] == {"loss": 4.0, **sums_of([*MAZE, HEIST])}

@@ -14,7 +14,6 @@ from examples.rl.actors import Actor, ThreadedActor
 from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector, Rows
 from examples.rl.trainer import Training
-from examples.training import loop as loop_module
 from examples.training.interrupt import StopRequest
 from examples.training.run_folder import RunFolder, load
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
@@ -186,28 +185,6 @@ def test_more_environments_than_an_update_learns_from(settings):
     assert [environment.count for environment in environments] == [2, 2, 2]
     # Six unrolls of two of the three blocks.
     assert [environment.steps for environment in environments] == [20, 20, 20]
-
-
-def test_the_time_limit_ends_training(settings, monkeypatch):
-    """By a clock that shows a hundredth of a second more at every look."""
-    monkeypatch.setattr(loop_module.Clock, "lap", lambda self: 0.01)
-    limited = dataclasses.replace(settings, frames=10**9, max_minutes=0.02, report_every=10**6)
-    loop, [line] = run(limited)
-    assert line["update"] == loop.progress.step == 120  # 1.2 seconds
-    assert line["learning_rate"] == pytest.approx(limited.learning_rate / 120)
-    assert loop.work.actor.collector._blocks[0].environment.closed
-
-
-def test_tensorboard_hears_what_metrics_hold(settings):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    loop, lines = run(dataclasses.replace(settings, trackers=("tensorboard",)))
-    loop.accelerator.end_training()
-    [events] = loop.folder.trackers.rglob("events.out.*")
-    read = EventAccumulator(str(events)).Reload()
-    for name in ("loss", "episode_return", "frames_per_second"):
-        heard = [(event.step, event.value) for event in read.Scalars(f"train/{name}")]
-        assert heard == [(line["frames"], pytest.approx(line[name])) for line in lines]
 
 
 def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):

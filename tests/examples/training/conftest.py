@@ -1,4 +1,4 @@
-"""Settings of a program that does not exist."""
+"""Settings of a program that does not exist; and those that do."""
 
 import dataclasses
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from examples.training.settings import FREE, RunSettings
+from tests.examples.programs import PROGRAMS, Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,3 +34,9 @@ class Settings(RunSettings):
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(name="tiny", runs=tmp_path)
+
+
+@pytest.fixture(params=PROGRAMS.values(), ids=str)
+def program(request: pytest.FixtureRequest) -> Program:
+    found: Program = request.param
+    return found

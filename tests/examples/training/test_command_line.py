@@ -94,7 +94,7 @@ def test_the_command_names_the_preset_and_what_differs_from_it():
 def run(monkeypatch, main, *arguments):
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit) as left:
-        run_program(main, PRESETS, DESCRIPTIONS, Settings())
+        run_program(main, PRESETS, DESCRIPTIONS, Settings(), lambda s: dataclasses.replace(s, steps=1))
     return left.value.code
 
 
@@ -109,18 +109,16 @@ def test_a_program_starts_from_the_preset_and_ends_with_its_status(monkeypatch):
     assert seen == [dataclasses.replace(PRESETS["few"], decay=0.25)]
 
 
+def test_smoke_is_a_small_run_beside_the_preset_s(monkeypatch):
+    seen = []
+    run(monkeypatch, seen.append, "--preset", "few", "--smoke", "--decay", "0.25")
+    small = dataclasses.replace(PRESETS["few"], name="few-smoke", overwrite=True, steps=1, decay=0.25)
+    assert seen == [small]
+
+
 def test_errors_reach_the_user_without_a_traceback(monkeypatch):
     def main(settings):
         raise ValueError("train: --steps must be odd")
 
     assert run(monkeypatch, main) == "train: --steps must be odd"
     assert "--preset: there is none called 'nil'" in run(monkeypatch, main, "--preset", "nil")
-
-
-def test_help_explains_settings_and_lists_presets(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    assert run(monkeypatch, print, "--preset", "many", "--help") == 0
-    shown = capsys.readouterr().out
-    assert all(words in shown for words in ("python -m nothing", "Do nothing.", "few", "ninety-nine"))
-    assert "How often. (default: 99)" in shown
-    assert "Folder of all runs." in shown
