@@ -20,12 +20,8 @@ class Settings(conftest.Settings):
     encoder_from: str | None = None
 
 
-def load_settings(recorded: dict) -> Settings:
-    return Settings(**recorded | {"runs": Path(recorded["runs"])})
-
-
 def load_run(folder: RunFolder) -> evaluation.Run:
-    return evaluation.load_run(folder, Settings, load_settings, lambda settings: nn.Linear(3, 2), "model")
+    return evaluation.load_run(folder, Settings, lambda settings: nn.Linear(3, 2), "model")
 
 
 def begun(runs: Path, name: str, **changes) -> RunFolder:
