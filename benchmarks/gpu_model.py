@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +121,18 @@ def registers(operand: str, width: int = 1) -> list[str]:
     return names
 
 
+def outputs(base: str, operands: list[str]) -> int:
+    """How many of the first operands an instruction writes: carries, too."""
+    base = base.removeprefix("U")
+    if base in ("ISETP", "FSETP", "DSETP", "PLOP3", "SHFL") or (
+        base == "LOP3" and gpu_trace.is_predicate(operands[0])
+    ):
+        return 2
+    if base in ("IADD3", "LEA", "IMAD"):
+        return 1 + len(list(takewhile(gpu_trace.is_predicate, operands[1:])))
+    return int(operands[0] != "")
+
+
 def parsed(text: str, kernel: str) -> list[Instruction]:
     """The instructions of a listing."""
     instructions, label, line = [], "", 0
@@ -157,13 +170,13 @@ def parsed(text: str, kernel: str) -> list[Instruction]:
             "WARPSYNC",
             "BSYNC",
         )
-        writes = [] if stores or not operands[0] else registers(operands[0], wide)
-        if base in ("ISETP", "FSETP", "IADD3", "LOP3") and len(operands) > 1:
-            writes += [r for r in registers(operands[1]) if r.startswith("P")]
-        sources = operands if stores else operands[1:]
-        if base == "SHFL":  # a predicate first, then the register
-            writes, sources = registers(operands[1]), operands[2:]
-        reads = [r for o in sources for r in registers(o, wide if stores else 1)] + registers(guard)
+        count = 0 if stores else outputs(base, operands)
+        writes = [r for o in operands[:count] for r in registers(o, wide)]
+        reads = [r for o in operands[count:] for r in registers(o, wide if stores else 1)]
+        reads += registers(guard)
+        if "PR" in operands:  # several predicates at once, by a mask
+            named = [f"P{k}" for k in range(7) if int(operands[-1], 0) >> k & 1]
+            writes, reads = (writes, reads + named) if base == "P2R" else (writes + named, reads)
         target = re.search(r"`\((\.L\w+)\)", rest)
         instructions.append(
             Instruction(
@@ -389,12 +402,12 @@ def constants(case: Case, steps: int) -> tuple[bytes, list[str]]:
 
 
 def followed(case: Case) -> Cost:
-    """Counts and cycles of a step of one block, on average over a segment."""
+    """Counts and cycles of a step of one block, on average over a segment. RuntimeError: it has none."""
     plan, instructions = case.plan(), parsed(listing(case), case.kernel)
     size = 8 if case.dtype == "float64" else 4
     cached = plan.groups * plan.working * size + plan.shared_bytes + plan.dynamic_bytes <= L1_BYTES
     warps = plan.threads // 32
-    cycles, counts = [], []
+    cycles, counts, lengths = [], [], []
     for steps in (REPLAYED_SEGMENT, 2 * REPLAYED_SEGMENT):
         bank, arrays = constants(case, steps)
         memory = gpu_trace.Memory(bank, None if cached else arrays.index("working") + 1)
@@ -404,6 +417,13 @@ def followed(case: Case) -> Cost:
         paths *= warps // different
         cycles.append(gpu_trace.cycles_of(instructions, paths, LATENCY, ARITHMETIC))
         counts.append(gpu_trace.counted(instructions, paths[0]))
+        lengths.append([len(path) for path in paths])
+    for warp, (short, long) in enumerate(zip(*lengths, strict=True)):
+        if long <= short:
+            raise RuntimeError(
+                f"{case}: twice as many steps take warp {warp} {long} instructions, no more than the "
+                f"{short} of one segment; gpu_trace.py leads it past the loop over time"
+            )
     of_a_step = {opcode: (counts[1][opcode] - counts[0][opcode]) / REPLAYED_SEGMENT for opcode in counts[1]}
     return Cost(of_a_step, (cycles[1] - cycles[0]) / REPLAYED_SEGMENT)
 

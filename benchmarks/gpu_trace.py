@@ -3,8 +3,9 @@
 Loops of the kernels that keep their state in memory have bounds that the instructions compute. So this
 carries out the instructions on integers and predicates, for the 32 lanes of a warp at a time, from the
 kernel's first instruction to its last. Numbers that come from floating-point arithmetic or from memory are
-unknown (None): no branch of interest depends on them. The call has no flags and no state, as most calls in
-training.
+unknown (None), and so is what an instruction writes that is not modelled here. Where the way of a warp
+depends on one, and memory or a barrier lies on it, that is an error. The call has no flags and no state, as
+most calls in training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +59,9 @@ def is_predicate(operand: str) -> bool:
     """Whether an operand is a predicate."""
     return re.match(r"!?U?P", operand) is not None
 
+
+MEMORY_AND_BARRIERS = {"LD", "LDG", "LDS", "ST", "STG", "STS", "BAR"}
+LONGEST = 2_000_000  # instructions of a warp; one that comes to more has gone astray
 
 COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {
     "EQ": operator.eq,
@@ -160,17 +165,21 @@ class Warp:
             old = self.of.get(register)
             if lanes is not True and old is not None:
                 value = chosen(lanes, value, old)
-            elif isinstance(value, np.ndarray) and (value == value[0]).all():
+            if isinstance(value, np.ndarray) and (value == value[0]).all():
                 value = value[0].item()
         self.of[register] = value
 
     # ---- instructions
 
     def run(self) -> list[Event]:
-        """Its path."""
+        """Its path. RuntimeError: where it goes is unknown, or it does not end."""
         events: list[Event] = []
         n = 0
         while n is not None:
+            if len(events) == LONGEST:
+                raise RuntimeError(
+                    f"a warp does not end: after {LONGEST} instructions {self.code[n].frames}"
+                )
             events.append(Event(n, None, 0))
             n = self.step(n, events)
         return events
@@ -181,8 +190,12 @@ class Warp:
         base, *kinds = parts(i.opcode)
         guard = self.predicate(i.guard) if i.guard else True
         lanes = self.mask if guard is None or guard is True else both(self.mask, guard)
+        if i.opcode == "BRA.DIV":  # of lanes that are apart, where all are needed
+            if self.mask is not True:
+                raise RuntimeError(f"lanes are apart at {i.frames}")
+            return n + 1
         if base == "BRA":
-            return n + 1 if "DIV" in kinds else self.branch(n, i, guard, lanes)
+            return self.branch(n, i, guard, lanes)
         if base == "BSSY":
             self.meeting[i.operands[0]] = (len(self.apart), False)
         elif base == "BSYNC" or i.opcode == "WARPSYNC.ALL":
@@ -218,14 +231,16 @@ class Warp:
         for operand in i.operands[:-1]:
             of_operand = self.predicate(operand)
             guard = None if guard is None or of_operand is None else both(guard, of_operand)
-        if guard is None:  # slow paths, for numbers that are none, are avoided, and loops left
-            avoided = target > n and any(other.opcode.startswith("CALL") for other in self.code[n:target])
-            return target if avoided else n + 1
+        if guard is None:  # depends on a number: slow paths, for infinite ones and the like, are avoided
+            bases = {parts(other.opcode)[0] for other in self.code[n + 1 : target]}
+            if target <= n or bases & MEMORY_AND_BARRIERS:
+                raise RuntimeError(f"which way a warp goes is unknown: {i.guard} {i.opcode} at {i.frames}")
+            return target if "CALL" in bases else n + 1
         taken = both(self.mask, guard)
         stay = both(self.mask, opposite(guard))
         if stay is False:
             return target
-        if taken is False:
+        if taken is False or i.opcode == "BRA.U":  # which all lanes take or none
             return n + 1
         if target > n:
             self.apart.append((target, taken))
@@ -246,12 +261,8 @@ class Warp:
         if base in ("LD", "LDG", "ST", "STG"):
             events[-1] = self.to_memory(n, i, lanes)
         do = getattr(self, f"do_{base.removeprefix('U').lower()}", None)
-        results = None if do is None else do(operands, kinds)
-        if results is None:
-            for register in i.writes:
-                self.put(register, None, lanes)
-            return
-        for register, value in results.items():
+        results = (do and do(operands, kinds)) or {}
+        for register, value in (dict.fromkeys(i.writes) | results).items():  # the others become unknown
             self.put(register, value, lanes)
 
     def conflicts(self, n: int, i: Any, lanes: Any) -> int:
@@ -305,6 +316,18 @@ class Warp:
     def do_mov(self, o: Any, kinds: Any) -> Any:
         return {o[0]: self.word(o[1])}
 
+    do_r2ur = do_mov
+
+    def do_p2r(self, o: Any, kinds: Any) -> Any:  # a bit of each predicate in the mask
+        value, mask = self.word(o[2]), int(o[3], 0)
+        values = {1 << k: self.predicate(f"P{k}") for k in range(7) if mask >> k & 1}
+        if kinds or value is None or any(v is None for v in values.values()):
+            return None
+        value = value & (WORD - 1 ^ mask)
+        for bit, predicate in values.items():
+            value = value | chosen(predicate, bit, 0)
+        return {o[0]: value}
+
     def do_ldc(self, o: Any, kinds: Any) -> Any:
         if "64" not in kinds:
             return {o[0]: self.word(o[1])}
@@ -319,14 +342,12 @@ class Warp:
         return {o[0]: high << 16 | low}
 
     def _sum(self, o: Any, values: list[Any]) -> Any:
-        """A sum of words that may be 2^32, into a register and a carry."""
+        """A sum of words that may be 2^32, into a register and carries."""
         if any(v is None for v in values):
             return None
         total = sum(values[1:], values[0])
-        results = {o[0]: total % WORD}
-        if o[1].startswith(("P", "UP")):
-            results[o[1]] = total >= WORD
-        return results
+        carries = takewhile(is_predicate, o[1:])
+        return {o[0]: total % WORD} | {carry: total >= k * WORD for k, carry in enumerate(carries, 1)}
 
     def _whole(self, operand: str) -> Any:
         """A word to be added: minus a is 2^32 - a, so that the carry tells whether b >= a."""
@@ -347,9 +368,11 @@ class Warp:
         return None if value is None else int(value) if isinstance(value, bool) else value.astype(np.uint64)
 
     def do_viadd(self, o: Any, kinds: Any) -> Any:
-        return self._sum([o[0], ""], [self.word(o[1]), self.word(o[2])])
+        return self._sum(o[:1], [self.word(o[1]), self.word(o[2])])
 
     def do_imad(self, o: Any, kinds: Any) -> Any:
+        to, *carries = o[0], *takewhile(is_predicate, o[1:])
+        o = o[len(carries) :]
         a, b = self.word(o[1]), self.word(o[2])
         if a is None or b is None:
             return None
@@ -360,17 +383,17 @@ class Warp:
             if "U32" not in kinds:
                 a, b = signed(a), signed(b)
             product = in_64_bits(a * b)
-            if "WIDE" in kinds:
-                total = in_64_bits(product + c)
-                low, high = pair(o[0])
-                return {low: total % WORD, high: total // WORD}
-            high = product // WORD + c // WORD + (product % WORD + c % WORD) // WORD
-            return {o[0]: high % WORD}
+            total = in_64_bits(product + c)
+            results = dict.fromkeys(carries, total < product)
+            if "HI" in kinds:
+                return results | {to: total // WORD}
+            low, high = pair(to)
+            return results | {low: total % WORD, high: total // WORD}
         c = self.word(o[3])
         carry = self._carry(o[4]) if "X" in kinds else 0
         if c is None or carry is None:
             return None
-        return {o[0]: (a * b % WORD + c + carry) % WORD}
+        return {to: (a * b % WORD + c + carry) % WORD}
 
     def do_lea(self, o: Any, kinds: Any) -> Any:
         words = [a for a in o[1:] if not is_predicate(a)]
@@ -384,8 +407,7 @@ class Warp:
         carry = self._carry(o[-1]) if "X" in kinds else 0
         if upper is None or carry is None:
             return None
-        long = in_64_bits((upper * WORD + a) << shift)
-        return {o[0]: (long // WORD + b + carry) % WORD}
+        return self._sum(o, [in_64_bits((upper * WORD + a) << shift) // WORD, b, carry])
 
     def do_shf(self, o: Any, kinds: Any) -> Any:
         low, by, high = (self.word(a) for a in o[1:4])
@@ -429,16 +451,24 @@ class Warp:
 
     def do_prmt(self, o: Any, kinds: Any) -> Any:
         a, b, which = self.word(o[1]), self.word(o[3]), self.word(o[2])
+        if which == 0x7610 and b is None:
+            b = 0  # the lower half is replaced, and nothing reads the upper one
         if a is None or b is None or which is None:
             return None
         bytes_of_both, value = b * WORD + a, 0
         for k in range(4):
-            place = (which >> (4 * k)) & 7
-            value = value + (((bytes_of_both >> (place * 8)) & 255) << (8 * k))
+            place = which >> (4 * k)
+            byte = (bytes_of_both >> (place % 8 * 8)) & 255
+            if place & 8:  # its sign
+                byte = (byte >> 7) * 255
+            value = value + (byte << (8 * k))
         return {o[0]: value}
 
     def do_isetp(self, o: Any, kinds: Any) -> Any:
         a, b, other = self.word(o[2]), self.word(o[3]), self.predicate(o[4])
+        is_or = "OR" in kinds
+        if isinstance(other, bool) and other == is_or:  # whatever is compared
+            return {o[0]: other, o[1]: other}
         if a is None or b is None or other is None:
             return None
         if "U32" not in kinds:
@@ -454,7 +484,7 @@ class Warp:
             result = lower if compare == "NE" else same & lower
             if compare != "EQ":
                 result = result | COMPARED[strict](a, b)
-        join = operator.or_ if "OR" in kinds else operator.and_
+        join = operator.or_ if is_or else operator.and_
         return {o[0]: simple(join(result, other)), o[1]: simple(join(opposite(result), other))}
 
     def do_dsetp(self, o: Any, kinds: Any) -> Any:  # of the settings
