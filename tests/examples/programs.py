@@ -299,15 +299,8 @@ def _exact_reader(settings: LanguagesSettings, accelerator: Accelerator) -> Work
 
 def _words(folder: Path) -> list[str]:
     arguments = "--high 8 --bins 12 --n-heads 2 --d-model 8 --d-ff 8 --batch-size 2 --validation-words 2 "
-    return [
-        *arguments.split(),
-        "--report-every",
-        "100000",
-        "--validate-every",
-        "100000",
-        "--steps",
-        "1000000",
-    ]
+    arguments += "--report-every 100000 --validate-every 100000 --steps 1000000"
+    return arguments.split()
 
 
 LANGUAGES = Program(

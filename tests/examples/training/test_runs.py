@@ -60,7 +60,8 @@ def test_a_run_leaves_its_files(program, settings, capsys):
         with Image.open(picture) as image:
             assert image.size[0] > 500
     if folder.best.exists():
-        best = max(line["accuracy"] for line in reports if line["split"] == "validation")
+        score = program.module.Training.score
+        best = max(line[score] for line in reports if line["split"] == "validation")
         assert load(folder.best)["progress"]["best_accuracy"] == best
     shown = capsys.readouterr()
     assert str(folder.path) in shown.out
