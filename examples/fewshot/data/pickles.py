@@ -80,7 +80,8 @@ def load_pickle(operation: str, path: Path, keep: Callable[[bytes], Any] | None 
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{operation}: {str(path)!r} must be a plain file; put the published file there")
     size = status.st_size
-    bar = tqdm(desc=f"reading {path.name}", total=size, unit="B", unit_scale=True, disable=keep is None)
+    silent = True if keep is None else None  # None: where there is no terminal
+    bar = tqdm(desc=f"reading {path.name}", total=size, unit="B", unit_scale=True, disable=silent)
     with path.open("rb") as file, bar:
         try:
             return _Plain().convert(_Unpickler(_Source(file, size, bar), size, keep).load())
