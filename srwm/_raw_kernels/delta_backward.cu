@@ -112,7 +112,11 @@ extern "C" __global__ void __launch_bounds__(GROUP * GROUPS, SRWM_BLOCKS)
             // multiplies S by |1 - beta k^2| along k, and adds u along it. Several steps are loaded at a time, so that
             // a thread waits for memory only a few times. Lanes that share columns have the k of one of these steps.
             auto may_have_grown = [&](long long begin, long long end) {
-                constexpr int AT_ONCE = 8, TURNS = AT_ONCE / COLUMN_LANES;
+                // Loads of a thread for eight steps. Their addresses and values take registers: 255 of a thread if a
+                // multiprocessor runs 256 threads, at most 168 if it runs more.
+                constexpr int LOADS = 8 * ROWS / COLUMN_LANES + 8 * OWN;
+                constexpr bool TOO_MANY = LOADS > (GROUP * GROUPS * SRWM_BLOCKS > 256 ? 32 : 40);
+                constexpr int AT_ONCE = TOO_MANY && COLUMN_LANES < 8 ? 4 : 8, TURNS = AT_ONCE / COLUMN_LANES;
                 constexpr real LIMIT = real(ADDED_GROWTH) * ADDED_GROWTH;
                 const Place place = {opaque(at.rank)}; // indices are computed here, not in advance
                 real product = 1; // of the factors above 1

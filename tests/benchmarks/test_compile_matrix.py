@@ -33,3 +33,22 @@ def test_only_architectures_that_the_compiler_knows_are_compiled(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     wanted = {case.architecture for case in compile_matrix.shipped()}
     assert wanted == set(compile_matrix.ARCHITECTURES) - {70}
+
+
+@pytest.mark.parametrize(
+    ("D", "Do", "dtype", "architecture"),
+    [
+        (256, 256, "float16", 100),  # many rows of a thread
+        (100, 100, "float16", 90),  # more than 256 threads, which have 168 registers each
+        (128, 16, "float16", 100),  # the same of several blocks
+        (128, 1024, "float32", 90),  # many columns of a thread
+    ],
+)
+def test_delta_backward_does_not_spill_where_registers_are_scarce(D, Do, dtype, architecture):
+    """What it loads to see whether S may have grown needs more of them than a step."""
+    pytest.importorskip("cupy")
+    if architecture not in compile_matrix.architectures():
+        pytest.skip(f"the installed NVRTC does not compile for sm_{architecture}")
+    compiled = compile_matrix.compiled(compile_matrix.Case("delta_backward", D, Do, dtype, architecture))
+    assert compiled.registers > 0
+    assert compiled.spilled_bytes == 0
