@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from . import cifar, mini_imagenet, omniglot, tiered_imagenet
 from .archives import Layout, list_layouts
 from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
+from .digits import load_digits
 from .folder import load_folder
 from .glyphs import load_glyphs
 from .lazy import with_rotations
@@ -27,9 +28,10 @@ class _DataSet:
 
     Attributes
     ----------
-    load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` if it is made.
+    load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` without layouts.
     channels : of the stored images, 1 or 3.
-    layouts : the files it is read from; empty where the program makes the images, and caches them.
+    layouts : the files it is read from; empty where the program makes the images, and caches them, or
+        a package brings them along.
     together : whether the files of all layouts are needed, not those of one.
     statistics : the normalisation of published scripts ("published"), and the right one ("correct");
         where the latter is missing, it is measured on the training images.
@@ -50,6 +52,7 @@ _OF_YOUR_OWN = Layout(holds=("alphabet/character/*.png",), source="images of you
 _SETS = {
     "glyphs": _DataSet(load_glyphs, 1),
     "textures": _DataSet(load_textures, 3),
+    "digits": _DataSet(load_digits, 1),
     "folder": _DataSet(load_folder, 1, (_OF_YOUR_OWN,)),
     "omniglot": _DataSet(
         omniglot.load_omniglot, 1, omniglot.LAYOUTS, together=True, statistics={"published": _OMNIGLOT}
@@ -84,6 +87,7 @@ def load_splits(
     ==============  ====================================  ====  ========  =============================
     glyphs          letters, from matplotlib's fonts      28    1         about 670, 140 and 220
     textures        made-up surfaces                      84    3         64, 16 and 20
+    digits          handwritten, from scikit-learn        28    1         5, the same 5, and 5 others
     folder          ``root/alphabet/character/*.png``     28    1         what is there
     omniglot        handwritten characters                28    1         1028, 172 and 423
     miniimagenet    photographs                           84    3         64, 16 and 20
@@ -141,15 +145,15 @@ def load_splits(
     if not data_set.layouts:
         if root is not None or download:
             raise ValueError(
-                f"load_splits: name={name!r} is made by the program and takes neither root nor "
+                f"load_splits: name={name!r} needs no files and takes neither root nor "
                 f"download, got root={root!r}, download={download}; leave them out"
             )
         splits = data_set.load(cache, image_size=image_size)
     else:
         if root is None:
             raise ValueError(
-                f"load_splits: name={name!r} needs root, the folder of its files (--root; that of "
-                f"--second-data is --second-root); put there {'all' if data_set.together else 'one'} of\n"
+                f"load_splits: name={name!r} needs root, the folder of its files (--root; those of "
+                f"--second-data and --third-data are --second-root and --third-root); put there {'all' if data_set.together else 'one'} of\n"
                 f"{list_layouts(data_set.layouts, download=download)}"
             )
         if cache is not None:

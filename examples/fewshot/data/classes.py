@@ -194,7 +194,10 @@ class ImageClasses:
 
 @dataclass(frozen=True)
 class Splits:
-    """Classes for training, for choosing settings, and for the final test; they share none."""
+    """Classes for training, for choosing settings, and for the final test.
+
+    They share no image, and no class but with `digits`, whose training and validation have the same ones.
+    """
 
     train: ImageClasses
     validation: ImageClasses
