@@ -13,7 +13,7 @@ from .settings import Settings
 
 
 def load_domains(settings: Settings) -> list[Splits]:
-    """The splits of ``data``, and with a ``second_data`` those of it too, whose classes are never rotated.
+    """The splits of ``data``, and those of the other tasks' data, whose classes are never rotated.
 
     Raises
     ------
@@ -28,20 +28,16 @@ def load_domains(settings: Settings) -> list[Splits]:
             channels=settings.channels,
             normalise=settings.normalise,
             # The trainer turns the training classes, for the encoder's warm-up is not to see them so.
-            rotate="all" if is_first and settings.rotate_classes == "all" else "none",
+            rotate="all" if place == 0 and settings.rotate_classes == "all" else "none",
         )
-        for name, root, is_first in (
-            (settings.data, settings.root, True),
-            (settings.second_data, settings.second_root, False),
-        )
-        if name is not None
+        for place, (name, root) in enumerate(settings.data_sets)
     ]
 
 
 def domain_names(settings: Settings) -> list[str]:
     """What to call the domains: the data set, or the folder its images are in; no two alike."""
-    given = ((settings.data, settings.root), (settings.second_data, settings.second_root))
-    names = [root.resolve().name if name == "folder" and root else name for name, root in given if name]
+    given = settings.data_sets
+    names = [root.resolve().name if name == "folder" and root else name for name, root in given]
     return names if len(set(names)) == len(names) else [f"{name} {n}" for n, name in enumerate(names, 1)]
 
 

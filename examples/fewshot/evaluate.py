@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,14 @@ from .data.classes import ImageClasses, Splits
 from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
 from .data.lazy import with_copies
-from .data.sequences import Order, SequenceSampler
+from .data.sequences import Order, SequenceSampler, task_seed
 from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner
-from .plots import draw_positions, draw_shots, values_of
-from .protocol import score, score_sequences
+from .plots import draw_positions, draw_shots, draw_tasks, values_of
+from .protocol import score, score_sequences, score_tasks
 from .settings import Settings, build_learner, picture_shape
-from .tables import episode_table, run_table, sequence_table
+from .tables import episode_table, run_table, sequence_table, task_table
 
 Run = evaluation.Run[Settings, FewShotLearner]
 
@@ -49,6 +50,8 @@ class Evaluation:
     the run's own data are now, if they have moved."""
     second_root: Path | None = None
     """With --data run: where those of its --second-data are now, if they have moved."""
+    third_root: Path | None = None
+    """With --data run: where those of its --third-data are now, if they have moved."""
     on_validation: bool = False
     """Evaluate on the validation classes instead of the test's, as is right while settings are chosen."""
     k_shot: int | None = None
@@ -84,8 +87,11 @@ class Evaluation:
             raise ValueError("evaluate: give the folder of a run, such as runs/fewshot")
         if self.data == "folder" and self.root is None:
             raise ValueError("evaluate: --data folder needs --root, the folder of the images")
-        if self.data == "folder" and self.second_root is not None:
-            raise ValueError("evaluate: --second-root is of the run's own data, leave out --data folder")
+        for place in ("second", "third"):
+            if self.data == "folder" and getattr(self, f"{place}_root") is not None:
+                raise ValueError(
+                    f"evaluate: --{place}-root is of the run's own data, leave out --data folder"
+                )
         if self.on_validation and self.data == "folder":
             raise ValueError("evaluate: --on-validation takes the run's own data, leave out --data folder")
         if self.k_shots and self.k_shot is not None:
@@ -123,7 +129,7 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     Parameters
     ----------
     options : what to evaluate.
-    domains : the data of the runs, if they are at hand: one splits, or two for sequences of two tasks.
+    domains : the data of the runs, if they are at hand: one splits, or one of each task of a sequence.
 
     Returns
     -------
@@ -184,6 +190,7 @@ def _where_data_are(options: Evaluation, run: Run) -> Run:
         run.settings,
         root=_given(options.root, run.settings.root),
         second_root=_given(options.second_root, run.settings.second_root),
+        third_root=_given(options.third_root, run.settings.third_root),
     )
     return dataclasses.replace(run, settings=settings)
 
@@ -196,10 +203,10 @@ def _own_output(options: Evaluation, run: Run) -> Path:
 
 def _check_alike(options: Evaluation, runs: list[Run]) -> None:
     settings = runs[0].settings
-    if settings.protocol == "sequential" and (options.data == "folder" or options.k_shots):
+    if settings.reads_several_tasks and (options.data == "folder" or options.k_shots):
         raise ValueError(
             "evaluate: --data folder and --k-shots are of runs that answer episodes, "
-            f"but {runs[0].folder.path} answers sequences of two tasks; leave them out"
+            f"but {runs[0].folder.path} answers sequences of several tasks; leave them out"
         )
     episodes = _given(options.episodes, settings.test_episodes)
     if options.interval == "published" and episodes % options.tests:
@@ -233,6 +240,9 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     if settings.protocol == "sequential":
         result = _score_sequences(options, run, classes)
         table = sequence_table(result)
+    elif settings.protocol == "continual":
+        result = _score_tasks(options, run, classes)
+        table = task_table(result)
     elif options.k_shots:
         results = [_score_episodes(options, run, classes[0], shots) for shots in options.k_shots]
         result = {"k_shots": results}
@@ -244,8 +254,9 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     evaluation.write(output, result, table)
     picture = output.with_suffix(".png")
     if output.resolve() == run.folder.evaluation.resolve():
-        picture = run.folder.positions if "orders" in result else run.folder.episodes
-    if "orders" in result or "k_shots" in result:
+        of_form = {"orders": run.folder.positions, "matrices": run.folder.tasks}
+        picture = next((path for key, path in of_form.items() if key in result), run.folder.episodes)
+    if result.keys() & {"orders", "matrices", "k_shots"}:
         _draw(result, settings, picture, f"run {settings.name}")
     else:
         sampler = _sampler(options, settings, classes[0], result["k_shot"])
@@ -342,6 +353,44 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
     }
 
 
+def _score_tasks(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
+    """ "matrices": order -> task that is asked -> last task that was read -> accuracy."""
+    settings = run.settings
+    names = domain_names(settings)
+    k_shot = _given(options.k_shot, settings.k_shot)
+    samplers = []
+    for task, domain in enumerate(classes):
+        of_task = dataclasses.replace(options, seed=task_seed(options.seed, task))
+        samplers.append(_sampler(of_task, settings, domain, k_shot))
+    count = _given(options.episodes, settings.test_episodes)
+    matrices = {}
+    for order in itertools.permutations(range(len(classes))):
+        accuracy = score_tasks(run.model, samplers, order, range(count))  # (E, T, T)
+        in_order = [names[task] for task in order]
+        matrices[", ".join(in_order)] = {
+            asked: {
+                after: _values(accuracy[:, place, place + later], options)
+                for later, after in enumerate(in_order[place:])
+            }
+            for place, asked in enumerate(in_order)
+        }
+    return {
+        "data": names,
+        "split": _split(options),
+        "classes": [len(domain.names) for domain in classes],
+        "n_way": settings.n_way,
+        "k_shot": k_shot,
+        "sequences": count,
+        "queries": samplers[0].n_query,
+        "augment": samplers[0].augment,
+        "seed": options.seed,
+        "step": run.progress.get("step", 0),
+        "interval": options.interval,
+        "matrices": matrices,
+        "chance": 1 / settings.n_way,
+    }
+
+
 def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
     """Mean and interval over the first axis: of values (E,), or of each column of values (E, n)."""
     if values.ndim > 1:
@@ -355,7 +404,7 @@ def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
 
 
 def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> None:
-    """The picture of sequences or of several numbers of shots; other results have none."""
+    """The picture of sequences, tasks or several numbers of shots; other results have none."""
     if "orders" in result:
         draw_positions(
             result["orders"],
@@ -363,6 +412,15 @@ def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> No
             chance=result["chance"],
             title=f"Two {result['n_way']}-way tasks of {result['k_shot']} images a class, each label shown "
             f"one image late ({of})",
+            path=path,
+        )
+    elif "matrices" in result:
+        draw_tasks(
+            result["matrices"],
+            names=domain_names(settings),
+            chance=result["chance"],
+            title=f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the "
+            f"other ({of})",
             path=path,
         )
     elif "k_shots" in result:

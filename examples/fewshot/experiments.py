@@ -23,7 +23,7 @@ class Experiments(ExperimentOptions):
     least_seeds: ClassVar[int] = 2
 
     studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which: glyphs, sequential, bootstrapping; several in the given order."""
+    """Which: glyphs, sequential, continual, bootstrapping; several in the given order."""
 
 
 if __name__ == "__main__":

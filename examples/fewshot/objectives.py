@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,34 +159,20 @@ class EpisodeTraining(Objective[FewShotLearner]):
         )
         self.settings = settings
         self.classes = classes
-        self.sampler = self._make_sampler(classes)
+        self.sampler = training_sampler(classes, settings)
 
     def prepare(self) -> None:
         if self.settings.feature_views:
             encoded = encode_for_training(self.learner, self.classes, self.settings, self.settings.seed)
             many = max(_LOOKALIKES, self.settings.n_way)
             alike = encoded.lookalikes(many) if self.settings.hard_episodes else None
-            self.sampler = self._make_sampler(encoded, alike)
-
-    def _make_sampler(self, classes: Classes, lookalikes: np.ndarray | None = None) -> EpisodeSampler:
-        s = self.settings
-        return EpisodeSampler(
-            classes,
-            n_way=s.pool_classes if s.pools else s.n_way,
-            k_shot=s.pool_images if s.pools else s.k_shot,
-            n_query=1 if s.pools else s.queries,
-            seed=s.seed,
-            augment=s.augment,
-            lookalikes=lookalikes,
-            hard=0.0 if lookalikes is None else s.hard_episodes,
-        )
+            self.sampler = training_sampler(encoded, self.settings, alike)
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         size = share.size(self.units_per_step, "--batch-size")
-        if not self.settings.pools:
-            return MicroBatches(_OwnImages(self.sampler), share, size)
-        share.size(self.settings.pools, "--pools")
-        return MicroBatches(PooledImages(self.sampler, self.settings), share, size)
+        if self.settings.pools:
+            share.size(self.settings.pools, "--pools")
+        return MicroBatches(draw_episodes(self.sampler, self.settings), share, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (..., C, H, W), or their features (..., F); "support" (B, S) and "query"
@@ -201,6 +187,35 @@ class EpisodeTraining(Objective[FewShotLearner]):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return learner_groups(self.learner, self.settings)
+
+
+def training_sampler(
+    classes: Classes, settings: Settings, lookalikes: np.ndarray | None = None
+) -> EpisodeSampler:
+    """Of the training's episodes, or of its pools, which are episodes without queries.
+
+    Parameters
+    ----------
+    classes : the training classes, perhaps encoded.
+    settings : of the run.
+    lookalikes : as of `EpisodeSampler`, for its hard episodes.
+    """
+    s = settings
+    return EpisodeSampler(
+        classes,
+        n_way=s.pool_classes if s.pools else s.n_way,
+        k_shot=s.pool_images if s.pools else s.k_shot,
+        n_query=1 if s.pools else s.queries,
+        seed=s.seed,
+        augment=s.augment,
+        lookalikes=lookalikes,
+        hard=0.0 if lookalikes is None else s.hard_episodes,
+    )
+
+
+def draw_episodes(sampler: EpisodeSampler, settings: Settings) -> Callable[[int, int], Batch]:
+    """(first, size) -> the batch of these training episodes, as `EpisodeTraining` reads it."""
+    return PooledImages(sampler, settings) if settings.pools else _OwnImages(sampler)
 
 
 class _OwnImages:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..training import figures
@@ -34,7 +35,7 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
     warmup = [report for report in train if report["phase"] == "encoder"]
     episodes = [report for report in train if report["phase"] != "encoder"]
     validation = [report for report in reports if report["split"] == "validation"]
-    unit = "sequences" if settings.protocol == "sequential" else "episodes"
+    unit = "sequences" if settings.reads_several_tasks else "episodes"
 
     def draw(
         axes: Axes, of: list[dict[str, Any]], key: str, label: str | None, colour: str, **style: Any
@@ -112,6 +113,28 @@ def draw_positions(
     figures.save(figure, path, title, note="bands: 95 % intervals")
 
 
+def draw_tasks(
+    matrices: dict[str, dict[str, Any]], *, names: list[str], chance: float, title: str, path: Path
+) -> None:
+    """Accuracy on each task after each task, one panel an order.
+
+    Parameters
+    ----------
+    matrices : order -> task that is asked -> last task that was read -> values.
+    names : of the domains, in the order of their colours.
+    chance : accuracy of guessing.
+    title, path : of the picture.
+    """
+    colours = dict(zip(names, COLOURS, strict=False))
+    figure, panels = _task_panels(len(matrices) // 2, 2)  # T! orders
+    for axes, (name, order) in zip(panels.flat, matrices.items(), strict=True):
+        for place, (task, after) in enumerate(order.items()):
+            shift = 0.04 * (place - (len(order) - 1) / 2)  # where bars would hide each other
+            _draw_task(axes, order, place, after, f"asked about {task}", colours[task], shift)
+        _finish_tasks(axes, name, chance)
+    figures.save(figure, path, title, note="bars: 95 % intervals")
+
+
 def draw_shots(
     shots: list[int], lines: dict[str, Values], *, trained: int, chance: float, title: str, path: Path
 ) -> None:
@@ -152,13 +175,15 @@ def draw_comparison(results: Results, path: Path) -> None:
     Parameters
     ----------
     results : their form decides on the picture: learning curves and accuracies, accuracy against the
-        position in a sequence, or against the number of shots.
+        position in a sequence, on each task after each task, or against the number of shots.
     path : of the picture.
     """
     summary = next(iter(results["compared"].values()))["summary"]
     title = f"{results['title']}\n{intervals_of(results)}"
     if "orders" in summary:
         _compare_positions(results, title, path)
+    elif "matrices" in summary:
+        _compare_tasks(results, title, path)
     elif "k_shots" in summary:
         _compare_shots(results, title, path)
     else:
@@ -220,6 +245,50 @@ def _compare_positions(results: Results, title: str, path: Path) -> None:
                 positions = entry["summary"]["orders"][name]["positions"]
                 _draw_part(axes, positions, start, stop, label, colour)
     figures.save(figure, path, title, note="bands: 95 % intervals")
+
+
+def _compare_tasks(results: Results, title: str, path: Path) -> None:
+    entries = list(results["compared"].values())
+    matrices = entries[0]["summary"]["matrices"]
+    figure, panels = _task_panels(len(matrices), len(next(iter(matrices.values()))))
+    for row, (name, order) in zip(panels, matrices.items(), strict=True):
+        for place, (axes, task) in enumerate(zip(row, order, strict=True)):
+            for number, (entry, colour) in enumerate(zip(entries, COLOURS, strict=False)):
+                after = entry["summary"]["matrices"][name][task]
+                shift = 0.04 * (number - (len(entries) - 1) / 2)
+                _draw_task(axes, order, place, after, row_label(entry, results), colour, shift)
+            _finish_tasks(axes, f"{name}: asked about {task}", entries[0]["summary"]["chance"])
+    figures.save(figure, path, title, note="bars: 95 % intervals")
+
+
+def _task_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = figures.new_figure(max(7, 5 * columns), 3.2 * rows + 1)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _draw_task(
+    axes: Axes,
+    order: dict[str, Any],
+    place: int,
+    after: dict[str, Any],
+    label: str,
+    colour: str,
+    shift: float,
+) -> None:
+    """Of the task at this place in an order: a point with its interval after each task from it on."""
+    values = {key: [of[key] for of in after.values()] for key in ("mean", "interval_95")}
+    middle, low, high = figures.interval(values, figures.SHARES)
+    x = np.arange(place, len(order)) + shift
+    axes.errorbar(x, middle, yerr=[middle - low, high - middle], fmt="none", ecolor=colour, capsize=3)
+    figures.line(axes, x, middle, label, colour)
+    axes.set_xticks(range(len(order)), list(order))
+    axes.set(xlim=(-0.4, len(order) - 0.6), ylim=(0, 1.03))
+
+
+def _finish_tasks(axes: Axes, title: str, chance: float) -> None:
+    axes.axhline(chance, label="chance", **CHANCE)
+    axes.set_title(title.replace(", ", ", then "), fontsize="medium", color=INK)
+    figures.finish(axes, "last task read", "accuracy", shares=True)
 
 
 def _compare_shots(results: Results, title: str, path: Path) -> None:

@@ -152,6 +152,15 @@ _SEQUENTIAL_GLYPHS = replace(
 )
 
 
+_CONTINUAL = replace(
+    _SEQUENTIAL_GLYPHS,
+    protocol="continual",
+    steps=6000,
+    validate_every=1500,
+)
+_CONTINUAL_DELTANET = replace(_CONTINUAL, core="deltanet")
+
+
 # What each is, and its settings.
 _TABLE = {
     "omniglot-1shot-srwm": ("published: Omniglot", _OMNIGLOT),
@@ -202,6 +211,28 @@ _TABLE = {
     "sequential-glyphs-textures-srwm": ("letters and textures in turn, labels late", _SEQUENTIAL_GLYPHS),
     "sequential-glyphs-textures-deltanet": ("by a DeltaNet", replace(_SEQUENTIAL_GLYPHS, core="deltanet")),
     "sequential-glyphs-textures-lstm": ("by an LSTM", _lstm(_SEQUENTIAL_GLYPHS)),
+    "continual-glyphs-textures-srwm": (
+        "letters and textures in turn, each asked about again after the other",
+        _CONTINUAL,
+    ),
+    "continual-glyphs-textures-srwm-no-backward": (
+        "the same, but in training asked about the last one read alone",
+        replace(_CONTINUAL, backward_terms=False),
+    ),
+    "continual-glyphs-textures-deltanet": ("by a DeltaNet", _CONTINUAL_DELTANET),
+    "continual-glyphs-textures-deltanet-no-backward": (
+        "by a DeltaNet, asked about the last one alone",
+        replace(_CONTINUAL_DELTANET, backward_terms=False),
+    ),
+    "continual-glyphs-textures-digits-srwm": (
+        "letters, textures and digits in turn",
+        replace(
+            _CONTINUAL,
+            third_data="digits",
+            encoder_warmup_classes=15,  # five of each data set, as there are no more digits to train on
+            encoder_warmup_images=4,
+        ),
+    ),
     "glyphs-2shot-srwm": ("two examples of each letter", _GLYPHS_2),
     "glyphs-2shot-bootstrapping": (
         "the same, with a teacher that has read three more",

@@ -1,11 +1,12 @@
 """How a learner is measured, on classes that it has never seen.
 
 Letters in the shapes: E episodes or sequences, S support images, Q queries, L positions, N ways,
-K shots, F features.
+K shots, F features, T tasks of a sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from .data.episodes import EpisodeSampler
 from .data.sequences import SequenceSampler
 from .models import FewShotLearner
+from .tasks import Task, answer_tasks
 
 _EPISODES = 50  # read together; bounds the memory, as do
 _SEQUENCES = 8  # and
@@ -129,6 +131,45 @@ def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: 
             parts.append((is_right, counted, drawn.tasks, shots))
             first += size
     return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+
+
+def score_tasks(
+    learner: FewShotLearner, samplers: Sequence[EpisodeSampler], order: Sequence[int], episodes: range
+) -> np.ndarray:
+    """Accuracy on each of T tasks after each of them; leaves the learner in evaluation mode.
+
+    Parameters
+    ----------
+    learner : as of `score`.
+    samplers : of each domain's tasks; episode e of all of them together is a sequence.
+    order : in which the tasks of the domains are read.
+    episodes : which ones.
+
+    Returns
+    -------
+    (E, T, T) float64, of each sequence [task asked, last task read], both by their place in the order; NaN
+    where the one asked has not been read.
+    """
+    device = _ready(learner)
+    accuracy = np.full((len(episodes), len(order), len(order)), np.nan)
+    with torch.no_grad():
+        for first in range(0, len(episodes), _EPISODES):
+            part = episodes[first : first + _EPISODES]
+            drawn = [sampler.batch(part.start, len(part)) for sampler in samplers]
+            tasks = [
+                Task(
+                    _encode(learner, of.support, device),
+                    of.support_labels.to(device),
+                    _encode(learner, of.query, device),
+                )
+                for of in drawn
+            ]
+            for term, logits in answer_tasks(learner, tasks, order).items():
+                right = logits.argmax(dim=-1).cpu() == drawn[term.asked].query_labels
+                asked, last = order.index(term.asked), len(term.read) - 1
+                rows = slice(first, first + len(part))
+                accuracy[rows, asked, last] = right.double().mean(dim=1).numpy()
+    return accuracy
 
 
 def shots_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:

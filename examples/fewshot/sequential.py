@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..training.objective import Batch, MicroBatches, Objective, Share
 from .data.classes import ImageClasses
-from .data.episodes import Classes, EpisodeSampler
+from .data.episodes import Classes
 from .data.lazy import with_copies
 from .data.sequences import SequenceSampler, shown_labels, task_seed
 from .models import FewShotLearner
@@ -25,6 +25,7 @@ from .objectives import (
     encode_for_training,
     learner_groups,
     training_features,
+    training_sampler,
 )
 from .published import sequences_alike
 from .settings import Settings
@@ -144,19 +145,13 @@ class _PooledSequences:
 
     def __init__(self, domains: Sequence[Classes], sequences: SequenceSampler, settings: Settings) -> None:
         self.sequences = sequences
+        of_tasks = [
+            dataclasses.replace(settings, seed=task_seed(settings.seed, task), queries=0)
+            for task in range(len(domains))
+        ]
         self.domains = [
-            PooledImages(
-                EpisodeSampler(
-                    classes,
-                    n_way=settings.pool_classes,
-                    k_shot=settings.pool_images,
-                    n_query=1,
-                    seed=task_seed(settings.seed, task),
-                    augment=settings.augment,
-                ),
-                dataclasses.replace(settings, seed=task_seed(settings.seed, task), queries=0),
-            )
-            for task, classes in enumerate(domains)
+            PooledImages(training_sampler(classes, of_task), of_task)
+            for classes, of_task in zip(domains, of_tasks, strict=True)
         ]
 
     def __call__(self, first: int, size: int) -> Batch:

@@ -25,12 +25,21 @@ _NEVER_ZERO = ("max_minutes", "encoder_warmup_minutes", "learning_rate", "input_
 _BELOW_ONE = ("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2")
 
 DataSet = Literal[
-    "glyphs", "textures", "folder", "omniglot", "miniimagenet", "fc100", "tieredimagenet", "cifarfs"
+    "glyphs",
+    "textures",
+    "digits",
+    "folder",
+    "omniglot",
+    "miniimagenet",
+    "fc100",
+    "tieredimagenet",
+    "cifarfs",
 ]
 
 # Height and width, and channels, of a data set's images unless others are asked for.
 _USUAL_IMAGES: dict[str, tuple[int, int]] = {
     "glyphs": (28, 1),
+    "digits": (28, 1),
     "folder": (28, 1),
     "omniglot": (28, 1),
     "textures": (84, 3),
@@ -55,16 +64,20 @@ class Settings(TrainingSettings):
     """Name of the run; everything it writes goes to <runs>/<name>/."""
 
     data: DataSet = "glyphs"
-    """glyphs: letters rendered from matplotlib's fonts; textures: coloured patterns made up here;
-    folder: images below --root; the others: the data set of that name, read below --root or, with
-    --download, fetched."""
+    """glyphs: letters from matplotlib's fonts; textures: patterns made up here;
+    digits: scikit-learn's, other ones in the test; folder: images below --root;
+    the others: of that name, read below --root or, with --download, fetched."""
     second_data: DataSet | None = None
-    """With --protocol sequential: where the other task's images come from."""
+    """With --protocol sequential or continual: where the other task's images come from."""
+    third_data: DataSet | None = None
+    """With continual: where those of a third task come from, if there is one."""
     root: Path | None = field(default=None, metadata=FREE)
     """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png. A run whose data
     have moved is resumed with their new place."""
     second_root: Path | None = field(default=None, metadata=FREE)
     """Folder of --second-data."""
+    third_root: Path | None = field(default=None, metadata=FREE)
+    """Folder of --third-data."""
     download: bool = field(default=False, metadata=FREE)
     """Fetch a data set that is not there."""
     image_size: int | None = None
@@ -88,10 +101,16 @@ class Settings(TrainingSettings):
     k_shot: int = 1
     """Labelled examples of each class (K)."""
 
-    protocol: Literal["sync", "sequential", "bootstrapping"] = "sync"
-    """sync: images with their labels, then a query without; sequential: two tasks one after the
-    other, each label shown one image late; bootstrapping: as sync, with a learner that has read
-    more examples as the teacher."""
+    protocol: Literal["sync", "sequential", "bootstrapping", "continual"] = "sync"
+    """sync: images with their labels, then a query without; sequential: two
+    tasks, each label one image late; bootstrapping: as sync, with a teacher that
+    has read more; continual: two or three tasks as with sync, after each of them
+    queries of all tasks so far."""
+    backward_terms: bool = True
+    """With continual: whether the loss has the queries of the tasks before the last one that was read.
+    Without, nothing asks the learner to keep what it has learnt."""
+    first_shot_terms: bool = True
+    """With continual: whether it has queries of each task after one image of each class alone."""
     max_trim: int = 60
     """With sequential: each task loses up to this many of its last images, at random."""
     sequence_layout: Literal["step", "micro_batch"] = "step"
@@ -272,23 +291,58 @@ class Settings(TrainingSettings):
                 f"train: --feature-views {self.feature_views} encodes the images once, which needs "
                 "--no-train-encoder"
             )
-        if self.hard_episodes and (self.pools or not self.feature_views or self.protocol == "sequential"):
+        if self.hard_episodes and (self.pools or not self.feature_views or self.reads_several_tasks):
             raise ValueError(
                 "train: --hard-episodes needs --feature-views, --pools 0 and another protocol than "
-                f"sequential, got {self.feature_views}, {self.pools} and {self.protocol}"
+                f"sequential and continual, got {self.feature_views}, {self.pools} and {self.protocol}"
             )
         if self.hard_episodes > 1:
             raise ValueError(f"train: --hard-episodes must be at most 1, got {self.hard_episodes}")
         self._check_pools()
-        if (self.protocol == "sequential") != (self.second_data is not None):
-            raise ValueError(
-                "train: --second-data belongs to --protocol sequential, got --second-data "
-                f"{self.second_data} with {self.protocol}"
-            )
-        if self.second_root is not None and self.second_data is None:
-            raise ValueError("train: --second-root needs --second-data")
+        self._check_domains()
         if self.protocol == "sequential":
             self._check_sequential()
+        if self.protocol == "continual" and self.sequence_layout != "step":
+            raise ValueError(
+                "train: --sequence-layout belongs to --protocol sequential, got "
+                f"{self.sequence_layout} with continual; leave it out"
+            )
+
+    @property
+    def reads_several_tasks(self) -> bool:
+        """Whether a sequence holds tasks of several data sets."""
+        return self.protocol in ("sequential", "continual")
+
+    @property
+    def data_sets(self) -> list[tuple[DataSet, Path | None]]:
+        """Those of the tasks, each with its root; one but where a sequence holds several tasks."""
+        given = (
+            (self.data, self.root),
+            (self.second_data, self.second_root),
+            (self.third_data, self.third_root),
+        )
+        return [(name, root) for name, root in given if name is not None]
+
+    def _check_domains(self) -> None:
+        if self.reads_several_tasks != (self.second_data is not None):
+            raise ValueError(
+                "train: --second-data belongs to --protocol sequential or continual, which need it, got "
+                f"--second-data {self.second_data} with {self.protocol}"
+            )
+        if self.third_data is not None and self.protocol != "continual":
+            raise ValueError(
+                f"train: --third-data belongs to --protocol continual, got {self.third_data} with "
+                f"{self.protocol}; leave it out"
+            )
+        for place in ("second", "third"):
+            if getattr(self, f"{place}_root") is not None and getattr(self, f"{place}_data") is None:
+                raise ValueError(f"train: --{place}-root needs --{place}-data")
+        domains = len(self.data_sets)
+        if self.encoder_warmup_steps and self.encoder_warmup_classes % domains:
+            raise ValueError(
+                f"train: --encoder-warmup-classes must be a multiple of {domains}, as many of each data "
+                f"set, got {self.encoder_warmup_classes}"
+            )
 
     def _check_pools(self) -> None:
         if not self.pools:
@@ -323,11 +377,6 @@ class Settings(TrainingSettings):
             raise ValueError(
                 f"train: --max-trim must leave an image of the n_way * k_shot = "
                 f"{self.n_way * self.k_shot}, got {self.max_trim}"
-            )
-        if self.encoder_warmup_steps and self.encoder_warmup_classes % 2:
-            raise ValueError(
-                "train: --encoder-warmup-classes must be even, half of each of the two data sets, "
-                f"got {self.encoder_warmup_classes}"
             )
 
 

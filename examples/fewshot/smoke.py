@@ -12,14 +12,17 @@ _GREY: tuple[DataSet, ...] = ("glyphs", "omniglot")
 def smoke(settings: Settings) -> Settings:
     """The same run with few and small of everything."""
     s = settings
+    domains = len(s.data_sets)
     k_shot, future_shots = min(s.k_shot, 2), min(s.future_shots, 1)
     shots = k_shot + (future_shots if s.protocol == "bootstrapping" else 0)
     return replace(
         s,
         data=_made(s.data),
         second_data=None if s.second_data is None else _made(s.second_data),
+        third_data=None if s.third_data is None else _made(s.third_data),
         root=None,
         second_root=None,
+        third_root=None,
         encoder_from=None,
         image_size=28,
         normalise="none",
@@ -32,7 +35,7 @@ def smoke(settings: Settings) -> Settings:
         ff_factor=min(s.ff_factor, 2),
         encoder_channels=min(s.encoder_channels, 8),
         encoder_warmup_steps=min(s.encoder_warmup_steps, 2),
-        encoder_warmup_classes=min(s.encoder_warmup_classes, 4),
+        encoder_warmup_classes=min(s.encoder_warmup_classes, 4 // domains * domains),
         feature_views=min(s.feature_views, 1),
         steps=min(s.steps, 4),
         batch_size=2 * s.accumulation,
@@ -49,4 +52,6 @@ def smoke(settings: Settings) -> Settings:
 
 
 def _made(data: DataSet) -> DataSet:
+    if data == "digits":
+        return data
     return "glyphs" if data in _GREY else "textures"

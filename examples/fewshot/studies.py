@@ -80,6 +80,13 @@ def _heads(summary: dict[str, Any]) -> list[str]:
             for order in summary["orders"].values()
             for place, task in enumerate(order["tasks"])
         ]
+    if "matrices" in summary:
+        return [
+            f"{task}, {('first', 'second', 'third')[place]}" if task == last else f"{task} after {last}"
+            for order in summary["matrices"].values()
+            for place, (task, after) in enumerate(order.items())
+            for last in after
+        ]
     if "k_shots" in summary:
         return [f"{part['k_shot']}-shot" for part in summary["k_shots"]]
     return ["learner", "nearest neighbour, same encoder"]
@@ -91,6 +98,13 @@ def _cells(summary: dict[str, Any]) -> list[str]:
             percent(task["total"])
             for order in summary["orders"].values()
             for task in order["tasks"].values()
+        ]
+    if "matrices" in summary:
+        return [
+            percent(values)
+            for order in summary["matrices"].values()
+            for after in order.values()
+            for values in after.values()
         ]
     if "k_shots" in summary:
         return [percent(part["learner"]) for part in summary["k_shots"]]
@@ -114,6 +128,17 @@ STUDIES = {
             for core in ("srwm", "deltanet", "lstm")
         },
         leader="sequential-glyphs-textures-srwm",
+    ),
+    "continual": Study(
+        title="Letters and textures one after the other, each asked about again after the other",
+        rows={
+            f"{_CORES[core]}{', without backward terms' if end else ''}": PRESETS[
+                f"continual-glyphs-textures-{core}{end}"
+            ]
+            for core in ("srwm", "deltanet")
+            for end in ("", "-no-backward")
+        },
+        leader="continual-glyphs-textures-srwm",
     ),
     "bootstrapping": Study(
         title="Letters of unseen scripts, with more examples than in training",

@@ -44,6 +44,22 @@ def sequence_table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def task_table(result: dict[str, Any]) -> str:
+    """Of one run on tasks read one after the other: in each order, each task after each one read."""
+    parts = [
+        f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the other; "
+        f"{result['sequences']:,} sequences in each order of {_classes(result)}; accuracy ± "
+        f"{_interval(result)}, chance {100 * result['chance']:.2f} %",
+    ]
+    for order in result["matrices"].values():
+        rows = [
+            [task, *["" for _ in range(len(order) - len(after))], *map(percent, after.values())]
+            for task, after in order.items()
+        ]
+        parts.append(markdown_table(["", *(f"after {task}" for task in order)], rows))
+    return "\n\n".join(parts)
+
+
 def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
     """Of several runs: mean, standard deviation and interval over them."""
     parts = summary.get("k_shots", [summary])
@@ -52,6 +68,10 @@ def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
         for name, order in summary["orders"].items():
             named |= {f"{name}: {task}": values["total"] for task, values in order["tasks"].items()}
             named[f"{name}: both tasks"] = order["total"]
+    elif "matrices" in summary:
+        for name, order in summary["matrices"].items():
+            for task, after in order.items():
+                named |= {f"{name}: {task} after {last}": values for last, values in after.items()}
     else:
         for part in parts:
             shots = f"{part['k_shot']}-shot"

@@ -15,6 +15,7 @@ from ..training.supervised import Adam, Supervised
 from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
 from .class_counts import check_training, check_warmup
+from .continual import ContinualTraining
 from .data.classes import Splits
 from .data.lazy import with_rotations
 from .domains import check_same_data, describe_data
@@ -35,7 +36,7 @@ class Training(Supervised[FewShotLearner]):
     Parameters
     ----------
     settings : of the run.
-    domains : the data, of one data set or of two; only the training and validation classes are
+    domains : the data, of one data set or of several; only the training and validation classes are
         looked at.
     accelerator : of this process.
 
@@ -58,7 +59,7 @@ class Training(Supervised[FewShotLearner]):
         if accelerator.num_processes > 1:
             join_batch_norms(learner)
         self._validate = make_validation(s, domains)
-        self.phases = ["sequences" if s.protocol == "sequential" else "episodes"]
+        self.phases = ["sequences" if s.reads_several_tasks else "episodes"]
         if s.encoder_from is None and s.encoder_warmup_steps:
             self.phases.insert(0, ENCODER)
         elif s.encoder_from is not None and not s.resume:
@@ -77,6 +78,8 @@ class Training(Supervised[FewShotLearner]):
         check_training(s, train)
         if s.protocol == "sequential":
             return SequentialTraining(self.learner, train, s)
+        if s.protocol == "continual":
+            return ContinualTraining(self.learner, train, s)
         kind = Bootstrapping if s.protocol == "bootstrapping" else EpisodeTraining
         return kind(self.learner, train[0], s)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from .data.classes import ImageClasses, Splits
 from .data.episodes import EpisodeSampler
 from .data.lazy import with_copies
-from .data.sequences import SequenceSampler
+from .data.sequences import SequenceSampler, task_seed
 from .domains import domain_names
 from .models import FewShotLearner
-from .protocol import score, score_sequences
+from .protocol import score, score_sequences, score_tasks
 from .settings import Settings
 
 # What is reported; "accuracy" decides. It leaves the learner in evaluation mode.
@@ -22,6 +25,8 @@ def make_validation(settings: Settings, domains: Sequence[Splits]) -> Validation
     classes = [splits.validation for splits in domains]
     if settings.protocol == "sequential":
         return _of_sequences(settings, classes)
+    if settings.protocol == "continual":
+        return _of_tasks(settings, classes)
     return _of_episodes(settings, classes[0])
 
 
@@ -67,6 +72,37 @@ def _of_sequences(settings: Settings, classes: list[ImageClasses]) -> Validation
         scores = score_sequences(learner, sampler, settings.validation_episodes)
         of_domains = {name: float(scores.of_sequences(task).mean()) for task, name in enumerate(names)}
         return {"accuracy": float(scores.of_sequences().mean()), **of_domains}
+
+    return validate
+
+
+def _of_tasks(settings: Settings, classes: list[ImageClasses]) -> Validation:
+    """Sequences of tasks, as many in each order; all entries of the matrices of `score_tasks` decide."""
+    samplers = [
+        EpisodeSampler(
+            domain,
+            n_way=settings.n_way,
+            k_shot=settings.k_shot,
+            n_query=settings.test_queries,
+            seed=task_seed(settings.seed, task),
+            augment=settings.augment_evaluation,
+        )
+        for task, domain in enumerate(classes)
+    ]
+    orders = list(itertools.permutations(range(len(classes))))
+    ends = np.linspace(0, settings.validation_episodes, len(orders) + 1).astype(int).tolist()
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        matrices = [
+            score_tasks(learner, samplers, order, range(*part))
+            for order, part in zip(orders, itertools.pairwise(ends), strict=True)
+        ]
+        mean = np.concatenate(matrices).mean(axis=0)
+        return {
+            "accuracy": float(np.nanmean(mean)),
+            "current": float(mean.diagonal().mean()),
+            "backward": float(mean[np.triu_indices(len(classes), 1)].mean()),
+        }
 
     return validate
 

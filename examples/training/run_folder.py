@@ -34,8 +34,8 @@ class RunFolder:
 
     Attributes
     ----------
-    config, metrics, checkpoint, best, evaluation, curves, episodes, positions, contact_sheet : paths of the
-        files.
+    config, metrics, checkpoint, best, evaluation, curves, episodes, positions, tasks, contact_sheet : paths
+        of the files.
     trackers : folder of what TensorBoard reads, and of the run's id in Weights & Biases.
     lock : an empty file, locked by the program that trains the run or evaluates into its folder.
     """
@@ -50,6 +50,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.episodes = path / "episodes.png"
         self.positions = path / "positions.png"
+        self.tasks = path / "tasks.png"
         self.contact_sheet = path / "contact_sheet.png"
         self.trackers = path / "trackers"
         self.lock = path / ".lock"
@@ -205,7 +206,7 @@ class RunFolder:
     @property
     def files_of_training(self) -> list[Path]:
         """All but evaluations; the checkpoint first: without it, the rest is no run."""
-        pictures = (self.curves, self.episodes, self.positions, self.contact_sheet)
+        pictures = (self.curves, self.episodes, self.positions, self.tasks, self.contact_sheet)
         return [self.checkpoint, self.best, self.metrics, self.config, *pictures]
 
     def _evaluations(self) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from examples.fewshot import evaluate as fewshot_evaluate
 from examples.fewshot import presets as fewshot_presets
 from examples.fewshot import train as fewshot
 from examples.fewshot.bootstrapping import Bootstrapping
+from examples.fewshot.continual import ContinualTraining
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
 from examples.languages import presets as languages_presets
@@ -112,7 +113,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _fewshot_data(patch: Patch) -> None:
-    patch(fewshot, "load_domains", lambda settings: DOMAINS[: 1 if settings.second_data is None else 2])
+    patch(fewshot, "load_domains", lambda settings: DOMAINS[: len(settings.data_sets)])
 
 
 # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
@@ -135,6 +136,7 @@ FEWSHOT = Program(
         "encoder": {"train_encoder": True},
         "sequential": {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 3},
         "bootstrapping": {"protocol": "bootstrapping", "future_shots": 1, "queries": 3},
+        "continual": {"protocol": "continual", "second_data": "textures", "k_shot": 2, "queries": 3},
         "encoded": {
             "protocol": "bootstrapping",
             "future_shots": 1,
@@ -154,6 +156,7 @@ FEWSHOT = Program(
         (fewshot, "draw_curves"),
         (fewshot_evaluate, "draw_gallery"),
         (fewshot_evaluate, "draw_positions"),
+        (fewshot_evaluate, "draw_tasks"),
     ],
     files=frozenset(
         {
@@ -186,6 +189,8 @@ FEWSHOT = Program(
         ("sequential", 7, interrupt),
         ("bootstrapping", 6, press_ctrl_c),
         ("bootstrapping", 7, interrupt),
+        ("continual", 6, press_ctrl_c),
+        ("continual", 7, interrupt),
         ("encoded", 6, press_ctrl_c),
         ("published", 0, interrupt),
         ("published", 1, interrupt),
@@ -197,10 +202,16 @@ FEWSHOT = Program(
         "head": lambda head: head.update(other=torch.ones(3)),
         "optimizer": lambda state: state.pop("state"),
     },
-    killed=["encoder", "encoded", "sequential"],
+    killed=["encoder", "encoded", "sequential", "continual"],
     moments=[
         (objective, "forward", "in a step")
-        for objective in (EncoderWarmup, EpisodeTraining, Bootstrapping, SequentialTraining)
+        for objective in (
+            EncoderWarmup,
+            EpisodeTraining,
+            Bootstrapping,
+            SequentialTraining,
+            ContinualTraining,
+        )
     ],
     exact=make_fewshot,
     together=["whole", "frozen"],

@@ -153,7 +153,8 @@ def load_splits(
         if root is None:
             raise ValueError(
                 f"load_splits: name={name!r} needs root, the folder of its files (--root; those of "
-                f"--second-data and --third-data are --second-root and --third-root); put there {'all' if data_set.together else 'one'} of\n"
+                "--second-data and --third-data are --second-root and --third-root); put there "
+                f"{'all' if data_set.together else 'one'} of\n"
                 f"{list_layouts(data_set.layouts, download=download)}"
             )
         if cache is not None:

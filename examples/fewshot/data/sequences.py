@@ -25,8 +25,8 @@ from .episodes import Classes, EpisodeSampler
 Order = Literal["random", "alternating", "first", "second"]
 UnknownLabel = Literal["class_0", "nothing"]
 
-# Streams of random numbers of one seed: the two tasks' images, and what a batch shares.
-_TASK_STREAMS = (2, 3)
+# Streams of random numbers of one seed: the images of up to three tasks, and what a batch shares.
+_TASK_STREAMS = (2, 3, 7)
 _BATCH_STREAM = 4
 
 
@@ -209,6 +209,6 @@ def shown_labels(labels: torch.Tensor, unknown_label: UnknownLabel) -> torch.Ten
 
 
 def task_seed(seed: int, task: int) -> int:
-    """The seed of one of the two tasks: with the same classes they would else draw the same numbers."""
+    """The seed of one of the tasks: with the same classes they would else draw the same numbers."""
     stream = np.random.SeedSequence(seed, spawn_key=(_TASK_STREAMS[task],))
     return int(stream.generate_state(1, np.uint64)[0])

@@ -47,7 +47,7 @@ def double_precision() -> Iterator[None]:
 
 def make_training(settings: Settings, accelerator: Accelerator) -> Double:
     with double_precision():
-        made = Double(settings, DOMAINS[: 1 if settings.second_data is None else 2], accelerator)
+        made = Double(settings, DOMAINS[: len(settings.data_sets)], accelerator)
     if settings.feature_views:
         made.learner.encoder.float()  # as the images are that it encodes beforehand, all in each process
     return made

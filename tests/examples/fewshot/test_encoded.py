@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from examples.fewshot.bootstrapping import Bootstrapping
+from examples.fewshot.continual import ContinualTraining
 from examples.fewshot.data import encoded as encoded_module
 from examples.fewshot.data.encoded import encode_classes
 from examples.fewshot.data.episodes import EpisodeSampler
@@ -67,6 +68,8 @@ def objectives(settings, splits):
     tasks = {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4}
     domains = [splits.train, splits.validation]
     yield SequentialTraining(learner, domains, dataclasses.replace(settings, **tasks))
+    tasks |= {"protocol": "continual", "k_shot": 2, "queries": 3}
+    yield ContinualTraining(learner, domains, dataclasses.replace(settings, **tasks))
 
 
 @pytest.mark.parametrize("pools", [0, 2])

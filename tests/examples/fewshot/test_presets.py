@@ -33,11 +33,13 @@ def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "save", lambda self: None)  # most of the time, and tested elsewhere
     monkeypatch.setattr(Loop, "save_best", lambda self: None)
     preset = PRESETS[name]
-    few = smoke(dataclasses.replace(preset, runs=tmp_path, n_way=2, encoder_warmup_classes=2, steps=2))
+    few = smoke(
+        dataclasses.replace(
+            preset, runs=tmp_path, n_way=2, encoder_warmup_classes=max(2, len(preset.data_sets)), steps=2
+        )
+    )
     shape = build_learner(few).encoder.image_shape
-    domains = [
-        Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in range(2 if few.second_data else 1)
-    ]
+    domains = [Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in few.data_sets]
     loop = make_loop(few, partial(Training, few, domains))
     learner = loop.work.learner
     before = {n: p.clone() for n, p in learner.named_parameters()}
@@ -116,5 +118,7 @@ def test_every_asked_for_preset_is_there():
     cores = ("srwm", "deltanet", "lstm", "fake-sr")
     ours = [f"glyphs-{shots}shot-{core}" for shots in (1, 5) for core in cores]
     ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
+    tasks = [f"continual-glyphs-textures-{core}" for core in ("srwm", "deltanet")]
+    ours += [*tasks, *(f"{name}-no-backward" for name in tasks), "continual-glyphs-textures-digits-srwm"]
     assert list(DESCRIPTIONS) == list(PRESETS)
     assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}

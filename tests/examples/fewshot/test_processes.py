@@ -43,6 +43,7 @@ def source(base) -> RunFolder:
 def jobs(base, source):
     """Name -> (what is compared, settings)."""
     sequential = {"protocol": "sequential", "second_data": "textures", "k_shot": 3, "max_trim": 4}
+    continual = {"protocol": "continual", "second_data": "textures", "k_shot": 2, "queries": 3}
     changes = {
         "episodes": {},
         "episodes-accumulated": {"accumulation": 2},
@@ -51,6 +52,8 @@ def jobs(base, source):
         "sequential": sequential,
         "sequential-pooled": {**sequential, "pools": 4, "accumulation": 2},
         "bootstrapping": {"protocol": "bootstrapping", "k_shot": 2, "future_shots": 1},
+        "continual": continual,
+        "continual-pooled": {**continual, "third_data": "digits", "pools": 4, "accumulation": 2},
         # As the presets for letters, but for the noise, which each process draws for itself.
         "features": {"train_encoder": False, "feature_views": 2, "hard_episodes": 0.5},
     }
@@ -92,6 +95,8 @@ def assert_close(found, expected, tolerance):
         "sequential",
         "sequential-pooled",
         "bootstrapping",
+        "continual",
+        "continual-pooled",
         "features",
     ],
 )

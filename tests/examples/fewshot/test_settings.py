@@ -46,6 +46,16 @@ def test_defaults_fit_together_and_are_the_published_model():
             "--hard-episodes needs .* got 1, 0 and sequential",
         ),
         (
+            {
+                "hard_episodes": 0.5,
+                "pools": 0,
+                "feature_views": 1,
+                "protocol": "continual",
+                "second_data": "textures",
+            },
+            "--hard-episodes needs .* got 1, 0 and continual",
+        ),
+        (
             {"hard_episodes": 1.5, "feature_views": 1, "pools": 0},
             "--hard-episodes must be at most 1, got 1.5",
         ),
@@ -56,7 +66,26 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"protocol": "bootstrapping"}, "--pool-images must be at least the 6 that are read .*, got 3"),
         ({"second_data": "textures"}, "--second-data belongs to --protocol sequential"),
         ({"protocol": "sequential", "pools": 0}, "--second-data belongs to --protocol sequential"),
+        ({"protocol": "continual"}, "--second-data belongs to .* continual, which need it, got .* None"),
+        ({"third_data": "digits"}, "--third-data belongs to --protocol continual, got digits with sync"),
+        (
+            {"protocol": "sequential", "second_data": "textures", "third_data": "digits", "pools": 0},
+            "--third-data belongs to --protocol continual, got digits with sequential",
+        ),
+        (
+            {"protocol": "continual", "second_data": "textures", "sequence_layout": "micro_batch"},
+            "--sequence-layout belongs to --protocol sequential, got micro_batch with continual",
+        ),
+        (
+            {"protocol": "continual", "second_data": "textures", "queries": 11},
+            "--queries must be at most .* = 10, got 11",
+        ),
+        (
+            {"protocol": "continual", "second_data": "textures", "third_data": "digits"},
+            "--encoder-warmup-classes must be a multiple of 3, .* got 32",
+        ),
         ({"second_root": Path("x")}, "--second-root needs --second-data"),
+        ({"third_root": Path("x")}, "--third-root needs --third-data"),
         (
             {"protocol": "sequential", "pools": 0, "second_data": "textures", "max_trim": 5},
             "--max-trim must leave an image of the n_way . k_shot = 5, got 5",
@@ -69,7 +98,7 @@ def test_defaults_fit_together_and_are_the_published_model():
                 "max_trim": 4,
                 "encoder_warmup_classes": 31,
             },
-            "--encoder-warmup-classes must be even",
+            "--encoder-warmup-classes must be a multiple of 2, .* got 31",
         ),
     ],
 )

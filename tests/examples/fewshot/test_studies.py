@@ -45,6 +45,16 @@ def sequence_result(accuracy: float) -> dict:
     return {"orders": orders, "chance": 0.2}
 
 
+def task_result(accuracy: float) -> dict:
+    """The first task, asked again after the second, has half."""
+    first, half = ({"mean": share * accuracy, "interval_95": 0.01} for share in (1, 0.5))
+    orders = (("glyphs", "textures"), ("textures", "glyphs"))
+    return {
+        "matrices": {f"{a}, {b}": {a: {a: first, b: half}, b: {b: first}} for a, b in orders},
+        "chance": 0.2,
+    }
+
+
 def compared(options: Experiments, name: str) -> Comparison:
     """A study whose runs are finished: 80 % right with seed 3, 90 % with seed 5."""
     study = STUDIES[name]
@@ -52,6 +62,8 @@ def compared(options: Experiments, name: str) -> Comparison:
         accuracy = {3: 0.8, 5: 0.9}[run.seed]
         if name == "sequential":
             result = sequence_result(accuracy)
+        elif name == "continual":
+            result = task_result(accuracy)
         elif study.k_shots:
             result = {"k_shots": [episode_result(k, accuracy) for k in study.k_shots]}
         else:
@@ -83,7 +95,7 @@ def test_all_runs_of_a_seed_share_one_encoder(options, name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_is_compared_with_as_many_shots_differs_in_core_or_protocol_alone(name):
-    free = {"preset", "name", "core", "n_layers", "d_model", "protocol", "future_shots"}
+    free = {"preset", "name", "core", "n_layers", "d_model", "protocol", "future_shots", "backward_terms"}
     compared = [row.record() for row in STUDIES[name].rows.values()]
     for one, other in itertools.combinations(compared, 2):
         if one["k_shot"] == other["k_shot"]:
@@ -119,6 +131,15 @@ def test_a_run_is_evaluated_with_the_shots_of_its_study(options):
             ["glyphs, first", "textures, second", "textures, first", "glyphs, second"],
             ["85.00 ± 63.53 %"] * 4,
             [0.85] * 2,  # of the first task
+        ),
+        (
+            "continual",
+            [
+                *("glyphs, first", "glyphs after textures", "textures, second"),
+                *("textures, first", "textures after glyphs", "glyphs, second"),
+            ],
+            ["85.00 ± 63.53 %", "42.50 ± 31.77 %", "85.00 ± 63.53 %"] * 2,
+            [0.85, 0.425],
         ),
         ("bootstrapping", [f"{k}-shot" for k in range(1, 8)], ["85.00 ± 63.53 %"] * 7, [0.85] * 7),
     ],

@@ -1,0 +1,103 @@
+"""Tasks read one after the other, and their queries answered from the states in between.
+
+After Irie, Csordás, Schmidhuber, "Automating Continual Learning" (https://arxiv.org/abs/2312.00276).
+
+Letters in the shapes: B sequences of T tasks, N ways, K shots, Q queries of a task, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .models import FewShotLearner
+
+
+@dataclass(frozen=True)
+class Task:
+    """One N-way K-shot task of each of B sequences.
+
+    Attributes
+    ----------
+    support : (B, N * K, F) features, classes mixed.
+    support_labels : (B, N * K) int64 in [0, N).
+    query : (B, Q, F) features.
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """Which queries are asked, and what was read before; tasks are known by their domains.
+
+    Attributes
+    ----------
+    asked : the domain of the queries.
+    read : the domains of the tasks read before, in their order.
+    first_shot : whether one image of each class of the asked task was read after those, and no more.
+    """
+
+    asked: int
+    read: tuple[int, ...]
+    first_shot: bool = False
+
+    @property
+    def backward(self) -> bool:
+        """Whether another task was read after the one that is asked about."""
+        return not self.first_shot and self.asked != self.read[-1]
+
+
+def answer_tasks(
+    learner: FewShotLearner,
+    tasks: Sequence[Task],
+    order: Sequence[int],
+    *,
+    backward: bool = True,
+    first_shots: bool = False,
+) -> dict[Term, Tensor]:
+    """Read the tasks in some order, without a mark between them, and answer queries on the way.
+
+    Each query is answered by itself from the state that was reached, which goes on without it. All
+    queries of one state are answered together.
+
+    Parameters
+    ----------
+    learner : it reads and answers; gradients flow through all states.
+    tasks : T of them, by domain.
+    order : a permutation of the domains 0 to T - 1.
+    backward : whether the tasks before the last one read are asked about as well.
+    first_shots : whether each task is asked about after one image of each class too, the first of each.
+
+    Returns
+    -------
+    Term -> logits (B, Q, N); T(T + 1) / 2 of them, T without ``backward``, and T more of first shots.
+    """
+    found = {}
+    states = None
+    for place, domain in enumerate(order):
+        task, read = tasks[domain], tuple(order[: place + 1])
+        if first_shots:
+            first = first_of_each(task.support_labels, learner.n_way)
+            shown = task.support.take_along_dim(first.unsqueeze(2), dim=1)
+            _, after_one = learner.read(shown, task.support_labels.gather(1, first), states)
+            found[Term(domain, read[:-1], first_shot=True)] = learner.answer(task.query, after_one)
+        _, states = learner.read(task.support, task.support_labels, states)
+        asked = read if backward else (domain,)
+        queries = [tasks[other].query for other in asked]
+        answers = learner.answer(torch.cat(queries, dim=1), states).split(
+            [q.shape[1] for q in queries], dim=1
+        )
+        found |= {Term(other, read): part for other, part in zip(asked, answers, strict=True)}
+    return found
+
+
+def first_of_each(labels: Tensor, n_way: int) -> Tensor:
+    """Where each class is shown first in (B, S) labels: (B, N) positions, rising."""
+    return F.one_hot(labels, n_way).argmax(dim=1).sort(dim=1).values
