@@ -464,35 +464,43 @@ class Warp:
             value = value + (byte << (8 * k))
         return {o[0]: value}
 
-    def do_isetp(self, o: Any, kinds: Any) -> Any:
-        a, b, other = self.word(o[2]), self.word(o[3]), self.predicate(o[4])
-        is_or = "OR" in kinds
-        if isinstance(other, bool) and other == is_or:  # whatever is compared
+    def _joined(self, o: Any, kinds: Any, result: Any) -> Any:
+        """Of a comparison and another predicate, which may decide alone."""
+        other, is_or = self.predicate(o[4]), "OR" in kinds
+        if isinstance(other, bool) and other == is_or:
             return {o[0]: other, o[1]: other}
-        if a is None or b is None or other is None:
+        if result is None or other is None:
+            return None
+        join = operator.or_ if is_or else operator.and_
+        return {o[0]: simple(join(result, other)), o[1]: simple(join(opposite(result), other))}
+
+    def do_isetp(self, o: Any, kinds: Any) -> Any:
+        return self._joined(o, kinds, self._compared(o, kinds))
+
+    def _compared(self, o: Any, kinds: Any) -> Any:
+        a, b = self.word(o[2]), self.word(o[3])
+        if a is None or b is None:
             return None
         if "U32" not in kinds:
             a, b = signed(a), signed(b)
         compare = kinds[0]
-        result = COMPARED[compare](a, b)
-        if "EX" in kinds:  # of the upper words, with what the lower ones gave
-            lower = self.predicate(o[5])
-            if lower is None:
-                return None
-            strict = {"LE": "LT", "GE": "GT", "EQ": "EQ"}.get(compare, compare)
-            same = a == b
-            result = lower if compare == "NE" else same & lower
-            if compare != "EQ":
-                result = result | COMPARED[strict](a, b)
-        join = operator.or_ if is_or else operator.and_
-        return {o[0]: simple(join(result, other)), o[1]: simple(join(opposite(result), other))}
+        if "EX" not in kinds:
+            return COMPARED[compare](a, b)
+        lower = self.predicate(o[5])  # of the upper words, with what the lower ones gave
+        if lower is None:
+            return None
+        result = lower if compare == "NE" else (a == b) & lower
+        if compare != "EQ":
+            strict = {"LE": "LT", "GE": "GT"}.get(compare, compare)
+            result = result | COMPARED[strict](a, b)
+        return result
 
     def do_dsetp(self, o: Any, kinds: Any) -> Any:  # of the settings
         values = [self.long(a) for a in o[2:4]]
         if any(v is None for v in values) or kinds[0] not in ("NEU", "EQ"):
-            return None
+            return self._joined(o, kinds, None)
         a, b = (struct.unpack("d", struct.pack("Q", int(of_lanes(v, True)[0])))[0] for v in values)
-        return {o[0]: (a == b) == (kinds[0] == "EQ")}
+        return self._joined(o, kinds, (a == b) == (kinds[0] == "EQ"))
 
     def do_i2f(self, o: Any, kinds: Any) -> Any:  # of a division
         value = self.word(o[1])

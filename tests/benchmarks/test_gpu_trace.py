@@ -114,6 +114,14 @@ def listing_of(*rows):
         # An unknown operand does not matter where the other one decides.
         ("ISETP.NE.AND P0, P1, R4, RZ, !P3", {"P3": True}, {"P0": False, "P1": False}),
         ("ISETP.EQ.OR.EX P0, PT, R4, RZ, P3, P2", {"P3": True, "P2": False}, {"P0": True}),
+        # A comparison of numbers has another predicate, too.
+        ("DSETP.EQ.OR P0, PT, R4, RZ, !P1", {"R4": 0, "R5": 1 << 30, "P1": False}, {"P0": True}),
+        ("DSETP.EQ.OR P0, PT, R4, RZ, P1", {"R4": 0, "R5": 1 << 30, "P1": False}, {"P0": False}),
+        (
+            "DSETP.NEU.AND P0, P2, R4, RZ, P1",
+            {"R4": 0, "R5": 1 << 30, "P1": True},
+            {"P0": True, "P2": False},
+        ),
         # The lower half of a register, and its sign.
         ("PRMT R4, R5, 0x7610, R4", {"R5": 1}, {"R4": 1}),
         ("PRMT R4, R5, 0x9910, RZ", {"R5": 0x8001}, {"R4": 0xFFFF8001}),
