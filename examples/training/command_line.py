@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
@@ -92,12 +92,13 @@ def read_settings(
 
 def _with_essentials_alone(settings: S) -> S:
     """The same, of a type whose help hides all other settings; nothing can be read into it."""
+    kind = type(settings)
+    hints = get_type_hints(kind)
     hidden = [
-        (f.name, Annotated[Any, tyro.conf.Suppress], field(default=f.default))
+        (f.name, Annotated[hints[f.name], tyro.conf.Suppress], field(default=f.default))
         for f in fields(settings)
         if f.name not in settings.essential
     ]
-    kind = type(settings)
     brief = make_dataclass(kind.__name__, hidden, bases=(kind,), frozen=True)
     shown: S = brief(**{f.name: getattr(settings, f.name) for f in fields(settings)})
     return shown
