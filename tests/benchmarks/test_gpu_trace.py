@@ -86,7 +86,7 @@ def listing_of(*rows):
 
 
 @pytest.mark.parametrize(
-    ("row", "values", "expected"),
+    ("line", "values", "expected"),
     [
         # Predicates of a mask go into a register, and stay where the mask has none.
         ("P2R R4, PR, RZ, 0x8", {"P3": True, "P1": True}, {"R4": 8}),
@@ -134,8 +134,8 @@ def listing_of(*rows):
         ("IMAD.WIDE.U32 R4, P0, R5, R6, R8", {"P0": True, "R5": 1}, {"P0": None, "R4": None, "R5": None}),
     ],
 )
-def test_what_an_instruction_writes(row, values, expected):
-    registers = run_of(listing_of(row), **values)
+def test_what_an_instruction_writes(line, values, expected):
+    registers = run_of(listing_of(line), **values)
     assert {name: registers.get(name) for name in expected} == expected
 
 

@@ -1,6 +1,7 @@
 """Episodes: what is drawn, that it depends on (seed, i) alone, and the distortion of images."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -114,14 +115,17 @@ def test_a_seed_shows_the_same_pictures_for_ever(augment):
     assert query == pytest.approx(_QUERY_SUMS[augment], rel=1e-6)
 
 
+def two_from(sampler: EpisodeSampler, first: int) -> dict[str, torch.Tensor]:
+    return vars(sampler.batch(first, 2))
+
+
 def test_an_episode_does_not_depend_on_the_number_of_workers():
     normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     classes = make_classes(side=20, channels=3, normalisation=normalisation)
     sampler = EpisodeSampler(classes, n_way=3, k_shot=1, n_query=2, seed=4)
     whole = sampler.batch(0, 10)
-    loader = torch.utils.data.DataLoader(
-        range(0, 10, 2), batch_size=None, num_workers=2, collate_fn=lambda i: vars(sampler.batch(i, 2))
-    )
+    draw = functools.partial(two_from, sampler)  # picklable: workers may be spawned
+    loader = torch.utils.data.DataLoader(range(0, 10, 2), batch_size=None, num_workers=2, collate_fn=draw)
     for i, batch in enumerate(loader):
         assert_same(Episodes(**batch), rows(whole, 2 * i, 2 * i + 2))
     assert i == 4
