@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ..training.settings import FREE, TrainingSettings
+from ..training.settings import FREE, SupervisedSettings
 from . import models
 from .models import CoreName, FewShotLearner
 
@@ -51,12 +51,12 @@ _USUAL_IMAGES: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
+class Settings(SupervisedSettings):
     """Train a learner that is told the classes of its task only while it reads the examples."""
 
     program: ClassVar[str] = "examples.fewshot.train"
     essential: ClassVar[tuple[str, ...]] = (
-        *TrainingSettings.essential,
+        *SupervisedSettings.essential,
         *("data", "root", "n_way", "k_shot", "protocol", "core", "steps"),
     )
 
@@ -201,11 +201,6 @@ class Settings(TrainingSettings):
 
     steps: int = 3400
     """Steps of training on episodes; they decide the learning-rate schedule."""
-    batch_size: int = 32
-    """Episodes or sequences of a step, over all processes."""
-    accumulation: int = 1
-    """Parts into which each process cuts a step's batch, to need less memory. Batch normalisation sees
-    one part at a time."""
     accumulation_rule: Literal["mean", "published"] = "mean"
     """mean: a step takes the mean of its parts' gradients, as of a batch that was never cut; published:
     their sum, and the very first step has one part alone."""
@@ -230,31 +225,14 @@ class Settings(TrainingSettings):
     lr_warmup: float = 0.05
     """Share of the training over which the learning rate rises from 0, with cosine and in the
     encoder's warm-up."""
-    lr_final: float = 0.01
-    """Final learning rate of the cosine, relative to the peak."""
     warmup_steps: int = 5000
     """With published: steps over which the learning rate rises."""
-    beta1: float = 0.9
-    """Adam's decay of the mean of the gradient."""
-    beta2: float = 0.995
-    """Adam's decay of the mean of its square."""
-    epsilon: float = 1e-9
-    """Adam's addend to the denominator."""
-    clip: float = 1.0
-    """Largest norm of the gradient; a longer one is scaled down. 0 turns it off."""
-    validate_every: int = 500
-    """Steps between two validations; the best one decides which weights are kept."""
     validation_episodes: int = 400
     """Episodes or sequences of a validation, the same ones every time."""
-    early_stop: int = 0
-    """Stop after this many validations in a row that were not the best; 0 never does."""
     test_episodes: int = 2000
     """Episodes or sequences of the final evaluation on the test classes, at least 2."""
     test_queries: int = 5
     """Queries of each validation or test episode; an episode counts once, by their mean."""
-    workers: int = field(default=0, metadata=FREE)
-    """Processes that draw images ahead of the training, for each one that trains; 0: it draws them
-    itself."""
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
@@ -276,11 +254,6 @@ class Settings(TrainingSettings):
             raise ValueError(
                 "train: --test-episodes must be at least 2, for an interval around their mean, got "
                 f"{self.test_episodes}"
-            )
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"train: --batch-size must be a multiple of --accumulation ({self.accumulation}), "
-                f"got {self.batch_size}"
             )
         if self.core != "lstm" and self.d_model % self.n_heads:
             raise ValueError(

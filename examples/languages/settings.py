@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ..training.cores import CoreName
-from ..training.settings import FREE, TrainingSettings
+from ..training.settings import FREE, SupervisedSettings
 from .tasks import TASKS, Task
 
 _MAY_BE_ZERO = ("curriculum", "early_stop", "seed", "threads", "workers")
@@ -16,12 +16,12 @@ _BELOW_ONE = ("dropout", "beta1", "beta2")
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
+class Settings(SupervisedSettings):
     """Train a model on words of a language, short ones, and see whether it has learnt the long ones too."""
 
     program: ClassVar[str] = "examples.languages.train"
     essential: ClassVar[tuple[str, ...]] = (
-        *TrainingSettings.essential,
+        *SupervisedSettings.essential,
         *("task", "high", "bins", "core", "n_layers", "d_model", "steps", "batch_size", "learning_rate"),
     )
 
@@ -71,8 +71,6 @@ class Settings(TrainingSettings):
     """Steps of training, unless all words of a validation are right before."""
     batch_size: int = 64
     """Words of a step, over all processes."""
-    accumulation: int = 1
-    """Parts into which each process cuts a step's batch, to need less memory."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -80,28 +78,17 @@ class Settings(TrainingSettings):
     line, then as it is."""
     lr_warmup: float = 0.0
     """Share of the training over which the learning rate rises from 0."""
-    lr_final: float = 0.01
-    """Final learning rate of the cosine, relative to the peak."""
-    beta1: float = 0.9
-    """Adam's decay of the mean of the gradient."""
     beta2: float = 0.999
     """Adam's decay of the mean of its square."""
     epsilon: float = 1e-8
     """Adam's addend to the denominator."""
-    clip: float = 1.0
-    """Largest norm of the gradient; a longer one is scaled down. 0 turns it off."""
 
     validate_every: int = 250
     """Steps between two validations; the best one decides which weights are kept."""
     validation_words: int = 256
     """Words of each bin in a validation, the same ones every time."""
-    early_stop: int = 0
-    """Stop after this many validations in a row that were not the best; 0 never does."""
     test_words: int = 500
     """Words of each bin in the final evaluation, at least 2."""
-    workers: int = field(default=0, metadata=FREE)
-    """Processes that draw words ahead of the training, for each one that trains; 0: it draws them
-    itself."""
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""
@@ -133,11 +120,6 @@ class Settings(TrainingSettings):
         if self.test_words < 2:
             raise ValueError(
                 f"train: --test-words must be at least 2, for an interval, got {self.test_words}"
-            )
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"train: --batch-size must be a multiple of --accumulation ({self.accumulation}), "
-                f"got {self.batch_size}"
             )
         if self.core != "lstm" and self.d_model % self.n_heads:
             raise ValueError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,7 +73,7 @@ class Sizes:
     input_gain: float
 
 
-class Core(nn.Module):
+class Core(nn.Module, ABC):
     """A sequence model, called ``outputs, states = core(inputs, states, resets, mask)``.
 
     Attributes
@@ -140,11 +141,11 @@ class Core(nn.Module):
         del lead
         return []
 
+    @abstractmethod
     def _run(
         self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
     ) -> tuple[Tensor, States]:
         """A checked call; resets and mask have all axes of the inputs but the last one."""
-        raise NotImplementedError
 
 
 class StackCore(Core):

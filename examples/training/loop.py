@@ -128,7 +128,7 @@ class Work(ABC):
 
     def validate(self) -> dict[str, float]:
         """Scores of held-out data; called by the main process alone."""
-        raise NotImplementedError
+        raise NotImplementedError  # only works with a `validate_every` are asked, and have one
 
     def is_solved(self, scores: Mapping[str, float]) -> bool:
         """Whether nothing is left to learn: the run ends."""

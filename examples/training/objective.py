@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -70,7 +71,7 @@ class MicroBatches(Dataset[Batch]):
         return self.draw(self.share.first(index, self.size), self.size)
 
 
-class Objective(nn.Module, Generic[L]):
+class Objective(nn.Module, ABC, Generic[L]):
     """A phase of training, seen from the loop; a module, so that DistributedDataParallel can wrap it.
 
     Parameters
@@ -107,6 +108,7 @@ class Objective(nn.Module, Generic[L]):
     def prepare(self) -> None:
         """What is to be done once before the first step, when all weights are in their place."""
 
+    @abstractmethod
     def dataset(self, share: Share) -> Dataset[Batch]:
         """The micro-batches of one process, tensors on the CPU.
 
@@ -114,15 +116,14 @@ class Objective(nn.Module, Generic[L]):
         ------
         ValueError : if a step's joined batch cannot be shared evenly.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a micro-batch; "loss" is minimised, and all are reported, as means."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Adam's groups, each with its peak learning rate; what is in none is not trained."""
-        raise NotImplementedError
 
 
 def micro_batches(

@@ -172,6 +172,43 @@ class TrainingSettings(RunSettings):
     """Where to report to besides metrics.json."""
 
 
+@dataclass(frozen=True)
+class SupervisedSettings(TrainingSettings):
+    """What training by Adam on labelled batches has in every program."""
+
+    batch_size: int = 32
+    """Words, episodes or sequences of a step, over all processes."""
+    accumulation: int = 1
+    """Parts into which each process cuts a step's batch, to need less memory. Batch normalisation sees
+    one part at a time."""
+    lr_final: float = 0.01
+    """Final learning rate of the cosine, relative to the peak."""
+    beta1: float = 0.9
+    """Adam's decay of the mean of the gradient."""
+    beta2: float = 0.995
+    """Adam's decay of the mean of its square."""
+    epsilon: float = 1e-9
+    """Adam's addend to the denominator."""
+    clip: float = 1.0
+    """Largest norm of the gradient; a longer one is scaled down. 0 turns it off."""
+    validate_every: int = 500
+    """Steps between two validations; the best one decides which weights are kept."""
+    early_stop: int = 0
+    """Stop after this many validations in a row that were not the best; 0 never does."""
+    workers: int = field(default=0, metadata=FREE)
+    """Processes that draw batches ahead of the training, for each one that trains; 0: it draws them
+    itself."""
+
+    def check(self) -> None:
+        """Raise ValueError for settings that do not fit together."""
+        super().check()
+        if self.accumulation and self.batch_size % self.accumulation:  # 0 is out of its range
+            raise ValueError(
+                f"train: --batch-size must be a multiple of --accumulation ({self.accumulation}), "
+                f"got {self.batch_size}"
+            )
+
+
 def flag(name: str) -> str:
     """How a field is called on the command line."""
     return "--" + name.replace("_", "-")

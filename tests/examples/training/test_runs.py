@@ -111,11 +111,15 @@ def test_a_resumed_run_computes_with_as_many_threads_as_before(program, settings
     program.without_pictures(monkeypatch.setattr)
     monkeypatch.setenv("SRWM_NUM_THREADS", "5")  # has no part in it
     before, seen = torch.get_num_threads(), []
-    note = lambda: seen.append((torch.get_num_threads(), srwm.get_num_threads()))  # noqa: E731
+
+    def stop_noted() -> None:
+        seen.append((torch.get_num_threads(), srwm.get_num_threads()))
+        press_ctrl_c()
+
     try:
         torch.set_num_threads(3)  # PyTorch's own choice on some machine
         for change in ({}, {"resume": True}, {"resume": True, "threads": 2}):
-            stopped(program, dataclasses.replace(settings, **change), 0, lambda: (note(), press_ctrl_c()))
+            stopped(program, dataclasses.replace(settings, **change), 0, stop_noted)
             torch.set_num_threads(1)
         assert seen == [(3, 3), (3, 3), (2, 2)]
         assert load(RunFolder(settings.folder).checkpoint)["threads"] == 2
