@@ -5,19 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training.cores import build_core
+from ..training.cores import Core, build_core
 from .settings import Settings
 
 
 class Reader(nn.Module):
-    """A core on the symbols of words, one-hot.
+    """A core of `training.cores` on the symbols of words, one-hot."""
 
-    Parameters
-    ----------
-    core : as `training.cores.build_core` gives, with as many inputs as there are symbols.
-    """
-
-    def __init__(self, core: nn.Module, n_symbols: int) -> None:
+    def __init__(self, core: Core, n_symbols: int) -> None:
         super().__init__()
         self.core, self.n_symbols = core, n_symbols
 
@@ -25,8 +20,7 @@ class Reader(nn.Module):
         """Tokens (B, L) int64, mask (B, L) false at padding -> logits (B, L, labels)."""
         inputs = F.one_hot(tokens, self.n_symbols).to(next(self.parameters()).dtype)
         logits, _ = self.core(inputs, None, None, mask, return_states=False)
-        result: Tensor = logits
-        return result
+        return logits
 
 
 def build_reader(settings: Settings) -> Reader:

@@ -21,14 +21,7 @@ _TICKS = (5, 10, 20, 50, 100, 200, 500)
 
 
 def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -> None:
-    """Draw the loss, and the shares of faultless words, over the steps.
-
-    Parameters
-    ----------
-    reports : the lines of metrics.json.
-    settings : of the run.
-    path : of the picture.
-    """
+    """Draw the loss, and the shares of faultless words, over the steps: the lines of metrics.json."""
     train = [said for said in reports if said["split"] == "train"]
     validation = [said for said in reports if said["split"] == "validation"]
     figure = new_figure(9, 3.8)
@@ -61,13 +54,7 @@ def by_task(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_lengths(results: dict[str, Any], path: Path) -> None:
-    """Draw whole words right against their length, a panel for each task and a line for each learner.
-
-    Parameters
-    ----------
-    results : the study's numbers.
-    path : of the picture.
-    """
+    """Draw whole words right against their length, a panel for each task and a line for each learner."""
     tasks = by_task(results)
     columns = min(len(tasks), 4)
     rows = -(-len(tasks) // columns)
@@ -104,13 +91,7 @@ def _points(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_rates(results: dict[str, Any], path: Path) -> None:
-    """Draw the best validation of each learner against its learning rate, a panel for each task.
-
-    Parameters
-    ----------
-    results : the study's numbers.
-    path : of the picture.
-    """
+    """Draw the best validation of each learner against its learning rate, a panel for each task."""
     tasks = by_task(results)
     figure = new_figure(max(4.6 * len(tasks), 7.2), 4.6)
     panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]

@@ -60,14 +60,8 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, task: Task, *, seed: int, use: Use, count: int, low: int, high: int) -> Scores:
-    """Score the words of numbers 0 to `count` of a bin; the model is in evaluation mode afterwards.
-
-    Parameters
-    ----------
-    model : tokens, mask -> logits.
-    seed : of the words.
-    low, high : shortest and longest word.
-    """
+    """Score the words of numbers 0 to `count`, of `low` to `high` symbols, of a model (tokens, mask) ->
+    logits; it is in evaluation mode afterwards."""
     model.eval()
     device = next(model.parameters()).device
     words = [draw_word(task, seed, use, number, low, high) for number in range(count)]

@@ -140,12 +140,7 @@ def finish(settings: Settings, training: Training) -> None:
 
 
 def main(settings: Settings) -> int:
-    """Train, draw the curves, evaluate; returns the exit status.
-
-    Raises
-    ------
-    ValueError, OSError : for settings or files that do not allow it, before any training.
-    """
+    """Train, draw the curves, evaluate; returns the exit status. Raises as `program.train`."""
     return train(settings, make, draw_curves, finish)
 
 

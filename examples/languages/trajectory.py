@@ -68,17 +68,12 @@ class Reading:
 
 @torch.no_grad()
 def readings(reader: Reader, tokens: Tensor) -> list[list[Reading]]:
-    """Of every head of every layer.
-
-    Parameters
-    ----------
-    reader : with layers `srwm.nn.SRWM` in the residual form "norm_skip", without a softmax of inputs: a
-        head reads its part of the layer's input as it is.
-    tokens : (L,) int64.
+    """Of every head of every layer, while it reads tokens (L,) int64.
 
     Raises
     ------
-    ValueError : if it has other layers.
+    ValueError : if a head does not read its part of a layer's input as it is, which is so in layers
+        `srwm.nn.SRWM` of the residual form "norm_skip", without a softmax of inputs.
     """
     layers = [layer for layer in reader.modules() if isinstance(layer, SRWM)]
     if not layers or any(layer.residual != "norm_skip" or layer.input_softmax for layer in layers):
@@ -112,16 +107,7 @@ def separation(projection: np.ndarray, labels: np.ndarray) -> float:
 def draw(
     reading: Reading, where: str, symbols: str, labels: np.ndarray, names: list[str], path: Path
 ) -> None:
-    """Draw one head's reading.
-
-    Parameters
-    ----------
-    where : which head it is.
-    symbols : of the word.
-    labels : (L,) of its positions, 0 or 1.
-    names : what they are called.
-    path : of the picture.
-    """
+    """Draw the reading of the head `where` of a word with labels (L,), 0 or 1, which are called `names`."""
     figure = new_figure(11, 8.4)
     moved, rates, keys = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 1, 1.2])
     figure.suptitle(f"What a self-referential weight matrix does while it reads a word ({where})")

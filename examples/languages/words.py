@@ -43,15 +43,7 @@ def batch_of(words: Iterable[Word]) -> Batch:
 
 
 class TrainingWords:
-    """Training words of a run, by their number: what the micro-batches are drawn from.
-
-    Parameters
-    ----------
-    task : whose words.
-    seed : of the run.
-    low : shortest word.
-    longest : number of a word -> the longest there may be.
-    """
+    """Training words of a run, by their number, which decides the longest there may be."""
 
     def __init__(self, task: Task, seed: int, low: int, longest: Callable[[int], int]) -> None:
         self.task, self.seed, self.low, self.longest = task, seed, low, longest

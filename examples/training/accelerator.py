@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
 from .run_folder import RunFolder, read_json, write_json
+from .settings import TrainingSettings
 
 # The main process validates alone while the others wait.
 _PATIENCE = timedelta(hours=4)
 
 
-class AcceleratedSettings(Protocol):
-    """What is read of a run's settings here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def trackers(self) -> Sequence[str]: ...
-    @property
-    def mixed_precision(self) -> str: ...
-    def record(self) -> dict[str, Any]: ...
-
-
-def make_accelerator(settings: AcceleratedSettings) -> Accelerator:
+def make_accelerator(settings: TrainingSettings) -> Accelerator:
     """For this process, alone or one of those that `accelerate launch` or `torchrun` started.
 
     Raises
@@ -66,16 +51,9 @@ def _needs_cpu() -> bool:
     return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
-def start_trackers(
-    accelerator: Accelerator, settings: AcceleratedSettings, project: str, step: int
-) -> None:
-    """Open the trackers; what they hold from after ``step``, of a run that was cut off, is replaced.
-
-    Weights & Biases replaces nothing: of a step that it has heard of it keeps what it heard first.
-
-    Parameters
-    ----------
-    step : of the checkpoint; what was reported at this step came before it, and is not reported again.
+def start_trackers(accelerator: Accelerator, settings: TrainingSettings, project: str, step: int) -> None:
+    """Open the trackers; what they hold from after the checkpoint's ``step``, of a run that was cut off, is
+    replaced. Weights & Biases replaces nothing: of a step it keeps what it heard first.
     """
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},  # the first step that is hidden

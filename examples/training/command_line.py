@@ -30,15 +30,8 @@ def run_program(
 ) -> NoReturn:
     """Read the settings from the command line, run, and leave with the exit status.
 
-    Errors that the user can do something about are shown without a traceback.
-
-    Parameters
-    ----------
-    main : settings -> exit status.
-    presets : settings by name.
-    descriptions : of the presets, a few words each.
-    usual : the settings that are changed if no preset is named.
-    smoke : what ``--smoke`` makes of settings.
+    Errors that the user can do something about are shown without a traceback. The usual settings are those
+    that are changed if no preset is named; `smoke` is what ``--smoke`` makes of settings.
     """
     keep_freed_memory()
     try:
@@ -160,13 +153,7 @@ def list_presets(descriptions: Mapping[str, str]) -> str:
 
 
 def command_for(settings: S, start: S) -> str:
-    """The shell command that starts a run with these settings.
-
-    Parameters
-    ----------
-    settings : of the run.
-    start : what the command line starts from, those of its preset or the usual ones.
-    """
+    """The shell command of a run with these settings, from those of a preset or the usual ones."""
     words = ["python", "-m", settings.program]
     if settings.preset is not None:
         words += ["--preset", settings.preset]

@@ -151,13 +151,8 @@ class Core(nn.Module, ABC):
 class StackCore(Core):
     """A linear map, layers of a mixer and a feed-forward block each, and a linear map to the outputs.
 
-    A state is that of a layer's mixer, (..., H, D / H, columns), or none at all where it carries nothing.
-
-    Parameters
-    ----------
-    s : n_heads is the mixer's own.
-    mixer : makes a layer of `srwm.nn` that mixes steps, D entries wide. None: there are only
-        feed-forward blocks.
+    A mixer is a layer of `srwm.nn`, D entries wide; None: there are only feed-forward blocks. A state is
+    that of a layer's mixer, (..., H, D / H, columns), or none at all where it carries nothing.
     """
 
     def __init__(self, s: Sizes, mixer: Callable[[], Any] | None) -> None:
@@ -377,6 +372,8 @@ _NORM_SKIP = {"residual": "norm_skip", "input_softmax": False}
 
 _KINDS: dict[CoreName, _Kind] = {
     "srwm": _Kind(SRWM, _REWRITING, _NORM_SKIP, _PLAIN),
+    # In name, the layer of Automated Continual Learning: updates read a softmax of the input, outputs the
+    # input itself.
     "srwm_read": _Kind(
         partial(SRWM, input_softmax=True, read="raw"),
         ("residual", "beta_init", "q_scale"),
@@ -386,12 +383,13 @@ _KINDS: dict[CoreName, _Kind] = {
     "sr_delta": _Kind(SRDelta, _REWRITING, _NORM_SKIP, _PLAIN),
     "fake_sr": _Kind(FakeSR, ("residual", "input_softmax"), _NORM_SKIP, {"residual": "plain"}),
     "deltanet": _Kind(DeltaNet, agents={"eps": 1e-5}),
+    # With rates up to 2 a step multiplies what a key reads by a number from -1 to 1, not 0 to 1.
     "deltanet_negative": _Kind(partial(DeltaNet, beta_range=2), agents={"eps": 1e-5}),
     "linear": _Kind(LinearAttention, agents={"sum_norm": True, "eps": 1e-5}),
     "recurrent_delta": _Kind(RecurrentDeltaNet),
     "delta_rnn": _Kind(DeltaRNN, agents={"feature_map": "softmax"}),
     "delta_delta": _Kind(DeltaDelta, agents={"eps": 1e-5}),
-    "delta_cde": _Kind(DeltaCDE),
+    "delta_cde": _Kind(DeltaCDE),  # a step for each input
     "self_modifying_titans": _Kind(SelfModifyingTitans),
     "deeper": _Kind(),
     "lstm": _Kind(),
@@ -400,13 +398,8 @@ _KINDS: dict[CoreName, _Kind] = {
 
 
 def check_options(core: str, **options: object) -> None:
-    """Raise ValueError for options of `build_core` that are not of the core, and not at their defaults.
-
-    Parameters
-    ----------
-    core : a name; one that `build_core` does not know has sizes alone.
-    options : some of the keyword arguments of `build_core`.
-    """
+    """Raise ValueError for options of `build_core` that are not of the core, and not at their defaults. A
+    core that `build_core` does not know has sizes alone."""
     defaults = inspect.signature(build_core).parameters
     for option, value in options.items():
         # Sizes have none: they are of all.
@@ -439,41 +432,18 @@ def build_core(
 
     Parameters
     ----------
-    core : a `StackCore` with the layer
-
-        * "srwm", `srwm.nn.SRWM`,
-        * "srwm_read", `srwm.nn.SRWM` whose updates read a softmax of the input and whose outputs the input
-          itself: in name, the layer of Automated Continual Learning,
-        * "sr_delta", `srwm.nn.SRDelta`,
-        * "fake_sr", `srwm.nn.FakeSR`,
-        * "deltanet", `srwm.nn.DeltaNet`,
-        * "deltanet_negative", the same with rates up to 2: a step multiplies what a key reads by a number
-          from -1 to 1, not 0 to 1,
-        * "linear", `srwm.nn.LinearAttention`,
-        * "recurrent_delta", `srwm.nn.RecurrentDeltaNet`,
-        * "delta_rnn", `srwm.nn.DeltaRNN`,
-        * "delta_delta", `srwm.nn.DeltaDelta`,
-        * "delta_cde", `srwm.nn.DeltaCDE`, a step for each input,
-        * "self_modifying_titans", `srwm.nn.SelfModifyingTitans`,
-        * "deeper", none but the feed-forward blocks,
-
-        or "lstm", `LstmCore`, or "transformer", `TransformerCore`.
+    core : "lstm", `LstmCore`; "transformer", `TransformerCore`; or a `StackCore` with the layer of
+        `srwm.nn` that `_KINDS` has, "deeper" with none but the feed-forward blocks.
     n_inputs, n_outputs : entries of an input vector, and of an output vector. None: D, and no last map.
-    n_layers : how many.
     n_heads : of the layers; "deeper" and "lstm" have none.
     d_model : D, of an LSTM the entries of its hidden state.
     d_ff : width of the feed-forward blocks; an LSTM has none.
-    dropout : probability.
     input_gain : factor on the initial weights that the inputs meet first. With weak inputs the queries and
         keys of self-referential matrices start all but equal, their difference, which is what writes, close
         to 0, and training waits long on a plateau.
-    residual : of "srwm", "srwm_read", "sr_delta" and "fake_sr", see `srwm.nn.SRWM`. None: as published.
-    input_softmax : of "srwm", "sr_delta" and "fake_sr", see `srwm.nn.SRWM`. None: as published.
-    beta_init, q_scale : of "srwm", "srwm_read" and "sr_delta", see `srwm.nn.SRWM`.
-    published : whose layers they are. "few_shot": residual "norm_skip", no softmax of inputs. "agents":
-        residual "plain", a softmax of inputs, but not in "fake_sr"; the DeltaNets and "delta_delta" with
-        1e-5 beside their sums, "linear" with keys and queries divided by their sums and 1e-5, "delta_rnn"
-        with softmax of queries and keys.
+    residual, input_softmax : of the cores that `_KINDS` says, see `srwm.nn.SRWM`. None: as published.
+    beta_init, q_scale : likewise.
+    published : whose layers they are, those of the few-shot learners or of the agents.
 
     Raises
     ------

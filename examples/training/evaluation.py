@@ -40,18 +40,8 @@ class Run(Generic[S, M]):
 
 
 def load_run(folder: RunFolder, kind: type[S], build: Callable[[S], M], weights: str) -> Run[S, M]:
-    """A run with its best weights, or the last while there are none, where it would be trained.
-
-    Parameters
-    ----------
-    kind : the settings of the program whose run it must be.
-    build : settings -> the model with fresh weights.
-    weights : what the checkpoint calls them.
-
-    Raises
-    ------
-    FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if it is damaged, or one of another program.
+    """A run with its best weights, or the last while there are none, where it would be trained. The
+    checkpoint calls them `weights`. Raises as `RunFolder.best_or_last`.
     """
     state = folder.best_or_last(kind)
     settings = kind.from_record(state["settings"])
@@ -100,13 +90,8 @@ def reserve(output: Path, runs: Sequence[RunFolder], *, is_of_all: bool) -> Iter
     """Make sure, before anything is measured, that the numbers can be written and replace nothing else.
 
     Within the block no other program can train the run in whose folder the file lies, if there is one, or
-    evaluate into that folder.
-
-    Parameters
-    ----------
-    output : the file of the numbers.
-    runs : what is evaluated.
-    is_of_all : whether the file is of several runs together, and not the one run's own.
+    evaluate into that folder. `is_of_all` says that the file is of several runs together, and not the one
+    run's own.
 
     Raises
     ------

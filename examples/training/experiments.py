@@ -65,13 +65,8 @@ class Study(ABC, Generic[S]):
 
     @abstractmethod
     def read(self, settings: S, reports: list[dict[str, Any]]) -> dict[str, Any]:
-        """What is kept of a finished run: its "result", its "curve", and what else the table needs.
-
-        Parameters
-        ----------
-        settings : of the run.
-        reports : the lines of its metrics.json.
-        """
+        """What is kept of a finished run: its "result", its "curve", and what else the table needs. The
+        reports are the lines of its metrics.json."""
 
     @abstractmethod
     def parameters(self, row: S) -> int:
@@ -291,12 +286,7 @@ def mean_over(entry: dict[str, Any], what: str) -> float:
 
 
 def is_finished(settings: RunSettings, evaluation: Path) -> bool:
-    """Whether the run is there, whole: trained with these settings and evaluated.
-
-    Parameters
-    ----------
-    settings : of the run.
-    evaluation : the file that its last program leaves.
+    """Whether the run is there, whole: trained with these settings, and its last program left `evaluation`.
 
     Raises
     ------

@@ -88,22 +88,13 @@ def common_points(
 
 @dataclass(frozen=True)
 class Dots:
-    """One of those that are compared.
-
-    Attributes
-    ----------
-    label : what it is called.
-    value : "mean" and "interval_95".
-    each : the values of the seeds.
-    colour : of all that is drawn of it.
-    text : the mean as it is written above.
-    """
+    """One of those that are compared."""
 
     label: str
-    value: dict[str, float]
-    each: Sequence[float]
+    value: dict[str, float]  # "mean" and "interval_95"
+    each: Sequence[float]  # of the seeds
     colour: str
-    text: str
+    text: str  # the mean as it is written above
 
 
 def draw_dots(
@@ -188,15 +179,8 @@ def _labelled(*several: Axes) -> dict[str, Any]:
 
 
 def save(figure: Figure, path: Path, title: str, *, ncols: int = 6, note: str = "") -> None:
-    """Write the picture, with its title, a legend unless axes have their own, and what explains it.
-
-    Parameters
-    ----------
-    path : of the picture.
-    title : above it.
-    ncols : of the legend.
-    note : below the picture, before the abbreviations in labels.
-    """
+    """Write the picture, with its title, a legend of so many columns unless axes have their own, and below
+    it the note and what abbreviations in labels mean."""
     figure.suptitle(title, color=INK, fontsize=12)
     has_legends = any(axes.get_legend() for axes in figure.axes)
     found = {} if has_legends else _labelled(*figure.axes)

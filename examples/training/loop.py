@@ -87,12 +87,8 @@ class Work(ABC):
 
     @abstractmethod
     def step(self, step: int, share_done: float) -> Values:
-        """Take a step; what it is measured by, which is summed up until the next report.
-
-        Parameters
-        ----------
-        step : of the phase, from 0.
-        share_done : of the phase's units or time, 0 to 1; schedules follow it.
+        """Take a step of the phase, the first being 0; what it is measured by, which is summed up until the
+        next report. Schedules follow the share done, 0 to 1, of the phase's units or time.
 
         Raises
         ------
@@ -113,14 +109,8 @@ class Work(ABC):
 
     @abstractmethod
     def line(self, sums: Mapping[str, float], steps: int, seconds: float) -> dict[str, Any]:
-        """What a line of metrics.json says.
-
-        Parameters
-        ----------
-        sums : over the steps since the last line and over all processes.
-        steps : how many those were.
-        seconds : how long they took.
-        """
+        """What a line of metrics.json says, of sums over the steps since the last line, so many and in so
+        many seconds, and over all processes."""
 
     def shown(self, sums: Mapping[str, float], steps: int) -> dict[str, str]:
         """What the progress bar says, of the same sums over this process alone."""
@@ -159,12 +149,7 @@ class Work(ABC):
 class Loop:
     """Carries out a work; everything that decides the next step is in its checkpoint.
 
-    Parameters
-    ----------
-    settings : of the run.
-    work : what is trained.
-    folder : where checkpoints and metrics go; only the main process writes there.
-    accelerator : of this process.
+    Checkpoints and metrics go to the folder, where the main process alone writes.
     """
 
     def __init__(

@@ -57,11 +57,7 @@ class Share:
 class MicroBatches(Dataset[Batch]):
     """Item i is the i-th micro-batch of one process, and a function of i alone.
 
-    Parameters
-    ----------
-    draw : (first, size) -> the micro-batch of these units; picklable, for the loader's processes.
-    share : of this process.
-    size : units of a micro-batch.
+    ``draw(first, size)`` gives the micro-batch of these units; it is picklable, for the loader's processes.
     """
 
     def __init__(self, draw: Callable[[int, int], Batch], share: Share, size: int) -> None:
@@ -131,17 +127,7 @@ def micro_batches(
 ) -> DataLoader[Batch]:
     """The micro-batches from number ``first`` to the last of the phase, drawn ahead if there are workers.
 
-    Parameters
-    ----------
-    objective : its dataset is read, and its number of steps.
-    share : of this process.
-    first : where the run stands.
-    workers : processes that draw them; 0 draws them where they are asked for.
-    pin_memory : for GPUs, so that copies need not be waited for.
-
-    Raises
-    ------
-    ValueError : if a step's joined batch cannot be shared evenly.
+    With ``pin_memory`` copies to a GPU need not be waited for. Raises as `Objective.dataset`.
     """
     return DataLoader(
         objective.dataset(share),

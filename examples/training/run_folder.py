@@ -230,11 +230,8 @@ class RunFolder:
                 left.unlink()
 
     def best_or_last(self, kind: type[RunSettings]) -> dict[str, Any]:
-        """The weights that did best in validation, or the last ones while there are none.
-
-        Parameters
-        ----------
-        kind : the settings of the program whose run it must be.
+        """The weights that did best in validation, or the last ones while there are none, of a run of the
+        program with settings of this kind.
 
         Raises
         ------
@@ -308,9 +305,7 @@ def describe(settings: RunSettings) -> dict[str, Any]:
 def load_state(path: Path, kind: type[RunSettings]) -> dict[str, Any]:
     """A checkpoint, once it is known to be whole and of the program and version that reads it.
 
-    Parameters
-    ----------
-    kind : the settings of that program.
+    The settings of that program are of this kind.
 
     Raises
     ------

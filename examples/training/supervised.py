@@ -23,19 +23,12 @@ L = TypeVar("L", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's constants.
+    """Adam's constants."""
 
-    Attributes
-    ----------
-    beta1, beta2 : decays of the mean of the gradient, and of its square.
-    epsilon : addend to the denominator.
-    clip : largest norm of the gradient; 0: any.
-    """
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    clip: float = 0.0
+    beta1: float = 0.9  # decay of the mean of the gradient
+    beta2: float = 0.999  # and of its square
+    epsilon: float = 1e-8  # addend to the denominator
+    clip: float = 0.0  # largest norm of the gradient; 0: any
 
 
 class Supervised(Work, Generic[L]):

@@ -26,13 +26,7 @@ def load_weights(module: nn.Module, weights: object, path: Path) -> None:
 
 
 def check_weights(weights: object, expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The weights, once they are known to be those of a module.
-
-    Parameters
-    ----------
-    weights : what a checkpoint has in their place.
-    expected : tensors of the same names, shapes and dtypes.
-    path : of the checkpoint.
+    """The weights, once they are known to be those of a module, which has `expected`.
 
     Raises
     ------

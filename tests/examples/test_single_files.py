@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -15,8 +16,18 @@ def learnt(monkeypatch, file: str, *options: str) -> float:
     return main()
 
 
+def test_the_parities_are_those_of_the_bits():
+    drawn = runpy.run_path(str(EXAMPLES / "parity.py"))["draw"](40, 2, 9, torch.Generator().manual_seed(0))
+    lengths = set()
+    for bits, parities, mask in zip(*(a.tolist() for a in drawn), strict=True):
+        lengths.add(length := sum(mask))
+        assert mask == [True] * length + [False] * (9 - length)
+        assert parities == [bits[: t + 1].count(1) % 2 == 0 for t in range(9)]
+    assert lengths == set(range(2, 10))
+
+
 def test_parity_is_learnt_and_right_on_words_twice_as_long(monkeypatch, capsys):
-    assert learnt(monkeypatch, "parity.py", "--longest", "12", "--steps", "400") == 1
+    assert learnt(monkeypatch, "parity.py", "--longest", "12", "--steps", "2000") == 1
     assert "100.0% of 13 to 24" in capsys.readouterr().out
 
 

@@ -38,9 +38,7 @@ class _Chances(NamedTuple):
     exactly: npt.NDArray[np.float64]  # (d, length): of an element of depth d
     below: npt.NDArray[np.float64]  # (d, length): of one of less depth
     up_to: npt.NDArray[np.float64]  # (d, k, length): of k elements, none of more depth
-    reached: npt.NDArray[
-        np.float64
-    ]  # (d, k, length): of k elements, none of more depth and some of depth d
+    reached: npt.NDArray[np.float64]  # (d, k, length): of the same, and some of depth d
 
 
 @lru_cache(maxsize=16)

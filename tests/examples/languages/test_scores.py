@@ -22,6 +22,7 @@ class Oracle(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        assert not self.training
         even = 1 - tokens.cumsum(1) % 2
         is_wrong = torch.arange(1, tokens.shape[1] + 1) >= self.wrong_from
         return nn.functional.one_hot(torch.where(is_wrong, 1 - even, even), 2).float()

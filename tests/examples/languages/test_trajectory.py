@@ -44,6 +44,7 @@ def test_the_projection_is_on_the_direction_of_the_largest_movement():
     direction, along = rng.standard_normal((3, 5)), np.array([1.0, -1, 1, 2, -3])
     matrices = along[:, None, None] * direction + 1e-3 * rng.standard_normal((5, 3, 5))
     reading = trajectory.Reading(np.zeros((5, 3)), np.zeros((5, 4)), matrices)
+    matrices += 5 * rng.standard_normal((3, 5))  # where they all are is no movement
     expected = (along - along.mean()) * np.linalg.norm(direction)
     projection = reading.projection * np.sign(reading.projection[0] * expected[0])
     np.testing.assert_allclose(projection, expected, atol=0.02)
