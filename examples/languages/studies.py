@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,21 +107,21 @@ class RateStudy(Study):
         entries = list(results["compared"].values())
         rates = sorted({entry["settings"]["learning_rate"] for entry in entries})
         heads = ["", *(f"{rate:g}" for rate in rates)]
-        at = {(_row(entry), entry["settings"]["learning_rate"]): entry for entry in entries}
-        rows = [
-            [row, *(_best(at.get((row, rate))) for rate in rates)]
-            for row in dict.fromkeys(map(_row, entries))
-        ]
-        return markdown_table(heads, rows)
+        cells = {_place(entry["label"]): _best(entry) for entry in entries}
+        names = {row.name: label for label, row in self.rows.items()}
+        cells |= {_place(names[run["row"]]): "diverged" for run in results.get("diverged", [])}
+        rows = dict.fromkeys(row for row, _ in map(_place, self.rows))
+        shown = [[row, *(cells.get((row, f"{rate:g}"), "") for rate in rates)] for row in rows]
+        return markdown_table(heads, [row for row in shown if any(row[1:])])
 
 
-def _row(entry: dict[str, Any]) -> str:
-    return re.sub(r", rate .*", "", entry["label"])
+def _place(label: str) -> tuple[str, str]:
+    """Row and column of the table of rates."""
+    row, _, rate = label.partition(", rate ")
+    return row, rate
 
 
-def _best(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return ""
+def _best(entry: dict[str, Any]) -> str:
     [run] = entry["runs"]
     best = max(run["curve"], key=lambda line: line["accuracy"])
     return f"{100 * best['accuracy']:.1f} % at {best['step']}"

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ..training.divergence import DivergenceError
 from ..training.loop import State, Values, Work
 from ..training.weights import check_weights, load_optimizer, load_weights
 from .actors import Actor, ThreadedActor
@@ -152,7 +153,7 @@ class Training(Work):
         numbers = torch.stack([value.detach().double() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
         if not math.isfinite(values["gradient_norm"]):  # of the joined batch: all processes stop
-            raise ValueError(
+            raise DivergenceError(
                 f"train: update {step + 1}: the gradient's norm must be finite, got "
                 f"{values['gradient_norm']} (loss {values['loss']}); the run has diverged. Its last "
                 "checkpoint is from before; begin anew with a smaller --learning-rate or --clip"

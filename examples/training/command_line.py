@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
+from .divergence import DIVERGED, DivergenceError
 from .freed_memory import keep_freed_memory
 from .run_folder import RunFolder, read_json
 from .settings import RunSettings, flag
@@ -40,6 +41,9 @@ def run_program(
             name = f"{settings.name}-smoke"
             settings = smoke(replace(settings, name=name, smoke=False, overwrite=not settings.resume))
         sys.exit(main(settings))
+    except DivergenceError as error:
+        print(error, file=sys.stderr)
+        sys.exit(DIVERGED)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{error}")
 

@@ -6,6 +6,7 @@ The numbers of a study are one JSON object, whatever the program:
      "compared": {name of a row: {"label", "settings", "parameters",
                                   "runs": [{"seed", "minutes", "result", "curve": [...], ...}],
                                   "summary": the results as one, see `over_runs`}},
+     "diverged": [{"row", "settings", "seed", "said"}], where runs have,
      ... what the study adds: `Study.facts` and `Study.over_all`}
 """
 
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import tyro
 from tqdm import tqdm
 
+from .divergence import DIVERGED
 from .interrupt import INTERRUPTED
 from .run_folder import RunFolder, read_json, write_json
 from .settings import RunSettings
@@ -162,10 +164,11 @@ class Comparison(Generic[S]):
         self.runs = planned_runs(study, options)
         self._parameters: dict[str, int] = {}  # by the rows' names
         self._found: dict[tuple[str, int], dict[str, Any]] = {}  # by the runs' keys
+        self._diverged: dict[tuple[str, int], str] = {}  # what they said
         if self.file.exists() and not options.again:
             self._take_recorded(read_json(self.file))
         here = [run for run in self.runs if self._take_if_finished(run)]
-        missing = [run for run in self.runs if run.key not in self._found]
+        missing = [run for run in self.runs if run.key not in self._found | self._diverged]
         # An encoder is in its run's folder alone, and not among the numbers.
         leaders = [run.leader for run in missing if run.leader not in here]
         self.missing = [run for run in self.runs if run in missing or run in leaders]
@@ -177,20 +180,25 @@ class Comparison(Generic[S]):
                 f"experiments: {self.file} holds no numbers of the study {self.name}; move it away, or "
                 "choose another --output"
             )
-        for row in self.study.rows.values():
-            entry = recorded["compared"].get(row.name)
-            if entry is None:
-                continue
-            # Settings that were added since then have the values that they had without them.
-            changes = row.changes(type(row)().record() | entry["settings"])
-            for fact, value in self.study.facts().items():
-                if recorded.get(fact) != value:
-                    changes.append(f"{fact}: was {recorded.get(fact)}, now {value}")
-            if changes:
-                print(f"{self.file}: {row.name} is run again, it was run otherwise ({'; '.join(changes)})")
-                continue
-            self._found |= {(row.name, run["seed"]): run for run in entry["runs"]}
-            self._parameters[row.name] = entry["parameters"]
+        rows = {row.name: row for row in self.study.rows.values()}
+        for name, entry in recorded.get("compared", {}).items():
+            if name in rows and self._is_as_now(rows[name], entry["settings"], recorded):
+                self._found |= {(name, run["seed"]): run for run in entry["runs"]}
+                self._parameters[name] = entry["parameters"]
+        for run in recorded.get("diverged", []):
+            name = run["row"]
+            if name in rows and self._is_as_now(rows[name], run["settings"], recorded):
+                self._diverged[name, run["seed"]] = run["said"]
+
+    def _is_as_now(self, row: S, settings: dict[str, Any], recorded: Results) -> bool:
+        # Settings that were added since then have the values that they had without them.
+        changes = row.changes(type(row)().record() | settings)
+        for fact, value in self.study.facts().items():
+            if recorded.get(fact) != value:
+                changes.append(f"{fact}: was {recorded.get(fact)}, now {value}")
+        if changes:
+            print(f"{self.file}: {row.name} is run again, it was run otherwise ({'; '.join(changes)})")
+        return not changes
 
     def _take_if_finished(self, run: Run[S]) -> bool:
         finished = is_finished(run.settings, self.study.evaluation(run.settings))
@@ -205,9 +213,12 @@ class Comparison(Generic[S]):
         if run.row.name not in self._parameters:
             self._parameters[run.row.name] = self.study.parameters(run.row)
 
-    def finish(self, run: Run[S]) -> None:
-        """Keep a run's numbers once its programs have ended, in the file too."""
-        self._take(run)
+    def finish(self, run: Run[S], diverged: str | None) -> None:
+        """Keep a run's numbers once its programs have ended, or what it said when it diverged."""
+        if diverged is None:
+            self._take(run)
+        else:
+            self._diverged[run.key] = diverged
         self._write(self.results())
 
     def _write(self, results: Results) -> None:
@@ -230,7 +241,13 @@ class Comparison(Generic[S]):
         everything = [run for entry in compared.values() for run in entry["runs"]]
         numbers = {"compared": compared, **self.study.over_all(everything)} if compared else {}
         about = {"study": self.name, "title": self.study.title, "seeds": list(self.seeds)}
-        return {**about, **self.study.facts(), **numbers}
+        rows = {row.name: row for row in self.study.rows.values()}
+        diverged = [
+            {"row": name, "settings": rows[name].record(), "seed": seed, "said": said}
+            for (name, seed), said in sorted(self._diverged.items())
+            if seed in self.seeds
+        ]
+        return {**about, **self.study.facts(), **numbers} | ({"diverged": diverged} if diverged else {})
 
     def report(self) -> None:
         """Write the numbers there are, draw them, and print the table."""
@@ -238,12 +255,15 @@ class Comparison(Generic[S]):
             if run.key not in self._found:  # it ended while the others were stopped
                 self._take_if_finished(run)
         results = self.results()
+        for (name, seed), said in self._diverged.items():
+            print(f"diverged: {name}, seed {seed}: {said}")
         if "compared" not in results:
             return
         self._write(results)
         self.study.draw(results, self.file.with_suffix(".png"))
         print(self.study.table(results))
-        none = [label for label, row in self.study.rows.items() if row.name not in results["compared"]]
+        named = results["compared"].keys() | {name for name, _ in self._diverged}
+        none = [label for label, row in self.study.rows.items() if row.name not in named]
         if none:
             print(f"no run yet: {', '.join(none)}")
 
@@ -337,8 +357,8 @@ def _carry_out(comparisons: Sequence[Comparison[S]], options: ExperimentOptions)
     done, names = total - len(missing), ", ".join(options.studies)
     bar = tqdm(desc=names, total=total, initial=done, unit="run", disable=None)  # none without a terminal
     with bar, ThreadPoolExecutor(options.parallel) as pool:
-        jobs: dict[Future[None], tuple[Comparison[S], Run[S]]] = {}
-        of_folder: dict[Path, Future[None]] = {}
+        jobs: dict[Future[str | None], tuple[Comparison[S], Run[S]]] = {}
+        of_folder: dict[Path, Future[str | None]] = {}
         for comparison, run in missing:
             # A study may have a run of another one: each has programs of its own, one after the other.
             folders = [run.settings.folder, *([run.leader.settings.folder] if run.leader else [])]
@@ -348,9 +368,9 @@ def _carry_out(comparisons: Sequence[Comparison[S]], options: ExperimentOptions)
             of_folder[run.settings.folder] = job
         try:
             for job in as_completed(jobs):
-                job.result()
+                diverged = job.result()
                 comparison, run = jobs[job]
-                comparison.finish(run)
+                comparison.finish(run, diverged)
                 bar.update()
         finally:
             stopping.set()  # what is left would run for a comparison that cannot be made
@@ -359,11 +379,11 @@ def _carry_out(comparisons: Sequence[Comparison[S]], options: ExperimentOptions)
 def _run_programs(
     study: Study[S],
     settings: S,
-    first: Sequence[Future[None]],
+    first: Sequence[Future[str | None]],
     options: ExperimentOptions,
     stopping: threading.Event,
-) -> None:
-    """Carry out a run, once the jobs are over that it waits for.
+) -> str | None:
+    """Carry out a run, once the jobs are over that it waits for; what it or they said if it diverged.
 
     Raises
     ------
@@ -371,13 +391,14 @@ def _run_programs(
     KeyboardInterrupt : if one was interrupted.
     """
     for job in first:
-        job.result()  # it has its thread already: the pool starts jobs in order
-    log = settings.folder.with_suffix(".log")
+        if diverged := job.result():  # it has its thread already: the pool starts jobs in order
+            return diverged
+    log = settings.folder.parent / f"{settings.folder.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     resume = RunFolder(settings.folder).checkpoint.exists()
     for command in study.programs(replace(settings, resume=resume)):
         if stopping.is_set():
-            return
+            break
         _, *arguments = shlex.split(command)
         with log.open("a") as file:
             status = subprocess.run(
@@ -389,5 +410,8 @@ def _run_programs(
             ).returncode
         if status == INTERRUPTED:
             raise KeyboardInterrupt
+        if status == DIVERGED:
+            return log.read_text().splitlines()[-1]
         if status != 0:
             raise ChildProcessError(f"experiments: {settings.name} failed with status {status}; see {log}")
+    return None

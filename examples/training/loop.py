@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .accelerator import start_trackers
 from .broadcasting import on_main
 from .clock import Clock
+from .divergence import DivergenceError
 from .interrupt import StopRequest
 from .run_folder import RunFolder, Written, describe, save
 from .settings import TrainingSettings
@@ -92,7 +93,7 @@ class Work(ABC):
 
         Raises
         ------
-        ValueError : if the run has diverged; nothing is changed then.
+        DivergenceError : nothing is changed then.
         """
 
     @abstractmethod
@@ -279,11 +280,11 @@ class Loop:
 
         Raises
         ------
-        ValueError : if the run has diverged, on every process; no checkpoint has it then.
+        DivergenceError : on every process; no checkpoint has it then.
         """
         p = self.progress
         if not all(weights.isfinite().all() for weights in self.work.trained()):
-            raise ValueError(
+            raise DivergenceError(
                 f"train: {p.phase}: the weights must be finite, but are not after step {p.step}: the run "
                 "has diverged. Its last checkpoint is from before; begin anew with a smaller "
                 "--learning-rate, or with --clip"

@@ -79,9 +79,11 @@ def test_the_table_of_rates_has_the_best_validation_of_each():
         {"rates-parity-srwm-0.001": [run(0, 1, 1, 0.75)], "rates-parity-srwm-0.003": [run(0, 1, 1, 1.0)]},
         1,
     )
+    found["diverged"] = [{"row": "rates-parity-linear-0.003", "seed": 0, "said": "so"}]
     lines = cells(STUDIES["languages-rates"].table(found))
     assert lines[0] == ["", "0.001", "0.003"]
     assert lines[2] == ["parity, SRWM", "75.0 % at 250", "100.0 % at 250"]
+    assert lines[3:] == [["parity, linear attention", "", "diverged"]]
 
 
 def test_the_demonstration_says_what_its_numbers_mean():

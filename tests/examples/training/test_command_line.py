@@ -6,6 +6,7 @@ import pytest
 import tyro
 
 from examples.training.command_line import choose, command_for, list_presets, run_program, start_of
+from examples.training.divergence import DIVERGED, DivergenceError
 from examples.training.program import resuming
 from examples.training.run_folder import RunFolder, write_json
 from tests.examples.training.conftest import Settings
@@ -122,3 +123,11 @@ def test_errors_reach_the_user_without_a_traceback(monkeypatch):
 
     assert run(monkeypatch, main) == "train: --steps must be odd"
     assert "--preset: there is none called 'nil'" in run(monkeypatch, main, "--preset", "nil")
+
+
+def test_a_run_that_diverged_has_an_exit_status_of_its_own(monkeypatch, capsys):
+    def main(settings):
+        raise DivergenceError("train: it has diverged")
+
+    assert run(monkeypatch, main) == DIVERGED
+    assert capsys.readouterr().err == "train: it has diverged\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from examples.training import experiments
+from examples.training.divergence import DIVERGED
 from examples.training.experiments import Comparison, ExperimentOptions, compare, planned_runs, row_label
 from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, read_json, write_json
@@ -90,12 +91,13 @@ class Programs:
         self.started: list[str] = []
         self.does: Callable[[str], int | None] = lambda name: 0
 
-    def __call__(self, command, **_):
+    def __call__(self, command, stdout, **_):
         _, _, program, folder, *resume = command
         settings = by_folder[Path(folder)]
         name = " ".join([program, settings.name, *resume])
         self.started.append(name)
         status = self.does(name) or 0
+        stdout.write(f"{name} ends with {status}\n")
         if status == 0:
             mean = {3: 0.8, 5: 0.9}.get(settings.seed, 0.5)
             write_run(settings, [{"step": 1, "seconds": 60}, {"step": 2, "seconds": 120}], {"mean": mean})
@@ -239,7 +241,48 @@ def test_the_numbers_are_written_after_every_run(options, programs, monkeypatch)
     assert counts == [1, 2, 3, 4, 4]
 
 
-@pytest.mark.parametrize("status", [3, INTERRUPTED])
+def test_a_run_that_diverges_is_told_of_and_the_others_go_on(options, programs, capsys):
+    programs.does = lambda name: DIVERGED if name == "train lstm-seed5" else 0
+    options = dataclasses.replace(options, parallel=1, studies=("letters", "digits"))
+    said = "train lstm-seed5 ends with 3"
+    for count in (15, 0):
+        programs.started.clear()
+        assert compare(options, STUDIES) == 0
+        assert len(programs.started) == count, "it is not tried again"
+        assert f"diverged: lstm, seed 5: {said}" in capsys.readouterr().out
+        results = numbers(options)
+        assert [run["seed"] for run in results["compared"]["lstm"]["runs"]] == [3]
+        assert results["diverged"] == [
+            {"row": "lstm", "settings": row("lstm").record(), "seed": 5, "said": said}
+        ]
+    results["diverged"][0]["settings"]["decay"] = 0.25
+    write_json(options.output / "letters.json", results)
+    assert compare(options, STUDIES) == 0
+    assert programs.started == ["train lstm-seed5"], "with other settings it is"
+
+
+def test_what_takes_the_encoder_of_a_run_that_diverged_has_none(options, programs, capsys):
+    programs.does = lambda name: DIVERGED if name.startswith("train first") else 0
+    assert compare(dataclasses.replace(options, parallel=1), STUDIES) == 0
+    assert programs.started == ["train first-seed3", "train first-seed5"]
+    assert len(numbers(options)["diverged"]) == 4
+    assert compare(options, STUDIES) == 0
+    assert len(programs.started) == 2
+
+
+def test_each_run_has_a_log_of_its_own(options, programs):
+    studies = {"rates": Study("Rates", {f"{rate}": row(f"rate-{rate}") for rate in (0.1, 0.2)})}
+    for run in planned_runs(studies["rates"], options):
+        by_folder[run.settings.folder] = run.settings
+    assert compare(dataclasses.replace(options, studies=("rates",)), studies) == 0
+    assert {file.name for file in options.runs.glob("*.log")} == {
+        f"rate-{rate}-seed{seed}.log" for rate in (0.1, 0.2) for seed in (3, 5)
+    }
+    log = (options.runs / "rate-0.1-seed3.log").read_text()
+    assert log == "train rate-0.1-seed3 ends with 0\nevaluate rate-0.1-seed3 ends with 0\n"
+
+
+@pytest.mark.parametrize("status", [1, INTERRUPTED])
 def test_a_stopped_comparison_leaves_all_it_has_and_says_what_is_missing(options, programs, capsys, status):
     programs.does = lambda name: status if name == "train lstm-seed5" else 0
     options = dataclasses.replace(options, parallel=1, studies=("letters", "digits"))
@@ -247,7 +290,7 @@ def test_a_stopped_comparison_leaves_all_it_has_and_says_what_is_missing(options
         assert compare(options, STUDIES) == INTERRUPTED
     else:
         with pytest.raises(
-            ChildProcessError, match=r"lstm-seed5 failed with status 3; see .*lstm-seed5\.log"
+            ChildProcessError, match=r"lstm-seed5 failed with status 1; see .*lstm-seed5\.log"
         ):
             compare(options, STUDIES)
     out = capsys.readouterr().out
@@ -269,7 +312,7 @@ def test_a_stopped_comparison_leaves_all_it_has_and_says_what_is_missing(options
 
 
 def test_rows_without_a_run_are_named(options, programs, capsys):
-    programs.does = lambda name: 3 if "lstm" in name else 0
+    programs.does = lambda name: 1 if "lstm" in name else 0
     with pytest.raises(ChildProcessError):
         compare(dataclasses.replace(options, parallel=1), STUDIES)
     assert "no run yet: an LSTM" in capsys.readouterr().out
@@ -282,7 +325,7 @@ def test_what_ended_while_a_comparison_was_stopped_is_kept(options, programs):
     def does(name):
         if name == "train first-seed3":
             assert evaluating.wait(timeout=60)
-            return 3
+            return 1
         if name == "evaluate first-seed5":
             evaluating.set()
             threading.Event().wait(0.2)  # until the other one's failure is known

@@ -18,6 +18,7 @@ from PIL import Image
 import srwm
 from examples.training import loop as loop_module
 from examples.training import program as program_module
+from examples.training.divergence import DivergenceError
 from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, load, save
 from tests.examples.launching import in_a_terminal
@@ -204,7 +205,7 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(program, settings, mo
 
     monkeypatch.setattr(training, "step", diverging)
     settings = program.of_kind("plain", runs=settings.runs)
-    with pytest.raises(ValueError, match=r"train: \w+: the weights must be finite, .* step 4: "):
+    with pytest.raises(DivergenceError, match=r"train: \w+: the weights must be finite, .* step 4: "):
         program.module.main(settings)
     folder = RunFolder(settings.folder)
     state = load(folder.checkpoint)
