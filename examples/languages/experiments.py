@@ -20,7 +20,8 @@ class Experiments(ExperimentOptions):
     """
 
     studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which: languages; languages-hard, languages-rates or languages-demo, with --seeds 0."""
+    """Which: languages, languages-s3; languages-hard, languages-a5, languages-rates or languages-demo, with
+    --seeds 0."""
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
 def learner_of(entry: dict[str, Any]) -> str:
     """The learner of a row of a study's numbers, as in `LEARNERS`."""
     settings = entry["settings"]
-    return str(settings["preset"]).removeprefix(f"{settings['task']}-")
+    return str(settings["preset"]).removeprefix(f"{settings['task']}-").removeprefix("long-")
 
 
 def by_task(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -36,16 +36,30 @@ _OF_TASKS = {
 }
 
 
-def _preset(task: str, learner: str) -> Settings:
-    name = f"{task}-{learner}"
+# Words of a group that grow as the training goes on, and a rate that falls: up to an hour a run.
+LONG = ("s3", "a5")
+_LONG: dict[str, Any] = {
+    **{"steps": 40_000, "curriculum": 15_000, "validate_every": 1000},
+    **{"schedule": "cosine", "lr_warmup": 0.02},
+}
+
+
+def _preset(task: str, learner: str, name: str, **more: Any) -> Settings:
     _, of_learner = LEARNERS[learner]
-    return replace(Settings(), task=task, name=name, preset=name, **of_learner, **_OF_TASKS.get(task, {}))
+    given = {**of_learner, **_OF_TASKS.get(task, {}), **more}
+    return replace(Settings(), task=task, name=name, preset=name, **given)
 
 
-PRESETS = {f"{task}-{learner}": _preset(task, learner) for task in TASKS for learner in LEARNERS}
+PRESETS = {
+    f"{task}{kind}-{learner}": _preset(task, learner, f"{task}{kind}-{learner}", **more)
+    for kind, tasks, more in (("", TASKS, {}), ("-long", LONG, _LONG))
+    for task in tasks
+    for learner in LEARNERS
+}
 
 DESCRIPTIONS = {
-    f"{task}-LEARNER": f"LEARNER: {', '.join(LEARNERS)}" if task == "parity" else "" for task in TASKS
+    **{f"{task}-LEARNER": f"LEARNER: {', '.join(LEARNERS)}" if task == "parity" else "" for task in TASKS},
+    **{f"{task}-long-LEARNER": "words that grow, up to an hour" for task in LONG},
 }
 
 

