@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from . import cifar, mini_imagenet, omniglot, tiered_imagenet
 from .archives import Layout, list_layouts
+from .cifar import CIFAR_FS, FC100
 from .classes import ImageClasses, Normalisation, Splits, measured_normalisation
 from .digits import load_digits
 from .folder import load_folder
 from .glyphs import load_glyphs
 from .lazy import with_rotations
+from .mini_imagenet import MINI_IMAGENET
+from .omniglot import OMNIGLOT
+from .public import PublicSet
 from .textures import load_textures
+from .tiered_imagenet import TIERED_IMAGENET
 
 __all__ = ["load_splits"]
 
@@ -44,6 +48,10 @@ class _DataSet:
     statistics: dict[str, Normalisation] = field(default_factory=dict)
 
 
+def _public(of: PublicSet, channels: int, **statistics: Normalisation) -> _DataSet:
+    return _DataSet(of.load, channels, of.layouts, of.together, statistics)
+
+
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CIFAR = Normalisation(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))
 # Of black ink on white paper, though the published scripts too show white ink on black.
@@ -54,18 +62,12 @@ _SETS = {
     "textures": _DataSet(load_textures, 3),
     "digits": _DataSet(load_digits, 1),
     "folder": _DataSet(load_folder, 1, (_OF_YOUR_OWN,)),
-    "omniglot": _DataSet(
-        omniglot.load_omniglot, 1, omniglot.LAYOUTS, together=True, statistics={"published": _OMNIGLOT}
-    ),
-    "miniimagenet": _DataSet(
-        mini_imagenet.load_mini_imagenet, 3, mini_imagenet.LAYOUTS, statistics={"published": _IMAGENET}
-    ),
-    "fc100": _DataSet(cifar.load_fc100, 3, cifar.FC100.layouts, statistics={"published": _CIFAR}),
+    "omniglot": _public(OMNIGLOT, 1, published=_OMNIGLOT),
+    "miniimagenet": _public(MINI_IMAGENET, 3, published=_IMAGENET),
+    "fc100": _public(FC100, 3, published=_CIFAR),
     # Measuring would mean to decode 448,695 images.
-    "tieredimagenet": _DataSet(
-        tiered_imagenet.load_tiered_imagenet, 3, tiered_imagenet.LAYOUTS, statistics={"correct": _IMAGENET}
-    ),
-    "cifarfs": _DataSet(cifar.load_cifar_fs, 3, cifar.CIFAR_FS.layouts),
+    "tieredimagenet": _public(TIERED_IMAGENET, 3, correct=_IMAGENET),
+    "cifarfs": _public(CIFAR_FS, 3),
 }
 
 
@@ -80,7 +82,7 @@ def load_splits(
     rotate: _Rotate = "none",
     cache: str | os.PathLike[str] | None = None,
 ) -> Splits:
-    """Train, validation and test classes of a data set.
+    """Train, validation and test classes of a data set, of (I, C, image_size, image_size) uint8 images.
 
     ==============  ====================================  ====  ========  =============================
     name            images                                side  channels  classes
@@ -108,10 +110,6 @@ def load_splits(
     rotate : "train" or "all" adds the classes turned by 90, 180 and 270 degrees, to the training
         split or to all three (as published for Omniglot).
     cache : of the sets that are made by the program, the folder of the cache (see `cached_classes`).
-
-    Returns
-    -------
-    Splits of (I, C, image_size, image_size) uint8 images, with their normalisation and channels.
 
     Raises
     ------

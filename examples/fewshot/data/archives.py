@@ -24,32 +24,14 @@ from pathlib import Path, PurePosixPath
 
 import pooch
 
-from .classes import PARTS, Splits
-
 _DEPTH = 2  # folders below the root that are looked into
-
-_DAMAGES = (  # what zipfile, tarfile and the decompressors raise on a damaged archive
-    EOFError,
-    OverflowError,
-    MemoryError,  # a length that cannot be right
-    RuntimeError,  # an encrypted ZIP file, or an unknown compression
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What zipfile, tarfile and the decompressors raise on a damaged archive: MemoryError for a length that
+# cannot be right, RuntimeError for an encrypted ZIP file or an unknown compression.
+_FAILURES: tuple[type[Exception], ...] = (EOFError, MemoryError, OverflowError, RuntimeError, ValueError)
+_FAILURES += (OSError, lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 # The errors of the system that the archive is to blame for: names that a folder cannot have, or not
 # together. gzip and bz2 raise None for a wrong checksum.
-_ERRORS_OF_ARCHIVES = (
-    None,
-    errno.EEXIST,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-)
+_OF_NAMES = (None, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -72,47 +54,13 @@ class Layout:
     url: str | None = None
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a complete copy of a data set has: classes and images of train, validation and test."""
-
-    classes: tuple[int, int, int]
-    images: tuple[int, int, int]
-
-    def check(self, operation: str, splits: Splits, source: Path) -> None:
-        """Raise ValueError if a split has more or fewer classes or images than published."""
-        for part, split in zip(PARTS, splits, strict=True):
-            self.check_split(operation, part, len(split.names), split.images.shape[0], source)
-
-    def check_split(self, operation: str, part: str, classes: int, images: int, source: Path) -> None:
-        """The same for one split, by its numbers."""
-        expected = {p: numbers for p, *numbers in zip(PARTS, self.classes, self.images, strict=True)}[part]
-        if [classes, images] != expected:
-            raise ValueError(
-                f"{operation}: the {part} split in {str(source)!r} must have {expected[0]} classes and "
-                f"{expected[1]} images, got {classes} and {images}; the copy is incomplete or of another "
-                "data set: delete it and fetch it again"
-            )
-
-
 def locate(
     operation: str, root: str | os.PathLike[str], layouts: Sequence[Layout], *, download: bool
 ) -> tuple[Layout, Path]:
-    """The first of the layouts that lies below root, unpacked or packed, or can be downloaded.
+    """The first of the layouts that lies below root, unpacked or packed, and the folder that holds it.
 
     An archive is unpacked beside itself, once. With ``download``, and only if nothing is found,
     the first layout with an address is fetched into root, with a progress bar.
-
-    Parameters
-    ----------
-    operation : who asks, for the messages.
-    root : folder to look in, down to folders of folders of it.
-    layouts : in order of preference.
-    download : fetch what is missing.
-
-    Returns
-    -------
-    The layout, and the folder that holds its names.
 
     Raises
     ------
@@ -127,16 +75,13 @@ def locate(
             f"one of\n{list_layouts(layouts, download=download)}"
         )
     for layout in layouts:
-        folder = find(root, layout.holds)
-        if folder is not None:
+        if (folder := find(root, layout.holds)) is not None:
             return layout, folder
-        if layout.archive is not None:
-            place = find(root, (layout.archive,))
-            if place is not None:
-                return layout, unpack(operation, place / layout.archive, layout.holds, layout.md5)
+        if layout.archive is not None and (place := find(root, (layout.archive,))) is not None:
+            return layout, unpack(operation, place / layout.archive, layout.holds, layout.md5)
     for layout in layouts if download else ():
         if layout.url is not None:
-            return layout, unpack(operation, fetch(operation, root, layout), layout.holds)
+            return layout, unpack(operation, _fetch(operation, root, layout), layout.holds)
     raise FileNotFoundError(
         f"{operation}: found nothing to read under {str(root)!r}; put there one of\n"
         f"{list_layouts(layouts, download=download)}"
@@ -149,9 +94,10 @@ def list_layouts(layouts: Sequence[Layout], *, download: bool) -> str:
     for layout in layouts:
         packed = "" if layout.archive is None else f", or {layout.archive}, which holds them"
         lines.append(f"  * {', '.join(layout.holds)}{packed}: {layout.source}")
-    if not download and any(layout.url is not None for layout in layouts):
+    has_address = any(layout.url is not None for layout in layouts)
+    if has_address and not download:
         lines.append("or add download=True (--download)")
-    elif download and all(layout.url is None for layout in layouts):
+    elif download and not has_address:
         lines.append("there is no stable public address to download it from")
     return "\n".join(lines)
 
@@ -167,8 +113,18 @@ def find(root: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def fetch(operation: str, root: Path, layout: Layout) -> Path:
-    """Download the archive of a layout into root; errors as `locate`. Returns its path."""
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir() if name.endswith("/") else (folder / name).is_file()
+
+
+def _folders(parent: Path) -> list[Path]:
+    with os.scandir(parent) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.endswith(".part")]
+    return [parent / name for name in sorted(names)]
+
+
+def _fetch(operation: str, root: Path, layout: Layout) -> Path:
+    """Download the archive of a layout into root."""
     try:  # pooch downloads into a temporary file, checks it, and renames it
         pooch.retrieve(layout.url, f"md5:{layout.md5}", fname=layout.archive, path=root, progressbar=True)
     except ValueError as error:  # the checksum differs
@@ -190,14 +146,9 @@ def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None 
 
     Parameters
     ----------
-    operation : who asks, for the messages.
     archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``, of plain files and folders that lie inside.
-    holds : names that must lie together in it, or in a folder of it.
+    holds : names that must lie together in it, or in a folder of it; which folder is returned.
     md5 : the archive's checksum, if it is to be verified.
-
-    Returns
-    -------
-    The folder that holds the names.
 
     Raises
     ------
@@ -208,13 +159,11 @@ def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None 
     done = find(archive.parent, holds)
     if done is not None:
         return done
-    if md5 is not None:
-        came = pooch.file_hash(str(archive), alg="md5")
-        if came != md5:
-            raise ValueError(
-                f"{operation}: {str(archive)!r} is not the published file: its MD5 must be {md5}, got "
-                f"{came}; it is damaged or cut short: delete it and fetch it again"
-            )
+    if md5 is not None and (came := pooch.file_hash(str(archive), alg="md5")) != md5:
+        raise ValueError(
+            f"{operation}: {str(archive)!r} is not the published file: its MD5 must be {md5}, got "
+            f"{came}; it is damaged or cut short: delete it and fetch it again"
+        )
     target = archive.with_name(re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", archive.name))
     with tempfile.TemporaryDirectory(dir=archive.parent, suffix=".part") as partial:
         content = Path(partial, "content")
@@ -245,16 +194,6 @@ def publish(finished: Path, target: Path) -> None:
             raise
 
 
-def _is_there(folder: Path, name: str) -> bool:
-    return (folder / name).is_dir() if name.endswith("/") else (folder / name).is_file()
-
-
-def _folders(parent: Path) -> list[Path]:
-    with os.scandir(parent) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.endswith(".part")]
-    return [parent / name for name in sorted(names)]
-
-
 def _extract(operation: str, archive: Path, folder: Path) -> None:
     """Unpack into an empty folder: plain files and folders only, and nothing outside of it."""
     try:
@@ -273,8 +212,8 @@ def _extract(operation: str, archive: Path, folder: Path) -> None:
                 # is checked above leaves it nothing to refuse.
                 packed.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
                 packed.extractall(folder)
-    except (*_DAMAGES, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _ERRORS_OF_ARCHIVES:
+    except _FAILURES as error:
+        if isinstance(error, OSError) and error.errno not in _OF_NAMES:
             raise OSError(
                 f"{operation}: cannot unpack {str(archive)!r} ({error}); see to the disk and try again"
             ) from error

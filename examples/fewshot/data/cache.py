@@ -6,6 +6,7 @@ that is absent or damaged is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -19,6 +20,9 @@ import pooch
 
 from .classes import ImageClasses
 
+# What NumPy, and who takes the arrays, raise for a file that is cut short or overwritten.
+DAMAGES = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+
 
 def cached_classes(
     name: str,
@@ -26,45 +30,32 @@ def cached_classes(
     make: Callable[[], ImageClasses],
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageClasses:
-    """What ``make()`` returns, read from the file that an earlier call wrote if there is one.
+    """What ``make()`` returns, without normalisation and channels; read if an earlier call wrote it.
 
     Parameters
     ----------
     name : of the data set; the file is ``<name>-<hash>.npz``, the error is of ``load_<name>``.
     depends_on : everything that decides what is made; hashed by its repr.
-    make : makes the classes. Their normalisation and channels are not kept.
     cache : folder of the file; by default ``$SRWM_CACHE``, else ``srwm`` in the user's cache folder, on
-        Linux ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Raises
-    ------
-    OSError : if the file cannot be written.
+        Linux ``$XDG_CACHE_HOME`` or ``~/.cache``. An OSError says that it cannot be written.
     """
     digest = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
     folder = Path(cache or os.environ.get("SRWM_CACHE") or pooch.os_cache("srwm"))
     path = folder / f"{name}-{digest}.npz"
-    classes = _read(path)
-    if classes is None:
-        classes = make()
-        _write(name, path, classes)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, *DAMAGES):
+        stored = read_arrays(path)
+        names, alphabets = (tuple(stored[key].tolist()) for key in ("names", "alphabets"))
+        return ImageClasses(stored["images"], stored["offsets"], names, alphabets)
+    classes = make()
+    _write(name, path, classes)
     return classes
 
 
-def _read(path: Path) -> ImageClasses | None:
-    """The cached classes, or None if the file is absent or damaged."""
-    try:
-        # Opened here, because np.load leaves the file open when it is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return ImageClasses(
-                images=stored["images"],
-                offsets=stored["offsets"],
-                names=tuple(stored["names"].tolist()),
-                alphabets=tuple(stored["alphabets"].tolist()),
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
-        return None  # cut short or overwritten: np.load and ImageClasses say so in these ways
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file; what is wrong with it raises one of `DAMAGES`."""
+    # Opened here, because np.load leaves the file open when it is no archive.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return dict(stored)
 
 
 def _write(name: str, path: Path, classes: ImageClasses) -> None:

@@ -7,23 +7,27 @@ FC100 (Oreshkin, Rodríguez, Lacoste 2018, https://arxiv.org/abs/1805.10123) spl
 that test classes are unlike the training classes: 60 classes of 12 superclasses for training, 20 of 4
 for validation, 20 of 4 for the test. CIFAR-FS (Bertinetto, Henriques, Torr, Vedaldi 2019,
 https://arxiv.org/abs/1805.08136) splits it at random: 64, 16 and 20 classes.
+
+Classes bear their names, and their superclasses as groups, if read from CIFAR-100; the images of CIFAR-FS
+lie in folders of the names only, and the pickles have numbers.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .archives import Contents, Layout, locate
+from .archives import Layout
 from .classes import ImageClasses, Splits
-from .images import read_images, resized, side, visible
+from .images import decode_image, read_images, visible
 from .pickles import as_named, load_pickle
+from .public import PublicSet
 
-_SIZE = 32
+_SPLITS = ("train", "val", "test")
+_SIDE = 32
 _ORIGINAL = Layout(
     holds=("train", "test", "meta"),
     source="CIFAR-100 for Python, https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -36,138 +40,52 @@ _FOLDERS = Layout(
     source="the links of https://github.com/bertinetto/r2d2",
     archive="cifarfs.zip",
 )
-
-
-def _pickles(stem: str, archive: str) -> Layout:
-    return Layout(
-        holds=tuple(f"{stem}_{split}.pickle" for split in ("train", "val", "test")),
+_FC100_PICKLES, _CIFAR_FS_PICKLES = (
+    Layout(
+        holds=tuple(f"{stem}_{split}.pickle" for split in _SPLITS),
         source="the links of https://github.com/kjunelee/MetaOptNet",
         archive=archive,
     )
-
-
-@dataclass(frozen=True)
-class SplitOfCifar100:
-    """One of the two.
-
-    Attributes
-    ----------
-    by : what is shared out, the attribute of `ImageClasses`: "names" of classes, or superclasses
-        ("alphabets").
-    validation, test : of these; the others are for training. Names with spaces between.
-    layouts, contents : the forms in which it circulates, and what it has when it is complete.
-    """
-
-    by: str
-    validation: str
-    test: str
-    layouts: tuple[Layout, ...]
-    contents: Contents
-
-
-FC100 = SplitOfCifar100(
-    by="alphabets",
-    validation="large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
-    test="aquatic_mammals insects medium_mammals people",
-    layouts=(_pickles("FC100", "FC100.zip"), _ORIGINAL),
-    contents=Contents(classes=(60, 20, 20), images=(36_000, 12_000, 12_000)),
-)
-CIFAR_FS = SplitOfCifar100(
-    by="names",
-    validation=(
-        "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea "
-        "shark television tractor"
-    ),
-    test=(
-        "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail "
-        "sweet_pepper table telephone wardrobe whale woman worm"
-    ),
-    layouts=(_pickles("CIFAR_FS", "CIFAR-FS.zip"), _FOLDERS, _ORIGINAL),
-    contents=Contents(classes=(64, 16, 20), images=(38_400, 9_600, 12_000)),
+    for stem, archive in (("FC100", "FC100.zip"), ("CIFAR_FS", "CIFAR-FS.zip"))
 )
 
 
-def load_fc100(
-    root: str | os.PathLike[str], *, download: bool = False, image_size: int | None = None
+def _read(
+    operation: str, found: dict[Layout, Path], _: int, *, by: str, held_out: tuple[str, str]
 ) -> Splits:
-    """FC100 from its own pickles, or from CIFAR-100.
+    """By whichever layout was found.
 
     Parameters
     ----------
-    root : folder that has, in it or at most two folders below it, the three pickles
-        ``FC100_{train,val,test}.pickle`` (or ``FC100.zip``), or CIFAR-100's files ``train``,
-        ``test`` and ``meta`` (or ``cifar-100-python.tar.gz``).
-    download : fetch CIFAR-100 (169 MB) if there is neither.
-    image_size : S; 32 by default, the stored size. Pillow scales to others bilinearly.
-
-    Returns
-    -------
-    Splits of (I, 3, S, S) uint8 images. Classes bear their names and superclasses if read from
-    CIFAR-100; the pickles have numbers only.
-
-    Errors are those of `load_omniglot`.
+    by : what of the original is shared out, an attribute of `ImageClasses`: "names" of classes, or
+        superclasses ("alphabets").
+    held_out : of these, for validation and for the test, with spaces between; the others are for training.
     """
-    return _load("load_fc100", FC100, root, download, image_size)
-
-
-def load_cifar_fs(
-    root: str | os.PathLike[str], *, download: bool = False, image_size: int | None = None
-) -> Splits:
-    """CIFAR-FS from one of the three forms in which it circulates; errors as `load_omniglot`.
-
-    Parameters
-    ----------
-    root : folder that has, in it or at most two folders below it, one of
-
-        * the pickles ``CIFAR_FS_{train,val,test}.pickle`` (or ``CIFAR-FS.zip``);
-        * ``data/<class>/*.png`` with ``splits/bertinetto/{train,val,test}.txt``, one class name a
-          line (or ``cifarfs.zip``);
-        * CIFAR-100's files ``train``, ``test`` and ``meta`` (or ``cifar-100-python.tar.gz``).
-    download, image_size : as of `load_fc100`.
-
-    Returns
-    -------
-    Splits of (I, 3, S, S) uint8 images; classes are numbered in the pickles and named in the others,
-    and have their superclasses as groups if read from CIFAR-100.
-    """
-    return _load("load_cifar_fs", CIFAR_FS, root, download, image_size)
-
-
-def _load(
-    operation: str,
-    split: SplitOfCifar100,
-    root: str | os.PathLike[str],
-    download: bool,
-    image_size: int | None,
-) -> Splits:
-    size = side(operation, image_size, _SIZE)
-    layout, folder = locate(operation, root, split.layouts, download=download)
-    if layout.holds == _ORIGINAL.holds:
-        classes = _read_original(operation, folder)
-        validation, test = (
-            [c for c, name in enumerate(getattr(classes, split.by)) if name in held_out.split()]
-            for held_out in (split.validation, split.test)
-        )
-        train = sorted({*range(len(classes.names))}.difference(validation, test))
-        splits = Splits(*map(classes.subset, (train, validation, test)))
-    elif layout.holds == _FOLDERS.holds:
-        splits = Splits(*(_read_folders(operation, folder, name) for name in ("train", "val", "test")))
-    else:
-        splits = Splits(*(_read_pickle(operation, folder / name) for name in layout.holds))
-    split.contents.check(operation, splits, folder)
-    return Splits(*(resized(classes, size) for classes in splits))
+    [(layout, folder)] = found.items()
+    if layout.holds == _FOLDERS.holds:
+        return Splits(*(_read_folders(operation, folder, split) for split in _SPLITS))
+    if layout.holds != _ORIGINAL.holds:
+        return Splits(*(_read_pickle(operation, folder / name) for name in layout.holds))
+    classes = _read_original(operation, folder)
+    validation, test = (
+        [c for c, name in enumerate(getattr(classes, by)) if name in names.split()] for names in held_out
+    )
+    train = sorted({*range(len(classes.names))}.difference(validation, test))
+    return Splits(*map(classes.subset, (train, validation, test)))
 
 
 def _read_original(operation: str, folder: Path) -> ImageClasses:
-    """The 100 classes in the order of CIFAR's labels; (I, 3, 32, 32) uint8, groups = superclasses."""
+    """The 100 classes in the order of CIFAR's labels."""
     train, test, meta = (load_pickle(operation, folder / name) for name in _ORIGINAL.holds)
     with as_named(operation, folder):
-        pixels = np.concatenate([part["data"] for part in (train, test)]).reshape(-1, 3, _SIZE, _SIZE)
-        fine = np.concatenate([part["fine_labels"] for part in (train, test)])
-        coarse = np.concatenate([part["coarse_labels"] for part in (train, test)])
+        pixels, fine, coarse = (
+            np.concatenate([part[key] for part in (train, test)])
+            for key in ("data", "fine_labels", "coarse_labels")
+        )
         names, groups = meta["fine_label_names"], meta["coarse_label_names"]
         first = [int(np.flatnonzero(fine == label)[0]) for label in range(len(names))]
-        return _by_label(pixels, fine, names, [groups[coarse[image]] for image in first])
+        group_of = [groups[coarse[image]] for image in first]
+        return _by_label(pixels.reshape(-1, 3, _SIDE, _SIDE), fine, names, group_of)
 
 
 def _read_pickle(operation: str, path: Path) -> ImageClasses:
@@ -180,9 +98,11 @@ def _read_pickle(operation: str, path: Path) -> ImageClasses:
 
 
 def _read_folders(operation: str, folder: Path, split: str) -> ImageClasses:
+    """``data/<class>/*.png``, and the names of the split's classes, a line each."""
     names = (folder / "splits" / "bertinetto" / f"{split}.txt").read_text().split()
     files = {name: visible(operation, folder / "data" / name, ".png") for name in names}
-    return read_images(operation, files, names, channels=3, image_size=_SIZE)
+    decode = partial(decode_image, operation, channels=3, image_size=_SIDE)
+    return read_images(files, decode, (3, _SIDE, _SIDE), names)
 
 
 def _by_label(
@@ -199,10 +119,36 @@ def _by_label(
 def count_labels(labels: np.ndarray, classes: int) -> np.ndarray:
     """How often each of the labels (I,) in [0, K) occurs: (K,) int64.
 
-    Raises
-    ------
-    ValueError : if there is a label beyond; to count it would take memory for all up to it.
+    A label beyond is a ValueError; to count it would take memory for all up to it.
     """
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels {labels.min()} to {labels.max()}, but {classes} classes")
     return np.bincount(labels, minlength=classes)
+
+
+FC100_HELD_OUT = (
+    "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
+    "aquatic_mammals insects medium_mammals people",
+)
+CIFAR_FS_HELD_OUT = (
+    "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea "
+    "shark television tractor",
+    "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper "
+    "table telephone wardrobe whale woman worm",
+)
+FC100 = PublicSet(
+    operation="load_fc100",
+    side=_SIDE,
+    layouts=(_FC100_PICKLES, _ORIGINAL),
+    classes=(60, 20, 20),
+    images=(36_000, 12_000, 12_000),
+    read=partial(_read, by="alphabets", held_out=FC100_HELD_OUT),
+)
+CIFAR_FS = PublicSet(
+    operation="load_cifar_fs",
+    side=_SIDE,
+    layouts=(_CIFAR_FS_PICKLES, _FOLDERS, _ORIGINAL),
+    classes=(64, 16, 20),
+    images=(38_400, 9_600, 12_000),
+    read=partial(_read, by="names", held_out=CIFAR_FS_HELD_OUT),
+)

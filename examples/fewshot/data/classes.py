@@ -35,14 +35,8 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixels in [0, 1] minus a mean, divided by a standard deviation; one pair per channel.
+    """Pixels in [0, 1] minus a mean, divided by a standard deviation above 0; one pair per channel.
 
-    Raises
-    ------
-    ValueError : if the two have different lengths, or a standard deviation is not above 0.
-
-    Examples
-    --------
     >>> half = Normalisation(mean=(0.5,), std=(0.25,))
     >>> half.apply(torch.tensor([[[0.5, 1.0]]])).tolist()
     [[[0.0, 2.0]]]
@@ -60,17 +54,13 @@ class Normalisation:
 
     def apply(self, pixels: torch.Tensor) -> torch.Tensor:
         """(..., C, H, W) float in [0, 1] -> the same, normalised."""
-        mean, std = self._columns(pixels)
+        mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
     def undo(self, normalised: torch.Tensor) -> torch.Tensor:
         """The inverse of `apply`, for showing what a network saw."""
-        mean, std = self._columns(normalised)
+        mean, std = (normalised.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return normalised * std + mean
-
-    def _columns(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return mean, std
 
 
 @dataclass(frozen=True)
@@ -87,10 +77,6 @@ class ImageClasses:
     normalisation : of the pixels that a sampler hands out, after any distortion; None leaves them
         in [0, 1]. One pair per channel handed out, or a single pair for all.
     channels : 3 has samplers repeat grey images to three channels; None hands them out as they are.
-
-    Raises
-    ------
-    TypeError, ValueError : if these do not fit together.
 
     Examples
     --------
@@ -159,18 +145,9 @@ class ImageClasses:
         return self.channels or stored, height, width
 
     def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> torch.Tensor:
-        """The images at some positions, as a network is shown them.
+        """Positions (B, S) -> images (B, S, C, H, W) float32, in [0, 1] before the normalisation.
 
-        Parameters
-        ----------
-        rows : (B, S) int64 positions in ``images``.
-        numbers : (B, S * 6) in [0, 1), which decide each image's distortion; None for no distortion.
-            What a distortion brings in from outside is paper (0) for grey images; colour images have
-            no paper, and are mirrored at their edges.
-
-        Returns
-        -------
-        (B, S, C, H, W) float32, in [0, 1] before the normalisation.
+        Numbers (B, S * 6) in [0, 1) decide each image's distortion, see `distorted`; None is for none.
         """
         pixels = torch.from_numpy(self.images[rows]).float().div_(255)
         if numbers is not None:
@@ -211,11 +188,7 @@ class Splits:
 def measured_normalisation(classes: ImageClasses) -> Normalisation:
     """Mean and standard deviation of each stored channel over all pixels of all images.
 
-    Counted in whole numbers, a thousand images at a time.
-
-    Raises
-    ------
-    ValueError : if all pixels of a channel are equal, or there are none.
+    Counted in whole numbers, a thousand images at a time. There must be two unlike pixels of a channel.
     """
     count, channels, _, _ = classes.images.shape
     if not count:

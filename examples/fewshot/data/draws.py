@@ -4,8 +4,6 @@ Item ``i`` of a stream owns a fixed range of the counters of a counter-based gen
 consecutive items are consecutive ranges, so one call draws a whole batch. All arithmetic after it is
 elementwise with exactly rounded operations, whose results depend neither on the batch nor on the
 machine.
-
-Letters in the shapes: B items of a batch; T draws of an item.
 """
 
 from __future__ import annotations
@@ -14,12 +12,7 @@ import numpy as np
 
 
 def stream_key(operation: str, seed: int, stream: int) -> np.ndarray:
-    """The Philox key of a stream; two streams of one seed share no numbers.
-
-    Raises
-    ------
-    ValueError : if the seed is negative; the message begins with the operation's name.
-    """
+    """The Philox key of a stream; two streams of one seed share no numbers."""
     if seed < 0:
         raise ValueError(f"{operation}: seed must be non-negative, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(2, np.uint64)

@@ -28,16 +28,9 @@ _IMAGES = 256  # encoded together
 
 @dataclass(frozen=True)
 class EncodedClasses:
-    """What a sampler needs of `ImageClasses`, with features in the place of pictures.
+    """What a sampler needs of `ImageClasses`, with features in the place of pictures."""
 
-    Attributes
-    ----------
-    features : (I, V, F) float32 on the CPU.
-    offsets : (K + 1,) int64; the images of class k are those from ``offsets[k]`` up to ``offsets[k + 1]``.
-    names : of the K classes.
-    """
-
-    features: Tensor
+    features: Tensor  # (I, V, F) float32 on the CPU
     offsets: np.ndarray
     names: tuple[str, ...]
 
@@ -52,16 +45,9 @@ class EncodedClasses:
         return tuple(self.features.shape[2:])
 
     def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> Tensor:
-        """The features of the images at some positions.
+        """Positions (B, S) -> features (B, S, F).
 
-        Parameters
-        ----------
-        rows : (B, S) int64 positions.
-        numbers : (B, S * 6) in [0, 1), of which each image's first decides its view; None for view 0.
-
-        Returns
-        -------
-        (B, S, F).
+        Of the numbers (B, S * 6) in [0, 1) each image's first decides its view; None is for view 0.
         """
         if numbers is None:
             return self.features[rows, 0]
@@ -71,13 +57,7 @@ class EncodedClasses:
     def lookalikes(self, count: int) -> np.ndarray:
         """For each class the ones whose mean features make the smallest angles with its own.
 
-        Parameters
-        ----------
-        count : M, how many; or all of them, if there are fewer.
-
-        Returns
-        -------
-        (K, M) int64, the nearest first, which is the class itself.
+        (K, count) int64, or (K, K) if there are fewer; the nearest first, which is the class itself.
         """
         directions = F.normalize(self.features, dim=-1).mean(dim=1)
         parts = directions.split(self.sizes.tolist())
@@ -95,9 +75,8 @@ def encode_classes(
     Parameters
     ----------
     encode : (I, C, H, W) -> (I, F) on any device; it must treat each image by itself.
-    classes : the images.
     views : V, at least 1; without distortions one serves as all.
-    seed : of the distortions; the views are a function of it.
+    seed : decides the distortions of the views.
     augment : whether images are distorted, each view otherwise.
     """
     key = stream_key("encode_classes", seed, _STREAM)

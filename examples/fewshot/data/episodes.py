@@ -1,9 +1,8 @@
 """N-way K-shot episodes drawn from classes of images.
 
-Requirements the design meets: episode ``i`` is a function of ``(seed, i)`` alone (see `draws`), so
-that a run can resume, or be evaluated in batches of any size and by any number of worker processes,
-on the same pictures to the bit; and drawing is vectorised over the batch, so that one core feeds a
-training loop.
+Episode ``i`` is a function of ``(seed, i)`` alone (see `draws`), so that a run can resume, or be evaluated
+in batches of any size and by any number of worker processes, on the same pictures to the bit. Drawing is
+vectorised over the batch, so that one core feeds a training loop.
 
 Letters in the shapes: B episodes, N ways, K shots, Q queries; images of C channels, H x W pixels.
 """
@@ -11,38 +10,17 @@ Letters in the shapes: B episodes, N ways, K shots, Q queries; images of C chann
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from .classes import ImageClasses
 from .draws import below, check_range, skip, stream_key, uniform_rows, without_replacement
+from .encoded import EncodedClasses
 from .pictures import NUMBERS_PER_IMAGE
 
+Classes = ImageClasses | EncodedClasses
 _STREAM = 0  # of the seed's random draws
-
-
-class Classes(Protocol):
-    """What a sampler needs of `ImageClasses`; `EncodedClasses` has it too."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the K classes."""
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """(K + 1,) int64, where each class's images begin, and where the last one's end."""
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(K,) int64, the number of images of each class."""
-
-    @property
-    def picture_shape(self) -> tuple[int, ...]:
-        """Of what is shown of an image; (C, H, W) of images themselves."""
-
-    def show(self, rows: np.ndarray, numbers: np.ndarray | None) -> torch.Tensor:
-        """Positions (B, S) -> what is shown of these images, (B, S, *picture_shape)."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +29,9 @@ class Episodes:
 
     Attributes
     ----------
-    support : (B, N * K, C, H, W) float32, classes mixed; in [0, 1] before any normalisation. Of classes
-        that are encoded, (B, N * K, F).
-    support_labels : (B, N * K) int64 in [0, N).
-    query : (B, Q, C, H, W) float32, or (B, Q, F).
-    query_labels : (B, Q) int64 in [0, N).
+    support, query : (B, N * K, C, H, W) and (B, Q, C, H, W) float32, classes mixed; in [0, 1] before any
+        normalisation. Of classes that are encoded, (B, N * K, F) and (B, Q, F).
+    support_labels, query_labels : (B, N * K) and (B, Q) int64 in [0, N).
     classes : (B, N) int64, the index in the split of the class behind each label.
     """
 
@@ -87,14 +63,8 @@ class EpisodeSampler:
         among them.
     hard : share of the episodes whose classes are N of the lookalikes of one random class.
 
-    Raises
-    ------
-    ValueError : if the split has fewer than N classes, or a class fewer than K + 1 images, or ``hard``
-        comes without lookalikes, or with fewer than N of them.
-
     Examples
     --------
-    >>> from examples.fewshot.data.classes import ImageClasses
     >>> images = np.zeros((6, 1, 28, 28), np.uint8)
     >>> two = ImageClasses(images, np.array([0, 3, 6]), ("a", "b"), ("LATIN", "LATIN"))
     >>> sampler = EpisodeSampler(two, n_way=2, k_shot=1, n_query=4, seed=0)
@@ -143,12 +113,7 @@ class EpisodeSampler:
         self._key = stream_key("EpisodeSampler", seed, _STREAM)
 
     def batch(self, first: int, size: int, *, n_support: int | None = None) -> Episodes:
-        """Episodes ``first`` to ``first + size - 1``, with only the first ``n_support`` support images.
-
-        Raises
-        ------
-        ValueError : if ``first`` is negative or ``size`` below 1.
-        """
+        """Episodes ``first`` to ``first + size - 1``, with only the first ``n_support`` support images."""
         check_range("EpisodeSampler.batch", first, size)
         n, k, q = self.n_way, self.k_shot, self.n_query
         counts = [n, n * k, n * k, q, q, NUMBERS_PER_IMAGE * (n * k + q), 2 if self.hard else 0]
@@ -175,13 +140,9 @@ class EpisodeSampler:
         order = np.argsort(for_order, axis=1)[:, :n_support]  # (B, S), mixes the classes
         n_shown = order.shape[1]
         support_rows = (starts[:, :, None] + shots).reshape(size, n * k)
-        rows = np.concatenate(
-            [
-                np.take_along_axis(support_rows, order, axis=1),
-                np.take_along_axis(starts, query_labels, axis=1) + query_images,
-            ],
-            axis=1,
-        )  # (B, S + Q) positions in self.classes.images
+        shown = np.take_along_axis(support_rows, order, axis=1)
+        asked = np.take_along_axis(starts, query_labels, axis=1) + query_images
+        rows = np.concatenate([shown, asked], axis=1)  # (B, S + Q) positions in self.classes.images
         for_shown, for_asked = np.split(for_affine, [NUMBERS_PER_IMAGE * n * k], axis=1)
         affine = np.concatenate([for_shown[:, : NUMBERS_PER_IMAGE * n_shown], for_asked], axis=1)
         images = self.classes.show(rows, affine if self.augment else None)

@@ -43,19 +43,13 @@ def load_folder(
     seed: int = 0,
     min_images: int = 2,
 ) -> Splits:
-    """Read a folder of images and split it by alphabet.
+    """The images of one of the three layouts above, (I, 1, image_size, image_size), split by alphabet.
 
     Parameters
     ----------
-    root : one of the three layouts above.
     download : not possible: the images are the user's own.
-    image_size : side of the images in pixels, 28 by default.
     seed : decides which alphabets are held out where the layout does not say; non-negative.
     min_images : fewest images that a class may have; two are needed for one shot and a query.
-
-    Returns
-    -------
-    Splits of (I, 1, image_size, image_size) uint8 images, ink = 255 on 0; classes are named by their path.
 
     Raises
     ------
@@ -90,10 +84,9 @@ def load_folder(
 def read_folder(
     root: str | os.PathLike[str], *, image_size: int | None = None, min_images: int = 2
 ) -> ImageClasses:
-    """All the images of a folder as one set of classes, whatever its layout.
+    """All the images of a folder as one set of classes, for evaluating a checkpoint on other pictures.
 
-    For evaluating a checkpoint on pictures it was not trained on. Arguments and errors are those
-    of `load_folder`, except that any number of alphabets will do.
+    Arguments and errors are those of `load_folder`, except that any number of alphabets will do.
     """
     root, size = Path(root), side("read_folder", image_size, SIZE)
     [classes] = _read(root, [[*itertools.chain(*_parts(root))]], min_images, size)
@@ -135,12 +128,7 @@ def _alphabets(parent: Path) -> list[Path]:
 
 
 def _images(character: Path) -> list[Path]:
-    """The images of a class in order of name.
-
-    Raises
-    ------
-    ValueError : if two have one name, apart from its ending and case, or one has a format that is not read.
-    """
+    """The images of a class in order of name; two of one name, apart from ending and case, are an error."""
     paths = visible("load_folder", character)
     images = [path for path in paths if path.suffix.lower() in _ENDINGS]
     by_name: dict[str, Path] = {}
@@ -160,7 +148,7 @@ def _images(character: Path) -> list[Path]:
 
 
 def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> list[list[Path]]:
-    """Training alphabets first, then one list per share; a function of the names and the seed."""
+    """Training alphabets first, then one list per share, at least one each; decided by names and seed."""
     if seed < 0:
         raise ValueError(f"load_folder: seed must be non-negative, got {seed}")
     if len(alphabets) <= len(shares):
@@ -186,29 +174,26 @@ def _read(root: Path, parts: Sequence[list[Path]], min_images: int, size: int) -
         for part in parts
     ]
     found: dict[tuple[int, int], Path] = {}
-    for of_part in files:
-        for character, paths in of_part.items():
-            if len(paths) < min_images:
+    for character, paths in itertools.chain(*(of_part.items() for of_part in files)):
+        if len(paths) < min_images:
+            raise ValueError(
+                f"load_folder: class {str(character)!r} needs at least {min_images} images "
+                f"(*.png), got {len(paths)}; add images or remove the folder"
+            )
+        for path in paths:
+            status = path.stat()
+            other = found.setdefault((status.st_dev, status.st_ino), path)
+            if other is not path:
                 raise ValueError(
-                    f"load_folder: class {str(character)!r} needs at least {min_images} images "
-                    f"(*.png), got {len(paths)}; add images or remove the folder"
+                    f"load_folder: {str(other)!r} and {str(path)!r} are one file, by a link, and would "
+                    "count as two pictures; remove one of them"
                 )
-            for path in paths:
-                status = path.stat()
-                other = found.setdefault((status.st_dev, status.st_ino), path)
-                if other is not path:
-                    raise ValueError(
-                        f"load_folder: {str(other)!r} and {str(path)!r} are one file, by a link, and would "
-                        "count as two pictures; remove one of them"
-                    )
     return [
         read_images(
-            "load_folder",
             {character.relative_to(root).as_posix(): paths for character, paths in of_part.items()},
+            partial(_read_image, size=size),
+            (1, size, size),
             [character.parent.name for character in of_part],
-            channels=1,
-            image_size=size,
-            read=partial(_read_image, size=size),
         )
         for of_part in files
     ]
@@ -244,14 +229,10 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    """Grey values of any type as 8 bits.
+    """Grey values of any type as 8 bits; nearly the same everywhere, they are a ValueError.
 
     Whole numbers are scaled by the most that their number of bits can hold, up to 16: 4095, if the
     largest has 12. What then takes less than half of the range is stretched to the whole.
-
-    Raises
-    ------
-    ValueError : if they are nearly the same everywhere.
     """
     darkest, brightest = values.min().item(), values.max().item()
     spread = brightest - darkest

@@ -46,23 +46,15 @@ SCRIPTS = {
 _SPLIT_OF = {script: split for split, scripts in SCRIPTS.items() for script in scripts}
 _PRIORITY = (*SCRIPTS["test"], *SCRIPTS["validation"], *SCRIPTS["train"])
 
-FACES = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic",
-    "STIXGeneral",
-    "STIXGeneralBol",
-    "STIXGeneralItalic",
-    "STIXGeneralBolIta",
+FACES = tuple(
+    family + style
+    for family, styles in (
+        ("DejaVuSans", ("", "-Bold", "-Oblique", "-BoldOblique")),
+        ("DejaVuSansMono", ("", "-Bold", "-Oblique", "-BoldOblique")),
+        ("DejaVuSerif", ("", "-Bold", "-Italic", "-BoldItalic")),
+        ("STIXGeneral", ("", "Bol", "Italic", "BolIta")),
+    )
+    for style in styles
 )
 
 SIZE = 28
@@ -77,55 +69,37 @@ _FORMAT = 2  # raise it when the code below would draw other pictures from the s
 
 
 def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
-    """The glyph classes, split by script (`SCRIPTS`); rendered once, then read from the cache.
+    """The glyph classes, split by script; (I, 1, S, S) uint8 images, ink = 255 on 0.
 
-    Parameters
-    ----------
-    cache : folder of the cache (see `cached_classes`). The file's name holds a hash of the fonts'
-        bytes, the parameters and the versions of the rendering libraries.
-    image_size : side of the images in pixels; other sizes than 28 are scaled from it bilinearly.
+    They are rendered once, then read from the cache (see `cached_classes`), whose file is another one with
+    other fonts, parameters, or versions of the rendering libraries. Sides other than 28 are scaled.
 
-    Returns
-    -------
-    Splits of (I, 1, image_size, image_size) uint8 images, ink = 255 on 0.
-
-    Raises
-    ------
-    ValueError : if image_size is below 1.
-    FileNotFoundError : if matplotlib's installation lacks one of the fonts.
-    OSError : if the cache cannot be written.
-
-    Examples
-    --------
     >>> splits = load_glyphs()
     >>> sorted(set(splits.test.alphabets))
     ['ARMENIAN', 'GEORGIAN', 'LAO']
     """
     size = side("load_glyphs", image_size, SIZE)
     fonts = {face: _font_path(face) for face in FACES}
-    classes = cached_classes(
-        "glyphs", _parameters(fonts), lambda: select_classes(*render_pictures(fonts)), cache
+    depends_on = (
+        *(_FORMAT, SCRIPTS, FACES, SIZE, _BOX, _FONT_SIZE, MIN_RENDERINGS),
+        *(TWIN_DISTANCE, CROSS_SPLIT_DISTANCE, CASE_TWIN_DISTANCE),
+        *(PIL.__version__, features.version("freetype2"), unicodedata.unidata_version),
+        *(hashlib.sha256(path.read_bytes()).hexdigest() for path in fonts.values()),
     )
+    classes = cached_classes("glyphs", depends_on, lambda: select_classes(*render_pictures(fonts)), cache)
     classes = resized(classes, size)
-    return Splits(
-        *(
-            classes.subset([c for c, script in enumerate(classes.alphabets) if script in SCRIPTS[part]])
-            for part in PARTS
-        )
-    )
+
+    def split(scripts: tuple[str, ...]) -> ImageClasses:
+        return classes.subset([c for c, script in enumerate(classes.alphabets) if script in scripts])
+
+    return Splits(*(split(SCRIPTS[part]) for part in PARTS))
 
 
 def render_pictures(fonts: dict[str, Path]) -> tuple[list[int], np.ndarray]:
-    """Steps 1 and 2: draw every letter that enough faces have.
+    """Steps 1 and 2: draw every letter that enough faces have, from the font file of each.
 
-    Parameters
-    ----------
-    fonts : face name -> font file.
-
-    Returns
-    -------
-    codes : C code points, in the order in which twins are kept.
-    pictures : (faces, C, 28, 28) uint8, all zero where the face lacks the letter.
+    Returns C code points, in the order in which twins are kept, and (faces, C, 28, 28) uint8 pictures, all
+    zero where a face lacks the letter.
     """
     covered = {face: set(TTFont(path).getBestCmap()) for face, path in fonts.items()}
     codes = sorted(
@@ -151,10 +125,7 @@ def render_pictures(fonts: dict[str, Path]) -> tuple[list[int], np.ndarray]:
 
 
 def select_classes(codes: list[int], pictures: np.ndarray) -> ImageClasses:
-    """Steps 3 and 4: the classes with enough distinct pictures and without twins.
-
-    Takes what `render_pictures` returns.
-    """
+    """Steps 3 and 4: of what `render_pictures` returns, what has enough pictures and no twin."""
     distinct = [_distinct_pictures(pictures[:, c]) for c in range(len(codes))]
     enough = [c for c, images in enumerate(distinct) if len(images) >= MIN_RENDERINGS]
     letters = [_LETTER_CASE.sub("", unicodedata.name(chr(codes[c]))) for c in enough]
@@ -254,23 +225,3 @@ def _font_path(face: str) -> Path:
             "reinstall matplotlib from a wheel"
         )
     return path
-
-
-def _parameters(fonts: dict[str, Path]) -> tuple[object, ...]:
-    """Everything the pictures depend on."""
-    return (
-        _FORMAT,
-        SCRIPTS,
-        FACES,
-        SIZE,
-        _BOX,
-        _FONT_SIZE,
-        MIN_RENDERINGS,
-        TWIN_DISTANCE,
-        CROSS_SPLIT_DISTANCE,
-        CASE_TWIN_DISTANCE,
-        PIL.__version__,
-        features.version("freetype2"),
-        unicodedata.unidata_version,
-        *(hashlib.sha256(path.read_bytes()).hexdigest() for path in fonts.values()),
-    )

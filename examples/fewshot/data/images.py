@@ -8,10 +8,9 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -22,19 +21,9 @@ from tqdm import tqdm
 from .classes import ImageClasses
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-_FAILURES = (  # Pillow's ways to refuse a file, or to fail over a damaged one
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+# Pillow's ways to refuse a file, or to fail over a damaged one.
+_FAILURES: tuple[type[Exception], ...] = (struct.error, zlib.error, EOFError, IndexError, KeyError)
+_FAILURES += (MemoryError, OSError, OverflowError, SyntaxError, TypeError, ValueError)
 
 
 def side(operation: str, image_size: int | None, usual: int) -> int:
@@ -47,9 +36,7 @@ def side(operation: str, image_size: int | None, usual: int) -> int:
 def visible(operation: str, folder: Path, ending: str = "") -> list[Path]:
     """What a folder holds with names of this ending, by name, without what systems and editors hide there.
 
-    Raises
-    ------
-    ValueError : if the folder cannot be read, or has a link to nothing.
+    A ValueError says if the folder cannot be read, or has a link to nothing.
     """
     try:
         paths = sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
@@ -77,14 +64,9 @@ def opened(
 ) -> Iterator[Image.Image]:
     """An image file to decode; whatever fails in this is a ValueError that names the file.
 
-    Parameters
-    ----------
-    operation, name, advice : for the message: who asks, what the file is called, and what to do.
-    file : of one of a few common formats, whatever its ending; other decoders are not tried on it.
-
-    Raises
-    ------
-    ValueError : if the file is no image, damaged, or too large to be decoded; a pipe, a device, a folder.
+    Files of a few common formats are read, whatever their ending; other decoders are not tried on them.
+    Refused are also images too large to be decoded, pipes, devices and folders. The message has who asks,
+    what the file is called, and what to do.
     """
     shown = name or repr(str(file))
     if isinstance(file, Path) and not file.is_file():  # opening a pipe would wait for ever
@@ -116,14 +98,10 @@ def decode_image(
     invert: bool = False,
     name: str | None = None,
 ) -> np.ndarray:
-    """An image file as (C, S, S) uint8, grey for one channel and RGB for three.
+    """An image file as (C, S, S) uint8, grey for one channel and RGB for three; errors as `opened`.
 
     It is inverted if asked for, then scaled bilinearly by Pillow if its size is another, without
-    regard to the aspect: as in the published experiments. ``name`` is what messages call it.
-
-    Raises
-    ------
-    ValueError : as `opened`.
+    regard to the aspect: as in the published experiments.
     """
     with opened(operation, file, name=name) as image:
         converted = image.convert("L" if channels == 1 else "RGB")
@@ -131,33 +109,23 @@ def decode_image(
 
 
 def read_images(
-    operation: str,
     files: Mapping[str, Sequence[Path]],
-    groups: Sequence[str],
-    *,
-    channels: int,
-    image_size: int,
-    invert: bool = False,
-    read: Callable[[Path], np.ndarray] | None = None,
+    read: Callable[[Path], np.ndarray],
+    shape: tuple[int, int, int],
+    groups: Iterable[str] | None = None,
 ) -> ImageClasses:
     """Classes from the image files of each, by class name, with a progress bar.
 
     Parameters
     ----------
-    files, groups : the images of each class, and its alphabet, superclass or family.
-    operation, channels, image_size, invert : as of `decode_image`.
-    read : makes an image of a file, (C, S, S) uint8, in the place of `decode_image`.
-
-    Returns
-    -------
-    ImageClasses of (I, C, S, S) uint8, in the given order.
+    read : makes an image of a file, (C, H, W) uint8 of the given shape.
+    groups : the alphabet, superclass or family of each class; None makes each class its own.
     """
-    usual = partial(decode_image, operation, channels=channels, image_size=image_size, invert=invert)
     paths = [path for of_class in files.values() for path in of_class]
-    images = np.empty((len(paths), channels, image_size, image_size), np.uint8)
+    images = np.empty((len(paths), *shape), np.uint8)
     for position, path in enumerate(tqdm(paths, desc="reading images", unit="image", disable=None)):
-        images[position] = (read or usual)(path)
-    return ImageClasses.of_sizes(images, map(len, files.values()), files, groups)
+        images[position] = read(path)
+    return ImageClasses.of_sizes(images, map(len, files.values()), files, groups or files)
 
 
 def resized(

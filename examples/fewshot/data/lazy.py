@@ -21,12 +21,6 @@ def with_rotations(classes: ImageClasses) -> ImageClasses:
     As for Omniglot since Santoro et al. 2016 (https://arxiv.org/abs/1605.06065). Images are turned
     when they are asked for, so the four times as many classes take no more memory.
 
-    Raises
-    ------
-    ValueError : if the images are not square.
-
-    Examples
-    --------
     >>> image = np.eye(2, dtype=np.uint8)[None, None]
     >>> turned = with_rotations(ImageClasses(image, np.array([0, 1]), ("BACKSLASH",), ("OGHAM",)))
     >>> turned.names
@@ -34,17 +28,16 @@ def with_rotations(classes: ImageClasses) -> ImageClasses:
     >>> turned.images[np.array([1])].tolist()
     [[[[0, 1], [1, 0]]]]
     """
-    count, _, height, width = classes.images.shape
+    *_, height, width = classes.images.shape
     if height != width:
         raise ValueError(
             f"with_rotations: images must be square, got {height} x {width}; "
             "cut or pad them before turning them"
         )
-    starts = [classes.offsets[1:] + quarter * count for quarter in range(4)]
     return replace(
         classes,
         images=_Turned(classes.images),
-        offsets=np.concatenate([classes.offsets[:1], *starts]),
+        offsets=np.cumsum([0, *np.tile(classes.sizes, 4)]),
         names=tuple(name + angle for angle in _ANGLES for name in classes.names),
         alphabets=classes.alphabets * 4,
     )
@@ -64,23 +57,22 @@ def with_copies(classes: ImageClasses, least: int) -> ImageClasses:
     if not len(classes.names) or classes.sizes.min() >= least or classes.sizes.min() == 0:
         return classes
     times = np.maximum(1, -(-least // classes.sizes))
-    ranges = zip(classes.offsets[:-1], classes.offsets[1:], times, strict=True)
-    rows = np.concatenate([np.tile(np.arange(start, stop), repeats) for start, stop, repeats in ranges])
-    offsets = np.concatenate([[0], np.cumsum(classes.sizes * times)])
-    return replace(classes, images=Rows(classes.images, rows), offsets=offsets)
+    own = np.split(np.arange(classes.offsets[-1]), classes.offsets[1:-1])  # the positions of each class
+    rows = np.concatenate(list(map(np.tile, own, times)))
+    return replace(
+        classes, images=Rows(classes.images, rows), offsets=np.cumsum([0, *classes.sizes * times])
+    )
 
 
 class _Turned:
     """The images, then all of them turned by one, two and three quarters, turned when asked for."""
 
     def __init__(self, images: Images) -> None:
-        count, *rest = images.shape
-        self.images, self.count = images, count
-        self.shape = (4 * count, *rest)
-        self.dtype = images.dtype
+        self.images, self.dtype = images, images.dtype
+        self.shape = (4 * images.shape[0], *images.shape[1:])
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        quarters, rows = np.divmod(rows, self.count)
+        quarters, rows = np.divmod(rows, self.images.shape[0])
         turned = np.array(self.images[rows])  # a copy, to turn in place
         for quarter in range(1, 4):
             chosen = quarters == quarter
@@ -89,16 +81,10 @@ class _Turned:
 
 
 class EncodedImages:
-    """Image files one after the other in one file, decoded when they are indexed.
+    """Image files one after the other in one file, decoded when they are indexed: (I, 3, S, S) uint8.
 
-    Its first axis is indexed as that of the uint8 array of ``shape`` (I, 3, S, S) that it stands for, by
-    integers, slices and arrays of integers. A copy in another process maps the file anew.
-
-    Parameters
-    ----------
-    path : the file.
-    starts, sizes : (I,) int64, where each image begins and how many bytes it has.
-    image_size : S.
+    The first axis is indexed as an array's, by integers, slices and arrays of integers. A copy in another
+    process maps the file anew. Starts and sizes (I,) int64 say where each image's bytes are.
     """
 
     dtype = np.dtype(np.uint8)

@@ -9,78 +9,57 @@ The border runs through Gurmukhi, whose first 41 characters are for training and
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 
-from .archives import Contents, Layout, locate
+from .archives import Layout
 from .classes import ImageClasses, Splits
-from .images import read_images, side, visible
+from .images import decode_image, read_images, visible
+from .public import PublicSet
 
 VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 TRAINING_CHARACTERS = 1200  # those of validation included
 
-_SOURCE = "https://github.com/brendenlake/omniglot, folder python"
-_ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python"
-LAYOUTS = tuple(
-    Layout(
-        holds=(f"{part}/",),
-        source=_SOURCE,
-        archive=f"{part}.zip",
-        md5=md5,
-        url=f"{_ADDRESS}/{part}.zip",
-    )
-    for part, md5 in (
-        ("images_background", "68d2efa1b9178cc56df9314c21c6e718"),
-        ("images_evaluation", "6b91aef0f799c5bb55b94e3f2daec811"),
-    )
-)
-CONTENTS = Contents(classes=(1028, 172, 423), images=(20_560, 3_440, 8_460))
 
-
-def load_omniglot(
-    root: str | os.PathLike[str], *, download: bool = False, image_size: int | None = None
-) -> Splits:
-    """Omniglot without rotations; characters are named ``alphabet/character01``.
-
-    Parameters
-    ----------
-    root : folder that has ``images_background`` and ``images_evaluation``, or the ZIP files of
-        these names, in it or at most two folders below it.
-    download : fetch what is missing (16 MB).
-    image_size : S; 28 by default, as published. The stored images have 105 pixels; Pillow scales
-        them bilinearly.
-
-    Returns
-    -------
-    Splits of (I, 1, S, S) uint8 images, ink = 255 on 0.
-
-    Raises
-    ------
-    FileNotFoundError : if the data set is not there and not to be downloaded.
-    ValueError : if a file is damaged, characters or images are missing, or the size is below 1.
-    OSError : if the download fails.
-    """
-    operation = "load_omniglot"
-    size = side(operation, image_size, 28)
-    characters: list[Path] = []  # in the order of archive, alphabet and character
-    for layout in LAYOUTS:
-        _, place = locate(operation, root, (layout,), download=download)
-        alphabets = [path for path in visible(operation, place / layout.holds[0]) if path.is_dir()]
-        characters += [
-            path for alphabet in alphabets for path in visible(operation, alphabet) if path.is_dir()
-        ]
-    learnt, test = characters[:TRAINING_CHARACTERS], characters[TRAINING_CHARACTERS:]
+def _read(operation: str, found: dict[Layout, Path], side: int) -> Splits:
+    """From the folders of all layouts; characters are named ``alphabet/character01``, ink is 255 on 0."""
+    folders = [folder / layout.holds[0] for layout, folder in found.items()]
+    for _ in ("alphabets", "characters"):  # in the order of archive, alphabet and character
+        folders = [path for folder in folders for path in visible(operation, folder) if path.is_dir()]
+    learnt, test = folders[:TRAINING_CHARACTERS], folders[TRAINING_CHARACTERS:]
     train = [character for character in learnt if character.parent.name not in VALIDATION]
     validation = [character for character in learnt if character.parent.name in VALIDATION]
-    splits = Splits(*(_read(operation, part, size) for part in (train, validation, test)))
-    CONTENTS.check(operation, splits, Path(root))
-    return splits
+
+    def read(characters: list[Path]) -> ImageClasses:
+        alphabets = [character.parent.name for character in characters]
+        files = {
+            f"{character.parent.name}/{character.name}": visible(operation, character, ".png")
+            for character in characters
+        }
+        decode = partial(decode_image, operation, channels=1, image_size=side, invert=True)
+        return read_images(files, decode, (1, side, side), alphabets)
+
+    return Splits(read(train), read(validation), read(test))
 
 
-def _read(operation: str, characters: list[Path], image_size: int) -> ImageClasses:
-    files = {
-        f"{character.parent.name}/{character.name}": visible(operation, character, ".png")
-        for character in characters
-    }
-    alphabets = [character.parent.name for character in characters]
-    return read_images(operation, files, alphabets, channels=1, image_size=image_size, invert=True)
+OMNIGLOT = PublicSet(
+    operation="load_omniglot",
+    side=28,  # as published; the stored images have 105 pixels
+    layouts=tuple(
+        Layout(
+            holds=(f"{part}/",),
+            source="https://github.com/brendenlake/omniglot, folder python",
+            archive=f"{part}.zip",
+            md5=md5,
+            url=f"https://github.com/brendenlake/omniglot/raw/master/python/{part}.zip",
+        )
+        for part, md5 in (
+            ("images_background", "68d2efa1b9178cc56df9314c21c6e718"),
+            ("images_evaluation", "6b91aef0f799c5bb55b94e3f2daec811"),
+        )
+    ),
+    together=True,
+    classes=(1028, 172, 423),
+    images=(20_560, 3_440, 8_460),
+    read=_read,
+)

@@ -25,8 +25,8 @@ _NUMBERS_OR_TEXT = re.compile(r"[biufSU]\d{1,9}")
 _LONG = 256  # bytes; what is longer is no name or key
 _FORGOTTEN = object()
 _MOST_REPEATED = 20_000_000  # items, characters and bytes of arrays that are referred to again, together
-# The opcodes of containers, text, numbers and arrays. Left out are those for objects of other kinds and
-# for persistent ones, sets, copies of the stack's top (DUP), and integers beyond 255 bytes (LONG4).
+# The opcodes of containers, text, numbers and arrays. Left out are those of other objects, persistent ones,
+# sets, copies of the stack's top (DUP), and integers beyond 255 bytes (LONG4).
 _OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT "
@@ -34,32 +34,17 @@ _OPCODES = (
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "EMPTY_LIST LIST APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL"
 )
-_FAILURES = (  # what an unpickler raises on bytes that are no pickle
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-    TypeError,
-    UnicodeDecodeError,
-    ValueError,
-)
+# What an unpickler raises on bytes that are no pickle.
+_FAILURES: tuple[type[Exception], ...] = (pickle.UnpicklingError, struct.error, AttributeError, EOFError)
+_FAILURES += (IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def load_pickle(operation: str, path: Path, keep: Callable[[bytes], Any] | None = None) -> Any:
     """The content of a pickle: containers, numbers, str, and read-only arrays.
 
-    Byte strings become str (Python 2 wrote names and keys as such), by Latin-1.
-
-    Parameters
-    ----------
-    operation : who asks, for the messages.
-    path : of the file.
-    keep : for files larger than the memory, with a progress bar: of every array only ``keep(its bytes)``
-        is kept, called as it is read. None keeps the arrays.
+    Byte strings become str (Python 2 wrote names and keys as such), by Latin-1. A file that is larger than
+    the memory is read with ``keep``, and a progress bar: of every array only ``keep(its bytes)`` is kept,
+    called as it is read.
 
     Raises
     ------
@@ -155,10 +140,8 @@ class _Array:
 
 
 class _Table(dict[Any, Any]):
-    """A dictionary whose keys are names or small numbers.
-
-    The hash of a tuple takes the time of all that it refers to, and long integers of one hash are found.
-    """
+    """With names or small numbers as keys: a tuple's hash takes the time of all that it refers to, and
+    long integers of one hash are found."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         number = isinstance(key, int) and abs(key) < 1 << 32
@@ -184,6 +167,8 @@ class _Memo(dict[int, Any]):
 
 
 class _Opcodes(dict[int, Any]):
+    """What an opcode does, by its number."""
+
     def __missing__(self, opcode: int) -> Any:
         raise pickle.UnpicklingError(f"its opcode {bytes([opcode])!r} is not one of plain data")
 
@@ -208,7 +193,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for what the pickle asks for by name."""
         admitted: dict[str, Any] = {
-            "numpy.core.multiarray._reconstruct": self._reconstruct,
+            "numpy.core.multiarray._reconstruct": lambda subtype, shape, kind: _Array(self._build),
             "numpy.core.multiarray.scalar": self._scalar,
             "numpy.core.numeric._frombuffer": self._from_buffer,
             "numpy.ndarray": _Array,
@@ -223,9 +208,6 @@ class _Unpickler(pickle._Unpickler):
                 "nothing of it was run"
             )
         return admitted[f"{usual}.{name}"]
-
-    def _reconstruct(self, subtype: object, shape: object, kind: object) -> _Array:
-        return _Array(self._build)
 
     def _from_buffer(self, data: bytes, dtype: _Dtype, shape: Any, order: str) -> _Array:
         array = _Array(self._build)
@@ -281,10 +263,8 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1].set_state(state)  # which only the stand-ins have
 
     dispatch = _Opcodes(
-        {
-            opcode: pickle._Unpickler.dispatch[opcode]
-            for opcode in (getattr(pickle, name)[0] for name in _OPCODES.split())
-        }
+        (code, pickle._Unpickler.dispatch[code])
+        for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
     )
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_table

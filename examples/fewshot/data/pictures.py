@@ -20,6 +20,9 @@ NUMBERS_PER_IMAGE = 6
 def distorted(pixels: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:
     """Each image under a random affine map, bilinear: (B, S, C, H, W) -> the same, in [0, 1].
 
+    Numbers (B, S * 6) in [0, 1) decide the map. What it brings in from outside is paper (0) for grey
+    images; colour images have no paper, and are mirrored at their edges.
+
     Elementwise with exactly rounded operations (no sine, no exponential, no matrix product), so that
     an image does not depend on the batch it is in.
     """

@@ -53,24 +53,13 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the sequences of a batch share.
+    """What the sequences of a batch share: which domain comes first, and how long each one's task is."""
 
-    Attributes
-    ----------
-    order : the domain of the first and of the second task in the sequence, (0, 1) or (1, 0).
-    lengths : positions of the task of domain 0 and of domain 1.
-    """
-
-    order: tuple[int, int]
-    lengths: tuple[int, int]
+    order: tuple[int, int]  # of the domains 0 and 1
+    lengths: tuple[int, int]  # positions of the task of domain 0 and of domain 1
 
     def join(self, of_task: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What belongs to the positions of the whole tasks 0 and 1, each (B, N * K, ...), in sequence.
-
-        Returns
-        -------
-        (B, L, ...), without the positions that are trimmed.
-        """
+        """What belongs to the positions of whole tasks, (B, N * K, ...) each, in sequence: (B, L, ...)."""
         return torch.cat([of_task[task][:, : self.lengths[task]] for task in self.order], dim=1)
 
     @property
@@ -97,11 +86,6 @@ class SequenceSampler:
     batch_size : sequences of a batch, which share order and lengths.
     unknown_label : what is shown at position 0: label 0 as published, or no label at all.
     augment : distort images at random, as `EpisodeSampler`.
-
-    Raises
-    ------
-    ValueError : if an argument is out of its range, the domains' images differ in shape, or a domain
-        has fewer than N classes or K + 1 images of a class.
 
     Examples
     --------
@@ -163,22 +147,12 @@ class SequenceSampler:
         """Order and lengths of the two tasks in a batch, a function of the seed and its number."""
         numbers = uniform_rows(self._key, batch, 1, 3)[0]
         lengths = self.n_way * self.k_shot - below(numbers[:2], self.max_trim + 1)
-        leader = {
-            "random": int(below(numbers[2:], 2)[0]),
-            "alternating": batch % 2,
-            "first": 0,
-            "second": 1,
-        }[self.order]
+        drawn = int(below(numbers[2:], 2)[0])
+        leader = {"random": drawn, "alternating": batch % 2, "first": 0, "second": 1}[self.order]
         return Layout(order=(leader, 1 - leader), lengths=(int(lengths[0]), int(lengths[1])))
 
     def batch(self, first: int, size: int) -> Sequences:
-        """Sequences ``first`` to ``first + size - 1``.
-
-        Raises
-        ------
-        ValueError : if ``first`` is negative, ``size`` below 1, or the sequences are of two batches
-            whose layouts may differ.
-        """
+        """Sequences ``first`` to ``first + size - 1``, of one batch where the layouts of two may differ."""
         check_range("SequenceSampler.batch", first, size)
         batch = first // self.batch_size
         is_fixed = self.max_trim == 0 and self.order in ("first", "second")

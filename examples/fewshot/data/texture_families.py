@@ -26,10 +26,7 @@ NUMBERS = (6, _LATTICE * _LATTICE)  # of a sheet's image: tables, and cells of t
 class Sheet:
     """Coordinates of B images, and random numbers for the cells of a lattice, each image its own.
 
-    Parameters
-    ----------
-    x, y : (B, H, W) float32, one unit per image width.
-    numbers : (B, *NUMBERS) float32, random in [0, 1).
+    x and y are (B, H, W) float32, one unit per image width; numbers (B, *NUMBERS) float32, in [0, 1).
     """
 
     def __init__(self, x: Array, y: Array, numbers: Array) -> None:
@@ -63,12 +60,9 @@ class Sheet:
         return self.x + strength * self.noise(x, y, 2), self.y + strength * self.noise(x, y, 4)
 
     def cells(self, x: Array, y: Array, jitter: float) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """For the nine lattice cells round each point: where their jittered centre is, and which.
+        """For the nine lattice cells round each point: the way dx, dy to their jittered centre, and i, j.
 
-        Yields
-        ------
-        dx, dy : from the point to the centre.
-        i, j : of the cell, for `number`; tables 0 and 1 are the centre's.
+        The latter are for `number`, whose tables 0 and 1 are the centre's.
         """
         column, row = np.floor(x), np.floor(y)
         for a in (-1, 0, 1):
@@ -224,15 +218,5 @@ def contours(sheet: Sheet, traits: Traits) -> Array:
 
 
 Family = Callable[[Sheet, Traits], Array]
-FAMILIES: tuple[Family, ...] = (
-    stripes,
-    plaid,
-    grain,
-    clouds,
-    cells,
-    spots,
-    bricks,
-    strokes,
-    scales,
-    contours,
-)
+FAMILIES: tuple[Family, ...] = (stripes, plaid, grain, clouds, cells, spots, bricks, strokes)
+FAMILIES += (scales, contours)

@@ -56,37 +56,16 @@ PALETTES = (
 
 
 def load_textures(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
-    """The texture classes; made once, in half a minute, then read from the cache.
+    """64, 16 and 20 classes of 60 images each, (I, 3, S, S) uint8; images below 84 are averages over areas.
 
-    Parameters
-    ----------
-    cache : folder of the cache (see `cached_classes`).
-    image_size : side of the images in pixels, 84 by default; smaller ones are averages over areas.
-
-    Returns
-    -------
-    Splits of 64, 16 and 20 classes, 60 images each: (I, 3, image_size, image_size) uint8.
-
-    Raises
-    ------
-    ValueError : if image_size is below 1.
-    OSError : if the cache cannot be written.
+    They are made once, in half a minute, then read from the cache (see `cached_classes`).
     """
     size = side("load_textures", image_size, SIZE)
-    parameters = (
-        _FORMAT,
-        _SEED,
-        SIZE,
-        IMAGES_PER_CLASS,
-        CLASSES_PER_FAMILY,
-        VALIDATION,
-        TEST,
-        HELD_OUT,
-        PALETTES,
-        _PALETTE_STEPS,
-        _FACTORS,
+    depends_on = (
+        *(_FORMAT, _SEED, SIZE, IMAGES_PER_CLASS, CLASSES_PER_FAMILY, VALIDATION, TEST, HELD_OUT),
+        *(PALETTES, _PALETTE_STEPS, _FACTORS),
     )
-    classes = cached_classes("textures", parameters, make_classes, cache)
+    classes = cached_classes("textures", depends_on, make_classes, cache)
     filtering = Image.Resampling.BOX if size < SIZE else Image.Resampling.BILINEAR
     return split_classes(resized(classes, size, filtering))
 
@@ -105,23 +84,20 @@ def split_classes(classes: ImageClasses) -> Splits:
 
 def make_classes(images: int = IMAGES_PER_CLASS) -> ImageClasses:
     """All the classes of all families, `images` of each."""
+    families = [family.__name__ for family in FAMILIES]
     chosen = [
         (f, c)
-        for f, family in enumerate(FAMILIES)
-        for c in range(CLASSES_PER_FAMILY)
-        if family.__name__ not in HELD_OUT or c in TEST
+        for f, family in enumerate(families)
+        for c in (TEST if family in HELD_OUT else range(CLASSES_PER_FAMILY))
     ]
     drawn = [
         draw_images(f, c, first, min(first + _CHUNK, images))
         for f, c in tqdm(chosen, desc="making textures", unit="class", disable=None)
         for first in range(0, images, _CHUNK)
     ]
-    return ImageClasses.of_sizes(
-        np.concatenate(drawn),
-        [images] * len(chosen),
-        [f"{FAMILIES[f].__name__} {c}" for f, c in chosen],
-        [FAMILIES[f].__name__ for f, _ in chosen],
-    )
+    names = [f"{families[f]} {c}" for f, c in chosen]
+    sizes = [images] * len(chosen)
+    return ImageClasses.of_sizes(np.concatenate(drawn), sizes, names, [families[f] for f, _ in chosen])
 
 
 def traits_of(index: int) -> Traits:

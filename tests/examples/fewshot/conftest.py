@@ -70,24 +70,17 @@ def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
     return dataclasses.replace(tiny_settings, runs=tmp_path)
 
 
-class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; a file named in ``cut`` ends after half of it."""
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; of a file named in the server's ``cut`` only half comes."""
 
-    cut: set[str]
-    asked: list[str]
+    def send_head(self):
+        self.server.asked.append(self.path.lstrip("/"))
+        return super().send_head()
 
-    def do_GET(self):
-        name = self.path.lstrip("/")
-        self.asked.append(name)
-        if name not in self.cut:
-            super().do_GET()
-            return
-        content = Path(self.translate_path(self.path)).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-        self.close_connection = True
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        cut = self.path.lstrip("/") in self.server.cut
+        outputfile.write(content[: len(content) // 2] if cut else content)
 
     def log_message(self, *_):
         pass
@@ -98,17 +91,14 @@ def server(tmp_path, monkeypatch):
     """An HTTP server on loopback for the folder ``served``, past any proxy."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "served").mkdir()
-    handler = type("Handler", (Server,), {"cut": set(), "asked": []})
-    httpd = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served"))
-    )
-    httpd.handler = handler
-    httpd.folder = tmp_path / "served"
-    httpd.url = f"http://127.0.0.1:{httpd.server_port}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        httpd.folder, httpd.cut, httpd.asked = folder, set(), []
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield httpd
+        httpd.shutdown()
+        thread.join()

@@ -3,16 +3,17 @@
 import dataclasses
 import io
 import pickle
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from examples.fewshot.data import cifar, mini_imagenet, omniglot, tiered_imagenet
-from examples.fewshot.data.archives import Contents, Layout
-from examples.fewshot.data.classes import Splits
+from examples.fewshot.data import cifar, omniglot
+from examples.fewshot.data.mini_imagenet import MINI_IMAGENET
+from examples.fewshot.data.public import PublicSet
+from examples.fewshot.data.tiered_imagenet import TIERED_IMAGENET
 
 SHORT = ("train", "val", "test")
 # CIFAR-100's superclasses with their classes, from its own file ``meta``; both in its order, by name.
@@ -44,6 +45,7 @@ FC100_HELD_OUT = (
     ["large_carnivores", "large_omnivores_and_herbivores", "non-insect_invertebrates", "small_mammals"],
     ["aquatic_mammals", "insects", "medium_mammals", "people"],
 )
+WNIDS = (["n01532829", "n01558993"], ["n01855672"], ["n01930112", "n01981276"])
 
 Expected = list[dict[str, np.ndarray]]  # of each split the images of each class, (I, H, W) or (I, H, W, 3)
 
@@ -59,7 +61,10 @@ def image_file(pixels):
 
 
 def save(path, content):
+    """Bytes as they are, images as PNG, and anything else as a pickle."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, np.ndarray):
+        content = image_file(content)
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
 
 
@@ -83,50 +88,39 @@ def write_omniglot(folder: Path) -> Expected:
         alphabet = ("Arcadian", "Armenian", "Balinese", "Angelic", "Gurmukhi", "Kannada")[mark // 4]
         character = f"{alphabet}/character{mark // 2 % 2 + 1:02d}"
         part = "images_background" if mark < 12 else "images_evaluation"
-        file = io.BytesIO()
-        Image.fromarray(pixels).convert("1").save(file, "PNG")
-        save(folder / part / character / f"{mark:04d}_{mark % 2:02d}.png", file.getvalue())
+        save(folder / part / character / f"{mark:04d}_{mark % 2:02d}.png", pixels > 0)  # of one bit
         split = expected[1 if alphabet == "Armenian" else 0 if mark < 18 else 2]
         split[character] = np.stack([*split.get(character, ()), 255 - pixels])
     return expected
 
 
-def write_cifar100(folder: Path) -> dict[str, np.ndarray]:
-    """All 100 classes, three images of each in no order, as in the original."""
-    groups = [*SUPERCLASSES]
-    images = {name: np.zeros((0, 32, 32, 3), np.uint8) for name in FINE}
-    for part, per_class, seed in (("train", 2, 1), ("test", 1, 2)):
-        fine = np.random.default_rng(seed).permutation(np.repeat(np.arange(100), per_class))
-        data = noise((len(fine), 3072), seed)
-        content = {
-            b"data": data,
-            b"fine_labels": fine.tolist(),
-            b"coarse_labels": [groups.index(GROUP_OF[FINE[label]]) for label in fine],
-            b"filenames": [f"{label}.png".encode() for label in fine],
-            b"batch_label": b"training batch 1 of 1",
-        }
-        save(folder / "cifar-100-python" / part, content)
-        pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        for label, name in enumerate(FINE):
-            images[name] = np.concatenate([images[name], pixels[fine == label]])
-    meta = {
-        b"fine_label_names": [name.encode() for name in FINE],
-        b"coarse_label_names": [name.encode() for name in groups],
-    }
-    save(folder / "cifar-100-python" / "meta", meta)
-    return images
-
-
-def write_cifar100_for(of_class: Callable[[str], str], *held_out: list[str]):
-    """A writer that expects the classes of CIFAR-100 by splits: those not held out are for training."""
+def write_cifar100(of_class: Callable[[str], str], *held_out: list[str]):
+    """All 100 classes, three images of each in no order; what is not held out is learnt."""
 
     def write(folder: Path) -> Expected:
-        every = write_cifar100(folder).items()
-        validation, test = (
-            {name: images for name, images in every if of_class(name) in names} for names in held_out
-        )
-        train = {name: images for name, images in every if name not in validation | test}
-        return [train, validation, test]
+        groups = [*SUPERCLASSES]
+        images = {name: np.zeros((0, 32, 32, 3), np.uint8) for name in FINE}
+        for part, per_class, seed in (("train", 2, 1), ("test", 1, 2)):
+            fine = np.random.default_rng(seed).permutation(np.repeat(np.arange(100), per_class))
+            data = noise((len(fine), 3072), seed)
+            content = {
+                b"data": data,
+                b"fine_labels": fine.tolist(),
+                b"coarse_labels": [groups.index(GROUP_OF[FINE[label]]) for label in fine],
+                b"filenames": [f"{label}.png".encode() for label in fine],
+                b"batch_label": b"training batch 1 of 1",
+            }
+            save(folder / "cifar-100-python" / part, content)
+            pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            for label, name in enumerate(FINE):
+                images[name] = np.concatenate([images[name], pixels[fine == label]])
+        meta = {
+            b"fine_label_names": [name.encode() for name in FINE],
+            b"coarse_label_names": [name.encode() for name in groups],
+        }
+        save(folder / "cifar-100-python" / "meta", meta)
+        place = {name: next((p for p in (1, 2) if of_class(name) in held_out[p - 1]), 0) for name in FINE}
+        return [{name: images[name] for name in FINE if place[name] == part} for part in range(3)]
 
     return write
 
@@ -136,13 +130,11 @@ def write_pickled_splits(stem: str):
 
     def write(folder: Path) -> Expected:
         expected = []
-        for seed, (split, labels) in enumerate(
-            zip(SHORT, ([4, 9, 4, 4, 9, 9], [1, 1, 1, 3, 3, 3], [0, 5, 7, 0, 5, 7]), strict=True)
-        ):
+        of_splits = ([4, 9, 4, 4, 9, 9], [1, 1, 1, 3, 3, 3], [0, 5, 7, 0, 5, 7])
+        for seed, (split, labels) in enumerate(zip(SHORT, of_splits, strict=True)):
             data = noise((6, 32, 32, 3), seed)
-            save(
-                folder / stem.replace("_", "-") / f"{stem}_{split}.pickle", {"data": data, "labels": labels}
-            )
+            path = folder / stem.replace("_", "-") / f"{stem}_{split}.pickle"
+            save(path, {"data": data, "labels": labels})
             values = sorted(set(labels))
             expected.append({f"{stem}_{split} {value}": data[np.equal(labels, value)] for value in values})
         return expected
@@ -150,34 +142,28 @@ def write_pickled_splits(stem: str):
     return write
 
 
+def some(splits, shape) -> Expected:
+    """Random images of these classes."""
+    return [{name: noise(shape, zlib.crc32(name.encode())) for name in names} for names in splits]
+
+
 def write_cifar_fs(folder: Path) -> Expected:
     """Two classes, one and one of two images; the first two not in the order of their names."""
-    expected = []
-    for seed, (split, names) in enumerate(
-        zip(SHORT, (["tulip", "apple"], ["beaver"], ["worm"]), strict=True)
-    ):
-        expected.append({name: noise((2, 32, 32, 3), 2 * seed + c) for c, name in enumerate(names)})
-        lines = "".join(f"{name}\n" for name in names)
+    expected = some((["tulip", "apple"], ["beaver"], ["worm"]), (2, 32, 32, 3))
+    for split, classes in zip(SHORT, expected, strict=True):
+        lines = "".join(f"{name}\n" for name in classes)
         save(folder / "cifar100" / "splits" / "bertinetto" / f"{split}.txt", lines.encode())
-        for name, images in expected[-1].items():
+        for name, images in classes.items():
             for i, image in enumerate(images):
-                save(folder / "cifar100" / "data" / name / f"{name}_s_{i:06d}.png", image_file(image))
+                save(folder / "cifar100" / "data" / name / f"{name}_s_{i:06d}.png", image)
     return expected
-
-
-WNIDS = (["n01532829", "n01558993"], ["n01855672"], ["n01930112", "n01981276"])
-
-
-def mini() -> Expected:
-    """mini-ImageNet with two, one and two classes of three images."""
-    return [{name: noise((3, 84, 84, 3), int(name[1:])) for name in names} for names in WNIDS]
 
 
 def write_mini(order: Callable[[np.ndarray], np.ndarray]):
     """The pickles, in which `order` is that of the images of the classes one after the other."""
 
     def write(folder: Path) -> Expected:
-        expected = mini()
+        expected = some(WNIDS, (3, 84, 84, 3))
         for split, classes in zip(SHORT, expected, strict=True):
             rows = order(np.arange(3 * len(classes)))
             where = {
@@ -190,34 +176,26 @@ def write_mini(order: Callable[[np.ndarray], np.ndarray]):
     return write
 
 
-def write_mini_files(folder: Path) -> Expected:
-    """As folders."""
-    expected = mini()
-    for split, classes in zip(SHORT, expected, strict=True):
-        for name, images in classes.items():
-            for i, image in enumerate(images):
-                save(folder / split / name / f"{name}{i:08d}.png", image_file(image))
-    return expected
-
-
-def write_mini_tables(folder: Path) -> Expected:
-    expected = mini()
+def write_mini_files(folder: Path, *, tables: bool = False) -> Expected:
+    """As folders of classes, or as one folder and tables."""
+    expected = some(WNIDS, (3, 84, 84, 3))
     for split, classes in zip(SHORT, expected, strict=True):
         lines = ["filename,label"]
         for i in range(3):
             for name in reversed(classes):
                 lines.append(f"{name}{i:08d}.png,{name}")
-                save(folder / "images" / f"{name}{i:08d}.png", image_file(classes[name][i]))
-        save(folder / f"{split}.csv", "\r\n".join(lines).encode())
+                place = folder / "images" if tables else folder / split / name
+                save(place / f"{name}{i:08d}.png", classes[name][i])
+        if tables:
+            save(folder / f"{split}.csv", "\r\n".join(lines).encode())
     return expected
 
 
 def write_tiered(folder: Path) -> Expected:
     """Two, one and two classes of three images; PNG files in no order, of different lengths."""
     expected = []
-    for seed, (split, names) in enumerate(
-        zip(SHORT, (["crab", "goose"], ["tench"], ["kite", "vulture"]), strict=True)
-    ):
+    of_splits = (["crab", "goose"], ["tench"], ["kite", "vulture"])
+    for seed, (split, names) in enumerate(zip(SHORT, of_splits, strict=True)):
         pixels = noise((3 * len(names), 84, 84, 3), seed)
         for i, image in enumerate(pixels):
             image[: 10 * i] = 0
@@ -237,75 +215,41 @@ def write_tiered(folder: Path) -> Expected:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form in which a data set is published.
+    """A data set in one form: what writes a small copy of it, and the archives that hold which part."""
 
-    Attributes
-    ----------
-    load : the data set's loader.
-    owner : where its LAYOUTS and CONTENTS are: a module, or the name in `cifar` of an object with them.
-    write : writes a small copy into a folder.
-    archives : their names, each with the folder of the copy that it holds, "." for all of it.
-    """
-
-    load: Callable[..., Splits]
-    owner: ModuleType | str
+    of: PublicSet
     write: Callable[[Path], Expected]
     archives: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    @property
-    def layouts(self) -> tuple[Layout, ...]:
-        """Of the data set, in all its forms."""
-        if isinstance(self.owner, str):
-            return getattr(cifar, self.owner).layouts
-        return self.owner.LAYOUTS
-
-    def patch(self, monkeypatch, **values) -> None:
-        """Replace layouts or contents."""
-        if isinstance(self.owner, str):
-            changed = dataclasses.replace(getattr(cifar, self.owner), **values)
-            monkeypatch.setattr(cifar, self.owner, changed)
-        else:
-            for name, value in values.items():
-                monkeypatch.setattr(self.owner, name.upper(), value)
+    def patch(self, monkeypatch, **values):
+        for name, value in values.items():
+            monkeypatch.setitem(vars(self.of), name, value)
 
     def make(self, folder: Path, monkeypatch) -> Expected:
         """Write the small copy, and let it pass for complete."""
         expected = self.write(folder)
-        classes = tuple(map(len, expected))
         images = tuple(sum(map(len, split.values())) for split in expected)
-        self.patch(monkeypatch, contents=Contents(classes=classes, images=images))
+        self.patch(monkeypatch, classes=tuple(map(len, expected)), images=images)
         monkeypatch.setattr(omniglot, "TRAINING_CHARACTERS", 9)
         return expected
 
 
-_FC100, _CIFAR_FS = (cifar.load_fc100, "FC100"), (cifar.load_cifar_fs, "CIFAR_FS")
-_MINI = (mini_imagenet.load_mini_imagenet, mini_imagenet)
 _CIFAR100 = {"cifar-100-python.tar.gz": "cifar-100-python"}
+_CIFAR_FS_HELD_OUT = [names.split() for names in cifar.CIFAR_FS_HELD_OUT]
 FORMS = {
     "omniglot": Form(
-        omniglot.load_omniglot,
-        omniglot,
+        omniglot.OMNIGLOT,
         write_omniglot,
         {f"{name}.zip": name for name in ("images_background", "images_evaluation")},
     ),
-    "fc100": Form(*_FC100, write_cifar100_for(GROUP_OF.__getitem__, *FC100_HELD_OUT), _CIFAR100),
-    "cifarfs": Form(
-        *_CIFAR_FS,
-        write_cifar100_for(str, cifar.CIFAR_FS.validation.split(), cifar.CIFAR_FS.test.split()),
-        _CIFAR100,
-    ),
-    "fc100-pickles": Form(*_FC100, write_pickled_splits("FC100"), {"FC100.zip": "FC100"}),
-    "cifarfs-pickles": Form(*_CIFAR_FS, write_pickled_splits("CIFAR_FS"), {"CIFAR-FS.zip": "CIFAR-FS"}),
-    "cifarfs-folders": Form(*_CIFAR_FS, write_cifar_fs, {"cifarfs.zip": "cifar100"}),
-    "miniimagenet": Form(*_MINI, write_mini(lambda rows: rows), {"mini-imagenet.tar.gz": "."}),
-    "miniimagenet-mixed": Form(*_MINI, write_mini(lambda rows: rows.reshape(-1, 3).T.ravel())),
-    "miniimagenet-folders": Form(*_MINI, write_mini_files),
-    "miniimagenet-tables": Form(*_MINI, write_mini_tables),
-    "tieredimagenet": Form(
-        tiered_imagenet.load_tiered_imagenet,
-        tiered_imagenet,
-        write_tiered,
-        {"tiered-imagenet.tar": "tiered-imagenet"},
-    ),
+    "fc100": Form(cifar.FC100, write_cifar100(GROUP_OF.__getitem__, *FC100_HELD_OUT), _CIFAR100),
+    "cifarfs": Form(cifar.CIFAR_FS, write_cifar100(str, *_CIFAR_FS_HELD_OUT), _CIFAR100),
+    "fc100-pickles": Form(cifar.FC100, write_pickled_splits("FC100"), {"FC100.zip": "FC100"}),
+    "cifarfs-pickles": Form(cifar.CIFAR_FS, write_pickled_splits("CIFAR_FS"), {"CIFAR-FS.zip": "CIFAR-FS"}),
+    "cifarfs-folders": Form(cifar.CIFAR_FS, write_cifar_fs, {"cifarfs.zip": "cifar100"}),
+    "miniimagenet": Form(MINI_IMAGENET, write_mini(lambda rows: rows), {"mini-imagenet.tar.gz": "."}),
+    "miniimagenet-mixed": Form(MINI_IMAGENET, write_mini(lambda rows: rows.reshape(-1, 3).T.ravel())),
+    "miniimagenet-folders": Form(MINI_IMAGENET, write_mini_files),
+    "miniimagenet-tables": Form(MINI_IMAGENET, lambda folder: write_mini_files(folder, tables=True)),
+    "tieredimagenet": Form(TIERED_IMAGENET, write_tiered, {"tiered-imagenet.tar": "tiered-imagenet"}),
 }
-DOWNLOADED = ("omniglot", "fc100", "cifarfs")
