@@ -28,23 +28,14 @@ _Rotate = Literal["none", "train", "all"]
 
 @dataclass(frozen=True)
 class _DataSet:
-    """What `load_splits` knows of a set before it reads it.
+    """What `load_splits` knows of a set before it reads it."""
 
-    Attributes
-    ----------
-    load : ``load(root, download=..., image_size=...)``; ``load(cache, image_size=...)`` without layouts.
-    channels : of the stored images, 1 or 3.
-    layouts : the files it is read from; empty where the program makes the images, and caches them, or
-        a package brings them along.
-    together : whether the files of all layouts are needed, not those of one.
-    statistics : the normalisation of published scripts ("published"), and the right one ("correct");
-        where the latter is missing, it is measured on the training images.
-    """
-
-    load: Callable[..., Splits]
-    channels: int
-    layouts: tuple[Layout, ...] = ()
+    load: Callable[..., Splits]  # (root, download=, image_size=), or without layouts (cache, image_size=)
+    channels: int  # of the stored images, 1 or 3
+    layouts: tuple[Layout, ...] = ()  # as of `PublicSet`; none where they are made, or come with a package
     together: bool = False
+    # The normalisation of published scripts ("published"), and the right one ("correct"); where the latter
+    # is missing, it is measured on the training images.
     statistics: dict[str, Normalisation] = field(default_factory=dict)
 
 
@@ -101,8 +92,9 @@ def load_splits(
     Parameters
     ----------
     name : of the table.
-    root : of the sets that are read from files, the folder that holds them.
-    download : fetch a set that is not below its root, where that is possible: omniglot, fc100, cifarfs.
+    root : of the sets that are read from files, the folder that holds them, or a folder two above it.
+    download : fetch a set that is not below its root, where that is possible: omniglot (16 MB), fc100 and
+        cifarfs (169 MB).
     image_size : side of the images in pixels; None for the set's usual one.
     channels : 3 repeats grey images to three channels; None leaves a set's own number.
     normalise : "none" leaves pixels in [0, 1]; "published" is what the set's published scripts do;

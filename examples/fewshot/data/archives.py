@@ -9,6 +9,7 @@ temporary folder whose name ends in ``.part``, which is renamed when it is compl
 from __future__ import annotations
 
 import errno
+import itertools
 import lzma
 import os
 import re
@@ -24,7 +25,6 @@ from pathlib import Path, PurePosixPath
 
 import pooch
 
-_DEPTH = 2  # folders below the root that are looked into
 # What zipfile, tarfile and the decompressors raise on a damaged archive: MemoryError for a length that
 # cannot be right, RuntimeError for an encrypted ZIP file or an unknown compression.
 _FAILURES: tuple[type[Exception], ...] = (EOFError, MemoryError, OverflowError, RuntimeError, ValueError)
@@ -36,22 +36,13 @@ _OF_NAMES = (None, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG,
 
 @dataclass(frozen=True)
 class Layout:
-    """One of the ways in which a data set is published.
+    """One of the ways in which a data set is published."""
 
-    Attributes
-    ----------
-    holds : names that lie together in one folder; those of folders end in a slash.
-    source : where people get it, for the message when it is missing.
-    archive : the usual name of the archive that holds them, if there is one.
-    md5 : of the archive, where it is published; such an archive is checked before it is unpacked.
-    url : of the archive, where it has a stable public address; then ``md5`` is given too.
-    """
-
-    holds: tuple[str, ...]
-    source: str
-    archive: str | None = None
-    md5: str | None = None
-    url: str | None = None
+    holds: tuple[str, ...]  # names that lie together in one folder; those of folders end in a slash
+    source: str  # where people get it, for the message when it is missing
+    archive: str | None = None  # the usual name of the archive that holds them, if there is one
+    md5: str | None = None  # of the archive, where it is published; checked before it is unpacked
+    url: str | None = None  # of the archive, where it has a stable public address; then md5 is given too
 
 
 def locate(
@@ -65,8 +56,8 @@ def locate(
     Raises
     ------
     FileNotFoundError : if there is nothing, saying what would be taken and where it is got from.
-    ValueError : if an archive is damaged, not the published one, or unsafe to unpack.
-    OSError : if a download fails.
+    ValueError : if an archive is damaged, not the published one, unsafe, or holds other things.
+    OSError : if a download or the disk fails, or something else is in the way of an archive's folder.
     """
     root = Path(root)
     if not download and not root.is_dir():
@@ -104,23 +95,16 @@ def list_layouts(layouts: Sequence[Layout], *, download: bool) -> str:
 
 def find(root: Path, names: Sequence[str]) -> Path | None:
     """The first folder, root or at most two below it, that holds all the names."""
-    level = [root] if root.is_dir() else []
-    for _ in range(_DEPTH + 1):
-        for folder in level:
-            if all(_is_there(folder, name) for name in names):
-                return folder
-        level = [below for folder in level for below in _folders(folder)]
+    levels = ([root], root.glob("*/"), root.glob("*/*/"))
+    for folder in itertools.chain.from_iterable(map(sorted, levels)):
+        finished = not any(part.endswith(".part") for part in folder.relative_to(root).parts)
+        if finished and all(_is_there(folder, name) for name in names):
+            return folder
     return None
 
 
 def _is_there(folder: Path, name: str) -> bool:
     return (folder / name).is_dir() if name.endswith("/") else (folder / name).is_file()
-
-
-def _folders(parent: Path) -> list[Path]:
-    with os.scandir(parent) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.endswith(".part")]
-    return [parent / name for name in sorted(names)]
 
 
 def _fetch(operation: str, root: Path, layout: Layout) -> Path:
@@ -149,12 +133,6 @@ def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None 
     archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``, of plain files and folders that lie inside.
     holds : names that must lie together in it, or in a folder of it; which folder is returned.
     md5 : the archive's checksum, if it is to be verified.
-
-    Raises
-    ------
-    ValueError : if the archive is damaged, not the published one, unsafe, or holds other things.
-    FileExistsError : if something else is in the way of the folder.
-    OSError : if the disk fails.
     """
     done = find(archive.parent, holds)
     if done is not None:

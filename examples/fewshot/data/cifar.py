@@ -24,9 +24,8 @@ from .archives import Layout
 from .classes import ImageClasses, Splits
 from .images import decode_image, read_images, visible
 from .pickles import as_named, load_pickle
-from .public import PublicSet
+from .public import SHORT, PublicSet
 
-_SPLITS = ("train", "val", "test")
 _SIDE = 32
 _ORIGINAL = Layout(
     holds=("train", "test", "meta"),
@@ -42,7 +41,7 @@ _FOLDERS = Layout(
 )
 _FC100_PICKLES, _CIFAR_FS_PICKLES = (
     Layout(
-        holds=tuple(f"{stem}_{split}.pickle" for split in _SPLITS),
+        holds=tuple(f"{stem}_{split}.pickle" for split in SHORT),
         source="the links of https://github.com/kjunelee/MetaOptNet",
         archive=archive,
     )
@@ -63,7 +62,7 @@ def _read(
     """
     [(layout, folder)] = found.items()
     if layout.holds == _FOLDERS.holds:
-        return Splits(*(_read_folders(operation, folder, split) for split in _SPLITS))
+        return Splits(*(_read_folders(operation, folder, split) for split in SHORT))
     if layout.holds != _ORIGINAL.holds:
         return Splits(*(_read_pickle(operation, folder / name) for name in layout.holds))
     classes = _read_original(operation, folder)

@@ -22,25 +22,17 @@ class Images(Protocol):
     """What `ImageClasses` asks of its images: a NumPy array has it, and so has a lazy decoder."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """(I, C, H, W)."""
+    def shape(self) -> tuple[int, ...]: ...  # (I, C, H, W)
 
     @property
-    def dtype(self) -> np.dtype:
-        """uint8."""
+    def dtype(self) -> np.dtype: ...  # uint8
 
-    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Int64 positions (...) -> images (..., C, H, W) uint8."""
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...  # int64 (...) -> (..., C, H, W)
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixels in [0, 1] minus a mean, divided by a standard deviation above 0; one pair per channel.
-
-    >>> half = Normalisation(mean=(0.5,), std=(0.25,))
-    >>> half.apply(torch.tensor([[[0.5, 1.0]]])).tolist()
-    [[[0.0, 2.0]]]
-    """
+    """Pixels in [0, 1] minus a mean, divided by a standard deviation above 0; one pair per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -25,21 +25,16 @@ _STREAM = 0  # of the seed's random draws
 
 @dataclass(frozen=True)
 class Episodes:
-    """B episodes as tensors on the CPU.
+    """B episodes as tensors on the CPU; in [0, 1] before any normalisation, and classes mixed.
 
-    Attributes
-    ----------
-    support, query : (B, N * K, C, H, W) and (B, Q, C, H, W) float32, classes mixed; in [0, 1] before any
-        normalisation. Of classes that are encoded, (B, N * K, F) and (B, Q, F).
-    support_labels, query_labels : (B, N * K) and (B, Q) int64 in [0, N).
-    classes : (B, N) int64, the index in the split of the class behind each label.
+    Of classes that are encoded, F features stand in the place of C, H, W.
     """
 
-    support: torch.Tensor
-    support_labels: torch.Tensor
-    query: torch.Tensor
-    query_labels: torch.Tensor
-    classes: torch.Tensor
+    support: torch.Tensor  # (B, N * K, C, H, W) float32
+    support_labels: torch.Tensor  # (B, N * K) int64 in [0, N)
+    query: torch.Tensor  # (B, Q, C, H, W) float32
+    query_labels: torch.Tensor  # (B, Q) int64 in [0, N)
+    classes: torch.Tensor  # (B, N) int64, the index in the split of the class behind each label
 
 
 class EpisodeSampler:

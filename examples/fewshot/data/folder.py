@@ -57,18 +57,6 @@ def load_folder(
     ValueError : if a class has too few images; if an image cannot be read, is blank, too large or
         animated, or of a format that is not read; if two images are one file or have one name; if there
         are too few alphabets to give each split one, image_size is below 1, or a download is asked for.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     for alphabet in "abc":
-    ...         for image in "01":
-    ...             path = Path(root, alphabet, "letter", f"{image}.png")
-    ...             path.parent.mkdir(parents=True, exist_ok=True)
-    ...             Image.linear_gradient("L").save(path)
-    ...     load_folder(root).test.images.shape
-    (2, 1, 28, 28)
     """
     if download:
         raise ValueError("load_folder: there is nothing to download; put the images below root")
@@ -157,13 +145,10 @@ def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> li
             f"{', '.join(shares)} needs at least {len(shares) + 1} alphabets, got "
             f"{len(alphabets)}; add alphabets, or read the whole with read_folder to evaluate only"
         )
-    order = np.random.default_rng(seed).permutation(len(alphabets)).tolist()
-    parts = []
-    for share in shares.values():
-        count = max(1, round(share * len(alphabets)))
-        parts.append(sorted(alphabets[a] for a in order[:count]))
-        order = order[count:]
-    return [sorted(alphabets[a] for a in order), *parts]
+    order = np.random.default_rng(seed).permutation(len(alphabets))
+    counts = [max(1, round(share * len(alphabets))) for share in shares.values()]
+    *held_out, train = np.split(order, np.cumsum(counts))
+    return [sorted(alphabets[a] for a in part) for part in (train, *held_out)]
 
 
 def _read(root: Path, parts: Sequence[list[Path]], min_images: int, size: int) -> list[ImageClasses]:

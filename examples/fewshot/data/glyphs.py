@@ -73,10 +73,6 @@ def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int 
 
     They are rendered once, then read from the cache (see `cached_classes`), whose file is another one with
     other fonts, parameters, or versions of the rendering libraries. Sides other than 28 are scaled.
-
-    >>> splits = load_glyphs()
-    >>> sorted(set(splits.test.alphabets))
-    ['ARMENIAN', 'GEORGIAN', 'LAO']
     """
     size = side("load_glyphs", image_size, SIZE)
     fonts = {face: _font_path(face) for face in FACES}

@@ -134,13 +134,6 @@ def resized(
     """The same classes with images of (C, S, S), by default scaled as by `decode_image`.
 
     Pillow works on 8 bits in whole numbers, so the result is the same on every machine.
-
-    Examples
-    --------
-    >>> image = np.array([[[[0, 100], [200, 100]]]], np.uint8)
-    >>> classes = ImageClasses.of_sizes(image, [1], ["a"], ["LATIN"])
-    >>> resized(classes, 1, Image.Resampling.BOX).images.tolist()
-    [[[[100]]]]
     """
     count, channels, *stored = classes.images.shape
     if stored == [image_size, image_size]:

@@ -20,13 +20,6 @@ def with_rotations(classes: ImageClasses) -> ImageClasses:
 
     As for Omniglot since Santoro et al. 2016 (https://arxiv.org/abs/1605.06065). Images are turned
     when they are asked for, so the four times as many classes take no more memory.
-
-    >>> image = np.eye(2, dtype=np.uint8)[None, None]
-    >>> turned = with_rotations(ImageClasses(image, np.array([0, 1]), ("BACKSLASH",), ("OGHAM",)))
-    >>> turned.names
-    ('BACKSLASH', 'BACKSLASH turned by 90', 'BACKSLASH turned by 180', 'BACKSLASH turned by 270')
-    >>> turned.images[np.array([1])].tolist()
-    [[[[0, 1], [1, 0]]]]
     """
     *_, height, width = classes.images.shape
     if height != width:
@@ -48,11 +41,6 @@ def with_copies(classes: ImageClasses, least: int) -> ImageClasses:
 
     For long tasks on small data sets. It makes sense only where a sampler distorts images: the copies
     then differ. They take no memory.
-
-    >>> one = np.zeros((3, 1, 2, 2), np.uint8)
-    >>> few = ImageClasses(one, np.array([0, 1, 3]), ("a", "b"), ("LATIN", "LATIN"))
-    >>> with_copies(few, 2).sizes.tolist(), with_copies(few, 3).sizes.tolist()
-    ([2, 2], [3, 4])
     """
     if not len(classes.names) or classes.sizes.min() >= least or classes.sizes.min() == 0:
         return classes

@@ -21,11 +21,10 @@ from .archives import Layout
 from .classes import ImageClasses, Splits
 from .images import decode_image, read_images, visible
 from .pickles import as_named, load_pickle
-from .public import PublicSet
+from .public import SHORT, PublicSet
 
-_SPLITS = ("train", "val", "test")
 _PICKLES = Layout(
-    holds=tuple(f"mini-imagenet-cache-{split}.pkl" for split in _SPLITS),
+    holds=tuple(f"mini-imagenet-cache-{split}.pkl" for split in SHORT),
     source="the link of https://github.com/renmengye/few-shot-ssl-public (Google Drive)",
     archive="mini-imagenet.tar.gz",
     md5="b38f1eb4251fb9459ecc8e7febf9b2eb",
@@ -46,7 +45,7 @@ def _read(operation: str, found: dict[Layout, Path], side: int) -> Splits:
         return Splits(*(_read_pickle(operation, folder / name) for name in layout.holds))
     listed = _files_of_tables if layout.holds == _TABLES.holds else _files_of_folders
     decode = partial(decode_image, operation, channels=3, image_size=side)
-    files = [listed(operation, folder, split) for split in _SPLITS]
+    files = [listed(operation, folder, split) for split in SHORT]
     return Splits(*(read_images(of_split, decode, (3, side, side)) for of_split in files))
 
 

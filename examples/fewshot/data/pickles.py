@@ -51,15 +51,6 @@ def load_pickle(operation: str, path: Path, keep: Callable[[bytes], Any] | None 
     FileNotFoundError : if there is no such file.
     ValueError : if it is cut short, no pickle, asks for anything but plain data, or refers to the same
         data so often that these would fill the memory if they were written out.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "labels.pkl")
-    ...     _ = path.write_bytes(pickle.dumps({b"labels": np.arange(3)}, protocol=2))
-    ...     load_pickle("example", path)
-    {'labels': array([0, 1, 2])}
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -109,20 +100,22 @@ class _Source:
         return data
 
 
+def _text(value: Any) -> Any:
+    return value.decode("latin1") if isinstance(value, bytes) else value
+
+
 class _Dtype:
     """Stands in for numpy.dtype, for numbers and text only."""
 
     def __init__(self, kind: bytes | str, align: object, copy: object) -> None:
-        self.kind = kind.decode("latin1") if isinstance(kind, bytes) else kind
-        self.order = "="
+        self.kind, self.order = _text(kind), "="
         if not _NUMBERS_OR_TEXT.fullmatch(self.kind):
             raise pickle.UnpicklingError(f"it has an array of type {self.kind!r}, not of numbers or text")
 
     def set_state(self, state: tuple[Any, ...]) -> None:
-        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"it has an array of byte order {reprlib.repr(order)}")
-        self.order = order
+        self.order = _text(state[1])
+        if self.order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it has an array of byte order {reprlib.repr(self.order)}")
 
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.order + self.kind)
@@ -227,7 +220,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _encode(self, text: str, encoding: str | bytes) -> bytes:
         """How Python 3 writes bytes for Python 2."""
-        if encoding not in ("latin1", b"latin1"):
+        if _text(encoding) != "latin1":
             raise pickle.UnpicklingError(f"it has bytes in the encoding {reprlib.repr(encoding)}")
         self._copied(text)
         return text.encode("latin1")
@@ -299,7 +292,7 @@ class _Plain:
         before = self._size
         self._size += 1
         if isinstance(value, (bytes, str)):
-            plain = value.decode("latin1") if isinstance(value, bytes) else value
+            plain = _text(value)
             self._size += len(plain)
         elif isinstance(value, _Array):
             plain = value.value

@@ -11,28 +11,21 @@ from .archives import Layout, locate
 from .classes import PARTS, Splits
 from .images import resized, side
 
+SHORT = ("train", "val", "test")  # what the splits are called in most files
+
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A data set as others publish it.
+    """A data set as others publish it."""
 
-    Attributes
-    ----------
-    operation : who speaks in the messages, "load_" and a name.
-    side : of its images, in pixels.
-    layouts : the forms in which it circulates, the preferred one first.
-    classes, images : how many a complete copy has in train, validation and test.
-    read : ``read(operation, {layout: its folder}, side)``. Images of another side are scaled afterwards.
-    together : whether the files of all layouts are needed, not those of one.
-    """
-
-    operation: str
-    side: int
-    layouts: tuple[Layout, ...]
-    classes: tuple[int, int, int]
-    images: tuple[int, int, int]
+    operation: str  # who speaks in the messages: "load_" and a name
+    side: int  # of its images, in pixels
+    layouts: tuple[Layout, ...]  # the forms in which it circulates, the preferred one first
+    classes: tuple[int, int, int]  # how many a complete copy has in train, validation and test
+    images: tuple[int, int, int]  # likewise
+    # (operation, the folders of the layouts that were found, side); other sides are scaled afterwards.
     read: Callable[[str, dict[Layout, Path], int], Splits]
-    together: bool = False
+    together: bool = False  # whether the files of all layouts are needed, not those of one
 
     def load(
         self, root: str | os.PathLike[str], *, download: bool = False, image_size: int | None = None

@@ -32,23 +32,14 @@ _BATCH_STREAM = 4
 
 @dataclass(frozen=True)
 class Sequences:
-    """B sequences as tensors on the CPU.
+    """B sequences as tensors on the CPU."""
 
-    Attributes
-    ----------
-    images : (B, L, C, H, W) float32; of classes that are encoded, (B, L, F).
-    shown : (B, L) int64 in [0, N), the label shown with each image: that of the image before it. At the
-        first position 0, or -1 for none.
-    labels : (B, L) int64 in [0, N), what is to be answered.
-    tasks : (B, L) int64, 0 where the image is of the first domain and 1 where of the second.
-    switch : position of the first image of the second task in the sequence, whichever domain that is.
-    """
-
-    images: torch.Tensor
+    images: torch.Tensor  # (B, L, C, H, W) float32; of classes that are encoded, (B, L, F)
+    # (B, L) int64 in [0, N): with each image the label of the one before it; at first 0, or -1 for none.
     shown: torch.Tensor
-    labels: torch.Tensor
-    tasks: torch.Tensor
-    switch: int
+    labels: torch.Tensor  # (B, L) int64 in [0, N), what is to be answered
+    tasks: torch.Tensor  # (B, L) int64, 0 where the image is of the first domain and 1 where of the second
+    switch: int  # position of the first image of the second task, whichever domain that is
 
 
 @dataclass(frozen=True)
@@ -86,15 +77,6 @@ class SequenceSampler:
     batch_size : sequences of a batch, which share order and lengths.
     unknown_label : what is shown at position 0: label 0 as published, or no label at all.
     augment : distort images at random, as `EpisodeSampler`.
-
-    Examples
-    --------
-    >>> from examples.fewshot.data.classes import ImageClasses
-    >>> grey = ImageClasses(np.zeros((6, 1, 28, 28), np.uint8), np.array([0, 3, 6]), ("a", "b"), ("A", "A"))
-    >>> sampler = SequenceSampler(grey, grey, n_way=2, k_shot=2, seed=0, order="first")
-    >>> drawn = sampler.batch(first=10, size=3)
-    >>> drawn.images.shape, drawn.switch
-    (torch.Size([3, 8, 1, 28, 28]), 4)
     """
 
     def __init__(

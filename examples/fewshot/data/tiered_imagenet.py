@@ -24,16 +24,15 @@ from .cifar import count_labels
 from .classes import PARTS, ImageClasses, Splits
 from .lazy import EncodedImages
 from .pickles import as_named, load_pickle
-from .public import PublicSet
+from .public import SHORT, PublicSet
 
-_SPLITS = ("train", "val", "test")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CACHES = Layout(
-    holds=tuple(f"tiered-imagenet-{split}.cache/" for split in _SPLITS),
+    holds=tuple(f"tiered-imagenet-{split}.cache/" for split in SHORT),
     source="what an earlier run made of the pickles",
 )
 _PICKLES = Layout(
-    holds=tuple(f"{split}_{what}.pkl" for split in _SPLITS for what in ("images_png", "labels")),
+    holds=tuple(f"{split}_{what}.pkl" for split in SHORT for what in ("images_png", "labels")),
     source="the link of https://github.com/renmengye/few-shot-ssl-public (Google Drive, 12.9 GB)",
     # Not checked by an MD5: the file behind the link has changed, so several are right.
     archive="tiered-imagenet.tar",
@@ -43,7 +42,7 @@ _PICKLES = Layout(
 def _read(operation: str, found: dict[Layout, Path], side: int) -> Splits:
     [(_, folder)] = found.items()
     caches = [folder / name for name in _CACHES.holds]
-    for split, part, cache in zip(_SPLITS, PARTS, caches, strict=True):
+    for split, part, cache in zip(SHORT, PARTS, caches, strict=True):
         if not cache.is_dir():
             _build_cache(operation, folder, split, part, cache)
     return Splits(*(_read_cache(operation, cache, side) for cache in caches))
