@@ -19,11 +19,9 @@ def patterns(count: int, per_class: int, seed: int) -> ImageClasses:
     coarse = rng.random((count, 1, 7, 7)) < 0.4
     levels = rng.uniform(150, 255, (count, per_class, 1, 1))
     images = np.kron(coarse * levels, np.ones((4, 4))).astype(np.uint8)
-    return ImageClasses(
-        images=images.reshape(-1, 1, 28, 28),
-        offsets=np.arange(count + 1) * per_class,
-        names=tuple(f"SCRIPT LETTER {c}" for c in range(count)),
-        alphabets=("SCRIPT",) * count,
+    names = [f"SCRIPT LETTER {c}" for c in range(count)]
+    return ImageClasses.of_sizes(
+        images.reshape(-1, 1, 28, 28), [per_class] * count, names, ["SCRIPT"] * count
     )
 
 

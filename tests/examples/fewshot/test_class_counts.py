@@ -9,7 +9,6 @@ from examples.fewshot import train
 from examples.fewshot.bootstrapping import Bootstrapping
 from examples.fewshot.class_counts import check_training, check_unseen, check_warmup
 from examples.fewshot.data.classes import ImageClasses, Splits
-from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
 from examples.fewshot.settings import build_learner
@@ -29,104 +28,77 @@ class Hidden:
 
 
 def hidden(classes, images) -> ImageClasses:
-    names = tuple(f"LETTER {c}" for c in range(classes))
-    return ImageClasses(
-        Hidden(classes * images), images * np.arange(classes + 1), names, ("SCRIPT",) * classes
-    )
+    names = [f"LETTER {c}" for c in range(classes)]
+    return ImageClasses.of_sizes(Hidden(classes * images), [images] * classes, names, names)
+
+
+def warmup(settings, classes):
+    check_warmup(settings, classes)
+    return EncoderWarmup(build_learner(settings), classes, settings)
+
+
+def episodes(settings, classes):
+    check_training(settings, classes)
+    kind = Bootstrapping if settings.protocol == "bootstrapping" else EpisodeTraining
+    return kind(build_learner(settings), classes[0], settings)
+
+
+def sequences(settings, classes):
+    check_training(settings, classes)
+    return SequentialTraining(build_learner(settings), classes, settings)
+
+
+def unseen(settings, classes):
+    splits = [Splits(of, of, of) for of in classes]
+    check_unseen(settings, splits)
+    return make_validation(settings, splits)
 
 
 SEQUENTIAL = {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 1, "queries": 0}
+AS_THEY_ARE = SEQUENTIAL | {"augment": False, "augment_evaluation": False}
+BOOTSTRAPPING = {"pools": 0, "protocol": "bootstrapping", "future_shots": 5}
+# What draws; settings; just enough classes and images of each; the flags, and what they ask for.
+NEEDS = {
+    "warm-up": (warmup, {}, (8, 3), "--encoder-warmup-classes", "--encoder-warmup-images takes 2 images"),
+    "pools": (episodes, {}, (6, 4), "--pool-classes", "--pool-images takes 3 images"),
+    "episodes": (episodes, {"pools": 0}, (3, 2), "--n-way", "--k-shot takes 1 images"),
+    "futures": (episodes, BOOTSTRAPPING, (3, 7), "--n-way", "--k-shot and --future-shots takes 6 images"),
+    "sequences": (sequences, AS_THEY_ARE, (6, 4), "--pool-classes", "--pool-images takes 3 images"),
+    "copies": (sequences, SEQUENTIAL | {"pools": 0}, (3, 1), "--n-way", "--k-shot takes 2 images"),
+    "copies in pools": (sequences, SEQUENTIAL, (6, 1), "--pool-classes", "--pool-images takes 3 images"),
+    "unseen": (unseen, {}, (3, 2), "--n-way", "--k-shot takes 1 images"),
+    "unseen sequences": (unseen, AS_THEY_ARE, (3, 3), "--n-way", "--k-shot takes 2 images"),
+    "unseen copies": (unseen, SEQUENTIAL, (3, 1), "--n-way", "--k-shot takes 2 images"),
+}
 
 
-def assert_refused(check, draw, classes, few, small):
-    """Enough classes pass; with one fewer, or one image fewer, a message names a flag. So do the samplers.
-
-    Parameters
-    ----------
-    check, draw : functions of classes: the check, and what makes the samplers that would draw from them.
-    classes : (K, I) that are just enough.
-    few, small : parts of the messages.
-    """
-    enough = hidden(*classes)
-    check(enough)
-    draw(enough)
+@pytest.mark.parametrize(("draw", "changes", "enough", "ways", "shots"), NEEDS.values(), ids=NEEDS)
+def test_enough_classes_and_images_pass_and_one_fewer_are_refused(
+    settings, monkeypatch, draw, changes, enough, ways, shots
+):
+    """By the check, and by the samplers themselves."""
+    settings = dataclasses.replace(settings, **changes)
+    (classes, images), domains = enough, 2 if draw in (sequences, unseen) else 1
+    draw(settings, [hidden(classes, images)] * domains)
+    few, small = ([hidden(*of)] * domains for of in ((classes - 1, images), (classes, images - 1)))
+    split = "validation" if draw is unseen else "training"
     for refused, message in (
-        (hidden(classes[0] - 1, classes[1]), few),
-        (hidden(classes[0], classes[1] - 1), small),
+        (few, f"{ways} takes {classes} {split} classes of a data set, which has {classes - 1}; lower it"),
+        (small, f"{shots} .* leaves one, but the {split} class 'LETTER 0' has {images - 1}; lower it"),
     ):
-        with pytest.raises(ValueError, match=message):
-            check(refused)
-        with pytest.raises(ValueError, match="EpisodeSampler"):
-            draw(refused)
+        with pytest.raises(ValueError, match=f"train: {message}"):
+            draw(settings, refused)
+    for check in ("check_warmup", "check_training", "check_unseen"):
+        monkeypatch.setitem(globals(), check, lambda *_: None)
+    for refused in (few, small):
+        with pytest.raises(ValueError, match=r"EpisodeSampler: .* needs"):
+            draw(settings, refused)
 
 
-@pytest.mark.parametrize("others", [0, 1])
-def test_the_warmup(settings, others):
-    least = 8 // (others + 1)
-    other = [hidden(least, 3)] * others
-    assert_refused(
-        lambda classes: check_warmup(settings, [*other, classes]),
-        lambda classes: EncoderWarmup(build_learner(settings), [*other, classes], settings),
-        (least, 3),
-        f"--encoder-warmup-classes takes {least} training classes",
-        "--encoder-warmup-images takes 2 images .* training class 'LETTER 0' has 2",
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "objective", "ways", "shots"),
-    [
-        ({}, EpisodeTraining, ("--pool-classes", 6), ("--pool-images", 3)),
-        ({"pools": 0}, EpisodeTraining, ("--n-way", 3), ("--k-shot", 1)),
-        (
-            {"pools": 0, "protocol": "bootstrapping", "future_shots": 5},
-            Bootstrapping,
-            ("--n-way", 3),
-            ("--k-shot and --future-shots", 6),
-        ),
-    ],
-)
-def test_the_training(settings, change, objective, ways, shots):
-    settings = dataclasses.replace(settings, **change)
-    assert_refused(
-        lambda classes: check_training(settings, [classes]),
-        lambda classes: objective(build_learner(settings), classes, settings),
-        (ways[1], shots[1] + 1),
-        f"{ways[0]} takes {ways[1]} training classes",
-        f"{shots[0]} takes {shots[1]} images of a class and leaves one",
-    )
-
-
-@pytest.mark.parametrize("pools", [0, 4])
-def test_sequences_repeat_the_images_of_a_class_where_they_are_distorted(settings, pools):
-    settings = dataclasses.replace(settings, **SEQUENTIAL, pools=pools)
-    few = [hidden(6, 1)] * 2
-    check_training(settings, few)
-    SequentialTraining(build_learner(settings), few, settings)
-    with pytest.raises(ValueError, match="training class 'LETTER 0' has 1"):
-        check_training(dataclasses.replace(settings, augment=False), few)
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_validation_and_test(settings, split):
-    def splits(classes):
-        return [Splits(**dict.fromkeys(("train", "validation", "test"), hidden(3, 2)) | {split: classes})]
-
-    asked = {"n_way": 3, "k_shot": 1, "n_query": 2, "seed": 0}
-    assert_refused(
-        lambda classes: check_unseen(settings, splits(classes)),
-        lambda classes: EpisodeSampler(classes, **asked),
-        (3, 2),
-        f"--n-way takes 3 {split} classes of a data set, which has 2",
-        f"--k-shot takes 1 images .* the {split} class 'LETTER 0' has 1",
-    )
-    settings = dataclasses.replace(settings, **SEQUENTIAL)
-    check_unseen(settings, splits(hidden(3, 1)) * 2)
-    make_validation(settings, splits(hidden(3, 1)) * 2)
-    with pytest.raises(ValueError, match=f"the {split} class 'LETTER 0' has 1"):
-        check_unseen(
-            dataclasses.replace(settings, augment_evaluation=False, k_shot=1), splits(hidden(3, 1))
-        )
+def test_domains_share_the_classes_of_the_warmup(settings):
+    warmup(settings, [hidden(4, 3)] * 2)
+    with pytest.raises(ValueError, match="--encoder-warmup-classes takes 4 training classes"):
+        warmup(settings, [hidden(4, 3), hidden(3, 3)])
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,9 @@ def test_labels_name_the_classes_and_no_image_is_used_twice(sampler, first, size
         assert images.shape == (size, count, *sampler.classes.picture_shape)
         assert images.dtype == torch.float32
         assert 0 <= images.min() <= images.max() <= 1
-        assert labels.shape == (size, count)
         assert labels.dtype == torch.int64
         assert torch.equal(tags(images)[0], episodes.classes.gather(1, labels))
     assert episodes.classes.shape == (size, n_way)
-    assert episodes.classes.dtype == torch.int64
     counts = torch.nn.functional.one_hot(episodes.support_labels, n_way).sum(dim=1)
     assert torch.equal(counts, torch.full_like(counts, k_shot))
     for e in range(size):
@@ -73,30 +71,13 @@ def test_an_episode_is_the_same_to_the_bit_however_a_batch_is_shared_out(sampler
         start += size
 
 
-def test_an_episode_does_not_depend_on_the_number_of_threads():
-    sampler = EpisodeSampler(make_classes(), n_way=5, k_shot=2, n_query=3, seed=5)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = sampler.batch(0, 40)
-        torch.set_num_threads(3)
-        together = sampler.batch(0, 40)
-    finally:
-        torch.set_num_threads(threads)
-    assert_same(alone, together)
-
-
 # What a seed drew when images had one channel only and no normalisation: it draws so for ever.
 _CLASSES = [[1, 0, 3, 6, 4], [1, 3, 4, 6, 0], [7, 0, 5, 4, 3]]
 _SUPPORT_LABELS = [1, 4, 2, 4, 3, 0, 1, 3, 0, 2]
 _QUERY_LABELS = [[2, 3, 4], [4, 3, 2], [1, 1, 3]]
-_SUPPORT_SUMS = {
-    False: [394.701968323905, 395.26275300374255, 373.9647136731073, 382.643144834321],
-    True: [354.0533117817249, 362.9948645737022, 291.50425614090636, 310.7221665889956],
-}
-_QUERY_SUMS = {
-    False: [387.90196829335764, 391.8705956749618, 390.1686352612451],
-    True: [381.77404296956956, 340.6928536905907, 368.2875227499753],
+_SUMS = {  # of the first episode: four images of its support, and its queries
+    False: (394.701968, 395.262753, 373.964714, 382.643145, 387.901968, 391.870596, 390.168635),
+    True: (354.053312, 362.994865, 291.504256, 310.722167, 381.774043, 340.692854, 368.287523),
 }
 
 
@@ -109,53 +90,48 @@ def test_a_seed_shows_the_same_pictures_for_ever(augment):
     assert drawn.classes.tolist() == _CLASSES
     assert drawn.support_labels[0].tolist() == _SUPPORT_LABELS
     assert drawn.query_labels.tolist() == _QUERY_LABELS
-    support = drawn.support[0, :4].double().sum(dim=(1, 2, 3)).tolist()
-    assert support == pytest.approx(_SUPPORT_SUMS[augment], rel=1e-6)
-    query = drawn.query[0].double().sum(dim=(1, 2, 3)).tolist()
-    assert query == pytest.approx(_QUERY_SUMS[augment], rel=1e-6)
+    sums = torch.cat([drawn.support[0, :4], drawn.query[0]]).double().sum(dim=(1, 2, 3))
+    assert sums.tolist() == pytest.approx(_SUMS[augment], rel=1e-6)
 
 
-def two_from(sampler: EpisodeSampler, first: int) -> dict[str, torch.Tensor]:
-    return vars(sampler.batch(first, 2))
+def eight_from(sampler: EpisodeSampler, first: int) -> dict[str, torch.Tensor]:
+    return vars(sampler.batch(first, 8))
 
 
-def test_an_episode_does_not_depend_on_the_number_of_workers():
+def test_an_episode_does_not_depend_on_the_number_of_workers_or_threads():
     normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    classes = make_classes(side=20, channels=3, normalisation=normalisation)
-    sampler = EpisodeSampler(classes, n_way=3, k_shot=1, n_query=2, seed=4)
-    whole = sampler.batch(0, 10)
-    draw = functools.partial(two_from, sampler)  # picklable: workers may be spawned
-    loader = torch.utils.data.DataLoader(range(0, 10, 2), batch_size=None, num_workers=2, collate_fn=draw)
-    for i, batch in enumerate(loader):
-        assert_same(Episodes(**batch), rows(whole, 2 * i, 2 * i + 2))
-    assert i == 4
+    classes = make_classes(channels=3, normalisation=normalisation)
+    sampler = EpisodeSampler(classes, n_way=5, k_shot=2, n_query=3, seed=4)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)  # a worker has one
+        whole = sampler.batch(0, 40)
+    finally:
+        torch.set_num_threads(threads)
+    draw = functools.partial(eight_from, sampler)  # picklable: workers may be spawned
+    loader = torch.utils.data.DataLoader(range(0, 40, 8), batch_size=None, num_workers=2, collate_fn=draw)
+    drawn = [Episodes(**batch) for batch in loader]
+    assert len(drawn) == 5
+    for number, episodes in enumerate(drawn):
+        assert_same(episodes, rows(whole, 8 * number, 8 * number + 8))
 
 
-def test_normalisation_is_of_the_distorted_pixels():
-    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    options = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 1}
-    plain = EpisodeSampler(make_classes(side=84, channels=3), **options).batch(7, 3)
-    classes = make_classes(side=84, channels=3, normalisation=normalisation)
-    normalised = EpisodeSampler(classes, **options).batch(7, 3)
-    for name in ("support", "query"):
-        pixels, scaled = getattr(plain, name), getattr(normalised, name)
-        assert scaled.dtype == torch.float32
-        for c in range(3):
-            expected = (pixels[:, :, c] - normalisation.mean[c]) / normalisation.std[c]
-            assert torch.equal(scaled[:, :, c], expected)
-
-
+@pytest.mark.parametrize("stored", [1, 3])
 @pytest.mark.parametrize("augment", [True, False])
-def test_grey_images_repeated_to_three_channels(augment):
+def test_grey_is_repeated_and_normalisation_is_of_the_distorted_pixels(stored, augment):
+    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     options = {"n_way": 3, "k_shot": 2, "n_query": 4, "seed": 1, "augment": augment}
-    grey = EpisodeSampler(make_classes(), **options).batch(0, 2)
-    repeated = dataclasses.replace(
-        make_classes(), channels=3, normalisation=Normalisation((0.5,) * 3, (1.0, 2.0, 4.0))
+    plain = EpisodeSampler(make_classes(side=84, channels=stored), **options).batch(7, 3)
+    classes = dataclasses.replace(
+        make_classes(side=84, channels=stored), channels=3, normalisation=normalisation
     )
-    drawn = EpisodeSampler(repeated, **options).batch(0, 2)
-    assert drawn.support.shape == (2, 6, 3, 28, 28)
-    for c, std in enumerate((1.0, 2.0, 4.0)):
-        assert torch.equal(drawn.query[:, :, c], (grey.query[:, :, 0] - 0.5) / std)
+    normalised = EpisodeSampler(classes, **options).batch(7, 3)
+    for pixels, scaled in ((plain.support, normalised.support), (plain.query, normalised.query)):
+        assert scaled.dtype == torch.float32
+        assert scaled.shape[2:] == (3, 84, 84)
+        for c in range(3):
+            expected = (pixels[:, :, c % stored] - normalisation.mean[c]) / normalisation.std[c]
+            assert torch.equal(scaled[:, :, c], expected)
 
 
 def test_colours_are_distorted_alike_and_mirrored_at_the_edges():
@@ -170,24 +146,16 @@ def test_colours_are_distorted_alike_and_mirrored_at_the_edges():
     assert distorted(colour[:, :, :1], numbers).min() == 0, "a grey image's outside is paper"
 
 
-def test_episodes_and_seeds_differ():
-    def sampler(seed):
-        return EpisodeSampler(make_classes(), n_way=3, k_shot=1, n_query=2, seed=seed)
-
-    episodes = sampler(0).batch(0, 200)
-    assert len({images.numpy().tobytes() for images in episodes.support}) == 200
-    others = sampler(1).batch(0, 200)
-    mine = {images.numpy().tobytes() for images in episodes.support}
-    assert mine.isdisjoint(images.numpy().tobytes() for images in others.support)
-
-
-def test_distortion_does_not_change_what_is_drawn():
-    options = {"n_way": 4, "k_shot": 2, "n_query": 3, "seed": 2}
-    plain = EpisodeSampler(make_classes(), **options, augment=False).batch(0, 50)
-    moved = EpisodeSampler(make_classes(), **options).batch(0, 50)
+def test_episodes_and_seeds_differ_and_distortion_does_not_change_what_is_drawn():
+    options = {"n_way": 3, "k_shot": 1, "n_query": 2}
+    plain, moved, other = (
+        EpisodeSampler(make_classes(), **options, seed=seed, augment=augment).batch(0, 200)
+        for seed, augment in ((0, False), (0, True), (1, True))
+    )
     for name in ("support_labels", "query_labels", "classes"):
         assert torch.equal(getattr(plain, name), getattr(moved, name)), name
-    assert not torch.equal(plain.support, moved.support)
+    shown = {images.numpy().tobytes() for drawn in (plain, moved, other) for images in drawn.support}
+    assert len(shown) == 600
 
 
 def assert_uniform(values, count):
@@ -217,17 +185,12 @@ def test_every_draw_is_uniform():
     assert_uniform(a * 5 + b - (b > a).long(), 30)
 
 
-def bar(side=28):
-    """A horizontal bar through the centre, (1, 1, 1, H, W)."""
-    image = torch.zeros(1, 1, 1, side, side)
-    image[..., side // 2 - 2 : side // 2 + 2, 6 : side - 6] = 1
-    return image
-
-
-def moved_bar(number, value):
-    numbers = np.full((1, 6), 0.5)
-    numbers[0, number] = value
-    return distorted(bar(), numbers)[0, 0, 0].double()
+def moved_bar(**numbers):
+    """A horizontal bar through the centre, distorted by the numbers that are not 0.5: (28, 28)."""
+    image = torch.zeros(1, 1, 1, 28, 28)
+    image[..., 12:16, 6:22] = 1
+    of = [numbers.get(name, 0.5) for name in ("turn", "wide", "high", "slant", "right", "down")]
+    return distorted(image, np.array([of]))[0, 0, 0].double()
 
 
 def moments(image):
@@ -242,27 +205,25 @@ def moments(image):
 
 
 def test_distortions_are_what_they_are_called():
-    still = distorted(bar(), np.full((1, 6), 0.5))
-    assert torch.equal(still, bar())
-    mass, _, _, _, wide = moments(still[0, 0, 0].double())
-
+    mass, _, _, _, wide = moments(moved_bar())
+    assert moved_bar().unique().tolist() == [0, 1], "it is distorted by nothing"
     rotation = 2 * math.degrees(math.atan(0.1))
     for value, angle in ((0.0, rotation), (1.0, -rotation)):
-        turned = moments(moved_bar(0, value))
+        turned = moments(moved_bar(turn=value))
         assert turned[3] == pytest.approx(angle, abs=0.2)
         assert turned[0] == pytest.approx(mass, rel=0.01)
-    assert moments(moved_bar(1, 1.0))[4] == pytest.approx(wide * 1.15, rel=0.02)
-    assert moments(moved_bar(1, 0.0))[4] == pytest.approx(wide * 0.85, rel=0.02)
-    for number in (1, 2):
-        for value, scale in ((0.0, 0.85), (1.0, 1.15)):
-            assert moments(moved_bar(number, value))[0] == pytest.approx(mass * scale, rel=0.03)
-    assert moments(moved_bar(2, 1.0))[4] == pytest.approx(wide, rel=0.001)
-    slanted = moved_bar(3, 1.0)
-    x = torch.arange(28) - 13.5
-    centres = (slanted * x).sum(1)[12:16] / slanted.sum(1)[12:16]  # of four rows of the bar
+    for value, scale in ((0.0, 0.85), (1.0, 1.15)):
+        for name, extent, rel in (("wide", scale, 0.02), ("high", 1, 0.001)):
+            scaled = moments(moved_bar(**{name: value}))
+            assert scaled[0] == pytest.approx(mass * scale, rel=0.03)
+            assert scaled[4] == pytest.approx(wide * extent, rel=rel)
+    slanted = moved_bar(slant=1.0)
+    centres = (slanted * (torch.arange(28) - 13.5)).sum(1)[12:16] / slanted.sum(1)[
+        12:16
+    ]  # of the bar's rows
     assert torch.diff(centres).tolist() == pytest.approx([-0.15] * 3, abs=0.02)
-    assert moments(moved_bar(4, 1.0))[1:3] == pytest.approx((-2.1, 0), abs=0.01)
-    assert moments(moved_bar(5, 0.0))[1:3] == pytest.approx((0, 2.1), abs=0.01)
+    assert moments(moved_bar(right=1.0))[1:3] == pytest.approx((-2.1, 0), abs=0.01)
+    assert moments(moved_bar(down=0.0))[1:3] == pytest.approx((0, 2.1), abs=0.01)
 
 
 @pytest.mark.parametrize(

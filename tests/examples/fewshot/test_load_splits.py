@@ -5,13 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from examples.fewshot import data
 from examples.fewshot.data import load_splits
 from examples.fewshot.data.archives import Layout
 from examples.fewshot.data.classes import ImageClasses, Normalisation, Splits
-from examples.fewshot.data.episodes import EpisodeSampler
 
 PUBLISHED = Normalisation((0.922,), (0.084,))
 
@@ -20,8 +18,8 @@ def made(channels, classes, seed):
     """`classes` classes of three random images, darker in the later channels."""
     images = np.random.default_rng(seed).integers(0, 256, (3 * classes, channels, 8, 8))
     images = (images / np.arange(1, channels + 1)[:, None, None]).astype(np.uint8)
-    names = tuple(f"class {seed} {c}" for c in range(classes))
-    return ImageClasses(images, 3 * np.arange(classes + 1), names, ("LATIN",) * classes)
+    names = [f"class {seed} {c}" for c in range(classes)]
+    return ImageClasses.of_sizes(images, [3] * classes, names, names)
 
 
 @pytest.fixture
@@ -57,34 +55,22 @@ def test_loaders_get_what_is_theirs(calls, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["colour", "grey"])
-def test_correct_is_measured_on_the_training_images_for_all_splits(calls, name):
-    root = "here" if name == "grey" else None
-    splits = load_splits(name, root=root, normalise="correct", rotate="all")
-    pixels = made(3 if name == "colour" else 1, 6, 0).images / 255
-    for normalisation in [part.normalisation for part in splits]:
-        np.testing.assert_allclose(normalisation.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
-        np.testing.assert_allclose(normalisation.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
-
-
-def test_what_a_sampler_hands_out_is_normalised(calls):
-    splits = load_splits("colour", normalise="correct")
-    sampler = EpisodeSampler(splits.train, n_way=6, k_shot=2, n_query=1, seed=0, augment=False)
-    shown = sampler.batch(0, 300).support
-    assert shown.mean(dim=(0, 1, 3, 4)).abs().max() < 0.02
-    assert shown.transpose(1, 2).std(dim=(0, 2, 3, 4)).sub(1).abs().max() < 0.02
+def test_correct_is_measured_on_the_training_images_for_all_splits(calls):
+    splits = load_splits("colour", normalise="correct", rotate="all")
+    pixels = made(3, 6, 0).images / 255
+    for part in splits:
+        np.testing.assert_allclose(part.normalisation.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(part.normalisation.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
 
 
 def test_published_is_the_tables(calls):
     splits = load_splits("grey", root="here", normalise="published", channels=3)
+    plain = load_splits("grey", root="here")
     assert all(part.normalisation == PUBLISHED for part in splits)
-    assert load_splits("grey", root="here").train.normalisation is None
-    shown = EpisodeSampler(splits.test, n_way=2, k_shot=1, n_query=1, seed=0, augment=False).batch(0, 3)
-    plain = EpisodeSampler(
-        load_splits("grey", root="here").test, n_way=2, k_shot=1, n_query=1, seed=0, augment=False
-    ).batch(0, 3)
-    expected = ((plain.query - 0.922) / 0.084).expand(-1, -1, 3, -1, -1)
-    torch.testing.assert_close(shown.query, expected, rtol=1e-6, atol=1e-6)
+    assert plain.train.normalisation is None
+    rows = np.array([[0, 7], [3, 2]])
+    expected = ((plain.test.show(rows, None) - 0.922) / 0.084).expand(-1, -1, 3, -1, -1)
+    torch.testing.assert_close(splits.test.show(rows, None), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_published_normalisations():
@@ -108,31 +94,14 @@ def test_a_correct_one_of_the_table_is_not_measured(calls, monkeypatch):
     assert load_splits("grey", root="here", normalise="correct").test.normalisation == known
 
 
-@pytest.mark.parametrize(
-    ("rotate", "counts"), [("none", [6, 4, 5]), ("train", [24, 4, 5]), ("all", [24, 16, 20])]
-)
-def test_rotations_of_the_chosen_splits(calls, rotate, counts):
-    splits = load_splits("colour", rotate=rotate, normalise="correct")
-    assert [len(part.names) for part in splits] == counts
-    assert splits.train.normalisation is not None
-
-
-def test_channels(calls):
-    assert load_splits("grey", root="here").train.picture_shape == (1, 8, 8)
-    assert load_splits("grey", root="here", channels=1).train.picture_shape == (1, 8, 8)
-    assert load_splits("grey", root="here", channels=3).train.picture_shape == (3, 8, 8)
-    assert load_splits("colour", channels=3).train.picture_shape == (3, 8, 8)
-
-
-def test_the_folder_of_another_size(tmp_path):
-    for alphabet in "abc":
-        for image in "01":
-            path = tmp_path / alphabet / "letter" / f"{image}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.linear_gradient("L").save(path)
-    assert load_splits("folder", root=tmp_path, image_size=40).test.picture_shape == (1, 40, 40)
-    with pytest.raises(ValueError, match="nothing to download; put the images below root"):
-        load_splits("folder", root=tmp_path, download=True)
+def test_rotations_of_the_chosen_splits_and_channels(calls):
+    for rotate, counts in (("none", [6, 4, 5]), ("train", [24, 4, 5]), ("all", [24, 16, 20])):
+        splits = load_splits("colour", rotate=rotate, channels=3)
+        assert [len(part.names) for part in splits] == counts
+        assert splits.train.picture_shape == (3, 8, 8)
+    for channels, expected in ((None, 1), (1, 1), (3, 3)):
+        part = load_splits("grey", root="here", channels=channels).validation
+        assert part.picture_shape == (expected, 8, 8)
 
 
 @pytest.mark.parametrize(

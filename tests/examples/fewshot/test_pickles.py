@@ -2,9 +2,7 @@
 
 import os
 import pickle
-import random
 import struct
-import subprocess
 import sys
 import tracemalloc
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from examples.fewshot.data.pickles import load_pickle
+from tests.examples.fewshot.damage import damaged
 
 # {'data': numpy.arange(6, dtype='>i2').reshape(2, 3), 'names': ['caf\xe9'], 7L: numpy.float32(0.5)}
 # as Python 2 writes it in protocol 2: byte strings are short strings (U), integers may be long (\x8a).
@@ -75,25 +74,22 @@ def test_python_2(tmp_path):
 
 
 @every_protocol
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.arange(12).reshape(3, 4)[:, ::2],
-        np.array([True, False]),
-        np.array(["crab", "lobster"]),
-        np.zeros((0, 3), np.int32),
-        np.array(5, ">u4"),
-    ],
-    ids=["bytes", "fortran", "strided", "bool", "text", "empty", "no axes"],
-)
-def test_every_protocol(tmp_path, protocol, array):
-    value = {"a": array, "b": [np.int64(3), b"crab", "lobster", None, 1.5, (True, {})]}
-    content = load_pickle("test", write(tmp_path, value, protocol))
-    np.testing.assert_array_equal(content["a"], array)
-    assert content["a"].dtype == array.dtype
-    assert content["b"] == [3, "crab", "lobster", None, 1.5, (True, {})]
+def test_every_protocol(tmp_path, protocol):
+    arrays = {
+        "bytes": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "strided": np.arange(12).reshape(3, 4)[:, ::2],
+        "bool": np.array([True, False]),
+        "text": np.array(["crab", "lobster"]),
+        "empty": np.zeros((0, 3), np.int32),
+        "no axes": np.array(5, ">u4"),
+    }
+    others = [np.int64(3), b"crab", "lobster", None, 1.5, (True, {})]
+    *read, plain = load_pickle("test", write(tmp_path, [*arrays.values(), others], protocol))
+    for array, (name, expected) in zip(read, arrays.items(), strict=True):
+        np.testing.assert_array_equal(array, expected, name)
+        assert array.dtype == expected.dtype, name
+    assert plain == [3, "crab", "lobster", None, 1.5, (True, {})]
 
 
 @every_protocol
@@ -103,14 +99,8 @@ def test_what_is_not_data_is_refused_and_not_run(tmp_path, protocol, keep):
     path = write(tmp_path, {"image_data": [Malicious(trace)]}, protocol)
     assert_refused(path, keep, r"asks for (posix|nt)\.system.*nothing of it was run")
     assert not trace.exists()
-
-
-def test_the_refused_pickle_is_dangerous_otherwise(tmp_path):
-    path = write(tmp_path, Malicious(tmp_path / "trace"))
-    subprocess.run(
-        [sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"], check=True
-    )
-    assert (tmp_path / "trace").exists()
+    pickle.loads(path.read_bytes())
+    assert trace.exists(), "it does nothing in the usual way either"
 
 
 def test_nothing_is_imported_for_a_refusal(tmp_path):
@@ -126,31 +116,17 @@ def test_nothing_is_imported_for_a_refusal(tmp_path):
 @pytest.mark.parametrize(
     "value",
     [
-        np.array([{}, None]),
-        np.zeros(2, [("a", "i4"), ("b", "O")]),
-        np.array(["2020-01-01"], "datetime64[D]"),
-        slice(1),
-        {1, 2},
-        bytearray(b"ab"),
+        *(
+            np.array([{}, None]),
+            np.zeros(2, [("a", "i4"), ("b", "O")]),
+            np.array(["2020"], "datetime64[Y]"),
+        ),
+        *(slice(1), {1, 2}, bytearray(b"ab"), b"not a pickle", b"\x80\x99"),
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
     ],
-    ids=["objects", "records", "dates", "slice", "set", "bytearray"],
 )
-def test_other_types_are_refused(tmp_path, value):
+def test_other_types_and_files_are_refused(tmp_path, value):
     assert_refused(write(tmp_path, value))
-
-
-@both_ways
-def test_every_truncation_is_refused(tmp_path, keep):
-    whole = pickle.dumps({"data": np.arange(9), "labels": [1, 2, 3]}, protocol=4)
-    for length in range(len(whole)):
-        assert_refused(write(tmp_path, whole[:length]), keep)
-
-
-@pytest.mark.parametrize(
-    "content", [b"not a pickle", b"\x80\x99", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f"]
-)
-def test_other_files_are_refused(tmp_path, content):
-    assert_refused(write(tmp_path, content))
 
 
 def test_a_pickle_that_holds_itself_is_refused(tmp_path):
@@ -169,6 +145,8 @@ def nested(make, leaf=b"x", levels=60):
 
 LISTS = nested(lambda value: [value, value])
 TUPLES = nested(lambda value: (value, value))
+DTYPE, SCALAR = b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\nh\x01h\x00\x86R"
+ENCODED = b"c_codecs\nencode\nh\x00U\x06latin1\x86R"
 LONG_TEXT = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"q\x00"
 # Short files which a reader that trusts them would be busy with for ever, or fill the memory with.
 REPEATED = {
@@ -185,19 +163,17 @@ REPEATED = {
     "a key in protocol 0": b"(" + TUPLES + b"K\x01d",
     "a member of a set": b"\x8f(" + TUPLES + b"\x90",
     "a frozen set": b"(" + TUPLES + b"\x91",
-    "copies by encoding": b"]("
-    + LONG_TEXT
-    + b"0"
-    + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 10_000
-    + b"e",
+    "copies by encoding": b"](" + LONG_TEXT + b"0" + ENCODED * 10_000 + b"e",
     "an encoding": b"c_codecs\nencode\nX\x01\x00\x00\x00a" + LISTS + b"\x86R",
-    "copies of scalars": b"](cnumpy\ndtype\nU\x07S100000K\x00K\x01\x87Rq\x01T"
+    "copies of scalars": b"]("
+    + DTYPE
+    + b"U\x07S100000K\x00K\x01\x87Rq\x01T"
     + LONG_TEXT[1:]
-    + b"cnumpy.core.multiarray\nscalar\nh\x01h\x00\x86R" * 10_000
+    + SCALAR * 9999
     + b"e",
-    "a byte order": b"cnumpy\ndtype\nU\x02i2K\x00K\x01\x87R(K\x03" + LISTS + b"tb",
-    "a type": b"cnumpy\ndtype\n" + LISTS + b"K\x00K\x01\x87R",
-    "arguments": b"](" + b"K\x00" * 50_000 + b"eq\x000](" + b"cnumpy\ndtype\nh\x00R0" * 50_000 + b"e",
+    "a byte order": DTYPE + b"U\x02i2K\x00K\x01\x87R(K\x03" + LISTS + b"tb",
+    "a type": DTYPE + LISTS + b"K\x00K\x01\x87R",
+    "arguments": b"](" + b"K\x00" * 50_000 + b"eq\x000](" + (DTYPE + b"h\x00R0") * 50_000 + b"e",
     "copies of the top": b"](" + LONG_TEXT + b"2" * 100_000 + b"e",
 }
 
@@ -242,77 +218,38 @@ def test_wrong_lengths_take_no_memory(tmp_path, keep, opcode, length):
 
 def array_of(kind=b"u1", shape=b"K\x03\x85", data=b"U\x03abc", order=b"|"):
     """Opcodes of an array, in protocol 2."""
-    return (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-        + shape
-        + b"cnumpy\ndtype\nU"
-        + bytes([len(kind)])
-        + kind
-        + b"K\x00K\x01\x87R(K\x03U"
-        + bytes([len(order)])
-        + order
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-        + data
-        + b"tb."
-    )
+    start = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+    kind, order = (b"U" + bytes([len(text)]) + text for text in (kind, order))
+    dtype = DTYPE + kind + b"K\x00K\x01\x87R(K\x03" + order + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
+    return start + shape + dtype + b"\x89" + data + b"tb."
 
 
-def test_an_array_by_its_opcodes(tmp_path):
-    assert load_pickle("test", write(tmp_path, array_of())).tolist() == [97, 98, 99]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kind": b"S" + b"9" * 30},
-        {"kind": b"U999999999"},
-        {"kind": b"S999999999"},
-        {"kind": b"i3"},
-        {"kind": b"S0"},
-        {"kind": b"O8"},
-        {"kind": b"b1\n"},
-        {"order": b">>"},
-        {"order": b""},
-        {"shape": b"K\x04\x85"},
-        {"shape": b"\x8a\x08" + struct.pack("<q", 1 << 62) + b"\x85"},
-        {"shape": b"J\xfe\xff\xff\xff\x85"},
-        {"shape": b"(" + b"K\x01" * 100 + b"K\x03t"},
-        {"shape": TUPLES},
-        {"shape": b"N"},
-        {"data": b"N"},
-        {"data": b"K\x03"},
-        {"data": LISTS},
+IMPOSSIBLE = {
+    "kind": [b"S" + b"9" * 30, b"U999999999", b"S999999999", b"i3", b"S0", b"O8", b"b1\n"],
+    "order": [b">>", b""],
+    "shape": [
+        *(b"K\x04\x85", b"\x8a\x08" + struct.pack("<q", 1 << 62) + b"\x85", b"J\xfe\xff\xff\xff\x85"),
+        *(b"(" + b"K\x01" * 100 + b"K\x03t", TUPLES, b"N"),
     ],
-    ids=lambda changes: " ".join(f"{key}={value[:12]!r}" for key, value in changes.items()),
-)
-def test_arrays_that_cannot_be_are_refused(tmp_path, changes):
-    assert_refused(write(tmp_path, array_of(**changes)))
+    "data": [b"N", b"K\x03", LISTS],
+}
+
+
+@pytest.mark.parametrize("part", IMPOSSIBLE)
+def test_arrays_that_cannot_be_are_refused(tmp_path, part):
+    assert load_pickle("test", write(tmp_path, array_of())).tolist() == [97, 98, 99]
+    for value in IMPOSSIBLE[part]:
+        assert_refused(write(tmp_path, array_of(**{part: value})))
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"Pidentifier\n.",
-        b"K\x01Q.",
-        b"\x82\x01.",
-        b"\x83\x01\x00.",
-        b"\x84\x01\x00\x00\x00.",
-        b"(inumpy\ndtype\n.",
-        b"(cnumpy\ndtype\nU\x02i2o.",
-        b"cnumpy\ndtype\n)\x81.",
-        b"cnumpy\ndtype\n)}\x92.",
-        b"\x97.",
-        b"K\x01\x98.",
-        b"\x8f.",
-        b"K\x012.",
-        b"\xff.",
-        b"cnumpy\ndtype\n.",
-        b"cnumpy\nndarray\n.",
-        b"c_codecs\nencode\n.",
-        b"c_codecs\nencode\n}U\x01aK\x01sb.",
-        b"c_codecs\nencode\nN}U\x0c__defaults__(NtsR\x86b.",
-        b"cnumpy\ndtype\n}U\x01aK\x01sb.",
-        b"]K\x01b.",
+        *(b"Pidentifier\n.", b"K\x01Q.", b"\x82\x01.", b"\x83\x01\x00.", b"\x84\x01\x00\x00\x00."),
+        *(b"(inumpy\ndtype\n.", b"(" + DTYPE + b"U\x02i2o.", DTYPE + b")\x81.", DTYPE + b")}\x92."),
+        *(b"\x97.", b"K\x01\x98.", b"\x8f.", b"K\x012.", b"\xff.", b"]K\x01b."),
+        *(DTYPE + b".", b"cnumpy\nndarray\n.", b"c_codecs\nencode\n.", DTYPE + b"}U\x01aK\x01sb."),
+        *(b"c_codecs\nencode\n}U\x01aK\x01sb.", b"c_codecs\nencode\nN}U\x0c__defaults__(NtsR\x86b."),
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R.",
     ],
 )
@@ -326,14 +263,12 @@ def test_opcodes_and_objects_that_data_does_not_need_are_refused(tmp_path, keep,
 def test_every_damage_is_a_value_error(tmp_path, protocol, keep):
     value = {"data": np.arange(9), "labels": [1, 2, 3], "names": [b"crab", "eel"], "one": np.float32(1)}
     whole = PYTHON_2 if protocol == "Python 2" else pickle.dumps(value, protocol=protocol)
-    generator = random.Random(0)
+    for length in range(len(whole)):
+        assert_refused(write(tmp_path, whole[:length]), keep)
     messages = []
-    for _ in range(300):
-        damaged = bytearray(whole)
-        for _ in range(generator.choice([1, 1, 5])):
-            damaged[generator.randrange(len(whole))] = generator.randrange(256)
+    for content in damaged(whole, 300, 5):
         try:
-            load_pickle("test", write(tmp_path, bytes(damaged)), keep)
+            load_pickle("test", write(tmp_path, content), keep)
         except ValueError as error:
             messages.append(str(error))
     assert len(messages) > 30
@@ -347,11 +282,8 @@ def test_what_is_no_plain_file_is_refused(tmp_path, keep):
     for path in (tmp_path / "data.pkl", tmp_path):
         with pytest.raises(ValueError, match=rf"test: '{path}' must be a plain file"):
             load_pickle("test", path, keep)
-
-
-def test_a_missing_file_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
-        load_pickle("test", tmp_path / "nothing.pkl")
+        load_pickle("test", tmp_path / "nothing.pkl", keep)
 
 
 @every_protocol

@@ -55,16 +55,11 @@ def test_each_task_shows_every_class_k_times_and_belongs_to_its_domain(drawn_sam
         assert len(set(zip(shown, images[sequence, half].tolist(), strict=True))) == N * K
 
 
-def test_the_order_of_the_labels_is_not_always_the_same():
-    assert len({tuple(row) for row in sampler(order="first").batch(3, 20).labels.tolist()}) == 20
-
-
 def test_the_labels_of_the_two_tasks_are_permuted_independently():
     """Which of two classes got which label: the same in both tasks as often as not."""
     twins = make_classes((6, 6), 4)
-    drawn = SequenceSampler(twins, twins, n_way=2, k_shot=1, seed=0, order="first", augment=False).batch(
-        0, 4000
-    )
+    options = {"n_way": 2, "k_shot": 1, "seed": 0, "order": "first", "augment": False}
+    drawn = SequenceSampler(twins, twins, **options).batch(0, 4000)
     kinds, _ = tags(drawn.images)
     label_of_class_0 = torch.where(kinds == 0, drawn.labels, 0).unflatten(1, (2, 2)).sum(2)
     pairs = collections.Counter(map(tuple, label_of_class_0.tolist()))
@@ -135,10 +130,9 @@ def test_a_sequence_is_the_same_to_the_bit_however_a_batch_is_shared_out(drawn_s
 
 
 def test_seeds_and_sequences_differ():
-    mine = {image.numpy().tobytes() for image in sampler().batch(0, 8).images}
-    assert len(mine) == 8
-    for other in (sampler(seed=1).batch(0, 8), sampler().batch(8, 8)):
-        assert mine.isdisjoint(image.numpy().tobytes() for image in other.images)
+    batches = (sampler().batch(0, 8), sampler(seed=1).batch(0, 8), sampler().batch(8, 8))
+    assert len({image.numpy().tobytes() for drawn in batches for image in drawn.images}) == 24
+    assert len({tuple(row) for drawn in batches for row in drawn.labels.tolist()}) == 24
 
 
 @pytest.mark.parametrize(
@@ -159,19 +153,15 @@ def test_refused(changes, message):
 
 
 def test_images_of_two_shapes_are_refused():
-    with pytest.raises(
-        ValueError, match=r"must have one shape, got \(1, 4, 4\) and \(1, 5, 5\); load both"
-    ):
+    message = r"must have one shape, got \(1, 4, 4\) and \(1, 5, 5\); load both"
+    with pytest.raises(ValueError, match=message):
         SequenceSampler(FIRST, make_classes((6,) * 5, 5), n_way=N, k_shot=K, seed=0)
 
 
-@pytest.mark.parametrize(("first", "size"), [(-1, 1), (0, 0)])
-def test_batch_refuses(first, size):
-    with pytest.raises(ValueError, match=f"got first={first}, size={size}"):
-        sampler().batch(first, size)
-
-
-def test_sequences_of_two_batches_have_no_common_layout():
+def test_batch_refuses():
+    for first, size in ((-1, 1), (0, 0)):
+        with pytest.raises(ValueError, match=f"got first={first}, size={size}"):
+            sampler().batch(first, size)
     with pytest.raises(ValueError, match="must be of one batch of 8, got first=7, size=2"):
         sampler().batch(7, 2)
     assert len(sampler(order="first").batch(7, 2).labels) == 2

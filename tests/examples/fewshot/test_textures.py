@@ -21,26 +21,19 @@ def test_splits_share_no_class(classes):
     splits = textures.split_classes(classes)
     parts = [*splits]
     assert [len(part.names) for part in parts] == [64, 16, 20]
-    every = [name for part in parts for name in part.names]
-    assert len(set(every)) == 100
-    assert set(every) == set(classes.names)
+    assert sorted(name for part in parts for name in part.names) == sorted({*classes.names})
     seen = set(splits.train.alphabets)
     assert seen == set(splits.validation.alphabets) == set(FAMILY_NAMES) - set(textures.HELD_OUT)
     assert set(splits.test.alphabets) == set(FAMILY_NAMES)
     for part in parts:
-        for name, family in zip(part.names, part.alphabets, strict=True):
-            assert name.startswith(family)
+        assert [name.split()[0] for name in part.names] == list(part.alphabets)
         assert part.images.shape == (2 * len(part.names), 3, 84, 84)
         assert part.images.dtype == np.uint8
-        c = part.names.index(part.names[-1])
-        source = classes.names.index(part.names[-1])
-        np.testing.assert_array_equal(part.images[2 * c : 2 * c + 2], classes.images[2 * source :][:2])
 
 
 def test_no_two_classes_of_a_family_share_a_trait():
     traits = np.array([textures.traits_of(c) for c in range(textures.CLASSES_PER_FAMILY)])
-    assert traits.min() > 0
-    assert traits.max() < 1
+    assert 0 < traits.min() < traits.max() < 1
     for trait in traits.T:
         assert len(set(trait.tolist())) == textures.CLASSES_PER_FAMILY
     held_out = {*textures.VALIDATION, *textures.TEST}
@@ -72,11 +65,7 @@ def test_an_image_is_a_function_of_its_class_and_number(family):
     assert five.astype(int)[0].sum(axis=(1, 2)).tolist() == SUMS[FAMILY_NAMES[family]]
     assert len({image.tobytes() for image in five}) == 5
     assert five.std(axis=(2, 3)).max(axis=1).min() > 10, "an image is plain"
-
-
-def test_another_class_is_another_texture():
-    one, other = (textures.draw_images(0, c, 0, 1) for c in (5, 7))
-    assert (one != other).mean() > 0.5
+    assert (textures.draw_images(family, 7, 0, 5) != five).mean() > 0.5, "another class looks the same"
 
 
 def test_any_two_classes_share_a_palette():
