@@ -1,51 +1,50 @@
-"""One step of acting: what training, evaluation and pictures of episodes have in common.
+"""One step of acting, which training, evaluation and pictures share, and who acts: an agent, or chance.
 
 Letters in the shapes: B environments, C x H x W pixels, A actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .agent import AgentOutput
+from .agent import Agent, AgentOutput
 
 
-class Policy(Protocol):
-    """What can play: an `Agent` or something that is called like one."""
+class RandomPolicy(nn.Module):
+    """What every trained agent is compared with; called like one: all actions are equally probable, every
+    value is 0, nothing is carried."""
 
-    def __call__(
-        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: list[Tensor]
-    ) -> tuple[AgentOutput, list[Tensor]]: ...
+    def __init__(self, n_actions: int) -> None:
+        super().__init__()
+        self.n_actions = n_actions
 
-    def initial_state(self, count: int) -> list[Tensor]: ...
+    def forward(
+        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: list[Tensor] | None = None
+    ) -> tuple[AgentOutput, list[Tensor]]:
+        """Logits (B, L, A) and values (B, L) of zeros, for dones (B, L)."""
+        logits = dones.new_zeros((*dones.shape, self.n_actions), dtype=rewards.dtype)
+        return AgentOutput(logits, rewards.new_zeros(rewards.shape)), []
 
-    def parameters(self) -> Iterable[Tensor]: ...
+    def initial_state(self, count: int) -> list[Tensor]:
+        """None."""
+        return []
 
-    def eval(self) -> Any: ...
+
+Policy = Agent | RandomPolicy
 
 
 @dataclass(frozen=True)
 class Acted:
-    """What a policy did at one step.
+    """What a policy did at one step; on the CPU, but for the states."""
 
-    Attributes
-    ----------
-    actions : (B,) int64, on the CPU as all but the states.
-    logits : (B, A) float32, of the policy that took them.
-    values : (B,) float32, the return expected before.
-    states : to act at the next step with, where the policy is.
-    """
-
-    actions: Tensor
-    logits: Tensor
-    values: Tensor
-    states: list[Tensor]
+    actions: Tensor  # (B,) int64
+    logits: Tensor  # (B, A) float32, of the policy that took them
+    values: Tensor  # (B,) float32, the return expected before
+    states: list[Tensor]  # to act at the next step with, where the policy is
 
 
 @torch.no_grad()
@@ -57,11 +56,10 @@ def act(
     states: list[Tensor],
     noise: Tensor | None = None,
 ) -> Acted:
-    """Let a policy act once.
+    """Let a policy, in evaluation mode, act once.
 
     Parameters
     ----------
-    policy : in evaluation mode.
     frame, reward, done : (B, C, H, W), (B,), (B,), as of a `Step`.
     states : those that the step before returned, or the policy's `initial_state`.
     noise : (B, A), from `gumbel_noise`, to draw the actions; None takes the most probable ones.

@@ -1,7 +1,4 @@
-"""The agent: an encoder, a core that reads its features beside the rewards, a policy and a value.
-
-Letters in the shapes: B environments or sequences, L steps, C x H x W pixels, A actions, F features.
-"""
+"""The agent: an encoder, a core that reads its features beside the rewards, a policy and a value."""
 
 from __future__ import annotations
 
@@ -16,12 +13,10 @@ from .encoder import ImpalaEncoder
 
 
 class AgentOutput(NamedTuple):
-    """What an agent says at each step."""
+    """What an agent says at each of L steps of B sequences."""
 
-    logits: Tensor
-    """(B, L, A), of the actions."""
-    values: Tensor
-    """(B, L), the discounted return expected from here on."""
+    logits: Tensor  # (B, L, A), of the actions
+    values: Tensor  # (B, L), the discounted return expected from here on
 
 
 class Agent(nn.Module):
@@ -45,8 +40,7 @@ class Agent(nn.Module):
                 f"Agent: core must read the encoder's {encoder.n_features} features and a reward, "
                 f"{encoder.n_features + 1} entries, got one that reads {core.n_inputs}"
             )
-        self.encoder = encoder
-        self.core = core
+        self.encoder, self.core = encoder, core
         self.policy = nn.Linear(core.n_outputs, n_actions)
         self.value = nn.Linear(core.n_outputs, 1)
 
@@ -60,7 +54,7 @@ class Agent(nn.Module):
         bptt: int | None = None,
         return_states: bool = True,
     ) -> tuple[AgentOutput, States]:
-        """Go through L >= 1 steps of B sequences.
+        """Go through L >= 1 steps of B sequences; returns what is said, and the states to continue with.
 
         Parameters
         ----------
@@ -69,18 +63,13 @@ class Agent(nn.Module):
             between -1 and 1.
         dones : (B, L) bool, where a new episode begins: before that step whatever is carried is forgotten,
             and no gradient passes it.
-        states : what the call before returned, or `initial_state`; by default episodes begin.
+        states : what the call before returned, or `initial_state`; by default episodes begin. One tensor
+            (B, ...) for each layer that carries something, each part of the graph.
         bptt : steps through which gradients flow back, by truncation: what is carried is detached after
             every `bptt` steps, counted from the first one here. 1 is what the published code does with all
             cores but the LSTM; the queries, keys and rates of a self-referential matrix, which act on later
             steps alone, then never learn (their gradients are exactly zero). None: the whole unroll.
         return_states : whether states are wanted again.
-
-        Returns
-        -------
-        output : logits (B, L, A) and values (B, L).
-        states : to continue with, one tensor (B, ...) a layer; none from a core that carries nothing. They
-            are part of the graph: detach them to begin the next unroll's there.
 
         Raises
         ------
@@ -126,9 +115,7 @@ class Agent(nn.Module):
                 )
         if dones.dtype != torch.bool:
             raise TypeError(f"Agent: dones must be bool, got {dones.dtype}")
-        if states is not None and (
-            len(states) != self.core.n_states or any(len(state) != lead[0] for state in states)
-        ):
+        if states is not None and [len(state) for state in states] != [lead[0]] * self.core.n_states:
             raise ValueError(
                 f"Agent: states must be {self.core.n_states} tensors (B = {lead[0]}, ...), got "
                 f"{[tuple(state.shape) for state in states]}; pass what forward or initial_state returned"
@@ -149,11 +136,7 @@ def build_agent(
 ) -> Agent:
     """An agent with fresh weights; by default the published one for Procgen, 967,248 parameters.
 
-    Parameters
-    ----------
-    n_actions : see `Agent`.
-    frame_shape, channels, scale, n_features : see `ImpalaEncoder`.
-    core, options : see `examples.rl.cores.build_core`.
+    The arguments are those of `Agent`, `ImpalaEncoder` and, with the options, of `build_core`.
 
     Raises
     ------

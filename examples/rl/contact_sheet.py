@@ -1,29 +1,27 @@
-"""An episode as one picture: ``python -m examples.rl.contact_sheet --help``.
-
-Letters in the shapes: T steps of the episode, C x H x W pixels.
-"""
+"""An episode as one picture: ``python -m examples.rl.contact_sheet --help``."""
 
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..training.command_line import run_with_options
+from ..training.figures import new_figure
 from ..training.run_folder import RunFolder
 from ..training.settings import flag
-from .acting import Acted, Policy
+from .acting import Acted, Policy, RandomPolicy
 from .environments import action_names, make_environment
 from .environments.vector import Step, VectorEnvironment
 from .episodes import play_episodes
 from .evaluate import frames_of, load_run
-from .random_policy import RandomPolicy
 from .splits import TEST_LEVELS
 
 _COLUMNS = 8
@@ -63,38 +61,19 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Recording:
-    """An episode, or its beginning.
+    """T steps of an episode, or of its beginning."""
 
-    Attributes
-    ----------
-    frames : (T, C, H, W) uint8, what was seen at each step.
-    actions : (T,) int64, taken then.
-    values : (T,), what the agent expected then.
-    rewards : (T,), what the action brought.
-    finished : whether the episode came to its end.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    values: np.ndarray
-    rewards: np.ndarray
-    finished: bool
+    frames: np.ndarray  # (T, C, H, W) uint8, what was seen at each step
+    actions: np.ndarray  # (T,) int64, taken then
+    values: np.ndarray  # (T,), what the agent expected then
+    rewards: np.ndarray  # (T,), what the action brought
+    finished: bool  # the episode came to its end
 
 
-def record_episode(
-    policy: Policy, environment: VectorEnvironment, *, greedy: bool, seed: int, max_steps: int
-) -> Recording:
-    """Play the first episode of an environment, a vector of one; the rest as for `play_episodes`."""
+def record_episode(policy: Policy, environment: VectorEnvironment, **options: Any) -> Recording:
+    """Play the first episode of an environment, a vector of one, with options of `play_episodes`."""
     seen: list[tuple[Step, Acted, Step]] = []
-    episodes = play_episodes(
-        policy,
-        environment,
-        1,
-        greedy=greedy,
-        seed=seed,
-        max_steps=max_steps,
-        show=lambda *step: seen.append(step),
-    )
+    episodes = play_episodes(policy, environment, 1, show=lambda *step: seen.append(step), **options)
     before, acted, after = zip(*seen, strict=True)
     return Recording(
         frames=np.concatenate([step.frame for step in before]),
@@ -122,9 +101,7 @@ def draw_sheet(
     shown = shown_steps(total, frames)
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(
-        figsize=(1.5 * max(columns, 4), 2.0 * rows + 2.6), layout="constrained", facecolor="white"
-    )
+    figure = new_figure(1.5 * max(columns, 4), 2.0 * rows + 2.6)
     got = f"return {recording.rewards.sum():g}" + ("" if recording.finished else " so far")
     figure.suptitle(f"{title}: {total} steps, {got}", color=_INK)
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.0] * rows + [2.2])
@@ -132,14 +109,10 @@ def draw_sheet(
         axes = figure.add_subplot(grid[divmod(place, columns)])
         reward = float(recording.rewards[step:following].sum())
         axes.imshow(recording.frames[step].transpose(1, 2, 0), interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.set_title(f"t = {step}", fontsize=8, color=_QUIET)
-        axes.set_xlabel(
-            f"{names[recording.actions[step]]}\nV {recording.values[step]:.2f}   r {reward:+g}",
-            fontsize=8,
-            color=_colour(reward),
-        )
+        told = f"{names[recording.actions[step]]}\nV {recording.values[step]:.2f}   r {reward:+g}"
+        axes.set_xlabel(told, fontsize=8, color=_colour(reward))
     _draw_values(figure.add_subplot(grid[rows, :]), recording, shown)
     figure.savefig(path, dpi=140)
 
@@ -170,32 +143,26 @@ def main(options: Sheet) -> Path:
     ------
     ValueError, OSError, ImportError : for options, runs or games that do not allow it.
     """
-    options.check()
-    run = load_run(RunFolder(options.run))
-    game = run.settings.games[0] if options.game is None else options.game
-    if game not in run.settings.games:
+    o = options
+    o.check()
+    run = load_run(RunFolder(o.run))
+    games, mode = run.settings.games, run.settings.mode
+    game = games[0] if o.game is None else o.game
+    if game not in games:
         raise ValueError(
-            f"contact_sheet: --game must be one of the run's, {', '.join(run.settings.games)}; got {game!r}"
+            f"contact_sheet: --game must be one of the run's, {', '.join(games)}; got {game!r}"
         )
-    numbered = game != "cue" and run.settings.mode != "exploration"
-    if options.level is not None and not numbered:
+    numbered = game != "cue" and mode != "exploration"
+    if o.level is not None and not numbered:
         raise ValueError("contact_sheet: --level: this game's levels have no numbers; leave it out")
-    levels = (1000, TEST_LEVELS) if options.level is None else (options.level, 1)
-    environment = make_environment(
-        game, 1, options.seed, mode=run.settings.mode, levels=levels if numbered else (0, 0)
-    )
-    policy: Policy = RandomPolicy(environment.n_actions) if options.random else run.model
-    try:
-        recording = record_episode(
-            policy, environment, greedy=options.greedy, seed=options.seed, max_steps=options.max_steps
-        )
-    finally:
-        environment.close()
-    path = run.folder.contact_sheet if options.output is None else options.output
-    who = "acting at random" if options.random else f"{run.settings.core}, {frames_of(run):,} frames"
-    draw_sheet(
-        recording, names=action_names(game), frames=options.frames, title=f"{game}, {who}", path=path
-    )
+    levels = (1000, TEST_LEVELS) if o.level is None else (o.level, 1)
+    made = make_environment(game, 1, o.seed, mode=mode, levels=levels if numbered else (0, 0))
+    with closing(made) as environment:
+        policy = RandomPolicy(environment.n_actions) if o.random else run.model
+        recording = record_episode(policy, environment, greedy=o.greedy, seed=o.seed, max_steps=o.max_steps)
+    path = run.folder.contact_sheet if o.output is None else o.output
+    who = "acting at random" if o.random else f"{run.settings.core}, {frames_of(run):,} frames"
+    draw_sheet(recording, names=action_names(game), frames=o.frames, title=f"{game}, {who}", path=path)
     print(f"{path}: {len(recording.frames)} steps, return {recording.rewards.sum():g}")
     return path
 

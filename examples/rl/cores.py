@@ -14,21 +14,9 @@ from ..training import cores
 from ..training.cores import Core, Flags, States
 
 CoreName = Literal[
-    "feedforward",
-    "lstm",
-    "deeper",
-    "deltanet",
-    "srwm",
-    "srwm_no_carry",
-    "fake_sr",
-    "sr_delta",
-    "linear",
-    "recurrent_delta",
-    "delta_rnn",
-    "delta_delta",
-    "delta_cde",
-    "self_modifying_titans",
-]
+    "feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", "linear",
+    "recurrent_delta", "delta_rnn", "delta_delta", "delta_cde", "self_modifying_titans",
+]  # fmt: skip
 
 
 class Direct(Core):
@@ -51,10 +39,6 @@ class NoCarry(Core):
     never learn (their gradients are exactly zero): its layers are feed-forward ones,
     ``h + out_linear(softmax(h) W_y)``, from which "fake SR" differs by the softmax alone. So it is in the
     published experiments too, though the name speaks of a state that is reset.
-
-    Parameters
-    ----------
-    core : whose every step this is.
     """
 
     def __init__(self, core: Core) -> None:
@@ -72,13 +56,9 @@ class NoCarry(Core):
 def build_core(core: CoreName, n_inputs: int, *, lstm_size: int = 256, **options: Any) -> Core:
     """A core by name, by default as in the paper's reinforcement learning.
 
-    Parameters
-    ----------
-    core : "feedforward", `Direct`; "srwm_no_carry", `NoCarry` of "srwm"; the others are those of
-        `examples.training.cores`, as published for agents.
-    n_inputs : entries of an input vector.
-    lstm_size : entries of the hidden state of "lstm", which has one layer.
-    options : see `examples.training.cores.build_core`.
+    "feedforward" is `Direct`, "srwm_no_carry" `NoCarry` of "srwm"; the others are those of
+    `examples.training.cores.build_core`, which has the options, as published for agents. The "lstm" has one
+    layer, with ``lstm_size`` entries in its hidden state.
 
     Raises
     ------
@@ -91,7 +71,6 @@ def build_core(core: CoreName, n_inputs: int, *, lstm_size: int = 256, **options
         return Direct(n_inputs)
     if core == "lstm":
         options |= {"n_layers": 1, "d_model": lstm_size}
-    built = cores.build_core(
-        "srwm" if core == "srwm_no_carry" else core, n_inputs, **options, published="agents"
-    )
+    name = "srwm" if core == "srwm_no_carry" else core
+    built = cores.build_core(name, n_inputs, **options, published="agents")
     return NoCarry(built) if core == "srwm_no_carry" else built

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from .rollouts import Rows
 from .settings import Settings
 
 
-@dataclass(frozen=True)
-class Block:
-    """Environments that are stepped together: their number, and that of the first among all there are."""
+class Division(NamedTuple):
+    """What one process plays."""
 
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Division:
-    """What one process plays.
-
-    Attributes
-    ----------
-    rows : those of the joined batch that it collects.
-    blocks : its environments, in blocks that some of make up an unroll.
-    """
-
-    rows: Rows
-    blocks: tuple[Block, ...]
-
-
-def session_seed(seed: int, update: int) -> int:
-    """Of all environments of a run in a session that begins with an update, below 2^31."""
-    return int(np.random.SeedSequence((seed, update)).generate_state(1)[0] >> 1)
+    rows: range  # those of the joined batch that it collects
+    blocks: tuple[range, ...]  # its environments, among all there are: some blocks make up an unroll
 
 
 def divide(settings: Settings, rank: int, processes: int) -> Division:
@@ -56,8 +33,7 @@ def divide(settings: Settings, rank: int, processes: int) -> Division:
             )
     rows, played = settings.batch_size // processes, settings.played // processes
     size = math.gcd(rows, played)
-    first = rank * played
+    mine = range(rank * played, (rank + 1) * played, size)
     return Division(
-        Rows(first=rank * rows, count=rows, total=settings.batch_size),
-        tuple(Block(start, size) for start in range(first, first + played, size)),
+        range(rank * rows, (rank + 1) * rows), tuple(range(first, first + size) for first in mine)
     )

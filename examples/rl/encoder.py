@@ -7,10 +7,14 @@ in Irie et al. 2022 (https://arxiv.org/abs/2202.05780) without its own LSTM.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+_Convolution = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 class ImpalaEncoder(nn.Module):
@@ -23,8 +27,7 @@ class ImpalaEncoder(nn.Module):
     frame_shape : (C, H, W) of the frames. Of any size: each pooling rounds up, so that three of them leave
         ceil(H / 8) x ceil(W / 8), of a tiny frame at least 1 x 1, and every pixel counts. With pooled
         maps that small most of what a 3 x 3 filter sees is padding; fewer sections are enough then.
-    channels : of the sections, as many as there are sections.
-    scale : factor on the channels.
+    channels, scale : of the sections, as many as there are sections, and a factor on them.
     n_features : F.
 
     Raises
@@ -51,11 +54,10 @@ class ImpalaEncoder(nn.Module):
                 "ImpalaEncoder: channels, scale and n_features must be at least 1, and there must be a "
                 f"section, got channels {channels}, scale {scale}, n_features {n_features}"
             )
-        self.frame_shape = frame_shape
-        self.n_features = n_features
+        self.frame_shape, self.n_features = frame_shape, n_features
         in_channels, *size = frame_shape
         scaled = [scale * c for c in channels]
-        self.sections = nn.Sequential(*(_Section(*pair) for pair in pairwise((in_channels, *scaled))))
+        self.sections = nn.Sequential(*(_section(*pair) for pair in pairwise((in_channels, *scaled))))
         height, width = (math.ceil(n / 2 ** len(channels)) for n in size)
         self.linear = nn.Linear(scaled[-1] * height * width, n_features)
         # The layout in which a CPU's convolutions and poolings take half the time.
@@ -74,24 +76,20 @@ class ImpalaEncoder(nn.Module):
                 f"got {tuple(frames.shape)}"
             )
         pixels = frames.to(self.linear.weight.dtype, memory_format=torch.channels_last) / 255
-        maps: Tensor = self.sections(pixels)
         # Flattened as (C, H, W) whatever the layout, the order of published checkpoints.
-        features: Tensor = self.linear(maps.relu().flatten(1))
+        features: Tensor = self.linear(self.sections(pixels).relu().flatten(1))
         return features.relu()
 
 
-class _Section(nn.Module):
+def _section(in_channels: int, channels: int) -> nn.Sequential:
     """(N, C, H, W) -> (N, C', ceil(H / 2), ceil(W / 2))."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.convolution = _convolution(in_channels, channels)
-        self.pooling = nn.MaxPool2d(3, stride=2, padding=1)
-        self.blocks = nn.Sequential(_ResidualBlock(channels), _ResidualBlock(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.blocks(self.pooling(self.convolution(x)))
-        return out
+    return nn.Sequential(
+        OrderedDict(
+            convolution=_Convolution(in_channels, channels),
+            pooling=nn.MaxPool2d(3, stride=2, padding=1),
+            blocks=nn.Sequential(_ResidualBlock(channels), _ResidualBlock(channels)),
+        )
+    )
 
 
 class _ResidualBlock(nn.Module):
@@ -99,13 +97,9 @@ class _ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _convolution(channels, channels)
-        self.second = _convolution(channels, channels)
+        self.first = _Convolution(channels, channels)
+        self.second = _Convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.second(self.first(x.relu()).relu())
         return out
-
-
-def _convolution(in_channels: int, channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, channels, 3, padding=1)

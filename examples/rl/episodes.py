@@ -1,13 +1,10 @@
-"""Playing a number of episodes, which are chosen before anything is known of them.
-
-Letters in the shapes: B environments, E episodes.
-"""
+"""Playing a number of episodes, which are chosen before anything is known of them."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +12,11 @@ from .acting import Acted, Policy, act, gumbel_noise
 from .environments.vector import Step, VectorEnvironment
 
 
-@dataclass(frozen=True)
-class Episodes:
-    """Episodes that were played.
+class Episodes(NamedTuple):
+    """E episodes that were played: ordered by environment, and in each by time."""
 
-    Attributes
-    ----------
-    returns : (E,) float64, unclipped.
-    lengths : (E,) int64.
-    """
-
-    returns: np.ndarray
-    lengths: np.ndarray
+    returns: np.ndarray  # (E,) float64, unclipped
+    lengths: np.ndarray  # (E,) int64
 
 
 def play_episodes(
@@ -50,16 +40,11 @@ def play_episodes(
     ----------
     policy : put into evaluation mode.
     environment : freshly made, with at most ``count`` environments; it is reset.
-    count : E.
     greedy : take the most probable action; otherwise draw one.
     seed : of the actions that are drawn.
     max_steps : to stop after, whether or not all have ended.
     tell : is told how many episodes ended in each step.
     show : is shown each step: what was seen, what was done in unfinished rows, and what came of it.
-
-    Returns
-    -------
-    The episodes that ended, ordered by environment, and in each by time.
 
     Raises
     ------
@@ -71,14 +56,14 @@ def play_episodes(
             f"play_episodes: count must be at least the number of environments, {B}, got {count}; "
             "make fewer environments"
         )
-    wanted = count // B + (np.arange(B) < count % B)
-    played: list[list[tuple[float, int]]] = [[] for _ in range(B)]
+    left = count // B + (np.arange(B) < count % B)
+    found: list[tuple[int, float, int]] = []
     policy.eval()
     states = policy.initial_state(B)
     step = environment.reset()
-    busy = np.arange(B)
-    for steps in itertools.count() if max_steps is None else range(max_steps):
-        if not len(busy):
+    for steps in itertools.count():
+        busy = np.flatnonzero(left)
+        if not len(busy) or steps == max_steps:
             break
         noise = None if greedy else gumbel_noise((B, environment.n_actions), seed, steps)[busy]
         carried = [state[busy] for state in states]
@@ -90,11 +75,10 @@ def play_episodes(
         before, step = step, environment.step(actions)
         show(before, acted, step)
         ended = busy[step.done[busy]]
-        for row in ended:
-            played[row].append((float(step.episode_return[row]), int(step.episode_length[row])))
+        found += [(row, float(step.episode_return[row]), int(step.episode_length[row])) for row in ended]
+        left[ended] -= 1
         tell(len(ended))
-        busy = np.flatnonzero([len(of_one) < most for of_one, most in zip(played, wanted, strict=True)])
-    found = list(itertools.chain.from_iterable(played))
+    found.sort(key=lambda episode: episode[0])
     return Episodes(
-        np.array([gained for gained, _ in found], np.float64), np.array([n for _, n in found], np.int64)
+        np.array([gained for _, gained, _ in found], np.float64), np.array([n for *_, n in found], np.int64)
     )

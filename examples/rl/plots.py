@@ -16,20 +16,17 @@ from ..training.experiments import Results, intervals_of, row_label
 from ..training.figures import CHANCE, COLOURS, LINE, QUIET
 from .settings import Settings
 from .splits import Split
-from .tables import columns_of, list_players
+from .tables import Player, columns_of, list_players
 
 _COLUMNS = 3
 _WINDOW = 5  # reports that a curve's point is the mean of
+_THIN: dict[str, Any] = {"linewidth": 0.8, "marker": None}
 
 
 def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -> None:
     """Draw the return over frames and over the time, and the speed with what takes the time.
 
-    Parameters
-    ----------
-    reports : the lines of metrics.json.
-    settings : of the run.
-    path : of the picture.
+    The reports are the lines of metrics.json.
     """
     figure = figures.new_figure(12, 4)
     by_frames, by_time, speed = figure.subplots(1, 3)
@@ -44,12 +41,11 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
             x, y = zip(*points, strict=True)
             figures.line(axes, x, y, label, colour, **style)
 
+    several = settings.games if len(settings.games) > 1 else ()
     for axes, where in ((by_frames, frames), (by_time, minutes)):
-        if len(settings.games) > 1:
-            for game, colour in zip(settings.games, COLOURS[1:], strict=False):
-                draw(axes, where, f"episode_return/{game}", game, colour, linewidth=0.8, marker=None)
-        mean = "mean of the games" if len(settings.games) > 1 else None
-        draw(axes, where, "episode_return", mean, COLOURS[0])
+        for game, colour in zip(several, COLOURS[1:], strict=False):
+            draw(axes, where, f"episode_return/{game}", game, colour, **_THIN)
+        draw(axes, where, "episode_return", "mean of the games" if several else None, COLOURS[0])
     figures.finish(by_frames, "frames", "return of the episodes that ended")
     by_frames.xaxis.set_major_formatter(EngFormatter(sep=""))
     figures.finish(by_time, "minutes of training", "")
@@ -62,23 +58,16 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
     figures.finish(speed, "minutes of training", "frames per second")
     shares = speed.twinx()
     for part, colour in zip(("environment", "acting", "learning"), COLOURS[1:], strict=False):
-        draw(shares, minutes, f"{part}_share", f"{part}, right axis", colour, linewidth=0.8, marker=None)
+        draw(shares, minutes, f"{part}_share", f"{part}, right axis", colour, **_THIN)
     shares.set(ylabel="share of the time; parts may overlap", ylim=(0, 1.05))
     figures.legend_above(speed, shares)
     figures.save(figure, path, f"{', '.join(settings.games)}: {settings.core}, run {settings.name}")
 
 
 def draw_returns(result: dict[str, Any], splits: Sequence[Split], path: Path) -> None:
-    """Draw a panel for each game: the mean return of each player on each split, with its interval.
-
-    Parameters
-    ----------
-    result : as `evaluate` returns it.
-    splits : where it was measured.
-    path : of the picture.
-    """
-    players = list_players(result)
-    games = result["games"]
+    """Draw a panel for each game of what `evaluate` returns: each player's mean return on each split, with
+    its interval."""
+    players, games = list_players(result), result["games"]
     columns = min(_COLUMNS, len(games))
     rows = math.ceil(len(games) / columns)
     figure = figures.new_figure(1.5 + 4.2 * columns, 1.2 + 3.1 * rows)
@@ -91,7 +80,7 @@ def draw_returns(result: dict[str, Any], splits: Sequence[Split], path: Path) ->
     figures.save(figure, path, title, ncols=2)
 
 
-def _draw_game(axes: Axes, players: list[Any], splits: Sequence[Split], game: str) -> None:
+def _draw_game(axes: Axes, players: list[Player], splits: Sequence[Split], game: str) -> None:
     columns = columns_of(players[0][2]["games"][game], splits)
     where = np.arange(len(columns))
     for number, (title, policy, part) in enumerate(players):
@@ -125,43 +114,32 @@ def draw_comparison(results: Results, path: Path) -> None:
     for entry, colour in zip(entries, COLOURS, strict=False):
         curves = [run["curve"] for run in entry["runs"]]
         frames, [returns, seconds] = figures.common_points(curves, "frames", "episode_return", "seconds")
-        smooth = _running_mean(returns)
-        drawn = figures.least_to_greatest(smooth)
+        drawn = figures.least_to_greatest(_running_mean(returns))
         figures.band(by_frames, frames, drawn, entry["label"], colour)
         figures.band(by_time, seconds.mean(axis=0) / 60, drawn, None, colour)
         value = entry["summary"][split]["sampled"]
         each = [run["result"][split]["sampled"]["mean"] for run in entry["runs"]]
-        compared.append(
-            figures.Dots(row_label(entry, results), value, each, colour, f"{value['mean']:.3g}")
-        )
+        text = f"{value['mean']:.3g}"
+        compared.append(figures.Dots(row_label(entry, results), value, each, colour, text))
     figures.draw_dots(dots, compared)
 
-    chance = results["random"][split]["sampled"]
-    mean, half = chance["mean"], chance["interval_95"]
-    dots.axvspan(mean - half, mean + half, color=LINE, alpha=0.5, linewidth=0)
-    dots.axvline(mean, **CHANCE)
+    mean, low, high = figures.interval(results["random"][split]["sampled"])
+    dots.axvspan(float(low), float(high), color=LINE, alpha=0.5, linewidth=0)
+    dots.axvline(float(mean), **CHANCE)
     in_training = next(iter(results["random"].values()))["sampled"]["mean"]
     for axes in (by_frames, by_time):
         axes.axhline(in_training, label="acting at random, grey its interval", **CHANCE)
     figures.finish(by_frames, "frames", "return in training, sampled actions")
     by_frames.xaxis.set_major_formatter(EngFormatter(sep=""))
     figures.finish(by_time, "minutes of training", "")
-    figures.finish(
-        dots, f"return, {'levels not seen in training' if split == 'test' else split}", "", grid="x"
-    )
+    where = "levels not seen in training" if split == "test" else split
+    figures.finish(dots, f"return, {where}", "", grid="x")
     dots.xaxis.set_major_locator(MaxNLocator(6))
-    seeds = (
-        ""
-        if len(results["seeds"]) == 1
-        else ("; lines: mean of the seeds, bands: from the least to the greatest; small dots: each seed")
-    )
+    note = f"curves: mean of the last {_WINDOW} reports"
+    if len(results["seeds"]) > 1:
+        note += "; lines: mean of the seeds, bands: from the least to the greatest; small dots: each seed"
     over = intervals_of(results, f"{results['episodes']} episodes a split")
-    figures.save(
-        figure,
-        path,
-        f"{results['title']}\n{over}",
-        note=f"curves: mean of the last {_WINDOW} reports{seeds}",
-    )
+    figures.save(figure, path, f"{results['title']}\n{over}", note=note)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:

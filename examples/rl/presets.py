@@ -17,13 +17,7 @@ CORES: tuple[CoreName, ...] = get_args(CoreName)
 
 # Six games on 200 levels of the easy distribution; 48 actors, 8 of each game, of which an update learns
 # from 32.
-_EASY = Settings(
-    games=("bigfish", "fruitbot", "maze", "leaper", "plunder", "starpilot"),
-    mode="easy",
-    start_level=0,
-    levels=200,
-    environments=48,
-)
+_EASY = Settings(games=("bigfish", "fruitbot", "maze", "leaper", "plunder", "starpilot"), environments=48)
 
 # Four games on 500 levels of the memory distribution, where much of what matters is out of sight.
 _MEMORY = replace(_EASY, games=("dodgeball", "heist", "maze", "miner"), mode="memory", levels=500)
@@ -45,11 +39,8 @@ _CUE = Settings(
 # The published form of the self-referential layers, with a softmax of inputs that are all but alike, does
 # not learn this task in so few frames. The LSTM takes twice as many, and some seeds never learn it at 3e-3.
 _CUE_SELF_REFERENTIAL = replace(_CUE, residual="pre_norm", input_softmax="off", input_gain=2.0)
-_CUE_OF_CORES: dict[CoreName, Settings] = {
-    "srwm": _CUE_SELF_REFERENTIAL,
-    "srwm_no_carry": _CUE_SELF_REFERENTIAL,
-    "fake_sr": _CUE_SELF_REFERENTIAL,
-    "sr_delta": _CUE_SELF_REFERENTIAL,
+_CUE_OF_CORES = {
+    **dict.fromkeys(("srwm", "srwm_no_carry", "fake_sr", "sr_delta"), _CUE_SELF_REFERENTIAL),
     "lstm": replace(_CUE, learning_rate=1.5e-3, frames=1_000_000),
 }
 
@@ -68,23 +59,17 @@ _SETS = {
 }
 
 
-def _with_core(settings: Settings, core: CoreName) -> Settings:
-    if settings is _CUE:
-        settings = _CUE_OF_CORES.get(core, _CUE)
-    return replace(settings, core=core)
-
-
-# What each is, and its settings.
+# What each is, its core, and its settings but for the core.
 _TABLE = {
-    f"{name}-{core.replace('_', '-')}": (f"{what}, {core}", _with_core(settings, core))
-    for name, (what, settings) in _SETS.items()
+    f"{name}-{core}".replace("_", "-"): (what, core, _CUE_OF_CORES.get(core, s) if s is _CUE else s)
+    for name, (what, s) in _SETS.items()
     for core in CORES
 }
-
 PRESETS: dict[str, Settings] = {
-    name: replace(settings, preset=name, name=name) for name, (_, settings) in _TABLE.items()
+    name: replace(settings, core=core, preset=name, name=name)
+    for name, (_, core, settings) in _TABLE.items()
 }
-DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
+DESCRIPTIONS = {name: f"{what}, {core}" for name, (what, core, _) in _TABLE.items()}
 
 
 def command(settings: Settings) -> str:

@@ -1,18 +1,17 @@
 """Acting: the policy plays, one step per call with carried state, and what it saw becomes an unroll.
 
-Letters in the shapes: B environments, T steps of an unroll that are acted on, C x H x W pixels,
-A actions, L steps of one call of the agent.
+Letters in the shapes: B environments, T steps of an unroll that are acted on, C x H x W pixels, A actions.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,57 +19,29 @@ from ..training.clock import Clock
 from .acting import act, gumbel_noise
 from .agent import Agent
 from .environments.vector import Step, VectorEnvironment
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One that ended: the game it was of, its return, unclipped, and how many steps it took."""
-
-    game: str
-    episode_return: float
-    length: int
+from .settings import Settings
+from .tally import add_ended
 
 
 @dataclass(frozen=True)
 class Unroll:
-    """What B environments went through in T steps, and the step before those.
+    """What B environments went through in T steps, and the step before those."""
 
-    Attributes
-    ----------
-    frames : (B, T + 1, C, H, W) uint8; index 0 is the last step of the unroll before.
-    rewards : (B, T + 1) float32, unclipped; ``rewards[:, t + 1]`` answers action t.
-    dones : (B, T + 1) bool; whether the frame is the first of an episode, likewise.
-    actions : (B, T) int64, taken at steps 0 to T - 1.
-    behaviour_logits : (B, T, A), of the policy that took them.
-    states : the agent's, before step 0; one tensor a layer, batch first.
-    episodes : those that ended at steps 1 to T.
-    environment_seconds, acting_seconds : what the environments took, and the agent.
-    """
-
-    frames: Tensor
-    rewards: Tensor
-    dones: Tensor
-    actions: Tensor
-    behaviour_logits: Tensor
-    states: list[Tensor]
-    episodes: tuple[Episode, ...]
+    frames: Tensor  # (B, T + 1, C, H, W) uint8; index 0 is the last step of the unroll before
+    rewards: Tensor  # (B, T + 1) float32, unclipped; that of index t + 1 answers action t
+    dones: Tensor  # (B, T + 1) bool; whether the frame is the first of an episode
+    actions: Tensor  # (B, T) int64, taken at steps 0 to T - 1
+    behaviour_logits: Tensor  # (B, T, A), of the policy that took them
+    states: list[Tensor]  # the agent's, before step 0; one tensor a layer, batch first
+    episodes: Mapping[str, float]  # that ended at steps 1 to T, see `add_ended`
     environment_seconds: float
     acting_seconds: float
 
     def to(self, device: torch.device) -> Unroll:
         """The same with all tensors on a device."""
-        names = ("frames", "rewards", "dones", "actions", "behaviour_logits")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        tensors = ("frames", "rewards", "dones", "actions", "behaviour_logits")
+        moved: dict[str, Any] = {n: getattr(self, n).to(device, non_blocking=True) for n in tensors}
         return replace(self, **moved, states=[state.to(device) for state in self.states])
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of the joined batch that one process collects: ``first`` to ``first + count - 1``."""
-
-    first: int
-    count: int
-    total: int
 
 
 @dataclass
@@ -92,9 +63,8 @@ class Collector:
     ----------
     environments : blocks of equally many environments of one kind.
     agent : acts; where it is, its states stay.
-    unroll : T.
-    seed : of the actions.
-    rows : of the joined batch; as many as some of the blocks have environments.
+    settings : its unroll, T; its seed, of the actions; its batch_size, the rows of the joined batch.
+    rows : those that are collected; as many as some of the blocks have environments.
     autocast : the context that the agent is called in.
 
     Raises
@@ -106,22 +76,18 @@ class Collector:
         self,
         environments: Sequence[VectorEnvironment],
         agent: Agent,
-        *,
-        unroll: int,
-        seed: int,
-        rows: Rows,
+        settings: Settings,
+        rows: range,
         autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         sizes = {environment.count for environment in environments}
         size = max(sizes, default=0)
-        if len(sizes) != 1 or rows.count % size or rows.count > size * len(environments):
+        if len(sizes) != 1 or len(rows) % size or len(rows) > size * len(environments):
             raise ValueError(
                 "Collector: environments: expected blocks of one size that make up the "
-                f"{rows.count} rows, got sizes {[e.count for e in environments]}"
+                f"{len(rows)} rows, got sizes {[e.count for e in environments]}"
             )
-        self.agent, self.unroll, self.seed, self.rows = agent, unroll, seed, rows
-        self.autocast = autocast
-        self.per_unroll = rows.count // size
+        self.agent, self.settings, self.rows, self.autocast = agent, settings, rows, autocast
         self._blocks = [
             _Block(environment, environment.reset(), agent.initial_state(size))
             for environment in environments
@@ -136,31 +102,26 @@ class Collector:
         go_on : asked before every step.
         """
         clock, environment_seconds, acting_seconds = Clock(), 0.0, 0.0
-        B, T, size = self.rows.count, self.unroll, self.rows.count // self.per_unroll
+        B, T, size = len(self.rows), self.settings.unroll, self._blocks[0].environment.count
         taken = [
             (self._blocks[place % len(self._blocks)], slice(first, first + size))
-            for place, first in enumerate(range(0, B, size), number * self.per_unroll)
+            for place, first in enumerate(range(0, B, size), number * (B // size))
         ]
-        C_H_W = taken[0][0].environment.frame_shape
         noise = self._noise(number)
         states = [torch.cat(parts) for parts in zip(*(block.states for block, _ in taken), strict=True)]
         started_from = states
-        frames = torch.empty(B, T + 1, *C_H_W, dtype=torch.uint8)
+        frames = torch.empty(B, T + 1, *taken[0][0].environment.frame_shape, dtype=torch.uint8)
         rewards, dones = torch.empty(B, T + 1), torch.empty(B, T + 1, dtype=torch.bool)
         actions = torch.empty(B, T, dtype=torch.int64)
         logits: list[Tensor] = []
-        episodes: list[Episode] = []
+        episodes: defaultdict[str, float] = defaultdict(float)
         for t in range(T + 1):
             for block, rows in taken:
-                step, names = block.step, block.environment.names
-                frames.numpy()[rows, t] = step.frame
-                rewards.numpy()[rows, t] = step.reward
-                dones.numpy()[rows, t] = step.done
+                frames.numpy()[rows, t] = block.step.frame
+                rewards.numpy()[rows, t] = block.step.reward
+                dones.numpy()[rows, t] = block.step.done
                 if t > 0:
-                    episodes += [
-                        Episode(names[row], float(step.episode_return[row]), int(step.episode_length[row]))
-                        for row in np.flatnonzero(step.done)
-                    ]
+                    add_ended(episodes, block.step, block.environment.names)
             environment_seconds += clock.lap()
             if t == T:
                 break
@@ -176,17 +137,8 @@ class Collector:
                 block.step = block.environment.step(acted.actions.numpy()[rows])
         for block, rows in taken:
             block.states = [state[rows] for state in states]
-        return Unroll(
-            frames=frames,
-            rewards=rewards,
-            dones=dones,
-            actions=actions,
-            behaviour_logits=torch.stack(logits, dim=1),
-            states=started_from,
-            episodes=tuple(episodes),
-            environment_seconds=environment_seconds,
-            acting_seconds=acting_seconds,
-        )
+        seen = frames, rewards, dones, actions, torch.stack(logits, dim=1)
+        return Unroll(*seen, started_from, episodes, environment_seconds, acting_seconds)
 
     def state(self) -> list[dict[str, Any]] | None:
         """Where the games stand, tensors and plain values; None if there are some that cannot say."""
@@ -212,6 +164,7 @@ class Collector:
 
     def _noise(self, number: int) -> Tensor:
         """Gumbel noise (T, B, A) of this process's rows."""
-        rows, n_actions = self.rows, self._blocks[0].environment.n_actions
-        draws = gumbel_noise((self.unroll, rows.total, n_actions), self.seed, number)
-        return draws[:, rows.first : rows.first + rows.count]
+        n_actions = self._blocks[0].environment.n_actions
+        s = self.settings
+        draws = gumbel_noise((s.unroll, s.batch_size, n_actions), s.seed, number)
+        return draws[:, self.rows.start : self.rows.stop]

@@ -7,22 +7,6 @@ from typing import ClassVar, Literal
 
 from ..training.settings import FREE, TrainingSettings
 from .cores import CoreName
-from .losses import LossConstants
-
-_MAY_BE_NEGATIVE = ("beta_init",)
-_MAY_BE_ZERO = ("start_level", "levels", "seed", "threads", "environment_threads")
-_NEVER_ZERO = (
-    "learning_rate",
-    "epsilon",
-    "max_minutes",
-    "reward_clip",
-    "rho_bar",
-    "c_bar",
-    "pg_rho_bar",
-    "input_gain",
-)
-_BELOW_ONE = ("alpha", "momentum")
-_AT_MOST_ONE = ("discount", "vtrace_lambda")
 
 
 @dataclass(frozen=True)
@@ -134,20 +118,6 @@ class Settings(TrainingSettings):
     """Threads that Procgen's games of a process are played in; 0 leaves EnvPool's own choice."""
 
     @property
-    def loss_constants(self) -> LossConstants:
-        """What the losses are weighted and bounded by."""
-        return LossConstants(
-            discount=self.discount,
-            reward_clip=self.reward_clip,
-            baseline_cost=self.baseline_cost,
-            entropy_cost=self.entropy_cost,
-            lambda_=self.vtrace_lambda,
-            rho_bar=self.rho_bar,
-            c_bar=self.c_bar,
-            pg_rho_bar=self.pg_rho_bar,
-        )
-
-    @property
     def frames_per_update(self) -> int:
         """Steps of all environments from one update to the next."""
         return self.unroll * self.batch_size
@@ -166,11 +136,14 @@ class Settings(TrainingSettings):
         """Raise ValueError for settings that do not fit together."""
         super().check()
         self.check_ranges(
-            may_be_zero=_MAY_BE_ZERO,
-            may_be_negative=_MAY_BE_NEGATIVE,
-            never_zero=_NEVER_ZERO,
-            below_one=_BELOW_ONE,
-            at_most_one=_AT_MOST_ONE,
+            may_be_zero=("start_level", "levels", "seed", "threads", "environment_threads"),
+            may_be_negative=("beta_init",),
+            never_zero=(
+                *("learning_rate", "epsilon", "max_minutes", "reward_clip", "input_gain"),
+                *("rho_bar", "c_bar", "pg_rho_bar"),
+            ),
+            below_one=("alpha", "momentum"),
+            at_most_one=("discount", "vtrace_lambda"),
         )
         if not self.games:
             raise ValueError("train: --games must name at least one game")

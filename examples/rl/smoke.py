@@ -7,6 +7,7 @@ from dataclasses import replace
 from .settings import Settings
 
 _UPDATES = 4
+_MOST = {"n_layers": 2, "n_heads": 4, "d_model": 32, "d_ff": 32, "lstm_size": 32, "n_features": 32}
 
 
 def smoke(settings: Settings) -> Settings:
@@ -15,13 +16,8 @@ def smoke(settings: Settings) -> Settings:
     batch_size, unroll = min(s.batch_size, 4), min(s.unroll, 8)
     return replace(
         s,
-        n_layers=min(s.n_layers, 2),
-        n_heads=min(s.n_heads, 4),
-        d_model=min(s.d_model, 32),
-        d_ff=min(s.d_ff, 32),
-        lstm_size=min(s.lstm_size, 32),
+        **{name: min(getattr(s, name), most) for name, most in _MOST.items()},
         channels=tuple(min(channels, 4) for channels in s.channels),
-        n_features=min(s.n_features, 32),
         scale=1,
         batch_size=batch_size,
         environments=None if s.environments is None else max(batch_size, len(s.games)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 import tyro
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..training.command_line import run_with_options
 from ..training.program import use_threads
 from ..training.run_folder import write_json
 from ..training.tables import markdown_table
-from .division import Block
-from .losses import actor_critic_losses
 from .presets import PRESETS
-from .rollouts import Collector, Rows
 from .settings import Settings
-from .train import make_agent, make_games
-from .trainer import make_optimizer
+from .train import make
 
 
 @dataclass(frozen=True)
@@ -54,76 +51,57 @@ class Speed:
 
 
 class _Stopwatch:
-    """Sums the time that a module takes, forwards and backwards, in seconds.
+    """Sums the time that modules take, forwards and backwards, in seconds.
 
-    Its gradients must be the last that are computed, as those of what reads the frames are.
+    Their gradients must be the last that are computed, as those of what reads the frames are.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.total, self._start = 0.0, 0.0
-        module.register_forward_pre_hook(self.begin)
-        module.register_forward_hook(self._go_on)
+    def __init__(self, *modules: nn.Module) -> None:
+        self.total, self._last = 0.0, 0.0
+        for module in modules:
+            module.register_forward_pre_hook(self._begin)
+            module.register_forward_hook(self._go_on)
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(self._lap)
 
-    def begin(self, *_: object) -> None:
-        self._start = time.perf_counter()
+    def _begin(self, *_: object) -> None:
+        self._last = time.perf_counter()
 
-    def end(self) -> None:
-        self.total += time.perf_counter() - self._start
+    def _lap(self, *_: object) -> None:
+        now = time.perf_counter()
+        self.total, self._last = self.total + now - self._last, now
 
     def _go_on(self, module: nn.Module, given: object, output: Tensor) -> None:
-        self.end()
+        self._lap()
         if output.requires_grad:
-            output.register_hook(self.begin)
+            output.register_hook(self._begin)
 
 
 def measure(settings: Settings, rounds: int) -> dict[str, Any]:
     """Time per frame of each part of an update, the shares, and frames per second of all parts in turn."""
-    B = settings.batch_size
-    games = make_games(settings, Block(0, B), settings.seed)
-    try:
-        torch.manual_seed(settings.seed)
-        agent = make_agent(settings, games)
-        optimizer = make_optimizer(agent, settings, learning_rate=0.0)  # all of its work; the weights stay
-        collector = Collector(
-            [games], agent, unroll=settings.unroll, seed=settings.seed, rows=Rows(0, B, B)
-        )
-        encoding = _Stopwatch(agent.encoder)
+    settings = replace(settings, overlap=False, learning_rate=0.0)  # all of its work; the weights stay
+    with closing(make(settings, Accelerator(cpu=True), None)) as training:
+        encoding = _Stopwatch(training.agent.encoder, training.actor.collector.agent.encoder)
+        training.begin(0)
 
         def update(number: int) -> dict[str, float]:
             start, encoding.total = time.perf_counter(), 0.0
-            unroll = collector.collect(number)
-            assert unroll is not None
-            seen = (unroll.rewards, unroll.dones)
-            output, _ = agent(unroll.frames, *seen, unroll.states, return_states=False)
-            losses = actor_critic_losses(
-                output.logits,
-                output.values,
-                *seen,
-                unroll.actions,
-                unroll.behaviour_logits,
-                settings.loss_constants,
-            )
-            optimizer.zero_grad()
-            losses.total.backward()
-            encoding.end()
-            torch.nn.utils.clip_grad_norm_(agent.parameters(), settings.clip or math.inf)
-            optimizer.step()
-            played, acted = unroll.environment_seconds, unroll.acting_seconds
-            learnt = time.perf_counter() - start - played - acted
-            return {"environment": played, "acting": acted, "learning": learnt, "encoder": encoding.total}
+            values = training.step(number, share_done=0.0)
+            taken = {part: float(values[f"{part}_seconds"]) for part in ("environment", "acting")}
+            learning = time.perf_counter() - start - sum(taken.values())
+            return {**taken, "learning": learning, "encoder": encoding.total}
 
         # Without Kineto, which is for devices and writes to the terminal.
         with torch.autograd.profiler.profile(use_kineto=False) as profile:
             update(0)
         updates = [update(number) for number in range(1, rounds + 1)]
-    finally:
-        games.close()
     taken = {name: median(parts[name] for parts in updates) for name in updates[0]}
     operators = [event for event in profile.key_averages() if event.key.startswith("srwm::")]
     taken["operator"] = 1e-6 * sum(event.self_cpu_time_total for event in operators)
     whole = taken["environment"] + taken["acting"] + taken["learning"]
     shares = {part: taken[part] / whole for part in ("environment", "encoder", "operator")}
-    frames = B * settings.unroll
+    frames = settings.frames_per_update
     return {
         "core": settings.core,
         "games": list(settings.games),
@@ -153,14 +131,11 @@ def main(options: Speed) -> dict[str, Any]:
     options.check()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     use_threads(options.threads)
-    results = {
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "agents": {
-            preset: measure(replace(PRESETS[preset], environment_threads=options.threads), options.rounds)
-            for preset in options.presets
-        },
+    agents = {
+        preset: measure(replace(PRESETS[preset], environment_threads=options.threads), options.rounds)
+        for preset in options.presets
     }
+    results = {"threads": options.threads, "rounds": options.rounds, "agents": agents}
     write_json(options.output, results)
     print(table(results))
     return results

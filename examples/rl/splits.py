@@ -15,18 +15,11 @@ TEST_LEVELS = 200
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the levels of a game.
-
-    Attributes
-    ----------
-    name : of the split.
-    levels : the first, and how many there are from it on, 0 for all; None where levels have no numbers.
-    unseen : whether training met none of them.
-    """
+    """Some of the levels of a game."""
 
     name: str
-    levels: tuple[int, int] | None
-    unseen: bool
+    levels: tuple[int, int] | None  # the first, and how many from it on, 0 for all; None: without numbers
+    unseen: bool  # training met none of them
 
     @property
     def title(self) -> str:
@@ -60,10 +53,7 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
     splits = []
     for name in dict.fromkeys(names):
         levels = seen if name == "train" else (int(name), TEST_LEVELS)
-        splits.append(Split(name, levels, unseen=not _overlap(levels, seen)))
+        ends = [start + number if number else 2**31 for start, number in (levels, seen)]
+        met = levels[0] < ends[1] and seen[0] < ends[0]
+        splits.append(Split(name, levels, unseen=not met))
     return splits
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    ends = [start + number if number else 2**31 for start, number in (one, other)]
-    return one[0] < ends[1] and other[0] < ends[0]

@@ -19,23 +19,14 @@ from .presets import PRESETS, command
 from .settings import Settings
 from .splits import SplitName, splits_of
 
-_RANDOM = "acting at random"
-
 
 @dataclass(frozen=True)
 class Study(experiments.Study[Settings]):
-    """A comparison of runs in one game, each with one or several seeds.
+    """A comparison of runs in one game, each with one or several seeds."""
 
-    Attributes
-    ----------
-    splits : levels to evaluate on.
-    episodes : of each evaluation.
-    success : whether a return is the success at an episode, 0 or 1.
-    """
-
-    splits: tuple[SplitName, ...] = ("train", "1000", "1200", "1400")
-    episodes: int = 200
-    success: bool = False
+    splits: tuple[SplitName, ...] = ("train", "1000", "1200", "1400")  # to evaluate on
+    episodes: int = 200  # of each evaluation
+    success: bool = False  # a return is the success at an episode, 0 or 1
 
     def facts(self) -> dict[str, Any]:
         row = next(iter(self.rows.values()))
@@ -46,17 +37,19 @@ class Study(experiments.Study[Settings]):
 
     def programs(self, settings: Settings) -> list[str]:
         """Training, and evaluation on episodes of its own, as chance is part of the interval."""
-        evaluation = shlex.join(
-            [
-                *("python", "-m", "examples.rl.evaluate", str(settings.folder), "--random"),
-                *("--seed", str(1 + settings.seed)),
-                *("--episodes", str(self.episodes), "--splits", *self.splits),
-                *("--threads", str(settings.threads)),
-                *("--environment-threads", str(settings.environment_threads)),
-                *("--output", str(self.evaluation(settings))),
-            ]
-        )
-        return [command(settings), evaluation]
+        s = settings
+        words: list[object] = [
+            "python",
+            "-m",
+            "examples.rl.evaluate",
+            s.folder,
+            "--random",
+            "--seed",
+            1 + s.seed,
+        ]
+        words += ["--episodes", self.episodes, "--splits", *self.splits, "--threads", s.threads]
+        words += ["--environment-threads", s.environment_threads, "--output", self.evaluation(s)]
+        return [command(s), shlex.join(map(str, words))]
 
     def evaluation(self, settings: Settings) -> Path:
         return RunFolder(settings.folder).evaluation
@@ -65,17 +58,17 @@ class Study(experiments.Study[Settings]):
         [game] = settings.games
         evaluation = read_json(self.evaluation(settings))
         [measured] = evaluation["runs"]
+        shares = {
+            part: sum(line[f"{part}_share"] for line in reports) / len(reports)
+            for part in ("environment", "acting", "learning")
+        }
+        kept = ("frames", "seconds", "episode_return")
         return {
             "frames_per_second": reports[-1]["frames"] / reports[-1]["seconds"],
-            "shares": {
-                part: sum(line[f"{part}_share"] for line in reports) / len(reports)
-                for part in ("environment", "acting", "learning")
-            },
+            "shares": shares,
             "result": _returns(measured["games"][game]),
             "random": _returns(evaluation["random"]["games"][game]),
-            "curve": [
-                {key: line.get(key) for key in ("frames", "seconds", "episode_return")} for line in reports
-            ],
+            "curve": [{key: line.get(key) for key in kept} for line in reports],
         }
 
     def over_all(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,19 +85,15 @@ class Study(experiments.Study[Settings]):
     def table(self, results: Results) -> str:
         """Mean ± 95 % interval in Markdown: of each split, sampled actions and greedy ones."""
         entries = list(results["compared"].values())
-        splits = list(entries[0]["summary"])
-        heads = [f"{split}, {policy}" for split in splits for policy in ("sampled", "greedy")]
+        splits, policies = list(entries[0]["summary"]), ("sampled", "greedy")
         rows = []
         for entry in entries:
-            cells = [
-                self._cell(of_split[policy])
-                for of_split in entry["summary"].values()
-                for policy in ("sampled", "greedy")
-            ]
+            cells = [self._cell(entry["summary"][split][policy]) for split in splits for policy in policies]
             minutes, speed = (mean_over(entry, what) for what in ("minutes", "frames_per_second"))
             rows.append([row_label(entry, results), *cells, f"{minutes:.1f}", f"{speed:.0f}"])
         random = [(self._cell(results["random"][split]["sampled"]), "") for split in splits]
-        rows.append([_RANDOM, *itertools.chain(*random), "", ""])
+        rows.append(["acting at random", *itertools.chain(*random), "", ""])
+        heads = [f"{split}, {policy}" for split in splits for policy in policies]
         return markdown_table(["", *heads, "minutes", "frames/s"], rows)
 
     def _cell(self, values: dict[str, float]) -> str:
@@ -119,12 +108,6 @@ def _returns(of_game: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named(settings: Settings, **changes: Any) -> Settings:
-    """With what is changed in its name."""
-    parts = [f"{name}{value}" for name, value in changes.items()]
-    return replace(settings, name="-".join([settings.name, *parts]), **changes)
-
-
 STUDIES = {
     "cue": Study(
         title="The colour of an episode's first frame must be named at its last",
@@ -133,7 +116,7 @@ STUDIES = {
             "DeltaNet": PRESETS["cue-deltanet"],
             "LSTM": PRESETS["cue-lstm"],
             "SR-Delta": PRESETS["cue-sr-delta"],
-            "SRWM, --bptt 1": _named(PRESETS["cue-srwm"], bptt=1),
+            "SRWM, --bptt 1": replace(PRESETS["cue-srwm"], bptt=1, name="cue-srwm-bptt1"),
             "SRWM without carry": PRESETS["cue-srwm-no-carry"],
             "fake SR": PRESETS["cue-fake-sr"],
             "feed-forward": PRESETS["cue-feedforward"],

@@ -9,38 +9,36 @@ from typing import Any
 from ..training.tables import markdown_table, number
 from .splits import Split
 
+Player = tuple[str, str, dict[str, Any]]  # what to call it, its policy, its numbers
+
 
 def return_tables(result: dict[str, Any], splits: Sequence[Split]) -> str:
-    """All tables, with what their numbers are.
-
-    Parameters
-    ----------
-    result : as `evaluate` returns it.
-    splits : the columns.
-    """
+    """All tables of what `evaluate` returns, the splits as columns, with what their numbers are."""
     players = list_players(result)
-    tables = [_game_table(result, splits, players, game) for game in result["games"]]
-    if any("mean_over_games" in values for _, _, values in players):
-        tables.append(_mean_table(splits, players))
-    count = result["episodes"]
+    tables = []
+    for game in result["games"]:
+        head = "cue" if game == "cue" else f"{game}, {result['mode']}"
+        tables.append(_table(head, [(*who, part["games"][game]) for *who, part in players], splits))
+    key = "mean_over_games"
+    if any(key in part for *_, part in players):
+        head = "normalised, mean over games"
+        tables.append(_table(head, [(*who, part[key]) for *who, part in players], splits))
     note = (
-        f"Mean return of {count} episodes on each split, ± half a 95 % interval over episodes; of several "
-        "seeds, over seeds. In brackets the normalised return, where constants for it have been published."
+        f"Mean return of {result['episodes']} episodes on each split, ± half a 95 % interval over "
+        "episodes; of several seeds, over seeds. In brackets the normalised return, where constants for it "
+        "have been published."
     )
     return "\n\n".join([*tables, note])
 
 
-def list_players(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Who played: what to call it, its policy, its numbers. Runs, then means over seeds, then chance."""
-    names = [Path(run["run"]).name for run in result["runs"]]
-    players = [
-        (f"{name} ({run['core']}), {policy}", policy, run)
-        for name, run in zip(names, result["runs"], strict=True)
-        for policy in _policies(run)
-    ]
-    for group in result.get("seeds", []):
-        for policy in _policies(group):
-            players.append((f"{group['core']}, {len(group['runs'])} seeds, {policy}", policy, group))
+def list_players(result: dict[str, Any]) -> list[Player]:
+    """Who played: runs, then means over seeds, then chance."""
+    named = [(f"{Path(run['run']).name} ({run['core']})", run) for run in result["runs"]]
+    named += [(f"{group['core']}, {len(group['runs'])} seeds", group) for group in result.get("seeds", [])]
+    players = []
+    for name, part in named:
+        by_split = next(iter(part["games"].values()))
+        players += [(f"{name}, {policy}", policy, part) for policy in next(iter(by_split.values()))]
     if "random" in result:
         players.append(("random policy", "sampled", result["random"]))
     return players
@@ -52,33 +50,16 @@ def columns_of(values: dict[str, Any], splits: Sequence[Split]) -> dict[str, str
     return {name: titles.get(name, f"{name}: all of them") for name in values}
 
 
-def _policies(part: dict[str, Any]) -> list[str]:
-    return list(next(iter(next(iter(part["games"].values())).values())))
-
-
-def _game_table(result: dict[str, Any], splits: Sequence[Split], players: list[Any], game: str) -> str:
-    columns = columns_of(players[0][2]["games"][game], splits)
-    rows = []
-    for title, policy, part in players:
-        cells = []
-        for split in columns:
-            values = part["games"][game][split][policy]
-            cell = number(values["return"])
-            if "normalised" in values:
-                cell += f" ({number(values['normalised'])})"
-            cells.append(cell)
-        rows.append([title, *cells])
-    mode = "" if game == "cue" else f", {result['mode']}"
-    return markdown_table([f"{game}{mode}", *columns.values()], rows)
-
-
-def _mean_table(splits: Sequence[Split], players: list[Any]) -> str:
-    columns = columns_of(players[0][2]["mean_over_games"], splits)
+def _table(head: str, players: Sequence[Player], splits: Sequence[Split]) -> str:
+    """Of players whose numbers are by split and policy."""
+    columns = columns_of(players[0][2], splits)
     rows = [
-        [
-            title,
-            *(number(part["mean_over_games"][split][policy]["normalised"]) for split in columns),
-        ]
-        for title, policy, part in players
+        [title, *(_cell(values[split][policy]) for split in columns)] for title, policy, values in players
     ]
-    return markdown_table(["normalised, mean over games", *columns.values()], rows)
+    return markdown_table([head, *columns.values()], rows)
+
+
+def _cell(values: dict[str, Any]) -> str:
+    """The return, with what is normalised in brackets; or what there is of the two."""
+    first, *rest = (number(values[what]) for what in ("return", "normalised") if what in values)
+    return " ".join([first, *(f"({value})" for value in rest)])

@@ -1,23 +1,26 @@
-"""Episodes that ended, as sums that a report can be made of."""
+"""Episodes that ended, as sums that a report can be made of: of each game their number, the sum of their
+returns, unclipped, and that of their lengths."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from .rollouts import Episode
+import numpy as np
+
+from .environments.vector import Step
 
 _COUNT, _RETURN, _LENGTH = "episodes/", "returns/", "lengths/"
 
 
-def sums_of(episodes: Iterable[Episode]) -> Counter[str]:
-    """How many ended in each game, the sum of their returns and that of their lengths, by name."""
-    sums: Counter[str] = Counter()
-    for episode in episodes:
-        values = {_COUNT: 1, _RETURN: episode.episode_return, _LENGTH: episode.length}
-        sums.update({name + episode.game: value for name, value in values.items()})
-    return sums
+def add_ended(sums: defaultdict[str, float], step: Step, games: tuple[str, ...]) -> None:
+    """Add the episodes that ended with a step, in environments of these games."""
+    for row in np.flatnonzero(step.done):
+        game = games[row]
+        sums[_COUNT + game] += 1
+        sums[_RETURN + game] += float(step.episode_return[row])
+        sums[_LENGTH + game] += int(step.episode_length[row])
 
 
 def report_of(sums: Mapping[str, float]) -> dict[str, Any]:
@@ -30,11 +33,9 @@ def report_of(sums: Mapping[str, float]) -> dict[str, Any]:
         return {"episodes": 0}
     count = sum(sums[_COUNT + game] for game in games)
     returns = {game: sums[_RETURN + game] / sums[_COUNT + game] for game in games}
-    found: dict[str, Any] = {
+    return {
         "episodes": int(count),
         "episode_return": sum(returns.values()) / len(returns),
         "episode_length": sum(sums[_LENGTH + game] for game in games) / count,
+        **({f"episode_return/{game}": value for game, value in returns.items()} if len(games) > 1 else {}),
     }
-    if len(games) > 1:
-        found |= {f"episode_return/{game}": value for game, value in returns.items()}
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -9,7 +10,7 @@ from ..training.command_line import run_program
 from ..training.loop import State
 from ..training.program import train
 from .agent import Agent, build_agent
-from .division import Block, divide, session_seed
+from .division import divide
 from .environments import make_environment
 from .environments.vector import VectorEnvironment
 from .plots import draw_curves
@@ -28,10 +29,8 @@ def make(settings: Settings, accelerator: Accelerator, state: State | None) -> T
     ImportError : if what plays it is not installed.
     """
     division = divide(settings, accelerator.process_index, accelerator.num_processes)
-    began = 0 if state is None else state["progress"].get("step", 0)
-    environments = [
-        make_games(settings, block, session_seed(settings.seed, began)) for block in division.blocks
-    ]
+    seed = session_seed(settings.seed, 0 if state is None else state["progress"].get("step", 0))
+    environments = [make_games(settings, block, seed) for block in division.blocks]
     torch.manual_seed(settings.seed)
     return Training(settings, make_agent(settings, environments[0]), environments, accelerator)
 
@@ -47,20 +46,19 @@ def main(settings: Settings) -> int:
     return train(settings, make, draw_curves)
 
 
-def make_games(settings: Settings, block: Block, seed: int) -> VectorEnvironment:
-    """A block of environments to train in.
+def session_seed(seed: int, update: int) -> int:
+    """Of all environments of a run in a session that begins with an update, below 2^31."""
+    return int(np.random.SeedSequence((seed, update)).generate_state(1)[0] >> 1)
 
-    Raises
-    ------
-    ValueError : if the settings name what cannot be played.
-    ImportError : if what plays them is not installed.
-    """
+
+def make_games(settings: Settings, block: range, seed: int) -> VectorEnvironment:
+    """A block of environments to train in, of those numbers; raises as `make`."""
     try:
         return make_environment(
             settings.games,
-            block.count,
+            len(block),
             seed,
-            first=block.first,
+            first=block.start,
             mode=settings.mode,
             levels=(settings.start_level, settings.levels),
             threads=settings.environment_threads,
@@ -73,23 +71,16 @@ def make_games(settings: Settings, block: Block, seed: int) -> VectorEnvironment
 
 def make_agent(settings: Settings, environment: VectorEnvironment) -> Agent:
     """The agent that the settings describe, for an environment like this, with fresh weights."""
+    same = (
+        *("core", "channels", "scale", "n_features", "n_layers", "n_heads", "d_model", "d_ff"),
+        *("lstm_size", "beta_init", "q_scale", "input_gain"),
+    )
     return build_agent(
-        core=settings.core,
         frame_shape=environment.frame_shape,
         n_actions=environment.n_actions,
-        channels=settings.channels,
-        scale=settings.scale,
-        n_features=settings.n_features,
-        n_layers=settings.n_layers,
-        n_heads=settings.n_heads,
-        d_model=settings.d_model,
-        d_ff=settings.d_ff,
-        lstm_size=settings.lstm_size,
         residual=None if settings.residual == "plain" else settings.residual,  # plain, as published
         input_softmax={"usual": None, "on": True, "off": False}[settings.input_softmax],
-        beta_init=settings.beta_init,
-        q_scale=settings.q_scale,
-        input_gain=settings.input_gain,
+        **{name: getattr(settings, name) for name in same},
     )
 
 

@@ -18,25 +18,14 @@ from torch import Tensor
 from ..training.divergence import DivergenceError
 from ..training.loop import State, Values, Work
 from ..training.weights import check_weights, load_optimizer, load_weights
-from .actors import Actor, ThreadedActor
+from .actors import Actor
 from .agent import Agent
 from .division import divide
 from .environments.vector import VectorEnvironment
 from .losses import actor_critic_losses
 from .rollouts import Collector, Unroll
 from .settings import Settings
-from .tally import report_of, sums_of
-
-
-def make_optimizer(agent: Agent, settings: Settings, learning_rate: float) -> torch.optim.Optimizer:
-    """RMSProp with the settings' constants."""
-    return torch.optim.RMSprop(
-        agent.parameters(),
-        lr=learning_rate,
-        alpha=settings.alpha,
-        eps=settings.epsilon,
-        momentum=settings.momentum,
-    )
+from .tally import report_of
 
 
 class Training(Work):
@@ -73,16 +62,11 @@ class Training(Work):
         division = divide(s, accelerator.process_index, accelerator.num_processes)
         self.agent = agent.to(accelerator.device)
         acting = copy.deepcopy(self.agent).eval().requires_grad_(False)
-        collector = Collector(
-            environments,
-            acting,
-            unroll=s.unroll,
-            seed=s.seed,
-            rows=division.rows,
-            autocast=accelerator.autocast,
+        collector = Collector(environments, acting, s, division.rows, accelerator.autocast)
+        self.actor = Actor(self.agent, collector, beside=s.overlap)
+        self.optimizer = torch.optim.RMSprop(
+            self.agent.parameters(), s.learning_rate, s.alpha, s.epsilon, momentum=s.momentum
         )
-        self.actor: Actor = (ThreadedActor if s.overlap else Actor)(self.agent, collector)
-        self.optimizer = make_optimizer(self.agent, s, s.learning_rate)
         self.shown_return: float | None = None
 
     def begin(self, step: int) -> None:
@@ -110,7 +94,7 @@ class Training(Work):
             "environment_seconds": unroll.environment_seconds,
             "acting_seconds": unroll.acting_seconds,
             "learning_seconds": time.perf_counter() - began,
-            **sums_of(unroll.episodes),
+            **unroll.episodes,
         }
 
     def _learn(self, unroll: Unroll, step: int, share_done: float) -> dict[str, float]:
@@ -120,36 +104,17 @@ class Training(Work):
             group["lr"] = s.learning_rate * (1 - share_done if s.schedule == "linear" else 1.0)
         self.optimizer.zero_grad()
         self.agent.train()
-        torch.manual_seed(self._seed(step))
+        # Of dropout in this update: no generator's state need be kept to resume.
+        where = np.random.SeedSequence((s.seed, step, self.accelerator.process_index))
+        torch.manual_seed(int(where.generate_state(1, np.uint64)[0]))
         with self.accelerator.autocast():
-            output, _ = self.agent(
-                unroll.frames,
-                unroll.rewards,
-                unroll.dones,
-                unroll.states,
-                bptt=s.bptt,
-                return_states=False,
-            )
-        precision = torch.promote_types(output.logits.dtype, torch.float32)
-        losses = actor_critic_losses(
-            output.logits.to(precision),
-            output.values.to(precision),
-            unroll.rewards,
-            unroll.dones,
-            unroll.actions,
-            unroll.behaviour_logits.to(precision),
-            s.loss_constants,
-        )
-        self.accelerator.backward(losses.total)
+            seen = unroll.frames, unroll.rewards, unroll.dones, unroll.states
+            output, _ = self.agent(*seen, bptt=s.bptt, return_states=False)
+        losses = actor_critic_losses(output, unroll, s)
+        self.accelerator.backward(losses.loss)
         self._sum_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.agent.parameters(), s.clip or math.inf)
-        measured = {
-            "loss": losses.total,
-            "policy_loss": losses.policy,
-            "baseline_loss": losses.baseline,
-            "entropy": losses.entropy,
-            "gradient_norm": norm,
-        }
+        measured = {**losses._asdict(), "gradient_norm": norm}
         numbers = torch.stack([value.detach().double() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
         if not math.isfinite(values["gradient_norm"]):  # of the joined batch: all processes stop
@@ -172,15 +137,8 @@ class Training(Work):
         gradients = [p.grad for p in self.agent.parameters() if p.grad is not None]
         joined = torch.cat([gradient.flatten() for gradient in gradients])
         joined = self.accelerator.reduce(joined, reduction="sum")
-        for gradient, part in zip(
-            gradients, joined.split([gradient.numel() for gradient in gradients]), strict=True
-        ):
+        for gradient, part in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-
-    def _seed(self, step: int) -> int:
-        """Of dropout in this update: no generator's state need be kept to resume."""
-        where = (self.settings.seed, step, self.accelerator.process_index)
-        return int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0])
 
     def trained(self) -> Sequence[Tensor]:
         return list(self.agent.parameters())

@@ -1,30 +1,21 @@
 """V-trace: values and advantages of a policy from what another one did.
 
 Espeholt et al. 2018, IMPALA (https://arxiv.org/abs/1802.01561), section 4.1.
-
-Letters in the shapes: B sequences, T steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class VTrace:
-    """Both (B, T), of the dtype of the values and without gradient.
+class VTrace(NamedTuple):
+    """Both (B, T), of the dtype of the values and without gradient."""
 
-    Attributes
-    ----------
-    targets : v, what the value at each step is drawn to.
-    advantages : what the log-probability of each action is weighted by.
-    """
-
-    targets: Tensor
-    advantages: Tensor
+    targets: Tensor  # v, what the value at each step is drawn to
+    advantages: Tensor  # what the log-probability of each action is weighted by
 
 
 def vtrace(
@@ -53,19 +44,12 @@ def vtrace(
 
     Parameters
     ----------
-    log_rhos : (B, T) log of the probability of the action taken under the policy to learn, less that
-        under the policy that acted.
-    discounts : (B, T) of what follows the action; 0 where an episode ended with it.
-    rewards : (B, T) of the action.
-    values : (B, T) V, of the state in which the action was taken.
-    bootstrap_value : (B,) V of the state after the last action.
+    log_rhos : (B, T) of B sequences of T >= 1 steps: log of the probability of the action taken under the
+        policy to learn, less that under the policy that acted.
+    discounts, rewards : (B, T) of what follows the action, 0 where an episode ended with it; of the action.
+    values, bootstrap_value : (B, T) and (B,), V of the states of the actions, and after the last of them.
     lambda_ : in [0, 1]; below 1, later corrections fade (the paper's remark 2).
-    rho_bar, c_bar, pg_rho_bar : upper bounds of the importance weights in the three places;
-        ``math.inf`` leaves them as they are.
-
-    Returns
-    -------
-    VTrace : targets and advantages, constants for the gradient.
+    rho_bar, c_bar, pg_rho_bar : upper bounds of the weights; ``math.inf`` leaves them as they are.
 
     Raises
     ------

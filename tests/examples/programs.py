@@ -26,8 +26,7 @@ from examples.languages.settings import Settings as LanguagesSettings
 from examples.rl import evaluate as rl_evaluate
 from examples.rl import presets as rl_presets
 from examples.rl import train as rl
-from examples.rl.actors import ThreadedActor
-from examples.rl.division import Block
+from examples.rl.actors import Actor
 from examples.rl.environments.vector import VectorEnvironment
 from examples.rl.settings import Settings as RlSettings
 from examples.training.command_line import read_settings
@@ -227,10 +226,10 @@ def _fake_games(patch: Patch) -> None:
     """In the place of all but the cue task."""
     make_games, make_agent = rl.make_games, rl.make_agent
 
-    def games(settings: RlSettings, block: Block, seed: int) -> VectorEnvironment:
+    def games(settings: RlSettings, block: range, seed: int) -> VectorEnvironment:
         if settings.games == ("cue",):
             return make_games(settings, block, seed)
-        return FakeEnvironment(block.count, block.first, settings.seed, settings.games)
+        return FakeEnvironment(len(block), block.start, settings.seed, settings.games)
 
     def agent(settings: RlSettings, environment: VectorEnvironment) -> Any:
         if settings.games == ("cue",):
@@ -289,8 +288,8 @@ RL = Program(
     killed=["plain"],
     moments=[
         (rl.Training, "_learn", "in an update"),
-        (ThreadedActor, "finish", "waiting for an unroll"),
-        (ThreadedActor, "start", "before an unroll"),
+        (Actor, "finish", "waiting for an unroll"),
+        (Actor, "start", "before an unroll"),
     ],
     exact=make_rl,
     together=["overlapped", "clipped"],

@@ -34,9 +34,7 @@ class CueEnvironment:
 
     Parameters
     ----------
-    count : B.
-    seed : at least 0.
-    first : the number of the first environment among all that share the seed.
+    count, seed, first : B, at least 1; and as for `ProcgenEnvironment`.
     n_cues : K, from 2 to 6; also the number of actions.
     distractors : the least and the largest number of them.
 
@@ -72,17 +70,15 @@ class CueEnvironment:
         self.count, self.seed, self.first, self.n_actions = count, seed, first, n_cues
         self.names = ("cue",) * count
         self.distractors = distractors
+        self._rules = {"n_cues": n_cues, "least_distractors": least, "most_distractors": most}
         self._pictures = _draw_pictures(n_cues)
         self._shown = np.zeros((count, most + 2), np.int64)  # of each episode, its frames' pictures
-        self._length = np.zeros(count, np.int64)
-        self._episode = np.zeros(count, np.int64)
-        self._position = np.zeros(count, np.int64)
+        self._episode, self._position, self._length = np.zeros((3, count), np.int64)
         self._last: Step | None = None
 
     def reset(self) -> Step:
         """Begin the first episode everywhere."""
-        zeros = np.zeros(self.count, np.int64)
-        return self._stand(episode=zeros, position=zeros, reward=zeros, ended=zeros)
+        return self._stand(*np.zeros((4, self.count), np.int64))
 
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) integers below K, in each."""
@@ -101,7 +97,7 @@ class CueEnvironment:
         """What `load_state` continues from: integers and lists of numbers, which a checkpoint can hold."""
         last = self._require_reset("state")
         return {
-            **self._rules(),
+            **self._rules,
             "seed": self.seed,
             "first": self.first,
             "episode": self._episode.tolist(),
@@ -117,10 +113,10 @@ class CueEnvironment:
         ------
         ValueError : if it is of another number of environments, cues or distractors.
         """
-        count, rules = len(state["episode"]), {name: int(state[name]) for name in self._rules()}
-        if (count, rules) != (self.count, self._rules()):
+        count, rules = len(state["episode"]), {name: int(state[name]) for name in self._rules}
+        if (count, rules) != (self.count, self._rules):
             raise ValueError(
-                f"load_state: state must be of {self.count} environments with {self._rules()}, got one of "
+                f"load_state: state must be of {self.count} environments with {self._rules}, got one of "
                 f"{count} with {rules}; make as many, with the same n_cues and distractors"
             )
         self.seed, self.first = int(state["seed"]), int(state["first"])
@@ -131,11 +127,6 @@ class CueEnvironment:
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def _rules(self) -> dict[str, int]:
-        """What episodes are drawn by, besides the seed."""
-        least, most = self.distractors
-        return {"n_cues": self.n_actions, "least_distractors": least, "most_distractors": most}
 
     def _stand(
         self, episode: np.ndarray, position: np.ndarray, reward: np.ndarray, ended: np.ndarray
@@ -177,7 +168,5 @@ def _draw_pictures(n_cues: int) -> np.ndarray:
     C, H, W = CueEnvironment.frame_shape
     colours = np.broadcast_to(_PIXELS[:n_cues, :, None, None], (n_cues, C, H - 2, W - 2))
     border = ((0, 0), (0, 0), (1, 1), (1, 1))
-    cues = np.pad(colours, border, constant_values=255)
-    distractors = np.pad(colours, border)
-    grey = np.full((1, C, H, W), 128, np.uint8)
-    return np.concatenate([cues, distractors, grey])
+    cues, distractors = (np.pad(colours, border, constant_values=value) for value in (255, 0))
+    return np.concatenate([cues, distractors, np.full((1, C, H, W), 128, np.uint8)])

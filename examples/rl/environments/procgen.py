@@ -2,14 +2,11 @@
 
 Procgen: Cobbe et al., ICML 2020, https://arxiv.org/abs/1912.01588; EnvPool: Weng et al., NeurIPS 2022,
 https://arxiv.org/abs/2206.10558.
-
-Letters in the shapes: B environments, C x H x W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -45,14 +42,6 @@ ACTIONS = (
 )  # fmt: skip
 
 _LARGEST = 2**31 - 1  # seeds and levels are 32-bit integers
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """The environments that play one game."""
-
-    rows: np.ndarray  # where they are among all
-    envpool: Any
 
 
 class ProcgenEnvironment:
@@ -106,13 +95,13 @@ class ProcgenEnvironment:
         reason = unusable()
         if reason is not None:
             raise ImportError(reason)
+        import envpool
+
         self.count = count
         numbers = range(first, first + count)
         self.names = tuple(names[number % len(names)] for number in numbers)
-        import envpool
-
-        self._pools: list[_Pool] = []
         games = sorted(set(self.names))
+        self._pools: list[tuple[np.ndarray, Any]] = []  # of each game, its rows among all, and EnvPool's
         for game in games:
             rows = np.flatnonzero([name == game for name in self.names])
             pool = envpool.make_gymnasium(
@@ -123,9 +112,8 @@ class ProcgenEnvironment:
                 start_level=levels[0],
                 num_levels=levels[1],
             )
-            self._pools.append(_Pool(rows, pool))
-        self._return = np.zeros(count)
-        self._length = np.zeros(count, np.int64)
+            self._pools.append((rows, pool))
+        self._return, self._length = np.zeros(count), np.zeros(count, np.int64)
         self._begun = False
 
     def reset(self) -> Step:
@@ -133,10 +121,9 @@ class ProcgenEnvironment:
         if not self._pools:
             raise ValueError("reset: the environments are closed; make new ones")
         frame = self._empty_frame()
-        for pool in self._pools:
-            frame[pool.rows], _ = pool.envpool.reset()
-        self._return[:] = 0
-        self._length[:] = 0
+        for rows, pool in self._pools:
+            frame[rows], _ = pool.reset()
+        self._return[:] = self._length[:] = 0
         self._begun = True
         reward, done = np.zeros(self.count, np.float32), np.ones(self.count, bool)
         return Step(frame, reward, done, np.full(self.count, np.nan), np.zeros(self.count, np.int64))
@@ -146,24 +133,21 @@ class ProcgenEnvironment:
         check_actions(actions, self.count, self.n_actions)
         if not self._begun:
             raise ValueError("step: no episode has begun; call reset first")
-        for pool in self._pools:  # all games are under way before any is waited for
-            pool.envpool.send(actions[pool.rows].astype(np.int32))
-        frame = self._empty_frame()
+        for rows, pool in self._pools:  # all games are under way before any is waited for
+            pool.send(actions[rows].astype(np.int32))
+        frame, done = self._empty_frame(), np.empty(self.count, bool)
         reward = np.empty(self.count, np.float32)
-        done = np.empty(self.count, bool)
-        for pool in self._pools:
-            frames, rewards, terminated, truncated, _ = pool.envpool.recv()
-            over = terminated | truncated
-            frame[pool.rows], reward[pool.rows], done[pool.rows] = frames, rewards, over
+        for rows, pool in self._pools:
+            frame[rows], reward[rows], terminated, truncated, _ = pool.recv()
+            done[rows] = over = terminated | truncated
             if over.any():
                 ended = np.flatnonzero(over)
-                frame[pool.rows[ended]], _ = pool.envpool.reset(ended.astype(np.int32))
+                frame[rows[ended]], _ = pool.reset(ended.astype(np.int32))
         self._return += reward
         self._length += 1
         episode_return = np.where(done, self._return, np.nan)
         episode_length = np.where(done, self._length, 0)
-        self._return[done] = 0
-        self._length[done] = 0
+        self._return[done] = self._length[done] = 0
         return Step(frame, reward, done, episode_return, episode_length)
 
     def state(self) -> None:
@@ -179,8 +163,7 @@ class ProcgenEnvironment:
 
     def close(self) -> None:
         """End the threads; nothing can be played afterwards."""
-        self._pools = []
-        self._begun = False
+        self._pools, self._begun = [], False
 
     def _empty_frame(self) -> np.ndarray:
         return np.empty((self.count, *self.frame_shape), np.uint8)
@@ -221,16 +204,13 @@ def _check(names: Sequence[str], mode: Mode, levels: tuple[int, int], **at_least
     for what, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{operation}: {what} must be at least {least}, got {value}")
+    wanted = None
     if min(levels) < 0 or sum(levels) > _LARGEST:
-        raise ValueError(
-            f"{operation}: levels must be a first level and a number of levels, both at least 0 and "
-            f"together at most {_LARGEST}, got {levels}"
-        )
-    if mode == "exploration" and levels != (0, 0):
-        raise ValueError(
-            f"{operation}: levels must be (0, 0) in exploration mode, which has one level of each game, "
-            f"got {levels}"
-        )
+        wanted = f"a first level and a number of levels, both at least 0 and together at most {_LARGEST}"
+    elif mode == "exploration" and levels != (0, 0):
+        wanted = "(0, 0) in exploration mode, which has one level of each game"
+    if wanted is not None:
+        raise ValueError(f"{operation}: levels must be {wanted}, got {levels}")
 
 
 def _seed(seed: int, environment: int) -> int:

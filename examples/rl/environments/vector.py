@@ -33,40 +33,27 @@ class Step:
 
 
 class VectorEnvironment(Protocol):
-    """B environments, each of which begins a new episode by itself when one has ended.
+    """B environments, each of which begins a new episode by itself when one has ended."""
 
-    Attributes
-    ----------
-    count : B.
-    frame_shape : (C, H, W).
-    n_actions : A.
-    names : the game of each environment.
-    """
-
-    count: int
-    frame_shape: tuple[int, int, int]
+    count: int  # B
+    frame_shape: tuple[int, int, int]  # (C, H, W)
     n_actions: int
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the game of each
 
     def reset(self) -> Step:
         """Begin an episode everywhere."""
-        ...
 
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) int64, in each."""
-        ...
 
     def state(self) -> dict[str, Any] | None:
         """What `load_state` continues from, in lists and numbers; None where it cannot be saved."""
-        ...
 
     def load_state(self, state: dict[str, Any]) -> Step:
         """Stand where `state` was taken; returns the step that was returned last."""
-        ...
 
     def close(self) -> None:
         """Release what is held."""
-        ...
 
 
 def check_actions(actions: np.ndarray, count: int, n_actions: int) -> None:

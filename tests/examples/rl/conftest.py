@@ -19,23 +19,18 @@ TINY = Settings(
 )
 
 
-@pytest.fixture(scope="session")
-def tiny_settings() -> Settings:
-    return TINY
-
-
 @pytest.fixture
-def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
-    return dataclasses.replace(tiny_settings, runs=tmp_path)
+def settings(tmp_path: Path) -> Settings:
+    return dataclasses.replace(TINY, runs=tmp_path)
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_settings, tmp_path_factory) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A folder of two runs of two updates in the cue task, which differ in their seed."""
     runs = tmp_path_factory.mktemp("runs")
     for seed in (0, 2):
         settings = dataclasses.replace(
-            tiny_settings, name=f"s{seed}", games=("cue",), core="lstm", lstm_size=8, channels=(4, 4),
+            TINY, name=f"s{seed}", games=("cue",), core="lstm", lstm_size=8, channels=(4, 4),
             n_features=8, frames=40, seed=seed, runs=runs, overlap=False,
             learning_rate=0.05,
         )  # fmt: skip

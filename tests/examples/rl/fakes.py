@@ -1,12 +1,12 @@
 """A tiny game that is played in microseconds, and a tiny agent with a state."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from examples.rl.agent import AgentOutput
 from examples.rl.environments.vector import Step, check_actions
 
 
@@ -44,17 +44,15 @@ class FakeEnvironment:
                 frame[row, 0, 3 * (corner // 2), 3 * (corner % 2)] = 255
         return frame
 
+    def _answer(self, reward: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> Step:
+        reward = reward.astype(np.float32)
+        self.last = Step(self._frame(), reward, self._age == 0, returns, lengths.astype(np.int64))
+        return self.last
+
     def reset(self) -> Step:
         self._episode, self._age = np.zeros((2, self.count), np.int64)
         self._return = np.zeros(self.count)
-        self.last = Step(
-            self._frame(),
-            np.zeros(self.count, np.float32),
-            np.ones(self.count, bool),
-            np.full(self.count, np.nan),
-            np.zeros(self.count, np.int64),
-        )
-        return self.last
+        return self._answer(self._return, self._return + np.nan, self._age)
 
     def step(self, actions: np.ndarray) -> Step:
         check_actions(actions, self.count, self.n_actions)
@@ -66,13 +64,11 @@ class FakeEnvironment:
         self._return += reward
         self._age += 1
         done = self._age == lengths
-        returns = np.where(done, self._return, np.nan)
-        ages = np.where(done, self._age, 0)
+        returns, ages = np.where(done, self._return, np.nan), np.where(done, self._age, 0)
         self._episode += done
         self._age[done] = 0
         self._return[done] = 0
-        self.last = Step(self._frame(), reward.astype(np.float32), done, returns, ages)
-        return self.last
+        return self._answer(reward, returns, ages)
 
     def state(self) -> dict[str, Any] | None:
         return {
@@ -98,10 +94,13 @@ class ForgetfulEnvironment(FakeEnvironment):
         return None
 
 
-@dataclasses.dataclass
-class FakeOutput:
-    logits: Tensor
-    values: Tensor
+class BrokenEnvironment(FakeEnvironment):
+    """One that crashes in its thirteenth step."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        if self.steps == 12:
+            raise OSError("the game crashed")
+        return super().step(actions)
 
 
 class FakeAgent(nn.Module):
@@ -128,7 +127,7 @@ class FakeAgent(nn.Module):
         *,
         bptt: int | None = None,
         return_states: bool = True,
-    ) -> tuple[FakeOutput, list[Tensor]]:
+    ) -> tuple[AgentOutput, list[Tensor]]:
         inputs = torch.cat([frames.flatten(2) / 255, rewards.clamp(-1, 1).unsqueeze(-1)], dim=-1)
         driven = self.inputs(inputs.to(self.inputs.weight.dtype))
         [h] = self.initial_state(len(frames)) if states is None else states
@@ -140,7 +139,7 @@ class FakeAgent(nn.Module):
             h = torch.tanh(driven[:, t] + self.recurrent(h))
             hidden.append(h)
         out = torch.stack(hidden, dim=1)
-        output = FakeOutput(self.policy(out), self.baseline(out).squeeze(-1))
+        output = AgentOutput(self.policy(out), self.baseline(out).squeeze(-1))
         return output, [h] if return_states else []
 
 

@@ -1,42 +1,45 @@
 import numpy as np
+import pytest
 import torch
 
-from examples.rl.acting import act, gumbel_noise
+from examples.rl.acting import RandomPolicy, act, gumbel_noise
 from tests.examples.rl.fakes import FakeEnvironment, fake_agent
 
 
 def test_acting_is_a_call_of_one_step():
     agent, environment = fake_agent(), FakeEnvironment(3)
-    step = environment.reset()
+    environment.reset()
     states = [torch.randn(3, 8, dtype=torch.float64)]
     step = environment.step(np.zeros(3, np.int64))
-    acted = act(agent, step.frame, step.reward, step.done, states)
-    frames, rewards, dones = (
-        torch.from_numpy(part)[:, None] for part in (step.frame, step.reward, step.done)
-    )
-    output, after = agent(frames, rewards, dones, states)
-    torch.testing.assert_close(acted.logits, output.logits[:, 0].detach().float())
-    torch.testing.assert_close(acted.values, output.values[:, 0].detach().float())
-    torch.testing.assert_close(acted.states, [state.detach() for state in after])
+    seen = (step.frame, step.reward, step.done)
+    acted = act(agent, *seen, states)
+    with torch.no_grad():
+        output, after = agent(*(torch.from_numpy(part)[:, None] for part in seen), states)
+    torch.testing.assert_close(acted.logits, output.logits[:, 0].float())
+    torch.testing.assert_close(acted.values, output.values[:, 0].float())
+    torch.testing.assert_close(acted.states, after)
     assert torch.equal(acted.actions, acted.logits.argmax(-1))
     assert acted.actions.dtype == torch.int64
     assert not any(part.requires_grad for part in (acted.logits, acted.values, *acted.states))
+    noise = 100 * torch.eye(4)[[2, 2, 2]]
+    drawn = act(agent, *seen, states, noise)
+    assert drawn.actions.tolist() == [2, 2, 2]
+    assert torch.equal(drawn.logits, acted.logits), "the noise is no part of the policy"
 
 
-def test_noise_turns_the_most_probable_action_into_a_drawn_one():
-    agent, step = fake_agent(), FakeEnvironment(3).reset()
-    noise = torch.zeros(3, 4)
-    noise[:, 2] = 100
-    acted = act(agent, step.frame, step.reward, step.done, agent.initial_state(3), noise)
-    assert acted.actions.tolist() == [2, 2, 2]
-    assert not (acted.logits > 50).any(), "the noise is no part of the policy"
-
-
-def test_the_largest_of_noisy_logits_is_a_sample_of_their_softmax():
+@pytest.mark.parametrize("logits", [[0.0, 1.5, -1.0, float("-inf")], None])
+def test_the_largest_of_noisy_logits_is_a_sample_of_their_softmax(logits):
+    """Those of a policy that acts at random are all the same."""
     count = 20_000
-    logits = torch.tensor([0.0, 1.5, -1.0, float("-inf")], dtype=torch.float64)
-    drawn = (logits + gumbel_noise((count, 4), 1, 2)).argmax(-1)
-    expected = logits.softmax(-1)
+    noise = gumbel_noise((count, 4), 1, 2)
+    if logits is None:
+        frame, zeros = torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.zeros(count)
+        drawn, expected = (
+            act(RandomPolicy(4), frame, zeros, zeros > 0, [], noise).actions,
+            torch.ones(4) / 4,
+        )
+    else:
+        drawn, expected = (torch.tensor(logits) + noise).argmax(-1), torch.tensor(logits).softmax(-1)
     shares = drawn.bincount(minlength=4) / count
     assert ((shares - expected).abs() <= 4 * (expected * (1 - expected) / count).sqrt()).all()
 
@@ -45,5 +48,13 @@ def test_noise_is_a_function_of_its_key():
     one = gumbel_noise((3, 4), 5, 6)
     assert one.dtype == torch.float64
     assert torch.equal(one, gumbel_noise((3, 4), 5, 6))
-    assert not torch.equal(one, gumbel_noise((3, 4), 6, 5))
-    assert not torch.equal(one, gumbel_noise((3, 4), 5, 7))
+    for key in ((6, 5), (5, 7)):
+        assert not torch.equal(one, gumbel_noise((3, 4), *key))
+
+
+def test_a_random_policy_says_the_same_in_every_state():
+    policy, rewards = RandomPolicy(3), torch.ones(2, 5)
+    output, states = policy(torch.zeros(2, 5, 1, 4, 4, dtype=torch.uint8), rewards, rewards > 0, [])
+    assert torch.equal(output.logits.softmax(-1), torch.ones(2, 5, 3) / 3)
+    assert torch.equal(output.values, torch.zeros(2, 5))
+    assert states == policy.initial_state(2) == []

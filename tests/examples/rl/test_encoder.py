@@ -32,21 +32,18 @@ def by_hand(encoder: nn.Module, frames: torch.Tensor, sections: int) -> torch.Te
     return (x @ weights["linear.weight"].T + weights["linear.bias"]).relu()
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 9), (5, 3), (1, 1)])
-def test_encoder_by_hand(height, width):
-    encoder = ImpalaEncoder((2, height, width), channels=(3, 4, 5), n_features=7).double()
-    frames = frames_of(4, 2, height, width)
+@pytest.mark.parametrize(
+    ("shape", "channels", "scale"),
+    [((2, *size), (3, 4, 5), 1) for size in ((16, 16), (13, 9), (5, 3), (1, 1))] + [((1, 6, 6), (2, 3), 2)],
+)
+def test_encoder_by_hand(shape, channels, scale):
+    encoder = ImpalaEncoder(shape, channels=channels, scale=scale, n_features=7).double()
+    found = [section.convolution.out_channels for section in encoder.sections]
+    assert found == [scale * n for n in channels]
+    frames = frames_of(4, *shape)
     features = encoder(frames)
     assert features.shape == (4, 7)
-    torch.testing.assert_close(features, by_hand(encoder, frames, 3))
-
-
-def test_number_and_scale_of_the_sections():
-    encoder = ImpalaEncoder((1, 6, 6), channels=(2, 3), scale=2, n_features=7).double()
-    frames = frames_of(4, 1, 6, 6)
-    assert [section.convolution.out_channels for section in encoder.sections] == [4, 6]
-    assert encoder.linear.in_features == 6 * 2 * 2
-    torch.testing.assert_close(encoder(frames), by_hand(encoder, frames, 2))
+    torch.testing.assert_close(features, by_hand(encoder, frames, len(channels)))
 
 
 @pytest.mark.parametrize("size", [3, 8, 11])
@@ -60,38 +57,33 @@ def test_every_pixel_counts(size):
 
 
 def test_filters_and_maps_are_channels_last():
-    layouts = []  # that they change no value is what the equations by hand show
+    seen = []  # that the layout changes no value is what the equations by hand show
     encoder = ImpalaEncoder((3, 16, 16))
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            module.register_forward_hook(
-                lambda _, inputs, output: layouts.append(
-                    [a.is_contiguous(memory_format=torch.channels_last) for a in (inputs[0], output)]
-                )
-            )
+            module.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0], output]))
     encoder(frames_of(2, 3, 16, 16))
-    assert len(layouts) == 3 * 6
-    assert all(all(pair) for pair in layouts)
-    for module in encoder.modules():
-        if isinstance(module, nn.Conv2d):
-            assert module.weight.is_contiguous(memory_format=torch.channels_last)
+    assert len(seen) == 2 * 3 * 6
+    filters = [module.weight for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    assert all(a.is_contiguous(memory_format=torch.channels_last) for a in seen + filters)
 
 
-def test_encoder_refuses_what_does_not_fit():
-    encoder = ImpalaEncoder((3, 8, 8))
-    with pytest.raises(
-        TypeError, match=r"ImpalaEncoder: frames must be uint8, .*got torch.float32; the enc"
-    ):
-        encoder(torch.rand(2, 3, 8, 8))
-    with pytest.raises(
-        ValueError, match=r"frames must be \(N, C, H, W\) .*\(3, 8, 8\), got \(2, 8, 8, 3\)"
-    ):
-        encoder(frames_of(2, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"frames must be \(N, C, H, W\) .*got \(3, 8, 8\)"):
-        encoder(frames_of(3, 8, 8))
-    with pytest.raises(ValueError, match=r"ImpalaEncoder: frame_shape must be .*got \(3, 0, 8\)"):
-        ImpalaEncoder((3, 0, 8))
-    with pytest.raises(ValueError, match=r"there must be a section, got channels \(\)"):
-        ImpalaEncoder(channels=())
-    with pytest.raises(ValueError, match=r"ImpalaEncoder: channels, scale .*scale 0"):
-        ImpalaEncoder(scale=0)
+@pytest.mark.parametrize(
+    ("made", "frames", "error", "message"),
+    [
+        ({}, torch.rand(2, 3, 8, 8), TypeError, r"frames must be uint8, .*got torch.float32; the enc"),
+        (
+            {},
+            frames_of(2, 8, 8, 3),
+            ValueError,
+            r"frames must be \(N, C, .*\(3, 8, 8\), got \(2, 8, 8, 3\)",
+        ),
+        ({}, frames_of(3, 8, 8), ValueError, r"frames must be \(N, C, H, W\) .*got \(3, 8, 8\)"),
+        ({"frame_shape": (3, 0, 8)}, None, ValueError, r"frame_shape must be .*got \(3, 0, 8\)"),
+        ({"channels": ()}, None, ValueError, r"there must be a section, got channels \(\)"),
+        ({"scale": 0}, None, ValueError, "channels, scale .*scale 0"),
+    ],
+)
+def test_encoder_refuses_what_does_not_fit(made, frames, error, message):
+    with pytest.raises(error, match=f"ImpalaEncoder: .*{message}"):
+        ImpalaEncoder(**{"frame_shape": (3, 8, 8), **made})(frames)

@@ -1,12 +1,14 @@
 """The losses against their definitions, one number at a time, and their gradients."""
 
-import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from examples.rl.losses import LossConstants, actor_critic_losses
+from examples.rl.agent import AgentOutput
+from examples.rl.losses import Losses, actor_critic_losses
+from examples.rl.settings import Settings
 from tests.examples.rl.test_vtrace import by_definition
 
 B, T, A = 3, 6, 4
@@ -29,105 +31,77 @@ def given() -> dict[str, torch.Tensor]:
     }
 
 
-def by_hand(given, c: LossConstants) -> tuple[float, float, float]:
+def losses_of(given: dict[str, torch.Tensor], **constants: float) -> Losses:
+    output = AgentOutput(given["logits"], given["values"])
+    return actor_critic_losses(output, SimpleNamespace(**given), Settings(**constants))
+
+
+def vtrace_by_hand(given, s: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of the policy's log-probabilities (B, T, A), those of the actions (B, T), targets and advantages."""
     n = {name: tensor.detach().numpy() for name, tensor in given.items()}
     log_pi = n["logits"] - np.log(np.exp(n["logits"]).sum(-1, keepdims=True))
     log_mu = n["behaviour_logits"] - np.log(np.exp(n["behaviour_logits"]).sum(-1, keepdims=True))
-    taken = np.array([[log_pi[b, t, n["actions"][b, t]] for t in range(T)] for b in range(B)])
-    acted = np.array([[log_mu[b, t, n["actions"][b, t]] for t in range(T)] for b in range(B)])
-    discounts = np.where(n["dones"][:, 1:], 0.0, c.discount)
-    rewards = np.clip(n["rewards"][:, 1:], -c.reward_clip, c.reward_clip)
-    targets, advantages = by_definition(
-        *(taken - acted, discounts, rewards, n["values"][:, :-1], n["values"][:, -1]),
-        *(c.lambda_, c.rho_bar, c.c_bar, c.pg_rho_bar),
+    taken, acted = (
+        np.array([[log_p[b, t, n["actions"][b, t]] for t in range(T)] for b in range(B)])
+        for log_p in (log_pi, log_mu)
     )
+    discounts = np.where(n["dones"][:, 1:], 0.0, s.discount)
+    rewards = np.clip(n["rewards"][:, 1:], -s.reward_clip, s.reward_clip)
+    found = by_definition(
+        *(taken - acted, discounts, rewards, n["values"][:, :-1], n["values"][:, -1]),
+        *(s.vtrace_lambda, s.rho_bar, s.c_bar, s.pg_rho_bar),
+    )
+    return log_pi[:, :-1], taken, *found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"discount": 0.5},
+        {"reward_clip": 0.3},
+        {"baseline_cost": 2.0},
+        {"entropy_cost": 0.7},
+        {"vtrace_lambda": 0.6},
+        {"rho_bar": 0.4},
+        {"c_bar": 0.4},
+        {"pg_rho_bar": 0.4},
+    ],
+)
+def test_against_their_definitions(given, change):
+    s, found = Settings(**change), losses_of(given, **change)
+    log_pi, taken, targets, advantages = vtrace_by_hand(given, s)
     policy = baseline = entropy = 0.0
     for b in range(B):
         for t in range(T):
             policy += -taken[b, t] * advantages[b, t]
-            baseline += 0.5 * (targets[b, t] - n["values"][b, t]) ** 2
+            baseline += 0.5 * (targets[b, t] - given["values"][b, t].item()) ** 2
             entropy -= sum(np.exp(p) * p for p in log_pi[b, t])
-    return policy, baseline, entropy
-
-
-CHANGES = [
-    {},
-    {"discount": 0.5},
-    {"reward_clip": 0.3},
-    {"baseline_cost": 2.0},
-    {"entropy_cost": 0.7},
-    {"lambda_": 0.6},
-    {"rho_bar": 0.4},
-    {"c_bar": 0.4},
-    {"pg_rho_bar": 0.4},
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_against_their_definitions(given, change):
-    constants = dataclasses.replace(LossConstants(), **change)
-    found = actor_critic_losses(**given, constants=constants)
-    expected = by_hand(given, constants)
-    assert (found.policy.item(), found.baseline.item(), found.entropy.item()) == pytest.approx(
-        expected, rel=1e-12
-    )
-    policy, baseline, entropy = expected
-    total = policy + constants.baseline_cost * baseline - constants.entropy_cost * entropy
-    assert found.total.item() == pytest.approx(total, rel=1e-12)
+    loss = policy + s.baseline_cost * baseline - s.entropy_cost * entropy
+    assert [value.item() for value in found] == pytest.approx([loss, policy, baseline, entropy], rel=1e-12)
     if change:
-        usual = actor_critic_losses(**given, constants=LossConstants())
-        assert found.total.item() != usual.total.item()
-
-
-def test_constants_are_the_published_ones():
-    assert LossConstants() == LossConstants(
-        discount=0.99,
-        reward_clip=1.0,
-        baseline_cost=0.5,
-        entropy_cost=0.01,
-        lambda_=1.0,
-        rho_bar=1.0,
-        c_bar=1.0,
-        pg_rho_bar=1.0,
-    )
+        assert found.loss.item() != losses_of(given).loss.item()
 
 
 def test_gradients_take_targets_and_advantages_for_constants(given):
     """Of the values: the error alone; of the logits: the policy gradient and the entropy's."""
-    c = LossConstants()
-    losses = actor_critic_losses(**given, constants=c)
-    losses.total.backward()
-    with torch.no_grad():
-        log_pi = given["logits"][:, :-1].log_softmax(-1)
-        pi = log_pi.exp()
-        taken = log_pi.gather(-1, given["actions"].unsqueeze(-1)).squeeze(-1)
-        log_mu = given["behaviour_logits"].log_softmax(-1)
-        acted = log_mu.gather(-1, given["actions"].unsqueeze(-1)).squeeze(-1)
-    targets, advantages = by_definition(
-        (taken - acted).numpy(),
-        np.where(given["dones"][:, 1:].numpy(), 0.0, c.discount),
-        given["rewards"][:, 1:].clamp(-1, 1).numpy(),
-        given["values"][:, :-1].detach().numpy(),
-        given["values"][:, -1].detach().numpy(),
-    )
+    s = Settings()
+    losses_of(given).loss.backward()
+    log_pi, _, targets, advantages = vtrace_by_hand(given, s)
     to_values = np.zeros((B, T + 1))
-    to_values[:, :-1] = c.baseline_cost * (given["values"][:, :-1].detach().numpy() - targets)
-    np.testing.assert_allclose(given["values"].grad.numpy(), to_values, rtol=1e-10, atol=1e-12)
-    one_hot = torch.nn.functional.one_hot(given["actions"], A)
-    entropy = (pi * log_pi).sum(-1, keepdim=True)
-    expected = -torch.from_numpy(advantages).unsqueeze(-1) * (one_hot - pi)
-    expected = expected + c.entropy_cost * pi * (log_pi - entropy)
-    to_logits = np.concatenate([expected.numpy(), np.zeros((B, 1, A))], axis=1)
-    np.testing.assert_allclose(given["logits"].grad.numpy(), to_logits, rtol=1e-10, atol=1e-12)
+    to_values[:, :-1] = s.baseline_cost * (given["values"][:, :-1].detach().numpy() - targets)
+    np.testing.assert_allclose(given["values"].grad, to_values, rtol=1e-10, atol=1e-12)
+    pi, one_hot = np.exp(log_pi), np.eye(A)[given["actions"]]
+    entropy = (pi * log_pi).sum(-1, keepdims=True)
+    to_logits = np.zeros((B, T + 1, A))
+    to_logits[:, :-1] = s.entropy_cost * pi * (log_pi - entropy) - advantages[..., None] * (one_hot - pi)
+    np.testing.assert_allclose(given["logits"].grad, to_logits, rtol=1e-10, atol=1e-12)
 
 
-def test_sums_of_two_parts_are_those_of_the_joined_batch(given):
-    whole = actor_critic_losses(**given, constants=LossConstants()).total
-    parts = [
-        actor_critic_losses(**{n: v[rows] for n, v in given.items()}, constants=LossConstants()).total
-        for rows in (slice(0, 1), slice(1, 3))
-    ]
-    assert whole.item() == pytest.approx(sum(parts).item(), rel=1e-12)
+def test_sums_in_at_least_single_precision(given):
+    half = {**given, "logits": given["logits"].bfloat16(), "values": given["values"].bfloat16()}
+    assert {value.dtype for value in losses_of(half)} == {torch.float32}
+    assert losses_of(half).loss.item() == pytest.approx(losses_of(given).loss.item(), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +112,9 @@ def test_sums_of_two_parts_are_those_of_the_joined_batch(given):
         ("rewards", (B, T), r"rewards: expected shape \(3, 7\)"),
         ("dones", (B, T), r"dones: expected shape \(3, 7\)"),
         ("actions", (B, T + 1), r"actions: expected shape \(3, 6\), .* got \(3, 7\)"),
-        (
-            "behaviour_logits",
-            (B, T, 2),
-            r"behaviour_logits: expected shape \(3, 6, 4\)",
-        ),
+        ("behaviour_logits", (B, T, 2), r"behaviour_logits: expected shape \(3, 6, 4\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(given, name, shape, message):
-    wrong = {**given, name: torch.zeros(shape, dtype=given[name].dtype)}
     with pytest.raises(ValueError, match="actor_critic_losses: " + message):
-        actor_critic_losses(**wrong, constants=LossConstants())
+        losses_of({**given, name: torch.zeros(shape, dtype=given[name].dtype)})

@@ -8,6 +8,7 @@ import torch
 
 import srwm
 from examples.rl.presets import CORES, DESCRIPTIONS, PRESETS
+from examples.rl.settings import Settings
 from examples.rl.smoke import smoke
 from examples.rl.train import make_agent
 from tests.examples.rl.fakes import FakeEnvironment
@@ -58,58 +59,35 @@ def test_two_updates_move_what_is_trained(name, tmp_path):
 @pytest.mark.parametrize("bptt", [None, 1])
 def test_what_decides_the_writing_is_trained_unless_the_gradient_is_cut_at_every_step(core, bptt, tmp_path):
     moved, _ = train_two_updates(dataclasses.replace(PRESETS[f"cue-{core}"], bptt=bptt), tmp_path)
-    matrices = [pair for name, pair in moved.items() if name.endswith(".W")]
+    matrices = [map(srwm.unpack, pair) for name, pair in moved.items() if name.endswith(".W")]
     assert len(matrices) == 2
     for before, after in matrices:
-        outputs, *writing = (
-            not torch.equal(*blocks) for blocks in zip(srwm.unpack(before), srwm.unpack(after), strict=True)
-        )
-        assert outputs
-        assert writing == [bptt is None] * 3
+        moving = [not torch.equal(*blocks) for blocks in zip(before, after, strict=True)]
+        assert moving == [True, *[bptt is None] * 3]
 
 
-PUBLISHED = {
-    "learning_rate": 6e-4,
-    "schedule": "linear",
-    "alpha": 0.99,
-    "momentum": 0.0,
-    "epsilon": 0.01,
-    "clip": 40.0,
-    "entropy_cost": 0.01,
-    "baseline_cost": 0.5,
-    "discount": 0.99,
-    "reward_clip": 1.0,
-    "vtrace_lambda": 1.0,
-    "rho_bar": 1.0,
-    "c_bar": 1.0,
-    "pg_rho_bar": 1.0,
-    "batch_size": 32,
-    "unroll": 50,
-    "environments": 48,
-    "frames": 300_000_000,
-    "start_level": 0,
-    "n_heads": 8,
-    "d_ff": 512,
-    "scale": 1,
-}
+PUBLISHED = Settings(
+    learning_rate=6e-4, schedule="linear", alpha=0.99, momentum=0.0, epsilon=0.01, clip=40.0,
+    entropy_cost=0.01, baseline_cost=0.5, discount=0.99, reward_clip=1.0, vtrace_lambda=1.0, rho_bar=1.0,
+    c_bar=1.0, pg_rho_bar=1.0, batch_size=32, unroll=50, environments=48, frames=300_000_000, start_level=0,
+    n_layers=2, n_heads=8, d_model=128, d_ff=512, lstm_size=256, channels=(16, 32, 32), scale=1,
+    n_features=256, residual="plain", input_softmax="usual", beta_init=0.0, q_scale=1.0, input_gain=1.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("kind", ["easy", "memory"])
-def test_published_presets(kind, core):
-    s = PRESETS[f"procgen-{kind}-{core.replace('_', '-')}"]
-    assert {name: getattr(s, name) for name in PUBLISHED} == PUBLISHED
-    assert (s.core, s.mode) == (core, kind)
-    assert (s.n_layers, s.d_model, s.lstm_size, s.channels) == (2, 128, 256, (16, 32, 32))
-    options = (s.residual, s.input_softmax, s.beta_init, s.q_scale, s.input_gain)
-    assert options == ("plain", "usual", 0.0, 1.0, 1.0)
-    if kind == "easy":
-        assert s.games == ("bigfish", "fruitbot", "maze", "leaper", "plunder", "starpilot")
-        assert s.levels == 200
-    else:
-        assert s.games == ("dodgeball", "heist", "maze", "miner")
-        assert s.levels == 500
-    assert s.played % len(s.games) == 0, "each game is played by as many actors"
+@pytest.mark.parametrize(
+    ("mode", "games", "levels"),
+    [
+        ("easy", ("bigfish", "fruitbot", "maze", "leaper", "plunder", "starpilot"), 200),
+        ("memory", ("dodgeball", "heist", "maze", "miner"), 500),
+    ],
+)
+def test_published_presets(mode, games, levels, core):
+    name = f"procgen-{mode}-{core.replace('_', '-')}"
+    own = {"name": name, "preset": name, "core": core, "mode": mode, "games": games, "levels": levels}
+    assert PRESETS[name] == dataclasses.replace(PUBLISHED, **own)
+    assert PRESETS[name].played % len(games) == 0, "each game is played by as many actors"
 
 
 def test_every_core_has_its_presets():

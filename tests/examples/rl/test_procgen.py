@@ -6,7 +6,7 @@ import pytest
 
 from examples.rl.environments.procgen import ACTIONS, MODES, ProcgenEnvironment, _seed, unusable
 from examples.rl.environments.vector import Step
-from tests.examples.rl.test_environments import assert_same, assert_well_formed, drawing, play
+from tests.examples.rl.test_environments import assert_same, assert_well_formed, drawing, following, play
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,15 @@ def _playable() -> None:
 needs_procgen = pytest.mark.usefixtures("_playable")
 
 
-def nothing(step):
-    return np.full(len(step.reward), ACTIONS.index("nothing"))
-
-
 @needs_procgen
 @pytest.mark.parametrize("game", MODES)
-def test_every_game_is_played_in_each_of_its_modes(game):
+def test_every_game_is_played_in_each_of_its_modes_and_there_are_no_others(game):
+    import envpool
+
+    all_modes = ("easy", "hard", "extreme", "memory", "exploration")
+    there = set(envpool.list_all_envs())
+    found = [mode for mode in all_modes if f"{game.capitalize()}{mode.capitalize()}-v0" in there]
+    assert tuple(found) == MODES[game]
     for mode in MODES[game]:
         environment = ProcgenEnvironment([game], 2, 0, mode=mode, threads=1)
         steps = play(environment, drawing(environment), 3)
@@ -34,18 +36,6 @@ def test_every_game_is_played_in_each_of_its_modes(game):
             assert_well_formed(step, environment)
             assert all(len(np.unique(frame)) > 10 for frame in step.frame), "frames are blank"
         assert any((step.frame != steps[0].frame).any() for step in steps), "nothing moves"
-
-
-@needs_procgen
-def test_there_are_no_other_games_nor_modes():
-    import envpool
-
-    there = set(envpool.list_all_envs())
-    for game, modes in MODES.items():
-        all_modes = ("easy", "hard", "extreme", "memory", "exploration")
-        found = [mode for mode in all_modes if f"{game.capitalize()}{mode.capitalize()}-v0" in there]
-        assert tuple(found) == modes
-    assert len(MODES) == 16
 
 
 def first_frames(levels, *, mode="easy", count=12, seed=0) -> set[bytes]:
@@ -81,35 +71,23 @@ def test_several_games_are_divided_over_the_environments():
     names = ("fruitbot", "bigfish", "maze")
     together = ProcgenEnvironment(names, 7, 3, levels=(0, 50), threads=2)
     assert together.names == (*names, *names, "fruitbot")
-    rng = np.random.default_rng(0)
-    actions = rng.integers(15, size=(150, 7))
-    joint = [together.reset(), *(together.step(action) for action in actions)]
+    actions = np.random.default_rng(0).integers(15, size=(150, 7))
+    joint = following(together, actions)[1:]
+    together.close()
     for first, name in enumerate(names):
         # Alone, a game's environments have the same levels: those of their numbers among all.
         alone = ProcgenEnvironment([name], 7, 3, levels=(0, 50), threads=1)
-        alone.reset()
-        for mine, action in zip(joint[1:], actions, strict=True):
-            assert_same(_rows(mine, first), _rows(alone.step(action), first))
+        for mine, theirs in zip(joint, following(alone, actions)[1:], strict=True):
+            assert_same(
+                Step(*(values[first::3] for values in vars(mine).values())), theirs, slice(first, None, 3)
+            )
         alone.close()
-    assert sum(step.done.sum() for step in joint[1:]) > 0
-    together.close()
+    assert sum(step.done.sum() for step in joint) > 0
     others = ProcgenEnvironment(names, 3, 3, first=4, levels=(0, 50), threads=1)
     assert others.names == ("bigfish", "maze", "fruitbot")
-    others.reset()
-    for theirs, action in zip(joint[1:], actions, strict=True):
-        assert_same(others.step(action[4:]), theirs, rows=slice(4, 7))
+    for theirs, mine in zip(following(others, actions[:, 4:])[1:], joint, strict=True):
+        assert_same(theirs, mine, rows=slice(4, 7))
     others.close()
-
-
-def _rows(step: Step, first: int) -> Step:
-    return Step(*(values[first::3] for values in vars(step).values()))
-
-
-@needs_procgen
-def test_environments_have_levels_of_their_own():
-    environment = ProcgenEnvironment(["bigfish"], 6, 4)
-    assert len({frame.tobytes() for frame in environment.reset().frame}) == 6
-    environment.close()
 
 
 @needs_procgen
@@ -121,37 +99,23 @@ def test_the_next_episode_begins_at_once_and_no_action_is_lost(game):
     count, seed, T = 3, 11, 400
     actions = np.random.default_rng(2).integers(15, size=(T, count))
     environment = ProcgenEnvironment([game], count, seed, levels=(0, 20))
-    steps = [environment.reset(), *(environment.step(action) for action in actions)]
+    steps = following(environment, actions)
     environment.close()
     ended = 0
     for row in range(count):
-        raw = envpool.make_gymnasium(
-            f"{game.capitalize()}Easy-v0",
-            num_envs=1,
-            seed=[_seed(seed, row)],
-            start_level=0,
-            num_levels=20,
-        )
+        made = {"num_envs": 1, "seed": [_seed(seed, row)], "start_level": 0, "num_levels": 20}
+        raw = envpool.make_gymnasium(f"{game.capitalize()}Easy-v0", **made)
         frame, _ = raw.reset()
-        total, length = 0.0, 0
         np.testing.assert_array_equal(steps[0].frame[row], frame[0])
         for step, action in zip(steps[1:], actions[:, row], strict=True):
             frame, reward, terminated, truncated, _ = raw.step(np.array([action], np.int32))
-            total, length = total + float(reward[0]), length + 1
             done = terminated[0] or truncated[0]
             if done:
                 frame, ignored, *_ = raw.step(np.array([0], np.int32))
                 assert ignored[0] == 0
             np.testing.assert_array_equal(step.frame[row], frame[0])
-            assert step.reward[row] == reward[0]
-            assert step.done[row] == done
-            if done:
-                assert step.episode_return[row] == pytest.approx(total)
-                assert step.episode_length[row] == length
-                total, length, ended = 0.0, 0, ended + 1
-            else:
-                assert np.isnan(step.episode_return[row])
-                assert step.episode_length[row] == 0
+            assert (step.reward[row], step.done[row]) == (reward[0], done)
+            ended += done
         raw.close()
     assert ended > 4
     assert len({float(step.reward[row]) for step in steps for row in range(count)}) > 1
@@ -161,34 +125,30 @@ def test_the_next_episode_begins_at_once_and_no_action_is_lost(game):
 def test_an_episode_ends_when_its_time_is_over():
     """As any other: in the games' own limit of 1,000 steps here."""
     environment = ProcgenEnvironment(["coinrun"], 1, 0, levels=(0, 1))
-    steps = play(environment, nothing, 1001)
-    ends = [t for t, step in enumerate(steps) if step.done[0]]
-    assert ends == [0, 1000]
+    steps = play(environment, lambda step: np.array([ACTIONS.index("nothing")]), 1001)
+    assert [t for t, step in enumerate(steps) if step.done[0]] == [0, 1000]
     assert steps[1000].episode_length[0] == 1000
     np.testing.assert_array_equal(steps[1000].frame, steps[0].frame)
     environment.close()
 
 
 @needs_procgen
-def test_the_games_cannot_be_saved():
+def test_the_games_cannot_be_saved_and_not_played_after_closing():
     environment = ProcgenEnvironment(["coinrun"], 1, 0)
     environment.reset()
     assert environment.state() is None
     with pytest.raises(ValueError, match="EnvPool cannot save Procgen's games"):
         environment.load_state({})
     environment.close()
-
-
-@needs_procgen
-def test_nothing_is_played_after_closing():
-    environment = ProcgenEnvironment(["coinrun"], 1, 0)
-    environment.close()
     with pytest.raises(ValueError, match="reset: the environments are closed; make new ones"):
         environment.reset()
+    with pytest.raises(ValueError, match="step: no episode has begun"):
+        environment.step(np.zeros(1, np.int64))
 
 
-def test_every_action_has_a_name():
+def test_there_are_sixteen_games_and_every_action_has_a_name():
     assert len(ACTIONS) == len(set(ACTIONS)) == ProcgenEnvironment.n_actions
+    assert len(MODES) == 16
 
 
 @pytest.mark.parametrize(
@@ -216,24 +176,19 @@ def test_what_cannot_be_made(options, message):
         ProcgenEnvironment(**({"names": ("maze",), "count": 2, "seed": 0} | options))
 
 
-def assert_says(message: str) -> None:
-    """In one line, which is also what making an environment raises."""
-    reason = unusable()
-    assert reason is not None
-    assert message in reason
-    assert "\n" not in reason
-    with pytest.raises(ImportError) as caught:
-        ProcgenEnvironment(["coinrun"], 1, 0)
-    assert str(caught.value) == reason
-
-
-def test_without_envpool_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "envpool", None)
-    assert_says("EnvPool is missing; install it with: make procgen, or python -m pip install envpool")
-
-
-def test_without_qt_it_says_what_to_install(monkeypatch):
-    """EnvPool's package is there then, but its module raises, from the linker's message."""
+@pytest.mark.parametrize(
+    ("there", "message", "cause"),
+    [
+        (False, "EnvPool is missing; install it with: make procgen, or python -m pip install envpool", ""),
+        (
+            True,
+            "Qt 5, which the games draw with, is missing; install it with: make procgen, apt-get ins",
+            "[libQt5Gui.so.5: cannot open]",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(monkeypatch, there, message, cause):
+    """Without Qt EnvPool's package is there, but its module raises, from the linker's message."""
 
     def missing(name):
         if name.startswith("__"):
@@ -242,7 +197,12 @@ def test_without_qt_it_says_what_to_install(monkeypatch):
 
     games = ModuleType("envpool.procgen")
     games.__getattr__ = missing
-    monkeypatch.setitem(sys.modules, "envpool", ModuleType("envpool"))
+    monkeypatch.setitem(sys.modules, "envpool", ModuleType("envpool") if there else None)
     monkeypatch.setitem(sys.modules, "envpool.procgen", games)
-    assert_says("Qt 5, which the games draw with, is missing; install it with: make procgen, apt-get ins")
-    assert "[libQt5Gui.so.5: cannot open]" in unusable()
+    with pytest.raises(ImportError) as caught:
+        ProcgenEnvironment(["coinrun"], 1, 0)
+    reason = unusable()
+    assert str(caught.value) == reason
+    assert message in reason
+    assert cause in reason
+    assert "\n" not in reason

@@ -1,5 +1,5 @@
 from examples.rl.splits import Split
-from examples.rl.tables import columns_of, list_players, return_tables
+from examples.rl.tables import return_tables
 from tests.examples.runs import cells_of
 
 
@@ -9,24 +9,19 @@ def number(mean: float, half: float) -> dict[str, float]:
 
 def player(shift: float, *policies: str) -> dict:
     """Returns of maze by split, normalised too, and of heist, raw."""
-    return {
-        "games": {
-            "maze": {
-                split: {
-                    policy: {
-                        "return": number(shift + 2 * place + i, 0.5),
-                        "normalised": number(shift / 100, 0.125),
-                    }
-                    for i, policy in enumerate(policies)
-                }
-                for place, split in enumerate(("train", "1000", "test"))
-            },
-            "heist": {"train": {policy: {"return": number(-shift, 0.25)} for policy in policies}},
-        },
-        "mean_over_games": {
-            "train": {policy: {"normalised": number(shift / 10, 0.0625)} for policy in policies}
-        },
+    maze = {
+        split: {
+            policy: {
+                "return": number(shift + 2 * place + i, 0.5),
+                "normalised": number(shift / 100, 0.125),
+            }
+            for i, policy in enumerate(policies)
+        }
+        for place, split in enumerate(("train", "1000", "test"))
     }
+    heist = {"train": {policy: {"return": number(-shift, 0.25)} for policy in policies}}
+    mean = {"train": {policy: {"normalised": number(shift / 10, 0.0625)} for policy in policies}}
+    return {"games": {"maze": maze, "heist": heist}, "mean_over_games": mean}
 
 
 SPLITS = [Split("train", (0, 200), unseen=False), Split("1000", (1000, 200), unseen=True)]
@@ -87,16 +82,3 @@ def test_the_cue_task_has_no_mode_and_random_play_may_be_alone():
     result = {"games": ["cue"], "mode": "easy", "episodes": 9, "runs": [], "random": values}
     tables = return_tables(result, [Split("new episodes", None, unseen=True)])
     assert cells_of(tables) == [["cue", "new episodes"], ["random policy", "0.25 ± 0.06"]]
-
-
-def test_who_played_with_their_policies_and_numbers():
-    players = list_players(RESULT)
-    assert [policy for _, policy, _ in players] == ["greedy", "sampled"] * 3 + ["sampled"]
-    assert players[0][2] is RESULT["runs"][0]
-    assert players[4][2] is RESULT["seeds"][0]
-    assert players[6][2] is RESULT["random"]
-
-
-def test_columns_are_the_splits_that_there_are_values_of():
-    titles = {"1000": "1000: levels 1000–1199", "test": "test: all of them"}
-    assert columns_of({"1000": {}, "test": {}}, SPLITS) == titles

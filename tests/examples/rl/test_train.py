@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from examples.rl import train
-from examples.rl.division import Block, session_seed
+from examples.rl.train import session_seed
 from examples.rl.trainer import Training
 from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, load, save
@@ -15,19 +15,23 @@ from tests.examples.runs import act_in_step, press_ctrl_c
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[tuple[Block, int, FakeEnvironment]]:
+def made(monkeypatch) -> list[tuple[range, int, FakeEnvironment]]:
     """Which blocks of games were asked for, with which seed: fake ones are played, by a fake agent."""
     asked = []
 
     def make_games(settings, block, seed):
         kind = ForgetfulEnvironment if settings.mode == "hard" else FakeEnvironment
-        asked.append((block, seed, kind(block.count, 0, seed)))
+        asked.append((block, seed, kind(len(block), 0, seed)))
         return asked[-1][-1]
 
     monkeypatch.setattr(train, "make_games", make_games)
     monkeypatch.setattr(train, "make_agent", lambda settings, environment: fake_agent(settings.seed))
-    monkeypatch.setattr(train, "draw_curves", lambda *given: None)
     return asked
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch):
+    monkeypatch.setattr(train, "draw_curves", lambda *given: None)
 
 
 def stopped(settings) -> RunFolder:
@@ -38,14 +42,32 @@ def stopped(settings) -> RunFolder:
     return RunFolder(settings.folder)
 
 
-def test_the_games_of_a_run_are_those_of_its_seed_and_are_closed(settings, made):
+def test_seeds_differ_between_runs_and_sessions():
+    seeds = {session_seed(seed, update) for seed in (0, 1) for update in (0, 5)}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_the_games_of_a_run_are_those_of_its_seed_and_are_closed(settings, made, monkeypatch):
     assert train.main(settings) == 0
     [(block, seed, environment)] = made
-    assert (block, seed) == (Block(0, 4), session_seed(0, 0))
+    assert (block, seed) == (range(4), session_seed(0, 0))
     assert environment.closed
-    assert load(RunFolder(settings.folder).checkpoint)["actor"] is None, "there is nothing left to collect"
+    folder = RunFolder(settings.folder)
+    assert load(folder.checkpoint)["actor"] is None, "there is nothing left to collect"
+
+    def make_games(*args):
+        raise ImportError("no such games")
+
+    before = folder.checkpoint.read_bytes()
+    monkeypatch.setattr(train, "make_games", make_games)
+    with pytest.raises(ImportError, match="no such games"):
+        train.main(dataclasses.replace(settings, overwrite=True))
+    assert folder.checkpoint.read_bytes() == before
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_games_are_closed_where_training_does_not_begin(settings, made):
     folder = stopped(settings)
     state = load(folder.checkpoint)
@@ -56,10 +78,7 @@ def test_games_are_closed_where_training_does_not_begin(settings, made):
     assert all(environment.closed for *_, environment in made)
 
 
-def test_curves_of_several_games_and_of_no_ended_episode(settings, made, monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(train, "make_games", lambda settings, block, seed: FakeEnvironment(block.count))
-    monkeypatch.setattr(train, "make_agent", lambda settings, environment: fake_agent(settings.seed))
+def test_curves_of_several_games_and_of_no_ended_episode(settings, made):
     several = dataclasses.replace(settings, games=("a", "b"), unroll=1, frames=8, report_every=1)
     assert train.main(several) == 0
     folder = RunFolder(several.folder)
@@ -69,6 +88,7 @@ def test_curves_of_several_games_and_of_no_ended_episode(settings, made, monkeyp
     assert folder.curves.exists()
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings, made, monkeypatch):
     settings = dataclasses.replace(settings, mode="hard")
     folder = stopped(settings)
@@ -91,6 +111,7 @@ def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings
     assert [line["update"] for line in folder.reports()] == [2, 4, 6]
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_one_process_goes_on_with_new_episodes_where_two_have_stopped(settings, made):
     """The games of both cannot be divided again."""
     folder = stopped(settings)
@@ -114,17 +135,3 @@ def test_games_that_do_not_exist_are_named_with_what_to_change(settings, change,
     with pytest.raises(ValueError, match="train: --games, --mode, --start-level and --levels .*" + message):
         train.main(dataclasses.replace(settings, **change))
     assert not settings.folder.exists()
-
-
-def test_games_that_cannot_be_made_leave_an_earlier_run_alone(settings, made, monkeypatch):
-    assert train.main(settings) == 0
-    folder = RunFolder(settings.folder)
-    before = folder.checkpoint.read_bytes()
-
-    def make_games(*args):
-        raise ImportError("no such games")
-
-    monkeypatch.setattr(train, "make_games", make_games)
-    with pytest.raises(ImportError, match="no such games"):
-        train.main(dataclasses.replace(settings, overwrite=True))
-    assert folder.checkpoint.read_bytes() == before

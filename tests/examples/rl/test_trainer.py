@@ -1,4 +1,4 @@
-"""The loop: what an update does, schedules, reports, trackers, what is refused."""
+"""What an update does, schedules, reports, what is refused."""
 
 import dataclasses
 import math
@@ -10,55 +10,44 @@ import torch
 from accelerate.state import AcceleratorState
 
 from examples.rl import trainer as trainer_module
-from examples.rl.actors import Actor, ThreadedActor
+from examples.rl.actors import Actor
 from examples.rl.losses import actor_critic_losses
-from examples.rl.rollouts import Collector, Rows
+from examples.rl.rollouts import Collector
 from examples.rl.trainer import Training
 from examples.training.divergence import DivergenceError
 from examples.training.interrupt import StopRequest
 from examples.training.run_folder import RunFolder, load
-from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import BrokenEnvironment, FakeAgent, FakeEnvironment, fake_agent
 from tests.examples.rl.training import make_loop, run
 from tests.examples.runs import assert_same_run
 
 
-def by_hand(settings, unrolls, lag, constants, clip, rate_of, alpha=0.99, epsilon=0.01, momentum=0.0):
+def by_hand(settings, updates, rate_of, alpha=0.99, epsilon=0.01):
     """The published recipe, written out: RMSProp on the clipped gradient of the sums.
 
-    Plays unroll k with the weights after update k - lag.
+    Plays unroll k with the weights after update k, or k - 1 where acting and learning overlap.
     """
-    agent = fake_agent(settings.seed)
-    acting = fake_agent(settings.seed)
-    rows = Rows(0, settings.batch_size, settings.batch_size)
+    agent, acting = fake_agent(settings.seed), fake_agent(settings.seed)
     environment = FakeEnvironment(settings.batch_size, 0, settings.seed, settings.games)
-    one = Collector([environment], acting, unroll=settings.unroll, seed=settings.seed, rows=rows)
+    one = Collector([environment], acting, settings, range(settings.batch_size))
     squares = {n: torch.zeros_like(p) for n, p in agent.named_parameters()}
     weights = [{n: p.detach().clone() for n, p in agent.named_parameters()}]
-    for number in range(unrolls):
-        acting.load_state_dict(weights[max(number - lag, 0)])
+    for number in range(updates):
+        acting.load_state_dict(weights[max(number - settings.overlap, 0)])
         unroll = one.collect(number)
         agent.zero_grad()
         output, _ = agent(unroll.frames, unroll.rewards, unroll.dones, unroll.states, bptt=settings.bptt)
-        actor_critic_losses(
-            output.logits,
-            output.values,
-            unroll.rewards,
-            unroll.dones,
-            unroll.actions,
-            unroll.behaviour_logits.double(),
-            constants,
-        ).total.backward()
-        norm = math.sqrt(sum((p.grad**2).sum().item() for p in agent.parameters() if p.grad is not None))
-        factor = min(1.0, clip / (norm + 1e-6))
+        actor_critic_losses(output, unroll, settings).loss.backward()
+        learnt = {n: p for n, p in agent.named_parameters() if p.grad is not None}
+        norm = math.sqrt(sum((p.grad**2).sum().item() for p in learnt.values()))
+        factor = min(1.0, (settings.clip or math.inf) / (norm + 1e-6))
         with torch.no_grad():
-            for name, p in agent.named_parameters():
-                if p.grad is None:
-                    continue
+            for name, p in learnt.items():
                 g = factor * p.grad
                 squares[name] = alpha * squares[name] + (1 - alpha) * g * g
                 p -= rate_of(number) * g / (squares[name].sqrt() + epsilon)
         weights.append({n: p.detach().clone() for n, p in agent.named_parameters()})
-    return weights[-1]
+    return weights
 
 
 @pytest.mark.parametrize(
@@ -68,15 +57,7 @@ def test_training_is_the_published_recipe(settings, change):
     """With its constants, and a learning rate that falls in a line to 0 at the last frame."""
     settings = dataclasses.replace(settings, learning_rate=6e-3, **change)
     loop, lines = run(settings)
-    expected = by_hand(
-        settings,
-        unrolls=6,
-        lag=1 if settings.overlap else 0,
-        constants=settings.loss_constants,
-        clip=settings.clip or math.inf,
-        rate_of=lambda number: 6e-3 * (1 - number / 6),
-    )
-    start = fake_agent(settings.seed).state_dict()
+    start, *_, expected = by_hand(settings, updates=6, rate_of=lambda number: 6e-3 * (1 - number / 6))
     for name, value in loop.work.agent.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
         assert (name == "unused") == torch.equal(value, start[name])
@@ -85,25 +66,26 @@ def test_training_is_the_published_recipe(settings, change):
         assert lines[0]["gradient_norm"] > 0.5
 
 
-def test_truncation_changes_what_is_learnt(settings):
-    whole, _ = run(settings)
-    cut, _ = run(dataclasses.replace(settings, name="cut", bptt=2))
-    assert not torch.equal(whole.work.agent.recurrent.weight, cut.work.agent.recurrent.weight)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"bptt": 2}, {"overlap": False}])
+def test_a_run_is_a_function_of_its_seed_and_settings(settings, change):
+    one, _ = run(settings)
+    again, _ = run(dataclasses.replace(settings, name="again"))
+    assert_same_run(one.folder, again.folder)
+    other, _ = run(dataclasses.replace(settings, name="other", **change))
+    assert not torch.equal(one.work.agent.recurrent.weight, other.work.agent.recurrent.weight)
 
 
 def test_overlapped_is_the_same_as_one_after_the_other_with_old_weights(settings, monkeypatch):
     beside, _ = run(settings)
-    assert type(beside.work.actor) is ThreadedActor
-    monkeypatch.setattr(trainer_module, "ThreadedActor", Actor)
+    assert beside.work.actor._executor is not None
+    monkeypatch.setattr(trainer_module, "Actor", lambda *given, beside: Actor(*given, beside=False))
     emulated, _ = run(dataclasses.replace(settings, name="emulated"))
-    assert type(emulated.work.actor) is Actor
+    assert emulated.work.actor._executor is None
     assert_same_run(beside.folder, emulated.folder)
-    monkeypatch.undo()
-    alone, _ = run(dataclasses.replace(settings, name="alone", overlap=False))
-    assert not torch.equal(alone.work.agent.policy.weight, beside.work.agent.policy.weight)
 
 
-def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monkeypatch):
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monkeypatch, overlap):
     seen = []
     learn = Training._learn
 
@@ -112,19 +94,8 @@ def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monke
         return learn(self, unroll, step, share_done)
 
     monkeypatch.setattr(Training, "_learn", noted)
-    run(settings)
-    assert seen == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, None)]
-    seen.clear()
-    run(dataclasses.replace(settings, name="alone", overlap=False))
-    assert seen == [(update, None) for update in range(6)]
-
-
-def test_a_run_is_a_function_of_its_seed(settings):
-    one, _ = run(settings)
-    again, _ = run(dataclasses.replace(settings, name="again"))
-    assert_same_run(one.folder, again.folder)
-    other, _ = run(dataclasses.replace(settings, name="other", seed=1))
-    assert not torch.equal(one.work.agent.policy.weight, other.work.agent.policy.weight)
+    run(dataclasses.replace(settings, overlap=overlap))
+    assert seen == [(step, step + 1 if overlap and step < 5 else None) for step in range(6)]
 
 
 def test_a_constant_learning_rate(settings):
@@ -143,60 +114,45 @@ def test_it_learns(settings):
     assert per_step[-1] > 1.2
 
 
-def test_reports(settings):
-    _, lines = run(settings)
-    assert [(line["update"], line["frames"]) for line in lines] == [(2, 40), (4, 80), (6, 120)]
-    replay = make_loop(dataclasses.replace(settings, name="replay"))
-    episodes = []
-    finish = replay.work.actor.finish
+def test_reports(settings, monkeypatch):
+    """Of several games, whose returns count alike."""
+    learn, ended = Training._learn, []
 
-    def noted():
-        unroll = finish()
-        episodes.append(unroll.episodes)
-        return unroll
+    def noted(self, unroll, step, share_done):
+        ended.append(unroll.episodes)
+        return learn(self, unroll, step, share_done)
 
-    replay.work.actor.finish = noted
-    assert replay.train(StopRequest())
-    replay.work.close()
-    for place, line in enumerate(lines):
-        both = [*episodes[2 * place], *episodes[2 * place + 1]]
-        assert line["episodes"] == len(both) > 0
-        assert line["episode_return"] == pytest.approx(sum(e.episode_return for e in both) / len(both))
-        assert line["episode_length"] == pytest.approx(sum(e.length for e in both) / len(both))
-        total = line["policy_loss"] + 0.5 * line["baseline_loss"] - 0.01 * 20 * line["entropy"]
+    monkeypatch.setattr(Training, "_learn", noted)
+    _, lines = run(dataclasses.replace(settings, games=("a", "b", "c"), batch_size=6, frames=180))
+    assert [(line["update"], line["frames"]) for line in lines] == [(2, 60), (4, 120), (6, 180)]
+    for line, *both in zip(lines, ended[::2], ended[1::2], strict=True):
+        count, returns, lengths = (
+            [sum(part.get(f"{what}/{game}", 0) for part in both) for game in "abc"]
+            for what in ("episodes", "returns", "lengths")
+        )
+        assert line["episodes"] == sum(count) > 0
+        means = [total / number for total, number in zip(returns, count, strict=True)]
+        assert [line[f"episode_return/{game}"] for game in "abc"] == pytest.approx(means)
+        assert line["episode_return"] == pytest.approx(sum(means) / 3)
+        assert line["episode_length"] == pytest.approx(sum(lengths) / sum(count))
+        total = line["policy_loss"] + 0.5 * line["baseline_loss"] - 0.01 * 30 * line["entropy"]
         assert line["loss"] == pytest.approx(total)
         assert 0 < line["entropy"] <= math.log(4)
         assert line["seconds"] > 0
         assert line["frames_per_second"] > 0
-        shares = [line[f"{part}_share"] for part in ("environment", "acting", "learning")]
-        assert all(0 < share <= 1 for share in shares)
-
-
-def test_several_games(settings):
-    several = dataclasses.replace(settings, games=("a", "b", "c"), batch_size=6, frames=180)
-    _, lines = run(several)
-    for line in lines:
-        returns = [line[f"episode_return/{game}"] for game in "abc"]
-        assert line["episode_return"] == pytest.approx(sum(returns) / 3)
+        assert all(0 < line[f"{part}_share"] <= 1 for part in ("environment", "acting", "learning"))
 
 
 def test_more_environments_than_an_update_learns_from(settings):
     loop, _ = run(dataclasses.replace(settings, environments=6))
     environments = [block.environment for block in loop.work.actor.collector._blocks]
-    assert [environment.count for environment in environments] == [2, 2, 2]
     # Six unrolls of two of the three blocks.
-    assert [environment.steps for environment in environments] == [20, 20, 20]
+    assert [(environment.count, environment.steps) for environment in environments] == [(2, 20)] * 3
 
 
 def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
-    class Broken(FakeEnvironment):
-        def step(self, actions):
-            if self.steps == 12:
-                raise OSError("the game crashed")
-            return super().step(actions)
-
     with pytest.raises(OSError, match="the game crashed"):
-        run(settings, kind=Broken)
+        run(settings, kind=BrokenEnvironment)
     assert load(RunFolder(settings.folder).checkpoint)["progress"]["step"] == 2
 
 

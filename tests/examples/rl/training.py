@@ -25,10 +25,8 @@ def make_training(
     kind: type[FakeEnvironment] = FakeEnvironment,
     agent: Callable[[int], FakeAgent] = fake_agent,
 ) -> Training:
-    division = divide(settings, accelerator.process_index, accelerator.num_processes)
-    environments = [
-        kind(block.count, block.first, settings.seed, settings.games) for block in division.blocks
-    ]
+    blocks = divide(settings, accelerator.process_index, accelerator.num_processes).blocks
+    environments = [kind(len(block), block.start, settings.seed, settings.games) for block in blocks]
     return Training(settings, agent(settings.seed), environments, accelerator)
 
 
@@ -44,9 +42,8 @@ def run(settings: Settings, **options: Any) -> tuple[Loop, list[dict[str, Any]]]
 
 def begun(settings, name: str, **changes) -> RunFolder:
     """A run with fresh weights, whatever its games."""
-    settings = dataclasses.replace(
-        settings, name=name, core="lstm", lstm_size=8, channels=(4,), n_features=8, **changes
-    )
+    sizes = {"core": "lstm", "lstm_size": 8, "channels": (4,), "n_features": 8}
+    settings = dataclasses.replace(settings, name=name, **sizes, **changes)
     folder = RunFolder(settings.folder)
     torch.manual_seed(settings.seed)
     agent = train.make_agent(settings, FakeEnvironment(1)).state_dict()
