@@ -35,18 +35,14 @@ class Actor:
 
     def __init__(self, learner: Agent, collector: Collector, *, beside: bool) -> None:
         self.learner, self.collector = learner, collector
-        self._snapshot: dict[str, Any] | None = None
+        # All that the unroll begun last depends on: its number, the weights, the environments.
+        self.snapshot: dict[str, Any] | None = None
         self._number: int | None = None
         self._closing = threading.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="actor") if beside else None
 
     def start(self, number: int) -> None:
-        """Begin unroll ``number`` with the learner's weights as they are now.
-
-        Raises
-        ------
-        RuntimeError : if the unroll before has not been finished.
-        """
+        """Begin unroll ``number`` with the learner's weights as they are now."""
         if self._number is not None:
             raise RuntimeError(f"start: unroll {self._number} must be finished before {number} is started")
         self._begin(number, self.learner.state_dict())
@@ -57,15 +53,11 @@ class Actor:
             self.collector.load_state(environments)
         self._begin(snapshot["number"], snapshot["weights"])
 
-    def snapshot(self) -> dict[str, Any] | None:
-        """All that the unroll begun last depends on: its number, the weights, the environments."""
-        return self._snapshot
-
     def _begin(self, number: int, weights: dict[str, Any]) -> None:
         acting = self.collector.agent
         acting.load_state_dict(weights)
         # The weights are not copied: until `start` they stay.
-        self._snapshot = {
+        self.snapshot = {
             "number": number,
             "weights": acting.state_dict(),
             "environments": self.collector.state(),
@@ -77,13 +69,7 @@ class Actor:
         )
 
     def finish(self) -> Unroll:
-        """The unroll that was started.
-
-        Raises
-        ------
-        RuntimeError : if none was started.
-        Exception : what collecting it raised.
-        """
+        """The unroll that was started; raises what collecting it raised."""
         if self._number is None:
             raise RuntimeError("finish: no unroll was started")
         unroll = self._wait()

@@ -137,10 +137,6 @@ def build_agent(
     """An agent with fresh weights; by default the published one for Procgen, 967,248 parameters.
 
     The arguments are those of `Agent`, `ImpalaEncoder` and, with the options, of `build_core`.
-
-    Raises
-    ------
-    ValueError : for an unknown core, options that it does not have, or sizes that do not fit.
     """
     encoder = ImpalaEncoder(frame_shape, channels=channels, scale=scale, n_features=n_features)
     return Agent(encoder, build_core(core, n_features + 1, **options), n_actions)

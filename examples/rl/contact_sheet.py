@@ -137,12 +137,7 @@ def _colour(reward: float) -> str:
 
 
 def main(options: Sheet) -> Path:
-    """Play, draw, and say where the picture is.
-
-    Raises
-    ------
-    ValueError, OSError, ImportError : for options, runs or games that do not allow it.
-    """
+    """Play, draw, and say where the picture is."""
     o = options
     o.check()
     run = load_run(RunFolder(o.run))

@@ -59,10 +59,6 @@ def build_core(core: CoreName, n_inputs: int, *, lstm_size: int = 256, **options
     "feedforward" is `Direct`, "srwm_no_carry" `NoCarry` of "srwm"; the others are those of
     `examples.training.cores.build_core`, which has the options, as published for agents. The "lstm" has one
     layer, with ``lstm_size`` entries in its hidden state.
-
-    Raises
-    ------
-    ValueError : for an unknown name, an option that the core does not have, or sizes that do not fit.
     """
     if core not in get_args(CoreName):
         raise ValueError(f"build_core: core must be one of {', '.join(get_args(CoreName))}, got {core!r}")

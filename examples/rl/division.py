@@ -21,10 +21,6 @@ def divide(settings: Settings, rank: int, processes: int) -> Division:
     With more environments than an update learns from, blocks of them take turns: of 48 for 32, two of
     three blocks of 16. Which rows an environment fills then depends on the number of processes; with as
     many as an update learns from, environment i fills row i.
-
-    Raises
-    ------
-    ValueError : if unrolls or environments cannot be shared evenly.
     """
     for what, units in (("--batch-size", settings.batch_size), ("--environments", settings.played)):
         if units % processes:

@@ -45,10 +45,6 @@ def play_episodes(
     max_steps : to stop after, whether or not all have ended.
     tell : is told how many episodes ended in each step.
     show : is shown each step: what was seen, what was done in unfinished rows, and what came of it.
-
-    Raises
-    ------
-    ValueError : for fewer episodes than environments.
     """
     B = environment.count
     if count < B:

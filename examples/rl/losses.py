@@ -37,10 +37,6 @@ def actor_critic_losses(output: AgentOutput, unroll: Unroll, settings: Settings)
     output : logits (B, T + 1, A) and values (B, T + 1) of the policy that learns; the losses are computed
         in its precision, or in float32 where that is more.
     settings : what they are weighted and bounded by.
-
-    Raises
-    ------
-    ValueError : for shapes that do not fit.
     """
     precision = torch.promote_types(output.logits.dtype, torch.float32)
     logits, values, behaviour_logits = (

@@ -36,17 +36,7 @@ def has_constants(game: str, mode: str) -> bool:
 
 
 def normalise(returns: np.ndarray, game: str, mode: str) -> np.ndarray:
-    """``(R - least) / (largest - least)`` of each of the returns R (E,).
-
-    Raises
-    ------
-    ValueError : for a game or a mode without published constants; `has_constants` says which have them.
-
-    Examples
-    --------
-    >>> normalise(np.array([5.0, 10.0]), "coinrun", "easy").tolist()
-    [0.0, 1.0]
-    """
+    """``(R - least) / (largest - least)`` of each of the returns R (E,)."""
     if not has_constants(game, mode):
         raise ValueError(
             f"normalise: game and mode must be one of {', '.join(_RANGES)} in one of {', '.join(_MODES)}, "

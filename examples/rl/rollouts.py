@@ -66,10 +66,6 @@ class Collector:
     settings : its unroll, T; its seed, of the actions; its batch_size, the rows of the joined batch.
     rows : those that are collected; as many as some of the blocks have environments.
     autocast : the context that the agent is called in.
-
-    Raises
-    ------
-    ValueError : if no number of blocks, equally large, has that many environments.
     """
 
     def __init__(

@@ -122,12 +122,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main(options: Speed) -> dict[str, Any]:
-    """Measure, write and print.
-
-    Raises
-    ------
-    ValueError, OSError, ImportError : for options, files or games that do not allow it.
-    """
+    """Measure, write and print."""
     options.check()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     use_threads(options.threads)

@@ -38,10 +38,6 @@ def splits_of(settings: Settings, names: tuple[SplitName, ...]) -> list[Split]:
 
     Whatever the names, there is one split where levels have no numbers: new episodes of the cue task, drawn
     with another seed than the training's, and in exploration mode the one level of each game.
-
-    Raises
-    ------
-    ValueError : if there are no names.
     """
     if not names:
         raise ValueError("evaluate: --splits must name at least one, got none")

@@ -23,10 +23,8 @@ from .trainer import Training
 def make(settings: Settings, accelerator: Accelerator, state: State | None) -> Training:
     """The work of a run, with its games.
 
-    Raises
-    ------
-    ValueError : for settings that name what cannot be played, or that the processes cannot share.
-    ImportError : if what plays it is not installed.
+    ValueError for settings that name what cannot be played, or that the processes cannot share; ImportError
+    if what plays it is not installed.
     """
     division = divide(settings, accelerator.process_index, accelerator.num_processes)
     seed = session_seed(settings.seed, 0 if state is None else state["progress"].get("step", 0))
@@ -36,13 +34,7 @@ def make(settings: Settings, accelerator: Accelerator, state: State | None) -> T
 
 
 def main(settings: Settings) -> int:
-    """Train and draw the curves; returns the exit status.
-
-    Raises
-    ------
-    ValueError, OSError, ImportError : for settings, files or packages that do not allow it, before any
-        training.
-    """
+    """Train and draw the curves; returns the exit status. Raises as `make` and `train`, before training."""
     return train(settings, make, draw_curves)
 
 

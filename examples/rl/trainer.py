@@ -40,10 +40,6 @@ class Training(Work):
     agent : with fresh weights, the same on every process.
     environments : of this process, a vector for each block of its `Division`.
     accelerator : of this process.
-
-    Raises
-    ------
-    ValueError : if the processes cannot share an update.
     """
 
     project = "rl"
@@ -70,7 +66,7 @@ class Training(Work):
         self.shown_return: float | None = None
 
     def begin(self, step: int) -> None:
-        if self.actor.snapshot() is None and step < self.settings.updates:
+        if self.actor.snapshot is None and step < self.settings.updates:
             self.actor.start(step)
 
     def step(self, step: int, share_done: float) -> Values:
@@ -174,7 +170,7 @@ class Training(Work):
         return {"agent": self.agent.state_dict()}
 
     def state(self, step: int) -> State:
-        snapshot = self.actor.snapshot()
+        snapshot = self.actor.snapshot
         if snapshot is not None and snapshot["number"] < step:
             snapshot = None  # the last unroll was learnt from
         if snapshot is not None:

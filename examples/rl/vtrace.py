@@ -51,10 +51,6 @@ def vtrace(
     lambda_ : in [0, 1]; below 1, later corrections fade (the paper's remark 2).
     rho_bar, c_bar, pg_rho_bar : upper bounds of the weights; ``math.inf`` leaves them as they are.
 
-    Raises
-    ------
-    ValueError : for shapes that do not fit, or T = 0.
-
     Examples
     --------
     >>> one = torch.ones(1, 2)

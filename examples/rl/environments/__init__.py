@@ -33,12 +33,6 @@ def make_environment(
     ------
     ValueError : for names that do not exist or cannot be played together, or other values that do not fit.
     ImportError : if a package or a library that the game needs is missing; it says what to install.
-
-    Examples
-    --------
-    >>> environment = make_environment("cue", 3, seed=0)
-    >>> environment.reset().frame.shape
-    (3, 3, 8, 8)
     """
     names = (name,) if isinstance(name, str) else tuple(name)
     for given in names:

@@ -37,10 +37,6 @@ class CueEnvironment:
     count, seed, first : B, at least 1; and as for `ProcgenEnvironment`.
     n_cues : K, from 2 to 6; also the number of actions.
     distractors : the least and the largest number of them.
-
-    Raises
-    ------
-    ValueError : for numbers out of their range.
     """
 
     frame_shape = (3, 8, 8)
@@ -107,12 +103,7 @@ class CueEnvironment:
         }
 
     def load_state(self, state: dict[str, Any]) -> Step:
-        """Stand where `state` was taken, with its seed and numbers; returns the step returned last.
-
-        Raises
-        ------
-        ValueError : if it is of another number of environments, cues or distractors.
-        """
+        """Stand where `state` was taken, with its seed and numbers; returns the step returned last."""
         count, rules = len(state["episode"]), {name: int(state[name]) for name in self._rules}
         if (count, rules) != (self.count, self._rules):
             raise ValueError(

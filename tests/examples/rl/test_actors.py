@@ -46,7 +46,7 @@ def test_beside_the_learner_or_in_its_place_it_acts_with_the_weights_at_the_star
 def test_a_snapshot_is_all_that_an_unroll_depends_on(either):
     play(either, 2)
     either.start(2)
-    snapshot = either.snapshot()
+    snapshot = either.snapshot
     weights = {name: value.clone() for name, value in snapshot["weights"].items()}
     expected = either.finish()
     other = actor(False)
@@ -57,10 +57,10 @@ def test_a_snapshot_is_all_that_an_unroll_depends_on(either):
 def test_games_that_cannot_be_saved_begin_anew():
     one, other = (actor(False, ForgetfulEnvironment) for _ in range(2))
     one.start(0)
-    assert one.snapshot()["environments"] is None
+    assert one.snapshot["environments"] is None
     one.finish()
     one.start(1)
-    other.resume(one.snapshot(), None)
+    other.resume(one.snapshot, None)
     assert other.finish().dones[:, 0].all()
 
 

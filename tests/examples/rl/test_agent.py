@@ -1,6 +1,5 @@
 """Acting a step at a time, learning an unroll at a time: the same agent, and what of it learns."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -55,55 +54,37 @@ def in_the_middle_of_an_episode(agent: Agent) -> list[Tensor]:
 
 
 @each_core
-@pytest.mark.parametrize("case", ["fresh", "in the middle", "at the published size"])
-@torch.no_grad()
-def test_one_call_per_unroll_equals_one_call_per_step(core, case):
-    """In single precision, as it is trained."""
-    torch.manual_seed(0)
-    if case == "at the published size":
-        agent = build_agent(core=core, frame_shape=FRAME, channels=(4, 4))
-        seen = unroll(length=51)
-    else:
-        agent, seen = small(core, input_gain=1.0 if core == "feedforward" else 5.0), unroll()
-    states = in_the_middle_of_an_episode(agent) if case == "in the middle" else agent.initial_state(B)
-    whole, final = agent(*seen, states if case == "in the middle" else None)
-    outputs = []
-    for t in range(seen.dones.shape[1]):
-        output, states = agent(*seen[t : t + 1], states)
-        outputs.append(output)
-    assert whole.values.shape == seen.dones.shape
-    stepped = tuple(torch.cat(parts, 1) for parts in zip(*outputs, strict=True))
-    torch.testing.assert_close(tuple(whole), stepped, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(final, states, rtol=1e-5, atol=1e-5)
-    assert len(final) == agent.core.n_states
-
-
-@each_core
-def test_an_episode_is_the_same_alone_and_after_another(core):
-    agent = small(core).double()
-    seen = unroll()
-    seen = seen._replace(rewards=seen.rewards.double().requires_grad_())
+@pytest.mark.parametrize("size", ["small", "published"])
+@pytest.mark.parametrize("forgets", ["by its flags", "by hand"])
+def test_an_unroll_at_once_is_step_by_step(core, size, forgets):
+    """Where an episode begins, what is carried is forgotten; and no gradient passes its end."""
+    if size == "small":
+        agent, seen = small(core, input_gain=1.0 if core == "feedforward" else 5.0).double(), unroll()
+    else:  # in single precision, as it is trained
+        torch.manual_seed(0)
+        agent, seen = build_agent(core=core, frame_shape=FRAME, channels=(4, 4)), unroll(length=51)
+    seen = seen._replace(rewards=seen.rewards.requires_grad_())
     states = [state.requires_grad_() for state in in_the_middle_of_an_episode(agent)]
     whole, final = agent(*seen, states)
-    for b in range(B):
-        begins = [0, *(t for t in range(1, L) if seen.dones[b, t]), L]
-        for first, end in pairwise(begins):
-            own = states if first == 0 else agent.initial_state(B)
-            alone, last = agent(*seen[first:end], own)
-            torch.testing.assert_close(whole.logits[b, first:end], alone.logits[b])
-            torch.testing.assert_close(whole.values[b, first:end], alone.values[b])
-        for state, of_last in zip(final, last, strict=True):
-            torch.testing.assert_close(state[b], of_last[b])
-    for b in range(B * (core in CARRYING)):  # and no gradient passes an episode's end
-        wanted = [seen.rewards, *states]
-        g_rewards, *g_states = torch.autograd.grad(whole.logits[b, -1].sum(), wanted, retain_graph=True)
-        ends = seen.dones[b].nonzero()
-        first = int(ends[-1]) if len(ends) else 0
-        assert not g_rewards[b, :first].any()
-        assert (g_rewards[b, first:] != 0).all()
-        for state in g_states:
-            assert not state[torch.arange(B) != b].any()
-            assert state[b].any() == (not len(ends))
+    assert len(final) == agent.core.n_states
+    outputs, carried = [], states
+    for t in range(seen.dones.shape[1]):
+        step = seen[t : t + 1]
+        if forgets == "by hand":
+            kept = (~step.dones[:, 0]).to(carried[0].dtype) if carried else None
+            carried = [torch.einsum("b,b...->b...", kept, state) for state in carried]
+            step = step._replace(dones=step.dones & False)
+        output, carried = agent(*step, carried)
+        outputs.append(output)
+    stepped = [torch.cat(parts, 1) for parts in zip(*outputs, strict=True)]
+    found, expected = [*whole, *final], [*stepped, *carried]
+    torch.testing.assert_close(found, expected, **({} if size == "small" else {"rtol": 1e-5, "atol": 1e-5}))
+    if size == "small":
+        wanted = [seen.rewards, *states, *agent.parameters()]
+        cotangents = [torch.randn_like(result) for result in found]
+        torch.testing.assert_close(
+            *(torch.autograd.grad(results, wanted, cotangents) for results in (found, expected))
+        )
 
 
 @each_core
@@ -112,6 +93,7 @@ def test_what_matters_to_it(core):
     """What is carried, to those that carry; the reward, clamped."""
     agent, seen = small(core), unroll(False)
     fresh, _ = agent(*seen)
+    assert torch.equal(agent(*seen, agent.initial_state(B))[0].values, fresh.values)
     carried, _ = agent(*seen, in_the_middle_of_an_episode(agent))
     differs = (fresh.logits - carried.logits).abs().amax((-1, 1))
     assert (differs > 1e-7).all() if core in CARRYING else not differs.any()
@@ -132,27 +114,26 @@ def gradients(agent: Agent, **options) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in agent.named_parameters()}
 
 
-@pytest.mark.parametrize("core", ["srwm", "sr_delta"])
-@pytest.mark.parametrize(("bptt", "learns"), [(None, True), (2, True), (L, True), (1, False)])
+@pytest.mark.parametrize(
+    ("core", "bptt", "learns"),
+    [
+        *((core, bptt, bptt != 1) for core in ("srwm", "sr_delta") for bptt in (None, 2, L, 1)),
+        *(("srwm_no_carry", bptt, False) for bptt in (None, 1)),
+    ],
+)
 def test_queries_keys_and_rates_learn_only_through_later_steps(core, bptt, learns):
+    """Of a loss on logits and values, after an unroll that begins within an episode."""
     agent = small(core, input_gain=5.0)
-    for name, gradient in gradients(agent, bptt=bptt).items():
+    output, _ = agent(*unroll(), in_the_middle_of_an_episode(agent), bptt=bptt, return_states=False)
+    (output.logits.square().sum() + output.values.sum()).backward()
+    for name, parameter in agent.named_parameters():
         if name.endswith(".W"):
-            g_y, g_q, g_k, g_beta = srwm.unpack(gradient)
+            g_y, g_q, g_k, g_beta = srwm.unpack(parameter.grad)
             assert g_y.abs().amax((-1, -2)).min() > 1e-6
             for block in (g_q, g_k, g_beta):
                 assert block.abs().amax((-1, -2)).min() > 1e-9 if learns else not block.any(), name
         else:
-            assert gradient.abs().max() > 1e-7, name
-
-
-@pytest.mark.parametrize("bptt", [None, 1])
-def test_without_carry_queries_keys_and_rates_never_learn(bptt):
-    for name, gradient in gradients(small("srwm_no_carry"), bptt=bptt).items():
-        if name.endswith(".W"):
-            g_y, *rest = srwm.unpack(gradient)
-            assert g_y.abs().max() > 1e-6
-            assert not any(block.any() for block in rest)
+            assert parameter.grad.abs().max() > 1e-7, name
 
 
 @each_core

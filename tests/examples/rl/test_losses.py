@@ -1,17 +1,39 @@
-"""The losses against their definitions, one number at a time, and their gradients."""
+"""V-trace and the losses against their definitions, one number at a time; V-trace against TorchRL's too."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torchrl.objectives.value.functional import vtrace_advantage_estimate
 
 from examples.rl.agent import AgentOutput
 from examples.rl.losses import Losses, actor_critic_losses
 from examples.rl.settings import Settings
-from tests.examples.rl.test_vtrace import by_definition
+from examples.rl.vtrace import vtrace
 
-B, T, A = 3, 6, 4
+B, T, A = 3, 9, 4
+
+
+def vtrace_by_hand(log_rhos, discounts, rewards, V, s: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and advantages by equation 1 of Espeholt et al. 2018; V has a step more than the rest."""
+    targets, advantages = np.array(V), np.zeros((B, T))
+    rho = np.exp(log_rhos)
+    for b in range(B):
+        for t in range(T):
+            for u in range(t, T):
+                product = 1.0
+                for i in range(t, u):
+                    product *= discounts[b, i] * s.vtrace_lambda * min(s.c_bar, rho[b, i])
+                delta = min(s.rho_bar, rho[b, u]) * (
+                    rewards[b, u] + discounts[b, u] * V[b, u + 1] - V[b, u]
+                )
+                targets[b, t] += product * delta
+        for t in range(T):
+            gain = rewards[b, t] + discounts[b, t] * targets[b, t + 1] - V[b, t]
+            advantages[b, t] = min(s.pg_rho_bar, rho[b, t]) * gain
+    return targets[:, :T], advantages
 
 
 @pytest.fixture
@@ -36,24 +58,6 @@ def losses_of(given: dict[str, torch.Tensor], **constants: float) -> Losses:
     return actor_critic_losses(output, SimpleNamespace(**given), Settings(**constants))
 
 
-def vtrace_by_hand(given, s: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of the policy's log-probabilities (B, T, A), those of the actions (B, T), targets and advantages."""
-    n = {name: tensor.detach().numpy() for name, tensor in given.items()}
-    log_pi = n["logits"] - np.log(np.exp(n["logits"]).sum(-1, keepdims=True))
-    log_mu = n["behaviour_logits"] - np.log(np.exp(n["behaviour_logits"]).sum(-1, keepdims=True))
-    taken, acted = (
-        np.array([[log_p[b, t, n["actions"][b, t]] for t in range(T)] for b in range(B)])
-        for log_p in (log_pi, log_mu)
-    )
-    discounts = np.where(n["dones"][:, 1:], 0.0, s.discount)
-    rewards = np.clip(n["rewards"][:, 1:], -s.reward_clip, s.reward_clip)
-    found = by_definition(
-        *(taken - acted, discounts, rewards, n["values"][:, :-1], n["values"][:, -1]),
-        *(s.vtrace_lambda, s.rho_bar, s.c_bar, s.pg_rho_bar),
-    )
-    return log_pi[:, :-1], taken, *found
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -63,38 +67,43 @@ def vtrace_by_hand(given, s: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarr
         {"baseline_cost": 2.0},
         {"entropy_cost": 0.7},
         {"vtrace_lambda": 0.6},
+        {"vtrace_lambda": 0.0},
         {"rho_bar": 0.4},
         {"c_bar": 0.4},
         {"pg_rho_bar": 0.4},
+        {"rho_bar": 2.0, "c_bar": math.inf, "pg_rho_bar": 1.5, "vtrace_lambda": 0.9},
     ],
 )
-def test_against_their_definitions(given, change):
+def test_losses_and_their_gradients_against_the_definitions(given, change):
+    """The gradients take targets and advantages for constants: so they show each one of these."""
     s, found = Settings(**change), losses_of(given, **change)
-    log_pi, taken, targets, advantages = vtrace_by_hand(given, s)
-    policy = baseline = entropy = 0.0
-    for b in range(B):
-        for t in range(T):
-            policy += -taken[b, t] * advantages[b, t]
-            baseline += 0.5 * (targets[b, t] - given["values"][b, t].item()) ** 2
-            entropy -= sum(np.exp(p) * p for p in log_pi[b, t])
-    loss = policy + s.baseline_cost * baseline - s.entropy_cost * entropy
-    assert [value.item() for value in found] == pytest.approx([loss, policy, baseline, entropy], rel=1e-12)
+    n = {name: tensor.detach().numpy() for name, tensor in given.items()}
+    log_pi, log_mu = (
+        logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for logits in (n["logits"][:, :T], n["behaviour_logits"])
+    )
+    pi, one_hot = np.exp(log_pi), np.eye(A)[n["actions"]]
+    taken, log_rhos = (log_pi * one_hot).sum(-1), ((log_pi - log_mu) * one_hot).sum(-1)
+    discounts = np.where(n["dones"][:, 1:], 0.0, s.discount)
+    assert log_rhos.min() < 0 < log_rhos.max()
+    assert (discounts == 0).any(0)[:-1].any()
+    assert 0 < (discounts[:, -1] == 0).sum() < B
+    rewards = np.clip(n["rewards"][:, 1:], -s.reward_clip, s.reward_clip)
+    targets, advantages = vtrace_by_hand(log_rhos, discounts, rewards, n["values"], s)
+
+    errors, entropy = targets - n["values"][:, :T], -(pi * log_pi).sum(-1)
+    expected = [-(taken * advantages).sum(), 0.5 * (errors**2).sum(), entropy.sum()]
+    loss = expected[0] + s.baseline_cost * expected[1] - s.entropy_cost * expected[2]
+    assert [value.item() for value in found] == pytest.approx([loss, *expected], rel=1e-12)
     if change:
         assert found.loss.item() != losses_of(given).loss.item()
 
-
-def test_gradients_take_targets_and_advantages_for_constants(given):
-    """Of the values: the error alone; of the logits: the policy gradient and the entropy's."""
-    s = Settings()
-    losses_of(given).loss.backward()
-    log_pi, _, targets, advantages = vtrace_by_hand(given, s)
-    to_values = np.zeros((B, T + 1))
-    to_values[:, :-1] = s.baseline_cost * (given["values"][:, :-1].detach().numpy() - targets)
+    found.loss.backward()
+    to_values, to_logits = np.zeros((B, T + 1)), np.zeros((B, T + 1, A))
+    to_values[:, :T] = -s.baseline_cost * errors
+    to_logits[:, :T] = s.entropy_cost * pi * (log_pi + entropy[..., None])
+    to_logits[:, :T] -= advantages[..., None] * (one_hot - pi)
     np.testing.assert_allclose(given["values"].grad, to_values, rtol=1e-10, atol=1e-12)
-    pi, one_hot = np.exp(log_pi), np.eye(A)[given["actions"]]
-    entropy = (pi * log_pi).sum(-1, keepdims=True)
-    to_logits = np.zeros((B, T + 1, A))
-    to_logits[:, :-1] = s.entropy_cost * pi * (log_pi - entropy) - advantages[..., None] * (one_hot - pi)
     np.testing.assert_allclose(given["logits"].grad, to_logits, rtol=1e-10, atol=1e-12)
 
 
@@ -104,17 +113,58 @@ def test_sums_in_at_least_single_precision(given):
     assert losses_of(half).loss.item() == pytest.approx(losses_of(given).loss.item(), rel=0.05)
 
 
+@pytest.mark.parametrize("steps", [1, 20])
+@pytest.mark.parametrize(("rho_bar", "c_bar"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0)])
+def test_against_torchrl(steps, rho_bar, c_bar):
+    random = torch.Generator().manual_seed(0)
+    log_rhos, rewards, values = torch.randn(3, 5, steps, generator=random, dtype=torch.float64)
+    ends, last = torch.rand(5, steps, generator=random) < 0.25, torch.arange(5.0, dtype=torch.float64)
+    gamma = 0.5  # exact in float32, which TorchRL keeps it in
+    found = vtrace(
+        log_rhos, gamma * ~ends, rewards, values, last, rho_bar=rho_bar, c_bar=c_bar, pg_rho_bar=rho_bar
+    )
+    following = torch.cat([values[:, 1:], last[:, None]], dim=1)
+    log_mu = torch.full_like(log_rhos, -1.5)
+    parts = (log_rhos + log_mu, log_mu, values, following, rewards, ends, ends)
+    advantages, targets = vtrace_advantage_estimate(
+        gamma, *(part[..., None] for part in parts), rho_thresh=rho_bar, c_thresh=c_bar
+    )
+    torch.testing.assert_close(tuple(found), (targets[..., 0], advantages[..., 0]), rtol=1e-12, atol=1e-12)
+
+
+def test_no_gradient_passes_vtrace_and_the_dtype_stays():
+    for tensor in vtrace(*torch.ones(4, 2, 3, requires_grad=True), torch.ones(2)):
+        assert not tensor.requires_grad
+        assert tensor.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
         ("logits", (B, 1, A), r"logits: expected shape \(B, T \+ 1 >= 2, A\), got \(3, 1, 4\)"),
-        ("values", (B, T), r"values: expected shape \(3, 7\), beside logits \(3, 7, 4\), got \(3, 6\)"),
-        ("rewards", (B, T), r"rewards: expected shape \(3, 7\)"),
-        ("dones", (B, T), r"dones: expected shape \(3, 7\)"),
-        ("actions", (B, T + 1), r"actions: expected shape \(3, 6\), .* got \(3, 7\)"),
-        ("behaviour_logits", (B, T, 2), r"behaviour_logits: expected shape \(3, 6, 4\)"),
+        ("values", (B, T), r"values: expected shape \(3, 10\), beside logits \(3, 10, 4\), got \(3, 9\)"),
+        ("rewards", (B, T), r"rewards: expected shape \(3, 10\)"),
+        ("dones", (B, T), r"dones: expected shape \(3, 10\)"),
+        ("actions", (B, T + 1), r"actions: expected shape \(3, 9\), .* got \(3, 10\)"),
+        ("behaviour_logits", (B, T, 2), r"behaviour_logits: expected shape \(3, 9, 4\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(given, name, shape, message):
     with pytest.raises(ValueError, match="actor_critic_losses: " + message):
         losses_of({**given, name: torch.zeros(shape, dtype=given[name].dtype)})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("log_rhos", (3, 4, 1), r"log_rhos: expected shape \(B, T >= 1\), got \(3, 4, 1\)"),
+        ("log_rhos", (3, 0), r"log_rhos: expected shape \(B, T >= 1\), got \(3, 0\)"),
+        ("values", (3, 5), r"values: expected shape \(3, 4\), beside log_rhos \(3, 4\), got \(3, 5\)"),
+        ("rewards", (1, 4), r"rewards: expected shape \(3, 4\)"),
+        ("bootstrap_value", (3, 1), r"bootstrap_value: expected shape \(3,\), .* got \(3, 1\)"),
+    ],
+)
+def test_shapes_of_vtrace_that_do_not_fit_are_named(name, shape, message):
+    given = dict.fromkeys(("log_rhos", "discounts", "rewards", "values"), torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="vtrace: " + message):
+        vtrace(**{**given, "bootstrap_value": torch.zeros(3), name: torch.zeros(shape)})

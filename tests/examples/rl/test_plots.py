@@ -15,13 +15,13 @@ def test_every_mean_and_interval_is_drawn(drawn, tmp_path):
     assert [maze.get_title(), heist.get_title()] == ["maze", "heist"]
     points = {str(container.get_label()): container.lines for container in maze.containers}
     assert list(points) == [
-        "one (ff), greedy", "one (ff), sampled", "two (ff), greedy", "two (ff), sampled",
-        "ff, 2 seeds, greedy", "ff, 2 seeds, sampled", "random policy",
+        "one (ff), greedy", "one (ff), sampled", "ff, 2 seeds, greedy", "ff, 2 seeds, sampled",
+        "random policy",
     ]  # fmt: skip
-    means, _, [bars] = points["two (ff), sampled"]
-    np.testing.assert_allclose(means.get_ydata(orig=False), [3, 5, 7])
+    means, _, [bars] = points["ff, 2 seeds, sampled"]
+    np.testing.assert_allclose(means.get_ydata(orig=False), [4, 6, 8])
     ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends, [[2.5, 3.5], [4.5, 5.5], [6.5, 7.5]])
+    np.testing.assert_allclose(ends, [[3.5, 4.5], [5.5, 6.5], [7.5, 8.5]])
     np.testing.assert_allclose(heist.containers[-1].lines[0].get_ydata(orig=False), [-4])
     where = np.array([line.get_xdata() for line, *_ in points.values()])
     assert (np.diff(where, axis=0) > 0.05).all()

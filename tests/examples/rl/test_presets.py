@@ -15,20 +15,6 @@ from tests.examples.rl.fakes import FakeEnvironment
 from tests.examples.rl.training import run
 
 
-class Pictures(FakeEnvironment):
-    """The fake game in Procgen's format: its 16 pixels are drawn large."""
-
-    frame_shape = (3, 64, 64)
-    n_actions = 15
-
-    def _frame(self):
-        shape, self.frame_shape = self.frame_shape, FakeEnvironment.frame_shape
-        try:
-            return super()._frame().repeat(16, axis=2).repeat(16, axis=3).repeat(3, axis=1)
-        finally:
-            self.frame_shape = shape
-
-
 def train_two_updates(preset, tmp_path):
     """Of a small agent: its parameters by name, as they were and as they are; the reports."""
     few = smoke(dataclasses.replace(preset, runs=tmp_path, games=preset.games[:2], batch_size=2, unroll=4))
@@ -37,11 +23,11 @@ def train_two_updates(preset, tmp_path):
 
     def agent(seed):
         torch.manual_seed(seed)
-        made = make_agent(few, Pictures(1))
+        made = make_agent(few, FakeEnvironment(1))
         fresh.append({name: value.clone() for name, value in made.state_dict().items()})
         return made
 
-    loop, lines = run(few, kind=Pictures, agent=agent)
+    loop, lines = run(few, agent=agent)
     moved = {name: (fresh[0][name], value) for name, value in loop.work.agent.named_parameters()}
     return moved, lines
 

@@ -1,4 +1,5 @@
 import sys
+from contextlib import ExitStack, closing
 from types import ModuleType
 
 import numpy as np
@@ -9,19 +10,17 @@ from examples.rl.environments.vector import Step
 from tests.examples.rl.test_environments import assert_same, assert_well_formed, drawing, following, play
 
 
-@pytest.fixture(scope="module")
-def _playable() -> None:
-    reason = unusable()
-    if reason is not None:
-        pytest.skip(reason)  # an extra, which `make procgen` installs; here it is not, or Qt is not
+@pytest.fixture
+def make():
+    """Makes environments, and closes them."""
+    if unusable() is not None:
+        pytest.skip(unusable())  # an extra, which `make procgen` installs; here it is not, or Qt is not
+    with ExitStack() as held:
+        yield lambda *given, **named: held.enter_context(closing(ProcgenEnvironment(*given, **named)))
 
 
-needs_procgen = pytest.mark.usefixtures("_playable")
-
-
-@needs_procgen
 @pytest.mark.parametrize("game", MODES)
-def test_every_game_is_played_in_each_of_its_modes_and_there_are_no_others(game):
+def test_every_game_is_played_in_each_of_its_modes_and_there_are_no_others(make, game):
     import envpool
 
     all_modes = ("easy", "hard", "extreme", "memory", "exploration")
@@ -29,24 +28,19 @@ def test_every_game_is_played_in_each_of_its_modes_and_there_are_no_others(game)
     found = [mode for mode in all_modes if f"{game.capitalize()}{mode.capitalize()}-v0" in there]
     assert tuple(found) == MODES[game]
     for mode in MODES[game]:
-        environment = ProcgenEnvironment([game], 2, 0, mode=mode, threads=1)
+        environment = make([game], 2, 0, mode=mode, threads=1)
         steps = play(environment, drawing(environment), 3)
-        environment.close()
         for step in steps:
             assert_well_formed(step, environment)
             assert all(len(np.unique(frame)) > 10 for frame in step.frame), "frames are blank"
         assert any((step.frame != steps[0].frame).any() for step in steps), "nothing moves"
 
 
-def first_frames(levels, *, mode="easy", count=12, seed=0) -> set[bytes]:
-    environment = ProcgenEnvironment(["coinrun"], count, seed, mode=mode, levels=levels)
-    frames = {frame.tobytes() for frame in environment.reset().frame}
-    environment.close()
-    return frames
+def test_levels_are_of_the_range_alone(make):
+    def first_frames(levels, mode="easy", count=12, seed=0) -> set[bytes]:
+        step = make(["coinrun"], count, seed, mode=mode, levels=levels).reset()
+        return {frame.tobytes() for frame in step.frame}
 
-
-@needs_procgen
-def test_levels_are_of_the_range_alone():
     single = [first_frames((level, 1)) for level in range(3, 7)]
     assert [len(frames) for frames in single] == [1] * 4
     assert len(set.union(*single)) == 4, "levels look the same"
@@ -56,55 +50,44 @@ def test_levels_are_of_the_range_alone():
     assert first_frames((3, 1), mode="hard") != single[0]
 
 
-@needs_procgen
-def test_every_episode_of_one_level_begins_alike():
-    environment = ProcgenEnvironment(["bigfish"], 3, 0, levels=(7, 1))
+def test_every_episode_of_one_level_begins_alike(make):
+    environment = make(["bigfish"], 3, 0, levels=(7, 1))
     steps = play(environment, drawing(environment), 400)
     firsts = [frame for step in steps for frame in step.frame[step.done]]
     assert len(firsts) > 6
     assert all((frame == firsts[0]).all() for frame in firsts)
-    environment.close()
 
 
-@needs_procgen
-def test_several_games_are_divided_over_the_environments():
+def test_several_games_are_divided_over_the_environments(make):
     names = ("fruitbot", "bigfish", "maze")
-    together = ProcgenEnvironment(names, 7, 3, levels=(0, 50), threads=2)
+    together = make(names, 7, 3, levels=(0, 50), threads=2)
     assert together.names == (*names, *names, "fruitbot")
     actions = np.random.default_rng(0).integers(15, size=(150, 7))
     joint = following(together, actions)[1:]
-    together.close()
+    assert sum(step.done.sum() for step in joint) > 0
     for first, name in enumerate(names):
         # Alone, a game's environments have the same levels: those of their numbers among all.
-        alone = ProcgenEnvironment([name], 7, 3, levels=(0, 50), threads=1)
+        alone, own = make([name], 7, 3, levels=(0, 50), threads=1), slice(first, None, 3)
         for mine, theirs in zip(joint, following(alone, actions)[1:], strict=True):
-            assert_same(
-                Step(*(values[first::3] for values in vars(mine).values())), theirs, slice(first, None, 3)
-            )
-        alone.close()
-    assert sum(step.done.sum() for step in joint) > 0
-    others = ProcgenEnvironment(names, 3, 3, first=4, levels=(0, 50), threads=1)
+            assert_same(Step(*(values[own] for values in vars(mine).values())), theirs, own)
+    others = make(names, 3, 3, first=4, levels=(0, 50), threads=1)
     assert others.names == ("bigfish", "maze", "fruitbot")
     for theirs, mine in zip(following(others, actions[:, 4:])[1:], joint, strict=True):
         assert_same(theirs, mine, rows=slice(4, 7))
-    others.close()
 
 
-@needs_procgen
 @pytest.mark.parametrize("game", ["bigfish", "fruitbot"])
-def test_the_next_episode_begins_at_once_and_no_action_is_lost(game):
+def test_the_next_episode_begins_at_once_and_no_action_is_lost(make, game):
     """Beside EnvPool itself, which shows the last frame and then begins, whatever the action."""
     import envpool
 
     count, seed, T = 3, 11, 400
     actions = np.random.default_rng(2).integers(15, size=(T, count))
-    environment = ProcgenEnvironment([game], count, seed, levels=(0, 20))
-    steps = following(environment, actions)
-    environment.close()
+    steps = following(make([game], count, seed, levels=(0, 20)), actions)
     ended = 0
     for row in range(count):
-        made = {"num_envs": 1, "seed": [_seed(seed, row)], "start_level": 0, "num_levels": 20}
-        raw = envpool.make_gymnasium(f"{game.capitalize()}Easy-v0", **made)
+        options = {"num_envs": 1, "seed": [_seed(seed, row)], "start_level": 0, "num_levels": 20}
+        raw = envpool.make_gymnasium(f"{game.capitalize()}Easy-v0", **options)
         frame, _ = raw.reset()
         np.testing.assert_array_equal(steps[0].frame[row], frame[0])
         for step, action in zip(steps[1:], actions[:, row], strict=True):
@@ -121,20 +104,17 @@ def test_the_next_episode_begins_at_once_and_no_action_is_lost(game):
     assert len({float(step.reward[row]) for step in steps for row in range(count)}) > 1
 
 
-@needs_procgen
-def test_an_episode_ends_when_its_time_is_over():
+def test_an_episode_ends_when_its_time_is_over(make):
     """As any other: in the games' own limit of 1,000 steps here."""
-    environment = ProcgenEnvironment(["coinrun"], 1, 0, levels=(0, 1))
+    environment = make(["coinrun"], 1, 0, levels=(0, 1))
     steps = play(environment, lambda step: np.array([ACTIONS.index("nothing")]), 1001)
     assert [t for t, step in enumerate(steps) if step.done[0]] == [0, 1000]
     assert steps[1000].episode_length[0] == 1000
     np.testing.assert_array_equal(steps[1000].frame, steps[0].frame)
-    environment.close()
 
 
-@needs_procgen
-def test_the_games_cannot_be_saved_and_not_played_after_closing():
-    environment = ProcgenEnvironment(["coinrun"], 1, 0)
+def test_the_games_cannot_be_saved_and_not_played_after_closing(make):
+    environment = make(["coinrun"], 1, 0)
     environment.reset()
     assert environment.state() is None
     with pytest.raises(ValueError, match="EnvPool cannot save Procgen's games"):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from examples.rl import train
+from examples.rl.plots import draw_curves
 from examples.rl.train import session_seed
 from examples.rl.trainer import Training
 from examples.training.interrupt import INTERRUPTED
@@ -26,12 +27,8 @@ def made(monkeypatch) -> list[tuple[range, int, FakeEnvironment]]:
 
     monkeypatch.setattr(train, "make_games", make_games)
     monkeypatch.setattr(train, "make_agent", lambda settings, environment: fake_agent(settings.seed))
-    return asked
-
-
-@pytest.fixture
-def _no_pictures(monkeypatch):
     monkeypatch.setattr(train, "draw_curves", lambda *given: None)
+    return asked
 
 
 def stopped(settings) -> RunFolder:
@@ -48,7 +45,6 @@ def test_seeds_differ_between_runs_and_sessions():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_the_games_of_a_run_are_those_of_its_seed_and_are_closed(settings, made, monkeypatch):
     assert train.main(settings) == 0
     [(block, seed, environment)] = made
@@ -67,7 +63,6 @@ def test_the_games_of_a_run_are_those_of_its_seed_and_are_closed(settings, made,
     assert folder.checkpoint.read_bytes() == before
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_games_are_closed_where_training_does_not_begin(settings, made):
     folder = stopped(settings)
     state = load(folder.checkpoint)
@@ -78,7 +73,8 @@ def test_games_are_closed_where_training_does_not_begin(settings, made):
     assert all(environment.closed for *_, environment in made)
 
 
-def test_curves_of_several_games_and_of_no_ended_episode(settings, made):
+def test_curves_of_several_games_and_of_no_ended_episode(settings, made, monkeypatch):
+    monkeypatch.setattr(train, "draw_curves", draw_curves)
     several = dataclasses.replace(settings, games=("a", "b"), unroll=1, frames=8, report_every=1)
     assert train.main(several) == 0
     folder = RunFolder(several.folder)
@@ -88,7 +84,6 @@ def test_curves_of_several_games_and_of_no_ended_episode(settings, made):
     assert folder.curves.exists()
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings, made, monkeypatch):
     settings = dataclasses.replace(settings, mode="hard")
     folder = stopped(settings)
@@ -111,7 +106,6 @@ def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings
     assert [line["update"] for line in folder.reports()] == [2, 4, 6]
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_one_process_goes_on_with_new_episodes_where_two_have_stopped(settings, made):
     """The games of both cannot be divided again."""
     folder = stopped(settings)
