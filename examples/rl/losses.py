@@ -62,11 +62,11 @@ def actor_critic_losses(output: AgentOutput, unroll: Unroll, settings: Settings)
     log_taken = _of_actions(log_policy, actions)
     log_behaviour = _of_actions(F.log_softmax(behaviour_logits, dim=-1), actions)
     found = vtrace(
-        log_rhos=log_taken.detach() - log_behaviour,
+        log_rhos=log_taken - log_behaviour,
         discounts=s.discount * (~dones[:, 1:]).to(precision),
         rewards=rewards[:, 1:].clamp(-s.reward_clip, s.reward_clip).to(precision),
-        values=values.detach()[:, :-1],
-        bootstrap_value=values.detach()[:, -1],
+        values=values[:, :-1],
+        bootstrap_value=values[:, -1],
         lambda_=s.vtrace_lambda,
         rho_bar=s.rho_bar,
         c_bar=s.c_bar,

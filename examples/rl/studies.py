@@ -38,17 +38,10 @@ class Study(experiments.Study[Settings]):
     def programs(self, settings: Settings) -> list[str]:
         """Training, and evaluation on episodes of its own, as chance is part of the interval."""
         s = settings
-        words: list[object] = [
-            "python",
-            "-m",
-            "examples.rl.evaluate",
-            s.folder,
-            "--random",
-            "--seed",
-            1 + s.seed,
-        ]
-        words += ["--episodes", self.episodes, "--splits", *self.splits, "--threads", s.threads]
-        words += ["--environment-threads", s.environment_threads, "--output", self.evaluation(s)]
+        words: list[object] = ["python", "-m", "examples.rl.evaluate", s.folder, "--random"]
+        words += ["--seed", 1 + s.seed, "--episodes", self.episodes, "--splits", *self.splits]
+        words += ["--threads", s.threads, "--environment-threads", s.environment_threads]
+        words += ["--output", self.evaluation(s)]
         return [command(s), shlex.join(map(str, words))]
 
     def evaluation(self, settings: Settings) -> Path:

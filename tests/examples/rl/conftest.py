@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from examples.rl import train
+from examples.rl.rollouts import Unroll
 from examples.rl.settings import Settings
+from examples.rl.trainer import Training
 
 TINY = Settings(
     name="tiny",
@@ -22,6 +24,19 @@ TINY = Settings(
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return dataclasses.replace(TINY, runs=tmp_path)
+
+
+@pytest.fixture
+def learnt(monkeypatch) -> list[tuple[int, Unroll, int | None]]:
+    """Of each update its number, what it learns from, and which unroll is collected meanwhile."""
+    found, learn = [], Training._learn
+
+    def noted(self, unroll, step, share_done):
+        found.append((step, unroll, self.actor._number))
+        return learn(self, unroll, step, share_done)
+
+    monkeypatch.setattr(Training, "_learn", noted)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -84,24 +84,17 @@ def test_curves_of_several_games_and_of_no_ended_episode(settings, made, monkeyp
     assert folder.curves.exists()
 
 
-def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings, made, monkeypatch):
+def test_games_that_cannot_be_saved_begin_anew_with_seeds_of_the_update(settings, made, learnt):
     settings = dataclasses.replace(settings, mode="hard")
     folder = stopped(settings)
     stopped_at = load(folder.checkpoint)
-    learn, firsts = Training._learn, []
-
-    def noted(self, unroll, step, share_done):
-        firsts.append((step, unroll.dones[:, 0].all().item()))
-        return learn(self, unroll, step, share_done)
-
-    monkeypatch.setattr(Training, "_learn", noted)
     for _ in range(2):  # twice the same
         folder.checkpoint.unlink()
         save(stopped_at, folder.checkpoint)
-        firsts.clear()
+        learnt.clear()
         assert train.main(dataclasses.replace(settings, resume=True)) == 0
-        assert firsts[0] == (3, True)
-        assert [update for update, _ in firsts] == [3, 4, 5]
+        assert learnt[0][1].dones[:, 0].all()
+        assert [update for update, *_ in learnt] == [3, 4, 5]
     assert [seed for _, seed, _ in made] == [session_seed(0, update) for update in (0, 3, 3)]
     assert [line["update"] for line in folder.reports()] == [2, 4, 6]
 

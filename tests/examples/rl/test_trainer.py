@@ -13,7 +13,6 @@ from examples.rl import trainer as trainer_module
 from examples.rl.actors import Actor
 from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector
-from examples.rl.trainer import Training
 from examples.training.divergence import DivergenceError
 from examples.training.interrupt import StopRequest
 from examples.training.run_folder import RunFolder, load
@@ -86,17 +85,11 @@ def test_overlapped_is_the_same_as_one_after_the_other_with_old_weights(settings
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, monkeypatch, overlap):
-    seen = []
-    learn = Training._learn
-
-    def noted(self, unroll, step, share_done):
-        seen.append((step, self.actor._number))
-        return learn(self, unroll, step, share_done)
-
-    monkeypatch.setattr(Training, "_learn", noted)
+def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, learnt, overlap):
     run(dataclasses.replace(settings, overlap=overlap))
-    assert seen == [(step, step + 1 if overlap and step < 5 else None) for step in range(6)]
+    assert [(step, next_one) for step, _, next_one in learnt] == [
+        (step, step + 1 if overlap and step < 5 else None) for step in range(6)
+    ]
 
 
 def test_it_learns(settings):
@@ -110,17 +103,11 @@ def test_it_learns(settings):
     assert per_step[-1] > 1.2
 
 
-def test_reports(settings, monkeypatch):
+def test_reports(settings, learnt):
     """Of several games, whose returns count alike."""
-    learn, ended = Training._learn, []
-
-    def noted(self, unroll, step, share_done):
-        ended.append(unroll.episodes)
-        return learn(self, unroll, step, share_done)
-
-    monkeypatch.setattr(Training, "_learn", noted)
     _, lines = run(dataclasses.replace(settings, games=("a", "b", "c"), batch_size=6, frames=180))
     assert [(line["update"], line["frames"]) for line in lines] == [(2, 60), (4, 120), (6, 180)]
+    ended = [unroll.episodes for _, unroll, _ in learnt]
     for line, *both in zip(lines, ended[::2], ended[1::2], strict=True):
         count, returns, lengths = (
             [sum(part.get(f"{what}/{game}", 0) for part in both) for game in "abc"]
