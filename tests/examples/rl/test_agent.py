@@ -144,6 +144,9 @@ def test_truncation_is_a_chain_of_detached_segments(core, bptt):
     seen = seen._replace(rewards=seen.rewards.double().requires_grad_())
     states = [state.requires_grad_() for state in in_the_middle_of_an_episode(agent)]
     output, last = agent(*seen, states, bptt=bptt)
+    alone, none = agent(*seen, states, bptt=bptt, return_states=False)
+    assert none == [], "states are returned only where they are wanted"
+    torch.testing.assert_close(tuple(alone), tuple(output))
     parts, carried = [], states
     for first in range(0, L, bptt):
         part, carried = agent(*seen[first : first + bptt], carried)
@@ -161,16 +164,6 @@ def test_truncation_is_a_chain_of_detached_segments(core, bptt):
     torch.testing.assert_close(cut, chain)
     differs = any((one - other).abs().max() > 1e-9 for one, other in zip(cut, full, strict=True))
     assert differs == (core in CARRYING and bptt < L)
-
-
-@each_core
-@pytest.mark.parametrize("bptt", [None, 5])
-def test_states_are_returned_only_where_wanted(core, bptt):
-    agent, seen = small(core), unroll()
-    whole, _ = agent(*seen, bptt=bptt)
-    alone, none = agent(*seen, bptt=bptt, return_states=False)
-    assert none == []
-    torch.testing.assert_close(tuple(alone), tuple(whole))
 
 
 def test_the_heads_are_linear_maps_of_the_cores_outputs():
