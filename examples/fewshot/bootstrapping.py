@@ -12,23 +12,24 @@ Letters in the shapes: B episodes, N ways, K support shots, J future shots, Q qu
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 import srwm
 from srwm.nn import SRWM
 
-from ..training.objective import Batch, Share
+from ..training.objective import Batch
 from .data.classes import ImageClasses
 from .data.draws import stream_key, uniform_rows
+from .data.episodes import Classes
 from .models import FewShotLearner
-from .objectives import EpisodeTraining, training_features
+from .objectives import Draw, EpisodeTraining, training_features
 from .published import features_apart
 from .settings import Settings
 
@@ -47,22 +48,16 @@ class Bootstrapping(EpisodeTraining):
     ``bootstrap_encoding`` "joint" all images are encoded in one batch: batch normalisation sees all of
     them, and student and teacher see the same features of a query. With "separate", as published, the
     encoder is called for each reading, hence twice for the queries.
-
-    Parameters
-    ----------
-    learner : what is trained.
-    classes : the training classes.
-    settings : of the run.
     """
 
     def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
         shots = settings.k_shot + settings.future_shots
-        super().__init__(learner, classes, dataclasses.replace(settings, k_shot=shots))
-        self.k_shot = settings.k_shot
+        super().__init__(learner, classes, replace(settings, k_shot=shots))
 
-    def dataset(self, share: Share) -> Dataset[Batch]:
-        size = share.size(self.units_per_step, "--batch-size")
-        return _DividedShots(super().dataset(share), share, size, self.k_shot, self.settings.seed)
+    def make_draw(self, domains: Sequence[Classes]) -> Draw:
+        s = self.settings
+        key = stream_key("Bootstrapping", s.seed, _DIVISION_STREAM)
+        return partial(_divided, super().make_draw(domains), key, s.k_shot - s.future_shots)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and its three terms, and the accuracy of student ("accuracy") and teacher.
@@ -108,22 +103,15 @@ def _features_together(
 
 def answer_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher || student), mean over the rows of logits (rows, N); the teacher is a constant."""
-    return F.kl_div(
-        student.log_softmax(dim=-1),
-        teacher.detach().log_softmax(dim=-1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    log_student, log_teacher = student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1)
+    return F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
 
 
 def state_distance(learner: FewShotLearner, states: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Mean squared difference of states, summed over layers and matrices; the targets are constant.
 
-    Parameters
-    ----------
-    learner : whose states they are; a self-referential layer's fall into the matrices of y, q, k and the
-        rates, which count alike whatever their size.
-    states, targets : as `FewShotLearner.read` returns.
+    They are as the learner's `read` returns them; those of a self-referential layer fall into the matrices
+    of y, q, k and the rates, which count alike whatever their size.
     """
     is_packed = any(isinstance(module, SRWM) for module in learner.modules())
     total = torch.zeros((), device=next(learner.parameters()).device)
@@ -140,15 +128,8 @@ def divide_shots(labels: np.ndarray, numbers: np.ndarray, k_shot: int) -> tuple[
     They are chosen by numbers that have nothing to do with the order of the images: the first k_shot of
     each class would not leave every order of the support as likely.
 
-    Parameters
-    ----------
-    labels : (B, S) int64, every label as often.
-    numbers : (B, S), random in [0, 1).
-    k_shot : K.
-
-    Returns
-    -------
-    support, future : (B, N * K) and (B, S - N * K) int64 positions in 0..S-1, rising.
+    Labels (B, S) int64, every one as often, and random numbers (B, S) in [0, 1) to rising positions
+    (B, N * K) and (B, S - N * K) int64 in 0..S-1.
     """
     by_class = (labels + numbers).argsort(axis=1)
     rank = by_class.argsort(axis=1) % (labels.shape[1] // (int(labels.max()) + 1))  # within the class
@@ -156,20 +137,11 @@ def divide_shots(labels: np.ndarray, numbers: np.ndarray, k_shot: int) -> tuple[
     return support.reshape(len(labels), -1), future.reshape(len(labels), -1)
 
 
-class _DividedShots(Dataset[Batch]):
+def _divided(draw: Draw, key: np.ndarray, k_shot: int, first: int, size: int) -> Batch:
     """Episodes whose images to read are divided; a function of the seed and the episode's number."""
-
-    def __init__(self, episodes: Dataset[Batch], share: Share, size: int, k_shot: int, seed: int) -> None:
-        self.episodes, self.share, self.size = episodes, share, size
-        self.k_shot, self.key = k_shot, stream_key("Bootstrapping", seed, _DIVISION_STREAM)
-
-    def __getitem__(self, index: int) -> Batch:
-        batch = self.episodes[index]
-        positions, labels = batch["support"], batch["support_labels"]
-        first = self.share.first(index, self.size)
-        numbers = uniform_rows(self.key, first, *labels.shape)
-        divided = divide_shots(labels.numpy(), numbers, self.k_shot)
-        for name, part in zip(("support", "future"), map(torch.from_numpy, divided), strict=True):
-            batch[name] = positions.gather(1, part)
-            batch[f"{name}_labels"] = labels.gather(1, part)
-        return batch
+    batch = draw(first, size)
+    positions, labels = batch["support"], batch["support_labels"]
+    divided = divide_shots(labels.numpy(), uniform_rows(key, first, *labels.shape), k_shot)
+    for name, part in zip(("support", "future"), map(torch.from_numpy, divided), strict=True):
+        batch[name], batch[f"{name}_labels"] = positions.gather(1, part), labels.gather(1, part)
+    return batch

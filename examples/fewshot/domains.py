@@ -13,12 +13,7 @@ from .settings import Settings
 
 
 def load_domains(settings: Settings) -> list[Splits]:
-    """The splits of ``data``, and those of the other tasks' data, whose classes are never rotated.
-
-    Raises
-    ------
-    ValueError, OSError : as `load_splits`.
-    """
+    """The splits of ``data``, and those of the other tasks' data, whose classes are never rotated."""
     return [
         load_splits(
             name,
@@ -47,26 +42,20 @@ def describe_data(domains: Sequence[Splits]) -> list[dict[str, Any]]:
     for splits in domains:
         parts = (splits.train, splits.validation, splits.test)
         classes = [(part.alphabets, part.names, part.sizes.tolist()) for part in parts]
-        described.append(
-            {
-                "classes": sum(len(part.names) for part in parts),
-                "images": sum(int(part.sizes.sum()) for part in parts),
-                "checksum": zlib.crc32(repr(classes).encode()),
-            }
-        )
+        checksum = zlib.crc32(repr(classes).encode())
+        images = sum(int(part.sizes.sum()) for part in parts)
+        count = sum(len(part.names) for part in parts)
+        described.append({"classes": count, "images": images, "checksum": checksum})
     return described
 
 
 def check_same_data(
     program: str, recorded: list[dict[str, Any]] | None, domains: Sequence[Splits], path: Path
 ) -> None:
-    """Raise ValueError if these are not the data that a run was trained on.
+    """Raise ValueError if these are not the data that the run of a checkpoint was trained on.
 
-    Parameters
-    ----------
-    program : who asks.
-    recorded : `describe_data` of those, or None of a run that did not record it.
-    path : of the checkpoint.
+    `describe_data` of those is recorded; a run that did not record it has None. The message begins with
+    the program that asks.
     """
     now = describe_data(domains)
     if recorded is None or recorded == now:

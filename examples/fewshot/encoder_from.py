@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from ..training.broadcasting import from_main
 from ..training.run_folder import RunFolder
@@ -28,11 +28,8 @@ def take_encoder(learner: FewShotLearner, run: Path, accelerator: Accelerator) -
     """
     theirs = from_main(accelerator, lambda: _read_encoder(run))
     ours = learner.encoder.state_dict()
-    different = [
-        name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape
-    ]
+    shapes, other_shapes = ({name: a.shape for name, a in of.items()} for of in (ours, theirs))
+    different = sorted({name for name, _ in shapes.items() ^ other_shapes.items()})
     if different:
         raise ValueError(
             f"train: --encoder-from {run} holds another encoder, they differ in {', '.join(different)}; "
@@ -43,8 +40,6 @@ def take_encoder(learner: FewShotLearner, run: Path, accelerator: Accelerator) -
     learner.encoder.load_state_dict(theirs)
 
 
-def _read_encoder(run: Path) -> dict[str, Any]:
-    state = RunFolder(run).best_or_last(Settings).get("learner", {})
-    return {
-        name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)
-    }
+def _read_encoder(run: Path) -> dict[str, Tensor]:
+    weights = RunFolder(run).best_or_last(Settings).get("learner", {})
+    return {name.removeprefix(_PREFIX): a for name, a in weights.items() if name.startswith(_PREFIX)}

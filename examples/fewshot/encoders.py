@@ -11,6 +11,7 @@ The published sizes (Irie et al. 2022, https://arxiv.org/abs/2202.05780, and its
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -22,24 +23,47 @@ DropoutType = Literal["base", "inblock", "2d", "2d_inblock"]
 _BLOCKS = 4  # of both encoders; each halves the image
 
 
-class Conv4(nn.Module):
-    """Four blocks of convolution, batch normalisation, pooling, dropout and ReLU.
+class Encoder(nn.Module, ABC):
+    """Dropout of the image's values, four blocks, and one vector of what they leave; see the subclasses.
 
-    Parameters
-    ----------
-    in_channels : channels of the images.
-    channels : channels of every block.
-    image_size : height and width of the images, at least 16.
-    dropout : probability of dropping a unit after each pooling.
-    input_dropout : probability of dropping a value of the image.
+    Images are square, of at least 16 pixels a side, and all of the shape that was told; others are a
+    ValueError. `n_features` is F.
+    """
 
-    Attributes
-    ----------
-    n_features : F, ``channels * (image_size // 16) ** 2``.
+    n_features: int
+    blocks: nn.Sequential
 
-    Raises
-    ------
-    ValueError : for images that four halvings leave nothing of; when called, for images of other shapes.
+    def __init__(self, in_channels: int, image_size: int, input_dropout: float) -> None:
+        super().__init__()
+        if image_size < 2**_BLOCKS:
+            raise ValueError(
+                f"{type(self).__name__}: image_size must be at least {2**_BLOCKS}, got {image_size}"
+            )
+        self.image_shape = (in_channels, image_size, image_size)
+        self.input_dropout = nn.Dropout(input_dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> features (B, F)."""
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"{type(self).__name__}: images must be (B, C, H, W) with (C, H, W) = {self.image_shape}, "
+                f"got {tuple(images.shape)}"
+            )
+        return self._join(self.blocks(self.input_dropout(images)))
+
+    @abstractmethod
+    def _join(self, maps: Tensor) -> Tensor:
+        """(B, C', H // 16, W // 16) -> (B, F)."""
+
+    def _use_channels_last(self) -> None:
+        """Keep the filters in a layout in which convolution and pooling take two thirds of a CPU's time."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Conv4(Encoder):
+    """Blocks of convolution, batch normalisation, pooling, dropout and ReLU, with ``channels`` each.
+
+    F is ``channels * (image_size // 16) ** 2``. ``dropout`` drops single units after each pooling.
     """
 
     def __init__(
@@ -51,11 +75,8 @@ class Conv4(nn.Module):
         *,
         input_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        _check_size("Conv4", image_size)
-        self.image_shape = (in_channels, image_size, image_size)
+        super().__init__(in_channels, image_size, input_dropout)
         self.n_features = channels * (image_size // 2**_BLOCKS) ** 2
-        self.input_dropout = nn.Dropout(input_dropout)
         layers: list[nn.Module] = []
         for block in range(_BLOCKS):
             layers += [
@@ -66,39 +87,21 @@ class Conv4(nn.Module):
                 nn.ReLU(),
             ]
         self.blocks = nn.Sequential(*layers)
-        _use_channels_last(self)
+        self._use_channels_last()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> features (B, F)."""
-        _check_images("Conv4", images, self.image_shape)
-        features: Tensor = self.blocks(self.input_dropout(images))
-        return features.flatten(1)
+    def _join(self, maps: Tensor) -> Tensor:
+        return maps.flatten(1)
 
 
-class ResNet12(nn.Module):
-    """Four residual blocks of three convolutions, and the mean over all positions.
+class ResNet12(Encoder):
+    """Residual blocks of three convolutions, and the mean over all positions.
 
-    Channels 64, 96, 128, 256: 2,232,448 parameters of colour images; `big` 64, 128, 256, 512: 7,996,800.
-    Convolutions start from ``kaiming_normal_(mode="fan_out", nonlinearity="leaky_relu")``.
+    Channels 64, 96, 128, 256: 2,232,448 parameters of colour images; ``big`` 64, 128, 256, 512: 7,996,800.
+    F is the last of them. Convolutions start from
+    ``kaiming_normal_(mode="fan_out", nonlinearity="leaky_relu")``.
 
-    Parameters
-    ----------
-    in_channels : channels of the images.
-    image_size : height and width of the images, at least 16.
-    big : whether the larger channels are used.
-    dropout : probability of dropping, see `dropout_type`.
-    dropout_type : "base" drops single units at the end of each block; "inblock" also after the block's
-        first and second activation; "2d" and "2d_inblock" drop whole channels there.
-    input_dropout : probability of dropping a value of the image.
-
-    Attributes
-    ----------
-    n_features : F, the last block's channels.
-
-    Raises
-    ------
-    ValueError : for images that four halvings leave nothing of, or no such kind of dropout; when called,
-        for images of other shapes.
+    ``dropout_type`` "base" drops single units at the end of each block; "inblock" also after the block's
+    first and second activation; "2d" and "2d_inblock" drop whole channels there.
     """
 
     def __init__(
@@ -111,17 +114,14 @@ class ResNet12(nn.Module):
         dropout_type: DropoutType = "base",
         input_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        _check_size("ResNet12", image_size)
+        super().__init__(in_channels, image_size, input_dropout)
         if dropout_type not in get_args(DropoutType):
             raise ValueError(
                 f"ResNet12: dropout_type must be one of {', '.join(get_args(DropoutType))}, "
                 f"got {dropout_type!r}"
             )
-        self.image_shape = (in_channels, image_size, image_size)
         channels = (64, 128, 256, 512) if big else (64, 96, 128, 256)
         self.n_features = channels[-1]
-        self.input_dropout = nn.Dropout(input_dropout)
         self.blocks = nn.Sequential(
             *(_ResidualBlock(*pair, dropout, dropout_type) for pair in pairwise((in_channels, *channels)))
         )
@@ -129,16 +129,10 @@ class ResNet12(nn.Module):
             if isinstance(module, nn.Conv2d):
                 # Its gain is then that of ReLU, as published, not of the slope 0.1: 0.5 % more.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
-        _use_channels_last(self)
+        self._use_channels_last()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> features (B, F)."""
-        _check_images("ResNet12", images, self.image_shape)
-        maps: Tensor = self.blocks(self.input_dropout(images))  # (B, F, H // 16, W // 16)
+    def _join(self, maps: Tensor) -> Tensor:
         return maps.mean(dim=(-2, -1))
-
-
-Encoder = Conv4 | ResNet12
 
 
 class _ResidualBlock(nn.Module):
@@ -150,11 +144,9 @@ class _ResidualBlock(nn.Module):
         inside = dropout if dropout_type.endswith("inblock") else 0.0
         self.body = nn.Sequential(
             *_convolution(in_channels, channels, 3),
-            nn.LeakyReLU(0.1),
-            kind(inside),
+            *(nn.LeakyReLU(0.1), kind(inside)),
             *_convolution(channels, channels, 3),
-            nn.LeakyReLU(0.1),
-            kind(inside),
+            *(nn.LeakyReLU(0.1), kind(inside)),
             *_convolution(channels, channels, 3),
         )
         self.shortcut = nn.Sequential(*_convolution(in_channels, channels, 1))
@@ -168,24 +160,5 @@ class _ResidualBlock(nn.Module):
 
 def _convolution(in_channels: int, channels: int, size: int) -> tuple[nn.Module, nn.Module]:
     """Same-size convolution, whose bias batch normalisation would take away again, and the latter."""
-    return (
-        nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=False),
-        nn.BatchNorm2d(channels),
-    )
-
-
-def _use_channels_last(module: nn.Module) -> None:
-    """Keep the filters in a layout in which convolution and pooling take two thirds of a CPU's time."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _check_size(encoder: str, image_size: int) -> None:
-    if image_size < 2**_BLOCKS:
-        raise ValueError(f"{encoder}: image_size must be at least {2**_BLOCKS}, got {image_size}")
-
-
-def _check_images(encoder: str, images: Tensor, shape: tuple[int, int, int]) -> None:
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise ValueError(
-            f"{encoder}: images must be (B, C, H, W) with (C, H, W) = {shape}, got {tuple(images.shape)}"
-        )
+    convolution = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(channels)

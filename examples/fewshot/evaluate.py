@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +19,32 @@ from ..training.run_folder import RunFolder
 from ..training.statistics import mean_and_interval, over_runs, student_interval
 from . import published
 from .data.classes import ImageClasses, Splits
-from .data.episodes import EpisodeSampler
 from .data.folder import read_folder
-from .data.lazy import with_copies
-from .data.sequences import Order, SequenceSampler, task_seed
+from .data.sequences import Order
 from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
-from .models import FewShotLearner
-from .plots import draw_positions, draw_shots, draw_tasks, values_of
-from .protocol import score, score_sequences, score_tasks
-from .settings import Settings, build_learner, picture_shape
-from .tables import episode_table, run_table, sequence_table, task_table
+from .models import FewShotLearner, build_learner
+from .plots import draw_positions, draw_shots, draw_tasks
+from .protocol import (
+    episode_sampler,
+    score,
+    score_sequences,
+    score_tasks,
+    sequence_sampler,
+    task_samplers,
+)
+from .settings import Settings
+from .tables import result_table, run_table
 
 Run = evaluation.Run[Settings, FewShotLearner]
+
+# The settings of a run that an option changes in its evaluation.
+_CHOICES = {
+    "k_shot": "k_shot",
+    "test_episodes": "episodes",
+    "test_queries": "queries",
+    "augment_evaluation": "augment",
+}
 
 
 @dataclass(frozen=True)
@@ -85,15 +97,16 @@ class Evaluation:
         """Raise ValueError for options that do not fit together."""
         if not self.runs:
             raise ValueError("evaluate: give the folder of a run, such as runs/fewshot")
-        if self.data == "folder" and self.root is None:
-            raise ValueError("evaluate: --data folder needs --root, the folder of the images")
-        for place in ("second", "third"):
-            if self.data == "folder" and getattr(self, f"{place}_root") is not None:
-                raise ValueError(
-                    f"evaluate: --{place}-root is of the run's own data, leave out --data folder"
-                )
-        if self.on_validation and self.data == "folder":
-            raise ValueError("evaluate: --on-validation takes the run's own data, leave out --data folder")
+        if self.data == "folder":
+            if self.root is None:
+                raise ValueError("evaluate: --data folder needs --root, the folder of the images")
+            for flag, what, given in (
+                ("--second-root", "is of", self.second_root),
+                ("--third-root", "is of", self.third_root),
+                ("--on-validation", "takes", self.on_validation or None),
+            ):
+                if given is not None:
+                    raise ValueError(f"evaluate: {flag} {what} the run's own data, leave out --data folder")
         if self.k_shots and self.k_shot is not None:
             raise ValueError("evaluate: --k-shot and --k-shots exclude each other; give one")
         if self.interval == "published" and self.tests < 2:
@@ -104,19 +117,23 @@ class Evaluation:
                 f"{self.episodes}"
             )
 
+    def chosen(self, settings: Settings) -> Settings:
+        """Those of a run, with what the options say otherwise, by which it is evaluated."""
+        given = {setting: getattr(self, option) for setting, option in _CHOICES.items()}
+        given = {setting: value for setting, value in given.items() if value is not None}
+        return replace(settings, seed=self.seed, **given)
+
     def file(self, settings: Settings) -> str:
         """Name of the numbers' file: it says what was chosen otherwise than in a run of these settings."""
         parts = [self.root.resolve().name] if self.data == "folder" and self.root is not None else []
         parts += ["validation"] * self.on_validation + ["shots"] * bool(self.k_shots)
-        for name, chosen, usual in (
-            ("shot", self.k_shot, settings.k_shot),
-            ("episodes", self.episodes, settings.test_episodes),
-            ("queries", self.queries, settings.test_queries),
-            ("seed", self.seed, 1),
-        ):
-            if chosen not in (None, usual):
-                parts.append(f"{name}{chosen}")
-        if self.augment not in (None, settings.augment_evaluation):
+        chosen = self.chosen(settings)
+        for setting, option in _CHOICES.items():
+            value = getattr(chosen, setting)
+            if value != getattr(settings, setting) and option != "augment":
+                parts.append(f"{option.removeprefix('k_')}{value}")
+        parts += [f"seed{self.seed}"] * (self.seed != 1)
+        if chosen.augment_evaluation != settings.augment_evaluation:
             parts.append("augmented" if self.augment else "plain")
         if self.interval == "published":
             parts.append(f"published{self.tests}")
@@ -126,10 +143,7 @@ class Evaluation:
 def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
     """Evaluate, print tables, write the numbers and a picture.
 
-    Parameters
-    ----------
-    options : what to evaluate.
-    domains : the data of the runs, if they are at hand: one splits, or one of each task of a sequence.
+    ``domains`` are the data of the runs, if they are at hand: one splits, or one of each task.
 
     Returns
     -------
@@ -144,10 +158,12 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     use_threads(options.threads)
     runs = [_where_data_are(options, load_run(RunFolder(path))) for path in options.runs]
     _check_alike(options, runs)
-    folders = [run.folder for run in runs]
-    output = evaluation.output_file(options.output, runs, options.file(runs[0].settings))
+    settings = runs[0].settings
+    output = evaluation.output_file(options.output, runs, options.file(settings))
     with contextlib.ExitStack() as reserved:
-        reserved.enter_context(evaluation.reserve(output, folders, is_of_all=len(runs) > 1))
+        reserved.enter_context(
+            evaluation.reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1)
+        )
         for run in runs:
             own = evaluation.reserve(_own_output(options, run), [run.folder], is_of_all=False)
             reserved.enter_context(own)
@@ -159,22 +175,9 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
         summary = over_runs(results, rule)
         joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
         joint |= {"summary": summary}
-        evaluation.write(output, joint, run_table(results, summary))
-        _draw(summary, runs[0].settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
+        evaluation.write(output, joint, run_table(len(runs), summary))
+        _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
     return joint
-
-
-def _load_classes(
-    options: Evaluation, runs: Sequence[Run], domains: Sequence[Splits] | None
-) -> list[ImageClasses]:
-    """What the runs are evaluated on."""
-    settings = runs[0].settings
-    if options.data == "folder" and options.root is not None:
-        return [_read_folder(options, settings, options.root)]
-    domains = load_domains(settings) if domains is None else domains
-    for run in runs:
-        check_same_data("evaluate", run.data, domains, run.folder.best_or_last_path)
-    return [splits.validation if options.on_validation else splits.test for splits in domains]
 
 
 def load_run(folder: RunFolder) -> Run:
@@ -184,15 +187,9 @@ def load_run(folder: RunFolder) -> Run:
 
 def _where_data_are(options: Evaluation, run: Run) -> Run:
     """The run with its data where they are now."""
-    if options.data != "run":
-        return run
-    settings = dataclasses.replace(
-        run.settings,
-        root=_given(options.root, run.settings.root),
-        second_root=_given(options.second_root, run.settings.second_root),
-        third_root=_given(options.third_root, run.settings.third_root),
-    )
-    return dataclasses.replace(run, settings=settings)
+    given = {name: getattr(options, name) for name in ("root", "second_root", "third_root")}
+    moved = {name: root for name, root in given.items() if root is not None and options.data == "run"}
+    return replace(run, settings=replace(run.settings, **moved))
 
 
 def _own_output(options: Evaluation, run: Run) -> Path:
@@ -202,17 +199,16 @@ def _own_output(options: Evaluation, run: Run) -> Path:
 
 
 def _check_alike(options: Evaluation, runs: list[Run]) -> None:
-    settings = runs[0].settings
+    settings = options.chosen(runs[0].settings)
     if settings.reads_several_tasks and (options.data == "folder" or options.k_shots):
         raise ValueError(
             "evaluate: --data folder and --k-shots are of runs that answer episodes, "
             f"but {runs[0].folder.path} answers sequences of several tasks; leave them out"
         )
-    episodes = _given(options.episodes, settings.test_episodes)
-    if options.interval == "published" and episodes % options.tests:
+    if options.interval == "published" and settings.test_episodes % options.tests:
         raise ValueError(
             f"evaluate: --episodes must be a multiple of --tests ({options.tests}) for --interval "
-            f"published, got {episodes}"
+            f"published, got {settings.test_episodes}"
         )
     for other in runs[1:]:
         others = evaluation.other_than_seed(runs[0], other)
@@ -224,103 +220,68 @@ def _check_alike(options: Evaluation, runs: list[Run]) -> None:
             )
 
 
-def _read_folder(options: Evaluation, settings: Settings, root: Path) -> ImageClasses:
-    """The images of a folder in the shape and normalisation that the runs were trained on."""
-    shots = max(options.k_shots, default=_given(options.k_shot, settings.k_shot))
-    channels, size, _ = picture_shape(settings)
-    classes = read_folder(root, image_size=size, min_images=shots + 1)
-    normalised = settings.normalise != "none"  # by numbers that may have to be measured on the run's data
-    like = load_domains(settings)[0].train.normalisation if normalised else None
-    return dataclasses.replace(classes, channels=channels, normalisation=like)
+def _load_classes(
+    options: Evaluation, runs: Sequence[Run], domains: Sequence[Splits] | None
+) -> list[ImageClasses]:
+    """What the runs are evaluated on; a folder in the shape and normalisation that they were trained on."""
+    settings = runs[0].settings
+    if options.data == "folder" and options.root is not None:
+        shots = max(options.k_shots, default=options.chosen(settings).k_shot)
+        channels, size, _ = settings.picture_shape
+        classes = read_folder(options.root, image_size=size, min_images=shots + 1)
+        normalised = settings.normalise != "none"  # by what may have to be measured on the run's data
+        like = load_domains(settings)[0].train.normalisation if normalised else None
+        return [replace(classes, channels=channels, normalisation=like)]
+    domains = load_domains(settings) if domains is None else domains
+    for run in runs:
+        check_same_data("evaluate", run.data, domains, run.folder.best_or_last_path)
+    return [splits.validation if options.on_validation else splits.test for splits in domains]
 
 
 def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
     """Of one run: its numbers, which are also written, drawn and printed."""
-    settings = run.settings
+    output, settings = _own_output(options, run), options.chosen(run.settings)
+    run = replace(run, settings=settings)
     if settings.protocol == "sequential":
         result = _score_sequences(options, run, classes)
-        table = sequence_table(result)
     elif settings.protocol == "continual":
         result = _score_tasks(options, run, classes)
-        table = task_table(result)
     elif options.k_shots:
-        results = [_score_episodes(options, run, classes[0], shots) for shots in options.k_shots]
-        result = {"k_shots": results}
-        table = "\n\n".join(map(episode_table, results))
+        of_shots = [replace(run, settings=replace(settings, k_shot=k_shot)) for k_shot in options.k_shots]
+        result = {"k_shots": [_score_episodes(options, of, classes) for of in of_shots]}
     else:
-        result = _score_episodes(options, run, classes[0], _given(options.k_shot, settings.k_shot))
-        table = episode_table(result)
-    output = _own_output(options, run)
-    evaluation.write(output, result, table)
+        result = _score_episodes(options, run, classes)
+    evaluation.write(output, result, result_table(result))
     picture = output.with_suffix(".png")
     if output.resolve() == run.folder.evaluation.resolve():
         of_form = {"orders": run.folder.positions, "matrices": run.folder.tasks}
         picture = next((path for key, path in of_form.items() if key in result), run.folder.episodes)
-    if result.keys() & {"orders", "matrices", "k_shots"}:
-        _draw(result, settings, picture, f"run {settings.name}")
-    else:
-        sampler = _sampler(options, settings, classes[0], result["k_shot"])
-        draw_gallery(run.model.cpu(), sampler, classes[0], picture)
+    if not _draw(result, settings, picture, f"run {settings.name}"):
+        draw_gallery(run.model.cpu(), episode_sampler(settings, classes[0]), classes[0], picture)
     return result
 
 
-def _score_episodes(options: Evaluation, run: Run, classes: ImageClasses, k_shot: int) -> dict[str, Any]:
-    settings = run.settings
-    sampler = _sampler(options, settings, classes, k_shot)
-    scores = score(run.model, sampler, _given(options.episodes, settings.test_episodes))
-    return {
-        "data": str(options.root) if options.data == "folder" else domain_names(settings)[0],
-        "split": _split(options),
-        "alphabets": sorted(set(classes.alphabets)),
-        "classes": len(classes.names),
-        "n_way": sampler.n_way,
-        "k_shot": sampler.k_shot,
-        "episodes": len(scores.learner),
-        "queries": sampler.n_query,
-        "augment": sampler.augment,
-        "seed": options.seed,
-        "step": run.progress.get("step", 0),
-        "interval": options.interval,
+def _score_episodes(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
+    sampler = episode_sampler(run.settings, classes[0])
+    scores = score(run.model, sampler, run.settings.test_episodes)
+    numbers = {
         "learner": _values(scores.learner, options),
         "nearest_neighbour": _values(scores.nearest, options),
-        "chance": 1 / sampler.n_way,
     }
-
-
-def _sampler(options: Evaluation, settings: Settings, classes: ImageClasses, k_shot: int) -> EpisodeSampler:
-    return EpisodeSampler(
-        classes,
-        n_way=settings.n_way,
-        k_shot=k_shot,
-        n_query=_given(options.queries, settings.test_queries),
-        seed=options.seed,
-        augment=_given(options.augment, settings.augment_evaluation),
-    )
+    counts = {"episodes": len(scores.learner), "queries": sampler.n_query}
+    return _result(options, run, classes, counts, numbers)
 
 
 def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
-    settings = run.settings
-    names = domain_names(settings)
-    k_shot = _given(options.k_shot, settings.k_shot)
-    augment = _given(options.augment, settings.augment_evaluation)
-    enough = [with_copies(domain, k_shot + 1) if augment else domain for domain in classes]
-    count = _given(options.episodes, settings.test_episodes)
+    """ "orders": which task is first -> what can be told of its sequences."""
+    s = run.settings
+    names, count = domain_names(s), s.test_episodes
     orders = {}
-    named: tuple[Order, Order] = ("first", "second")
-    for leader, order in enumerate(named):
-        sampler = SequenceSampler(
-            *enough,
-            n_way=settings.n_way,
-            k_shot=k_shot,
-            seed=options.seed,
-            order=order,
-            batch_size=count,
-            unknown_label=settings.unknown_label,
-            augment=augment,
-        )
-        scores = score_sequences(run.model, sampler, count)
+    leaders: tuple[Order, Order] = ("first", "second")
+    for leader, order in enumerate(leaders):
+        scores = score_sequences(run.model, sequence_sampler(s, classes, order, count), count)
         orders[f"{names[leader]} first"] = {
-            "switch": settings.n_way * k_shot,
+            "switch": s.n_way * s.k_shot,
             "total": _values(scores.of_sequences(), options),
             "tasks": {
                 names[task]: {
@@ -336,33 +297,17 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
                 "positions": _values(scores.counted, options),
             },
         }
-    return {
-        "data": names,
-        "split": _split(options),
-        "classes": [len(domain.names) for domain in classes],
-        "n_way": settings.n_way,
-        "k_shot": k_shot,
-        "sequences": count,
-        "augment": augment,
-        "images_repeat": any(e is not c for e, c in zip(enough, classes, strict=True)),
-        "seed": options.seed,
-        "step": run.progress.get("step", 0),
-        "interval": options.interval,
-        "orders": orders,
-        "chance": 1 / settings.n_way,
-    }
+    # Only where they are distorted: without, the sampler has refused too few.
+    images_repeat = any(int(domain.sizes.min()) <= s.k_shot for domain in classes)
+    counts = {"sequences": count, "images_repeat": images_repeat}
+    return _result(options, run, classes, counts, {"orders": orders})
 
 
 def _score_tasks(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
     """ "matrices": order -> task that is asked -> last task that was read -> accuracy."""
-    settings = run.settings
-    names = domain_names(settings)
-    k_shot = _given(options.k_shot, settings.k_shot)
-    samplers = []
-    for task, domain in enumerate(classes):
-        of_task = dataclasses.replace(options, seed=task_seed(options.seed, task))
-        samplers.append(_sampler(of_task, settings, domain, k_shot))
-    count = _given(options.episodes, settings.test_episodes)
+    s = run.settings
+    names, count = domain_names(s), s.test_episodes
+    samplers = task_samplers(s, classes)
     matrices = {}
     for order in itertools.permutations(range(len(classes))):
         accuracy = score_tasks(run.model, samplers, order, range(count))  # (E, T, T)
@@ -374,20 +319,41 @@ def _score_tasks(options: Evaluation, run: Run, classes: list[ImageClasses]) -> 
             }
             for place, asked in enumerate(in_order)
         }
+    counts = {"sequences": count, "queries": s.test_queries}
+    return _result(options, run, classes, counts, {"matrices": matrices})
+
+
+def _result(
+    options: Evaluation,
+    run: Run,
+    classes: list[ImageClasses],
+    counts: dict[str, Any],
+    numbers: dict[str, Any],
+) -> dict[str, Any]:
+    """What was measured, on what: numbers of one data set, lists of several."""
+    s = run.settings
+    of_data: dict[str, Any]
+    if s.reads_several_tasks:
+        of_data = {"data": domain_names(s), "classes": [len(domain.names) for domain in classes]}
+    else:
+        of_data = {
+            "data": str(options.root) if options.data == "folder" else domain_names(s)[0],
+            "alphabets": sorted(set(classes[0].alphabets)),
+            "classes": len(classes[0].names),
+        }
+    split = "validation" if options.on_validation else "test"
     return {
-        "data": names,
-        "split": _split(options),
-        "classes": [len(domain.names) for domain in classes],
-        "n_way": settings.n_way,
-        "k_shot": k_shot,
-        "sequences": count,
-        "queries": samplers[0].n_query,
-        "augment": samplers[0].augment,
-        "seed": options.seed,
+        **of_data,
+        "split": "all" if options.data == "folder" else split,
+        "n_way": s.n_way,
+        "k_shot": s.k_shot,
+        **counts,
+        "augment": s.augment_evaluation,
+        "seed": s.seed,
         "step": run.progress.get("step", 0),
         "interval": options.interval,
-        "matrices": matrices,
-        "chance": 1 / settings.n_way,
+        **numbers,
+        "chance": 1 / s.n_way,
     }
 
 
@@ -403,47 +369,18 @@ def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
     return {"mean": mean, "interval_95": half}
 
 
-def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> None:
-    """The picture of sequences, tasks or several numbers of shots; other results have none."""
+def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> bool:
+    """The picture of sequences, tasks or several numbers of shots; False for others, which have none."""
+    names = domain_names(settings)
     if "orders" in result:
-        draw_positions(
-            result["orders"],
-            names=domain_names(settings),
-            chance=result["chance"],
-            title=f"Two {result['n_way']}-way tasks of {result['k_shot']} images a class, each label shown "
-            f"one image late ({of})",
-            path=path,
-        )
+        draw_positions(result, names, of, path)
     elif "matrices" in result:
-        draw_tasks(
-            result["matrices"],
-            names=domain_names(settings),
-            chance=result["chance"],
-            title=f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the "
-            f"other ({of})",
-            path=path,
-        )
+        draw_tasks(result, names, of, path)
     elif "k_shots" in result:
-        parts = result["k_shots"]
-        draw_shots(
-            [part["k_shot"] for part in parts],
-            {
-                "learner": values_of(parts, "learner"),
-                "nearest neighbour, same encoder": values_of(parts, "nearest_neighbour"),
-            },
-            trained=settings.k_shot,
-            chance=parts[0]["chance"],
-            title=f"{settings.n_way}-way {parts[0]['data']} ({of})",
-            path=path,
-        )
-
-
-def _split(options: Evaluation) -> str:
-    return "all" if options.data == "folder" else "validation" if options.on_validation else "test"
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
+        draw_shots(result, settings.k_shot, of, path)
+    else:
+        return False
+    return True
 
 
 if __name__ == "__main__":

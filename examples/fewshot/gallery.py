@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
@@ -21,20 +21,16 @@ _INK, _RIGHT, _WRONG, _TRACK, _QUIET = "#22262e", "#2f7d5b", "#c8472f", "#e3e1db
 _PAPER = LinearSegmentedColormap.from_list("paper", ["#f6f4ee", _INK])
 _QUERY_PAPER = LinearSegmentedColormap.from_list("query paper", ["#fbeec4", _INK])
 _PITCH = 1.18  # from one card to the next; a card is 1 wide
+_TEXT: dict[str, Any] = {"ha": "center", "linespacing": 1.15}
 _FIRST_CARD = 1.75  # left edge of the support, to the right of the query
 
 
 def draw_gallery(
     learner: FewShotLearner, sampler: EpisodeSampler, classes: ImageClasses, path: Path
 ) -> None:
-    """Draw the sampler's first episodes: a query, the support, the probabilities answered.
+    """Draw a sampler's first episodes: the first query, the support, the probabilities answered.
 
-    Parameters
-    ----------
-    learner : left in evaluation mode.
-    sampler : of the episodes; the first query of each is shown.
-    classes : what the sampler draws from.
-    path : of the picture.
+    The learner is left in evaluation mode; the sampler draws from these classes.
     """
     drawn = sampler.batch(0, _COLUMNS * _ROWS)
     learner.eval()
@@ -45,40 +41,28 @@ def draw_gallery(
 
     width = _FIRST_CARD + _PITCH * sampler.n_way
     height = sampler.k_shot * _PITCH + 0.75
-    figure = Figure(
-        figsize=(_COLUMNS * width * 0.78, _ROWS * height * 0.78 + 1.1),
-        layout="constrained",
-        facecolor="white",
-    )
-    figure.suptitle(
-        f"{sampler.n_way}-way {sampler.k_shot}-shot: which of the cards is the query?",
-        color=_INK,
-        fontsize=17,
-        fontweight="bold",
-    )
-    panels = figure.subplots(_ROWS, _COLUMNS).flat
-    for episode, axes in enumerate(panels):
+    size = (_COLUMNS * width * 0.78, _ROWS * height * 0.78 + 1.1)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    title = f"{sampler.n_way}-way {sampler.k_shot}-shot: which of the cards is the query?"
+    figure.suptitle(title, color=_INK, fontsize=17, fontweight="bold")
+    for episode, axes in enumerate(figure.subplots(_ROWS, _COLUMNS).flat):
         axes.set(xlim=(-0.1, width), ylim=(-0.62, height - 0.62), aspect="equal")
         axes.axis("off")
         by_label = drawn.support_labels[episode].argsort(stable=True)
         support = shown_support[episode, by_label]  # (N * K, H, W) or (N * K, H, W, 3)
         true = int(drawn.query_labels[episode, 0])
-        by_class = support.reshape(sampler.n_way, sampler.k_shot, *support.shape[1:])
+        by_class = support.unflatten(0, (sampler.n_way, sampler.k_shot))
         _draw_support(axes, by_class, probabilities[episode], true)
         middle = (sampler.k_shot - 1) * _PITCH / 2
-        _card(axes, shown_query[episode, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
-        name = classes.names[int(drawn.classes[episode, true])]
-        axes.text(0.5, middle - 0.12, _caption(name), **_TEXT, color=_QUIET, fontsize=7.5, va="top")
-    figure.supxlabel(
+        _draw_card(axes, shown_query[episode, 0], 0.0, middle, _QUERY_PAPER, _INK, 1.6)
+        name = _caption(classes.names[int(drawn.classes[episode, true])])
+        axes.text(0.5, middle - 0.12, name, **_TEXT, color=_QUIET, fontsize=7.5, va="top")
+    legend = (
         "Left: the query. Beside it: the labelled examples, each with the probability the learner "
-        "gives it.\nFramed: its answer, green where right, red where wrong; ✓ is the true class.",
-        color=_QUIET,
-        fontsize=10.5,
+        "gives it.\nFramed: its answer, green where right, red where wrong; ✓ is the true class."
     )
+    figure.supxlabel(legend, color=_QUIET, fontsize=10.5)
     figure.savefig(path, dpi=110)
-
-
-_TEXT: dict[str, Any] = {"ha": "center", "linespacing": 1.15}
 
 
 def _draw_support(axes: Axes, support: Tensor, probabilities: Tensor, true: int) -> None:
@@ -89,7 +73,7 @@ def _draw_support(axes: Axes, support: Tensor, probabilities: Tensor, true: int)
         chosen = label == answer
         colour = (_RIGHT if answer == true else _WRONG) if chosen else _TRACK
         for shot, image in enumerate(images):
-            _card(axes, image, left, shot * _PITCH, _PAPER, colour, 3.0 if chosen else 1.0)
+            _draw_card(axes, image, left, shot * _PITCH, _PAPER, colour, 3.0 if chosen else 1.0)
         for length, fill in ((1.0, _TRACK), (probability, colour if chosen else _QUIET)):
             axes.barh(-0.19, length, height=0.1, left=left, color=fill)
         text = f"{probability:.0%}" + (" ✓" if label == true else "")
@@ -98,14 +82,8 @@ def _draw_support(axes: Axes, support: Tensor, probabilities: Tensor, true: int)
         axes.text(left + 0.5, -0.3, text, **_TEXT, color=colour, fontsize=10, fontweight=weight, va="top")
 
 
-def _card(
-    axes: Axes,
-    image: Tensor,
-    left: float,
-    bottom: float,
-    paper: LinearSegmentedColormap,
-    colour: str,
-    line: float,
+def _draw_card(
+    axes: Axes, image: Tensor, left: float, bottom: float, paper: Colormap, colour: str, line: float
 ) -> None:
     frame = FancyBboxPatch(
         (left + 0.06, bottom + 0.06),
@@ -118,15 +96,8 @@ def _card(
         zorder=2,
     )
     axes.add_patch(frame)
-    picture = axes.imshow(
-        image.numpy(),
-        cmap=paper,
-        vmin=0,
-        vmax=1,
-        extent=(left, left + 1, bottom, bottom + 1),
-        interpolation="bicubic",
-        zorder=1.5,
-    )
+    extent = (left, left + 1, bottom, bottom + 1)
+    picture = axes.imshow(image.numpy(), cmap=paper, vmin=0, vmax=1, extent=extent, interpolation="bicubic")
     picture.set_clip_path(frame)
     picture.set_zorder(3)
 

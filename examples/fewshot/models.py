@@ -6,31 +6,15 @@ Letters in the shapes: B episodes, S support images, Q queries, L positions, N w
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..training.cores import Core, States, build_core
-from .encoders import Conv4, DropoutType, Encoder, ResNet12
-
-EncoderName = Literal["conv4", "resnet12"]
-UnknownLabel = Literal["class_0", "nothing"]
-
-# Those that carry what the support tells them to the queries, and one that cannot.
-CoreName = Literal[
-    "srwm",
-    "deltanet",
-    "lstm",
-    "fake_sr",
-    "linear",
-    "recurrent_delta",
-    "delta_rnn",
-    "delta_delta",
-    "delta_cde",
-    "self_modifying_titans",
-]
+from .encoders import Conv4, Encoder, ResNet12
+from .settings import CoreName, EncoderName, Settings, UnknownLabel
 
 
 class FewShotLearner(nn.Module):
@@ -42,16 +26,12 @@ class FewShotLearner(nn.Module):
 
     Parameters
     ----------
-    encoder : images to features, `Conv4` or `ResNet12`.
+    encoder : images to features.
     core : reads ``encoder.n_features + n_way`` entries a position, answers with ``n_way`` logits.
-    n_way : classes of an episode.
+    n_way : N.
     unit_features : whether the core sees each feature vector centred and scaled to length 1.
         Beside features of length 7, as the encoder's come out, the label's single 1 is hard to see.
     unknown_label : what stands at a query in place of its label, "class_0" as published or "nothing".
-
-    Raises
-    ------
-    ValueError : for no such ``unknown_label``.
     """
 
     def __init__(
@@ -70,10 +50,8 @@ class FewShotLearner(nn.Module):
                 f"got {unknown_label!r}"
             )
         self.n_way = n_way
-        self.unit_features = unit_features
-        self.unknown_label = unknown_label
-        self.encoder = encoder
-        self.core = core
+        self.unit_features, self.unknown_label = unit_features, unknown_label
+        self.encoder, self.core = encoder, core
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (..., C, H, W) -> features (..., F)."""
@@ -85,17 +63,9 @@ class FewShotLearner(nn.Module):
     ) -> tuple[Tensor, States]:
         """Go through sequences of images and the labels shown with them.
 
-        Parameters
-        ----------
-        features : (..., L, F).
-        labels : (..., L) int64 in [0, N), or -1 where none is shown.
-        states : what an earlier call returned; by default sequences begin.
-        return_states : whether they are wanted again.
-
-        Returns
-        -------
-        logits : (..., L, N).
-        states : to continue with, or none at all; leading axes broadcast against those of ``features``.
+        Features (..., L, F) and labels (..., L) int64 in [0, N), or -1 where none is shown, to logits
+        (..., L, N). Sequences go on from ``states`` that an earlier call returned, whose leading axes
+        broadcast against those of the features; by default they begin.
         """
         if self.unit_features:
             features = F.layer_norm(features, features.shape[-1:]) / math.sqrt(features.shape[-1])
@@ -108,17 +78,8 @@ class FewShotLearner(nn.Module):
         """Answer many queries after one reading of the support.
 
         Every query continues from the state that the support left behind, by itself: the answers
-        are those of Q separate sequences, each the support and one query.
-
-        Parameters
-        ----------
-        support : (B, S, F) features.
-        support_labels : (B, S) int64.
-        query : (B, Q, F) features.
-
-        Returns
-        -------
-        logits : (B, Q, N).
+        are those of Q separate sequences, each the support and one query. Features (B, S, F), labels
+        (B, S) int64 and features (B, Q, F) to logits (B, Q, N).
         """
         _, states = self.read(support, support_labels)
         return self.answer(query, states)
@@ -140,87 +101,59 @@ class FewShotLearner(nn.Module):
         return self.classify(features[:, :n_support], support_labels, features[:, n_support:])
 
 
-def build_learner(
-    *,
-    n_way: int = 5,
-    image_size: int = 28,
-    channels: int = 1,
-    encoder: EncoderName = "conv4",
-    encoder_channels: int = 64,
-    encoder_dropout: float = 0.0,
-    encoder_dropout_type: DropoutType = "base",
-    input_dropout: float = 0.0,
-    big_resnet12: bool = False,
-    core: CoreName = "srwm",
-    n_heads: int = 16,
-    d_model: int = 256,
-    ff_factor: int = 4,
-    input_softmax: bool = False,
-    unit_features: bool = False,
-    unknown_label: UnknownLabel = "class_0",
-    **options: Any,
-) -> FewShotLearner:
-    """A learner with fresh weights; by default the published one for Omniglot, 1,342,021 parameters.
-
-    Parameters
-    ----------
-    n_way, unit_features, unknown_label : see `FewShotLearner`.
-    image_size, channels : of the images.
-    encoder : "conv4", `Conv4`, or "resnet12", `ResNet12`.
-    encoder_channels : of every block of Conv4.
-    encoder_dropout, encoder_dropout_type, input_dropout, big_resnet12 : of the encoder; Conv4 knows only
-        the dropout type "base".
-    core : by its name in `build_core`.
-    ff_factor : width of the feed-forward blocks, in units of d_model.
-    n_heads, d_model, input_softmax, options : see `build_core`.
+def build_learner(settings: Settings) -> FewShotLearner:
+    """The learner that the settings describe, with fresh weights.
 
     Raises
     ------
     ValueError : for unknown names, options that the encoder or the core does not have, or sizes that do
         not fit.
     """
-    if core not in get_args(CoreName):
+    s = settings
+    if s.core not in get_args(CoreName):
         raise ValueError(
-            f"build_learner: core must be one of {', '.join(get_args(CoreName))}, got {core!r}"
+            f"build_learner: core must be one of {', '.join(get_args(CoreName))}, got {s.core!r}"
         )
-    built: Encoder
-    if encoder == "resnet12":
-        built = ResNet12(
-            channels,
-            image_size,
-            big=big_resnet12,
-            dropout=encoder_dropout,
-            dropout_type=encoder_dropout_type,
-            input_dropout=input_dropout,
-        )
-    elif encoder == "conv4":
-        for option, changed in (
-            ("big_resnet12", big_resnet12),
-            ("encoder_dropout_type", encoder_dropout_type != "base"),
-        ):
-            if changed:
-                raise ValueError(
-                    f"build_learner: {option} belongs to encoder resnet12, got it with encoder 'conv4'; "
-                    "leave it at its default"
-                )
-        built = Conv4(channels, encoder_channels, image_size, encoder_dropout, input_dropout=input_dropout)
-    else:
-        raise ValueError(
-            f"build_learner: encoder must be one of {', '.join(get_args(EncoderName))}, got {encoder!r}"
-        )
-    return FewShotLearner(
-        built,
-        build_core(
-            core,
-            built.n_features + n_way,
-            n_way,
-            n_heads=n_heads,
-            d_model=d_model,
-            d_ff=ff_factor * d_model,
-            input_softmax=input_softmax or None,  # without, as published
-            **options,
-        ),
-        n_way,
-        unit_features=unit_features,
-        unknown_label=unknown_label,
+    encoder = _build_encoder(s)
+    core = build_core(
+        s.core,
+        encoder.n_features + s.n_way,
+        s.n_way,
+        n_layers=s.n_layers,
+        n_heads=s.n_heads,
+        d_model=s.d_model,
+        d_ff=s.ff_factor * s.d_model,
+        dropout=s.dropout,
+        input_softmax=s.input_softmax or None,  # without, as published
+        beta_init=s.beta_init,
+        q_scale=s.q_scale,
+        input_gain=s.input_gain,
     )
+    return FewShotLearner(
+        encoder, core, s.n_way, unit_features=s.unit_features, unknown_label=s.unknown_label
+    )
+
+
+def _build_encoder(settings: Settings) -> Encoder:
+    s = settings
+    channels, size, _ = s.picture_shape
+    if s.encoder == "resnet12":
+        return ResNet12(
+            channels,
+            size,
+            big=s.big_resnet12,
+            dropout=s.encoder_dropout,
+            dropout_type=s.encoder_dropout_type,
+            input_dropout=s.input_dropout,
+        )
+    if s.encoder != "conv4":
+        raise ValueError(
+            f"build_learner: encoder must be one of {', '.join(get_args(EncoderName))}, got {s.encoder!r}"
+        )
+    for option, usual in (("big_resnet12", False), ("encoder_dropout_type", "base")):
+        if getattr(s, option) != usual:
+            raise ValueError(
+                f"build_learner: {option} belongs to encoder resnet12, got it with encoder 'conv4'; "
+                "leave it at its default"
+            )
+    return Conv4(channels, s.encoder_channels, size, s.encoder_dropout, input_dropout=s.input_dropout)

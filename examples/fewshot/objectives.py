@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,10 +18,13 @@ from .data.classes import ImageClasses
 from .data.encoded import EncodedClasses, encode_classes
 from .data.episodes import Classes, EpisodeSampler
 from .models import FewShotLearner
-from .pools import choose_episodes, draw_pools
+from .pools import draw_pools, pooled_episodes
 from .settings import Settings
+from .tasks import settings_of_tasks
 
 _LOOKALIKES = 20  # classes among which a hard episode chooses
+
+Draw = Callable[[int, int], Batch]  # (first, size) -> the batch of these units
 
 
 class EncoderWarmup(Objective[FewShotLearner]):
@@ -30,15 +34,10 @@ class EncoderWarmup(Objective[FewShotLearner]):
     feature and the mean of each class's images (of its own class: of the others of it). This is
     nearest neighbour, made differentiable by a softmax with a learnt factor; it learns from the
     labels of the training classes, but knows no class by name, hence serves unseen ones as well.
+    Of several domains, each gives the same number of classes to a step.
 
     The classes of a step are compared with each other, so several processes put their features
     together, and there is no accumulation: it would leave fewer classes to compare.
-
-    Parameters
-    ----------
-    learner : its encoder is trained.
-    domains : the training classes; of several domains, each gives the same number to a step.
-    settings : of the run.
     """
 
     unit = "image"
@@ -70,7 +69,7 @@ class EncoderWarmup(Objective[FewShotLearner]):
     def dataset(self, share: Share) -> Dataset[Batch]:
         share.size(self.classes, "--encoder-warmup-classes")
         size = share.size(self.units_per_step, "images of a warm-up step")
-        return MicroBatches(_WarmupImages(self.samplers), share, size)
+        return MicroBatches(partial(_warmup_images, self.samplers), share, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (P', R, C, H, W) and "labels" (P',), this process's of the P classes."""
@@ -86,21 +85,14 @@ class EncoderWarmup(Objective[FewShotLearner]):
         return [{"params": parameters, "lr": self.learning_rate}]
 
 
-class _WarmupImages:
-    """Draws part of the classes of a warm-up step."""
-
-    def __init__(self, samplers: list[EpisodeSampler]) -> None:
-        self.samplers = samplers
-
-    def __call__(self, first: int, size: int) -> Batch:
-        images = torch.cat([draw_pools(s, self._step(first), 1).squeeze(0) for s in self.samplers])
-        per_class = images.shape[1]
-        start = first // per_class % len(images)
-        labels = torch.arange(start, start + size // per_class)
-        return {"images": images[labels], "labels": labels}
-
-    def _step(self, first: int) -> int:
-        return first // sum(sampler.n_way * sampler.k_shot for sampler in self.samplers)
+def _warmup_images(samplers: Sequence[EpisodeSampler], first: int, size: int) -> Batch:
+    """Part of the classes of a warm-up step."""
+    step = first // sum(sampler.n_way * sampler.k_shot for sampler in samplers)
+    images = torch.cat([draw_pools(sampler, step, 1).squeeze(0) for sampler in samplers])
+    per_class = images.shape[1]
+    start = first // per_class % len(images)
+    labels = torch.arange(start, start + size // per_class)
+    return {"images": images[labels], "labels": labels}
 
 
 class CosineFactor(nn.Module):
@@ -115,15 +107,9 @@ class CosineFactor(nn.Module):
 
 
 def cosines_to_classes(features: Tensor) -> Tensor:
-    """Of each image's feature with the mean of each class's, itself left out.
+    """Of the feature of each of R images of each of P classes with each class's mean, itself left out.
 
-    Parameters
-    ----------
-    features : (P, R, F) of R images of each of P classes; R at least 2.
-
-    Returns
-    -------
-    (P, R, P).
+    Features (P, R, F), R at least 2, to (P, R, P).
     """
     directions = F.normalize(features, dim=-1)
     sums = directions.sum(dim=1)  # (P, F)
@@ -134,45 +120,85 @@ def cosines_to_classes(features: Tensor) -> Tensor:
     return torch.where(own, to_own, to_all)
 
 
-class EpisodeTraining(Objective[FewShotLearner]):
-    """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone.
+class LearnerTraining(Objective[FewShotLearner]):
+    """Training of the layers, and perhaps of the encoder, on the training classes of some domains.
 
-    With ``pools`` the episodes of a step share images (see `pools`); without, as published, every
-    episode draws its own, and all images of a micro-batch go through the encoder together. With
-    ``feature_views`` all images are encoded before the first step.
-
-    Parameters
-    ----------
-    learner : what is trained.
-    classes : the training classes.
-    settings : of the run.
+    With ``pools`` the units of a step share images (see `pools`); without, as published, each draws its
+    own, and all images of a micro-batch go through the encoder together. With ``feature_views`` all images
+    are encoded before the first step.
     """
 
-    unit = "episode"
-
-    def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
+    def __init__(
+        self, learner: FewShotLearner, domains: Sequence[ImageClasses], settings: Settings
+    ) -> None:
         super().__init__(
             learner,
             steps=settings.steps,
             units_per_step=settings.batch_size,
             accumulation=settings.accumulation,
         )
-        self.settings = settings
-        self.classes = classes
-        self.sampler = training_sampler(classes, settings)
+        self.settings, self.domains = settings, domains
+        self.draw = self.make_draw(domains)
+
+    @abstractmethod
+    def make_draw(self, domains: Sequence[Classes]) -> Draw:
+        """What draws the micro-batches from the domains, whose classes may be encoded.
+
+        Raises
+        ------
+        ValueError : if there is too little to draw from.
+        """
 
     def prepare(self) -> None:
-        if self.settings.feature_views:
-            encoded = encode_for_training(self.learner, self.classes, self.settings, self.settings.seed)
-            many = max(_LOOKALIKES, self.settings.n_way)
-            alike = encoded.lookalikes(many) if self.settings.hard_episodes else None
-            self.sampler = training_sampler(encoded, self.settings, alike)
+        if not self.settings.feature_views:
+            return
+        self.learner.eval()
+        device = next(self.learner.parameters()).device
+
+        def encode(images: Tensor) -> Tensor:
+            return self.learner.encode(images.to(device))
+
+        of_tasks = settings_of_tasks(self.settings, len(self.domains))
+        encoded = [
+            encode_classes(encode, classes, views=of.feature_views, seed=of.seed, augment=of.augment)
+            for classes, of in zip(self.domains, of_tasks, strict=True)
+        ]
+        self.draw = self.make_draw(encoded)
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         size = share.size(self.units_per_step, "--batch-size")
         if self.settings.pools:
             share.size(self.settings.pools, "--pools")
-        return MicroBatches(draw_episodes(self.sampler, self.settings), share, size)
+        return MicroBatches(self.draw, share, size)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoder has its own rate, or is not trained."""
+        s = self.settings
+        others = [p for name, p in self.learner.named_parameters() if not name.startswith("encoder.")]
+        groups = [{"params": others, "lr": s.learning_rate}]
+        if s.train_encoder:
+            rate = s.learning_rate * s.encoder_learning_rate_factor
+            groups.append({"params": list(self.learner.encoder.parameters()), "lr": rate})
+        return groups
+
+
+class EpisodeTraining(LearnerTraining):
+    """Answer the queries of N-way K-shot episodes: the cross-entropy at the queries alone."""
+
+    unit = "episode"
+
+    def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
+        super().__init__(learner, [classes], settings)
+
+    def make_draw(self, domains: Sequence[Classes]) -> Draw:
+        s, [classes] = self.settings, domains
+        hard: dict[str, Any] = {}
+        if s.hard_episodes and isinstance(classes, EncodedClasses):
+            alike = classes.lookalikes(max(_LOOKALIKES, s.n_way))
+            hard = {"lookalikes": alike, "hard": s.hard_episodes}
+        draw = draw_episodes(classes, s, **hard)
+        self.sampler: EpisodeSampler = draw.args[0]
+        return draw
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (..., C, H, W), or their features (..., F); "support" (B, S) and "query"
@@ -185,104 +211,53 @@ class EpisodeTraining(Objective[FewShotLearner]):
         )
         return _loss_and_accuracy(logits.flatten(0, 1), batch["query_labels"].flatten())
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return learner_groups(self.learner, self.settings)
 
+def draw_episodes(classes: Classes, settings: Settings, **hard: Any) -> partial[Batch]:
+    """What draws training episodes, as `EpisodeTraining` reads them; its first argument is their sampler.
 
-def training_sampler(
-    classes: Classes, settings: Settings, lookalikes: np.ndarray | None = None
-) -> EpisodeSampler:
-    """Of the training's episodes, or of its pools, which are episodes without queries.
-
-    Parameters
-    ----------
-    classes : the training classes, perhaps encoded.
-    settings : of the run.
-    lookalikes : as of `EpisodeSampler`, for its hard episodes.
+    Or that of their pools, which are episodes without queries. ``hard`` is as of `EpisodeSampler`.
     """
     s = settings
-    return EpisodeSampler(
+    sampler = EpisodeSampler(
         classes,
         n_way=s.pool_classes if s.pools else s.n_way,
         k_shot=s.pool_images if s.pools else s.k_shot,
         n_query=1 if s.pools else s.queries,
         seed=s.seed,
         augment=s.augment,
-        lookalikes=lookalikes,
-        hard=0.0 if lookalikes is None else s.hard_episodes,
+        **hard,
     )
+    return partial(pooled_episodes, sampler, s) if s.pools else partial(_own_episodes, sampler)
 
 
-def draw_episodes(sampler: EpisodeSampler, settings: Settings) -> Callable[[int, int], Batch]:
-    """(first, size) -> the batch of these training episodes, as `EpisodeTraining` reads it."""
-    return PooledImages(sampler, settings) if settings.pools else _OwnImages(sampler)
+def _own_episodes(sampler: EpisodeSampler, first: int, size: int) -> Batch:
+    """Episodes that share no draw of an image."""
+    drawn = sampler.batch(first, size)
+    images = torch.cat([drawn.support, drawn.query], dim=1)  # (B, S + Q, C, H, W)
+    n_support, n_images = drawn.support.shape[1], images.shape[1]
+    positions = torch.arange(size * n_images).reshape(size, n_images)
+    return {
+        "images": images,
+        "support": positions[:, :n_support],
+        "support_labels": drawn.support_labels,
+        "query": positions[:, n_support:],
+        "query_labels": drawn.query_labels,
+    }
 
 
-class _OwnImages:
-    """Draws episodes that share no draw of an image."""
+def draw_tasks(draws: Sequence[Draw], image_axes: int, first: int, size: int) -> tuple[Tensor, list[Batch]]:
+    """Training episodes of several domains: all images, (I, ...) with so many axes, and the rest of each.
 
-    def __init__(self, sampler: EpisodeSampler) -> None:
-        self.sampler = sampler
-
-    def __call__(self, first: int, size: int) -> Batch:
-        drawn = self.sampler.batch(first, size)
-        images = torch.cat([drawn.support, drawn.query], dim=1)  # (B, S + Q, C, H, W)
-        n_support, n_images = drawn.support.shape[1], images.shape[1]
-        positions = torch.arange(size * n_images).reshape(size, n_images)
-        return {
-            "images": images,
-            "support": positions[:, :n_support],
-            "support_labels": drawn.support_labels,
-            "query": positions[:, n_support:],
-            "query_labels": drawn.query_labels,
-        }
-
-
-class PooledImages:
-    """Draws whole pools and the episodes they serve."""
-
-    def __init__(self, sampler: EpisodeSampler, settings: Settings) -> None:
-        self.sampler, self.settings = sampler, settings
-
-    def __call__(self, first: int, size: int) -> Batch:
-        s = self.settings
-        step, offset = divmod(first, s.batch_size)
-        per_pool = s.batch_size // s.pools
-        chosen = choose_episodes(
-            pools=s.pools,
-            pool_classes=s.pool_classes,
-            pool_images=s.pool_images,
-            episodes=s.batch_size,
-            n_way=s.n_way,
-            k_shot=s.k_shot,
-            queries=s.queries,
-            seed=s.seed,
-            step=step,
-        )
-        rows = slice(offset, offset + size)
-        images_before = offset // per_pool * s.pool_classes * s.pool_images
-        return {
-            "images": draw_pools(self.sampler, first // per_pool, size // per_pool),
-            "support": torch.from_numpy(chosen.support[rows] - images_before),
-            "support_labels": torch.from_numpy(chosen.support_labels[rows]),
-            "query": torch.from_numpy(chosen.query[rows] - images_before),
-            "query_labels": torch.from_numpy(chosen.query_labels[rows]),
-        }
-
-
-def encode_for_training(
-    learner: FewShotLearner, classes: ImageClasses, settings: Settings, seed: int
-) -> EncodedClasses:
-    """All images of the training classes, by an encoder that is not trained any more."""
-    learner.eval()
-    device = next(learner.parameters()).device
-    return encode_classes(
-        lambda images: learner.encode(images.to(device)),
-        classes,
-        views=settings.feature_views,
-        seed=seed,
-        augment=settings.augment,
-    )
+    Positions are moved accordingly.
+    """
+    parts = [draw(first, size) for draw in draws]
+    images = [part.pop("images").flatten(0, -1 - image_axes) for part in parts]
+    before = 0
+    for part, of_domain in zip(parts, images, strict=True):
+        for name in ("support", "query"):
+            part[name] = part[name] + before
+        before += len(of_domain)
+    return torch.cat(images), parts
 
 
 def training_features(learner: FewShotLearner, images: Tensor, settings: Settings) -> Tensor:
@@ -301,16 +276,6 @@ def training_features(learner: FewShotLearner, images: Tensor, settings: Setting
         deviation = settings.feature_noise * features.std(dim=-1, keepdim=True)
         features = features + deviation * torch.randn_like(features)
     return features
-
-
-def learner_groups(learner: FewShotLearner, settings: Settings) -> list[dict[str, Any]]:
-    """Adam's groups for the whole learner: the encoder has its own rate, or is not trained."""
-    rate, factor = settings.learning_rate, settings.encoder_learning_rate_factor
-    others = [p for name, p in learner.named_parameters() if not name.startswith("encoder.")]
-    groups = [{"params": others, "lr": rate}]
-    if settings.train_encoder:
-        groups.append({"params": list(learner.encoder.parameters()), "lr": rate * factor})
-    return groups
 
 
 def _loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -19,18 +19,13 @@ from .settings import Settings
 _COUNTING: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (5, 2)), "marker": None, "zorder": 1.9}
 _NEAREST: dict[str, Any] = {"color": QUIET, "linewidth": 1.2, "linestyle": "--"}
 
+_BANDS, _BARS = "bands: 95 % intervals", "bars: 95 % intervals"
+
 Values = dict[str, Any]  # "mean" and "interval_95", each a list
 
 
 def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -> None:
-    """Draw loss, accuracy and speed over the minutes of training.
-
-    Parameters
-    ----------
-    reports : the lines of metrics.json.
-    settings : of the run.
-    path : of the picture.
-    """
+    """Draw loss, accuracy and speed over the minutes of training, from the lines of metrics.json."""
     train = [report for report in reports if report["split"] == "train"]
     warmup = [report for report in train if report["phase"] == "encoder"]
     episodes = [report for report in train if report["phase"] != "encoder"]
@@ -41,10 +36,9 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
         axes: Axes, of: list[dict[str, Any]], key: str, label: str | None, colour: str, **style: Any
     ) -> None:
         of = [report for report in of if key in report]
-        if not of:
-            return
-        minutes = [report["seconds"] / 60 for report in of]
-        figures.line(axes, minutes, [report[key] for report in of], label, colour, **style)
+        if of:
+            minutes = [report["seconds"] / 60 for report in of]
+            figures.line(axes, minutes, [report[key] for report in of], label, colour, **style)
 
     figure = figures.new_figure(12, 4)
     loss, accuracy, speed = figure.subplots(1, 3)
@@ -71,121 +65,83 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
     )
 
 
-def draw_positions(
-    orders: dict[str, dict[str, Any]], *, names: list[str], chance: float, title: str, path: Path
-) -> None:
+# In an evaluation's pictures each domain has its colour, in a study's each row.
+
+
+def draw_positions(result: dict[str, Any], names: list[str], of: str, path: Path) -> None:
     """Accuracy along sequences of two tasks, in both orders, and after each number of labels.
 
-    Parameters
-    ----------
-    orders : for each order "switch", a position; "positions", values of each position; "tasks", for each
-        name, in the order of the sequence, the values "total" and "shots"; and "counting_labels", the
-        values "positions" and "shots" of who looks at no image.
-    names : of the two domains, in the order of their colours.
-    chance : accuracy of guessing.
-    title, path : of the picture.
+    A result of `evaluate` with "orders", the names of its domains, and of which run or runs it is.
     """
     colours = dict(zip(names, COLOURS, strict=False))
+    orders = result["orders"].values()
     figure = figures.new_figure(13, 3.6 * len(orders) + 1.2)
     panels = figure.subplots(len(orders), 2, width_ratios=[2.6, 1], squeeze=False)
-    for (along, beside), order in zip(panels, orders.values(), strict=True):
-        _draw_order(along, order, chance)
+    for (along, beside), order in zip(panels, orders, strict=True):
+        _draw_order(along, order, result["chance"])
         for (start, stop), name in zip(_parts(order), order["tasks"], strict=True):
             along.axvspan(start - 0.5, stop - 0.5, color=colours[name], alpha=0.055, linewidth=0)
             _draw_part(along, order["positions"], start, stop, None, colours[name])
             total = {key: 100 * value for key, value in order["tasks"][name]["total"].items()}
             told = f"{name}: {total['mean']:.1f} ± {total['interval_95']:.1f} %"
             _write_above(along, (start + stop - 1) / 2, told, colours[name])
-            values = order["tasks"][name]["shots"]
-            figures.band(
-                beside,
-                range(len(values["mean"])),
-                figures.interval(values, figures.SHARES),
-                name,
-                colours[name],
-            )
+            shots = figures.interval(order["tasks"][name]["shots"], figures.SHARES)
+            figures.band(beside, range(len(shots[0])), shots, name, colours[name])
         counted = order["counting_labels"]["shots"]["mean"]
         figures.line(beside, range(len(counted)), counted, None, QUIET, **_COUNTING)
-        beside.axhline(chance, **CHANCE)
+        beside.axhline(result["chance"], **CHANCE)
         beside.set_ylim(0, 1)
         beside.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         figures.finish(beside, "labels of the class seen before", "accuracy", shares=True)
-    figures.save(figure, path, title, note="bands: 95 % intervals")
+    title = (
+        f"Two {result['n_way']}-way tasks of {result['k_shot']} images a class, each label shown one image "
+        f"late ({of})"
+    )
+    figures.save(figure, path, title, note=_BANDS)
 
 
-def draw_tasks(
-    matrices: dict[str, dict[str, Any]], *, names: list[str], chance: float, title: str, path: Path
-) -> None:
-    """Accuracy on each task after each task, one panel an order.
-
-    Parameters
-    ----------
-    matrices : order -> task that is asked -> last task that was read -> values.
-    names : of the domains, in the order of their colours.
-    chance : accuracy of guessing.
-    title, path : of the picture.
-    """
+def draw_tasks(result: dict[str, Any], names: list[str], of: str, path: Path) -> None:
+    """Accuracy on each task after each task, one panel an order; a result of `evaluate` with "matrices"."""
     colours = dict(zip(names, COLOURS, strict=False))
+    matrices = result["matrices"]
     figure, panels = _task_panels(len(matrices) // 2, 2)  # T! orders
     for axes, (name, order) in zip(panels.flat, matrices.items(), strict=True):
-        for place, (task, after) in enumerate(order.items()):
-            shift = 0.04 * (place - (len(order) - 1) / 2)  # where bars would hide each other
-            _draw_task(axes, order, place, after, f"asked about {task}", colours[task], shift)
-        _finish_tasks(axes, name, chance)
-    figures.save(figure, path, title, note="bars: 95 % intervals")
+        lines = [(f"asked about {task}", after, colours[task]) for task, after in order.items()]
+        _draw_tasks(axes, name, order, lines, result["chance"])
+    title = (
+        f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the other ({of})"
+    )
+    figures.save(figure, path, title, note=_BARS)
 
 
-def draw_shots(
-    shots: list[int], lines: dict[str, Values], *, trained: int, chance: float, title: str, path: Path
-) -> None:
-    """Accuracy against the number of labelled examples of each class.
+def draw_shots(result: dict[str, Any], trained: int, of: str, path: Path) -> None:
+    """Accuracy against the number of labelled examples of each class; a result with "k_shots".
 
-    Parameters
-    ----------
-    shots : the numbers.
-    lines : what it is called -> its values for each number; the last is the nearest neighbour.
-    trained : the number in training.
-    chance : accuracy of guessing.
-    title, path : of the picture.
+    ``trained`` is their number in training.
     """
-    figure = figures.new_figure(8, 5)
-    axes = figure.subplots()
-    order = np.argsort(shots)
-    at = np.array(shots)[order]
-    for place, (label, values) in enumerate(lines.items()):
-        middle, low, high = (part[order] for part in figures.interval(values, figures.SHARES))
-        if place < len(lines) - 1:
-            figures.band(axes, at, (middle, low, high), label, COLOURS[place])
-        else:
-            figures.line(axes, at, middle, label, QUIET, linestyle="--")
-    axes.axvline(trained, color=INK, linewidth=0.8, linestyle=":", label=f"{trained}, as in training")
-    axes.set_xticks(at)
-    figures.finish(axes, "labelled examples of each class", f"accuracy (chance: {chance:.0%})", shares=True)
-    figures.save(figure, path, title, ncols=2, note="bands: 95 % intervals")
-
-
-def values_of(parts: list[dict[str, Any]], name: str) -> Values:
-    """Of results with one number of shots each: the values of this name together."""
-    return {key: [part[name][key] for part in parts] for key in ("mean", "interval_95")}
+    parts = result["k_shots"]
+    title = f"{parts[0]['n_way']}-way {parts[0]['data']} ({of})"
+    _draw_shots({"learner": parts}, "nearest neighbour, same encoder", trained, title, path)
 
 
 def draw_comparison(results: Results, path: Path) -> None:
     """Draw the numbers of a study.
 
-    Parameters
-    ----------
-    results : their form decides on the picture: learning curves and accuracies, accuracy against the
-        position in a sequence, on each task after each task, or against the number of shots.
-    path : of the picture.
+    Their form decides on the picture: learning curves and accuracies, accuracy against the position in a
+    sequence, on each task after each task, or against the number of shots.
     """
-    summary = next(iter(results["compared"].values()))["summary"]
+    entries = list(results["compared"].values())
+    summaries = {row_label(entry, results): entry["summary"] for entry in entries}
+    summary = entries[0]["summary"]
     title = f"{results['title']}\n{intervals_of(results)}"
     if "orders" in summary:
-        _compare_positions(results, title, path)
+        _compare_positions(summaries, title, path)
     elif "matrices" in summary:
-        _compare_tasks(results, title, path)
+        _compare_tasks(summaries, title, path)
     elif "k_shots" in summary:
-        _compare_shots(results, title, path)
+        of_rows = {label: of_row["k_shots"] for label, of_row in summaries.items()}
+        nearest = "nearest neighbour on the same encoder"
+        _draw_shots(of_rows, nearest, entries[0]["settings"]["k_shot"], title, path)
     else:
         _compare_accuracies(results, title, path)
 
@@ -201,17 +157,13 @@ def _compare_accuracies(results: Results, title: str, path: Path) -> None:
         compared = []
         for entry in of_shot:
             label = row_label(entry, results).replace(f", {k_shot}-shot", "")
-            colour = colours.setdefault(label.split(" (")[0], COLOURS[len(colours)])
+            name = label.split(" (")[0]
+            colour = colours.setdefault(name, COLOURS[len(colours)])
             steps, [accuracies] = figures.common_points(
                 (run["curve"] for run in entry["runs"]), "step", "accuracy"
             )
-            figures.band(
-                curves,
-                steps,
-                figures.least_to_greatest(np.clip(accuracies, *figures.STRETCHED)),
-                label.split(" (")[0],
-                colour,
-            )
+            values = figures.least_to_greatest(np.clip(accuracies, *figures.STRETCHED))
+            figures.band(curves, steps, values, name, colour)
             mean = entry["summary"]["learner"]
             each = [run["result"]["learner"]["mean"] for run in entry["runs"]]
             compared.append(figures.Dots(label, mean, each, colour, f"{100 * mean['mean']:.2f} %"))
@@ -231,34 +183,33 @@ def _compare_accuracies(results: Results, title: str, path: Path) -> None:
     figures.save(figure, path, title, note=note)
 
 
-def _compare_positions(results: Results, title: str, path: Path) -> None:
-    entries = list(results["compared"].values())
-    orders = list(entries[0]["summary"]["orders"])
+def _compare_positions(summaries: dict[str, Any], title: str, path: Path) -> None:
+    first = next(iter(summaries.values()))
+    orders = first["orders"]
     figure = figures.new_figure(12, 3.7 * len(orders) + 0.8)
-    for axes, name in zip(figure.subplots(len(orders), 1, squeeze=False)[:, 0], orders, strict=True):
-        order = entries[0]["summary"]["orders"][name]
-        _draw_order(axes, order, entries[0]["summary"]["chance"])
+    panels = figure.subplots(len(orders), 1, squeeze=False)[:, 0]
+    for axes, (name, order) in zip(panels, orders.items(), strict=True):
+        _draw_order(axes, order, first["chance"])
         for (start, stop), task in zip(_parts(order), order["tasks"], strict=True):
             _write_above(axes, (start + stop - 1) / 2, task, INK)
-            for entry, colour in zip(entries, COLOURS, strict=False):
-                label = row_label(entry, results) if start == 0 else None
-                positions = entry["summary"]["orders"][name]["positions"]
-                _draw_part(axes, positions, start, stop, label, colour)
-    figures.save(figure, path, title, note="bands: 95 % intervals")
+            for (label, summary), colour in zip(summaries.items(), COLOURS, strict=False):
+                positions = summary["orders"][name]["positions"]
+                _draw_part(axes, positions, start, stop, label if start == 0 else None, colour)
+    figures.save(figure, path, title, note=_BANDS)
 
 
-def _compare_tasks(results: Results, title: str, path: Path) -> None:
-    entries = list(results["compared"].values())
-    matrices = entries[0]["summary"]["matrices"]
+def _compare_tasks(summaries: dict[str, Any], title: str, path: Path) -> None:
+    first = next(iter(summaries.values()))
+    matrices = first["matrices"]
     figure, panels = _task_panels(len(matrices), len(next(iter(matrices.values()))))
     for row, (name, order) in zip(panels, matrices.items(), strict=True):
-        for place, (axes, task) in enumerate(zip(row, order, strict=True)):
-            for number, (entry, colour) in enumerate(zip(entries, COLOURS, strict=False)):
-                after = entry["summary"]["matrices"][name][task]
-                shift = 0.04 * (number - (len(entries) - 1) / 2)
-                _draw_task(axes, order, place, after, row_label(entry, results), colour, shift)
-            _finish_tasks(axes, f"{name}: asked about {task}", entries[0]["summary"]["chance"])
-    figures.save(figure, path, title, note="bars: 95 % intervals")
+        for axes, task in zip(row, order, strict=True):
+            lines = [
+                (label, summary["matrices"][name][task], colour)
+                for (label, summary), colour in zip(summaries.items(), COLOURS, strict=False)
+            ]
+            _draw_tasks(axes, f"{name}: asked about {task}", order, lines, first["chance"])
+    figures.save(figure, path, title, note=_BARS)
 
 
 def _task_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -266,45 +217,48 @@ def _task_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _draw_task(
-    axes: Axes,
-    order: dict[str, Any],
-    place: int,
-    after: dict[str, Any],
-    label: str,
-    colour: str,
-    shift: float,
+def _draw_tasks(
+    axes: Axes, title: str, order: dict[str, Any], lines: list[tuple[str, Values, str]], chance: float
 ) -> None:
-    """Of the task at this place in an order: a point with its interval after each task from it on."""
-    values = {key: [of[key] for of in after.values()] for key in ("mean", "interval_95")}
-    middle, low, high = figures.interval(values, figures.SHARES)
-    x = np.arange(place, len(order)) + shift
-    axes.errorbar(x, middle, yerr=[middle - low, high - middle], fmt="none", ecolor=colour, capsize=3)
-    figures.line(axes, x, middle, label, colour)
+    """Of lines (label, last task read -> values, colour): a point with its interval after each task."""
+    for number, (label, after, colour) in enumerate(lines):
+        values = {key: [of[key] for of in after.values()] for key in ("mean", "interval_95")}
+        middle, low, high = figures.interval(values, figures.SHARES)
+        shift = 0.04 * (number - (len(lines) - 1) / 2)  # where bars would hide each other
+        x = np.arange(len(order) - len(after), len(order)) + shift  # none before the task was read
+        axes.errorbar(x, middle, yerr=[middle - low, high - middle], fmt="none", ecolor=colour, capsize=3)
+        figures.line(axes, x, middle, label, colour)
     axes.set_xticks(range(len(order)), list(order))
     axes.set(xlim=(-0.4, len(order) - 0.6), ylim=(0, 1.03))
-
-
-def _finish_tasks(axes: Axes, title: str, chance: float) -> None:
     axes.axhline(chance, label="chance", **CHANCE)
     axes.set_title(title.replace(", ", ", then "), fontsize="medium", color=INK)
     figures.finish(axes, "last task read", "accuracy", shares=True)
 
 
-def _compare_shots(results: Results, title: str, path: Path) -> None:
-    entries = list(results["compared"].values())
-    parts = entries[0]["summary"]["k_shots"]
-    lines = {
-        row_label(entry, results): values_of(entry["summary"]["k_shots"], "learner") for entry in entries
-    }
-    draw_shots(
-        [part["k_shot"] for part in parts],
-        lines | {"nearest neighbour on the same encoder": values_of(parts, "nearest_neighbour")},
-        trained=entries[0]["settings"]["k_shot"],
-        chance=parts[0]["chance"],
-        title=title,
-        path=path,
-    )
+def _draw_shots(
+    of_rows: dict[str, list[dict[str, Any]]], nearest: str, trained: int, title: str, path: Path
+) -> None:
+    """Of rows of results, each with one number of shots; and the first one's nearest neighbour."""
+    figure = figures.new_figure(8, 5)
+    axes = figure.subplots()
+    parts = next(iter(of_rows.values()))
+    shots = np.array([part["k_shot"] for part in parts])
+    order = np.argsort(shots)
+
+    def in_order(parts: list[dict[str, Any]], name: str) -> figures.Band:
+        values = {key: [part[name][key] for part in parts] for key in ("mean", "interval_95")}
+        middle, low, high = figures.interval(values, figures.SHARES)
+        return middle[order], low[order], high[order]
+
+    for (label, of_row), colour in zip(of_rows.items(), COLOURS, strict=False):
+        figures.band(axes, shots[order], in_order(of_row, "learner"), label, colour)
+    middle, _, _ = in_order(parts, "nearest_neighbour")
+    figures.line(axes, shots[order], middle, nearest, QUIET, linestyle="--")
+    axes.axvline(trained, color=INK, linewidth=0.8, linestyle=":", label=f"{trained}, as in training")
+    axes.set_xticks(shots[order])
+    label = f"accuracy (chance: {parts[0]['chance']:.0%})"
+    figures.finish(axes, "labelled examples of each class", label, shares=True)
+    figures.save(figure, path, title, ncols=2, note=_BANDS)
 
 
 def _draw_order(axes: Axes, order: dict[str, Any], chance: float) -> None:
@@ -325,9 +279,8 @@ def _draw_part(
 ) -> None:
     """Of one task: a line through the other one's beginning would show nothing that is."""
     part = {key: positions[key][start:stop] for key in ("mean", "interval_95")}
-    figures.band(
-        axes, range(start, stop), figures.interval(part, figures.SHARES), label, colour, marker=None
-    )
+    values = figures.interval(part, figures.SHARES)
+    figures.band(axes, range(start, stop), values, label, colour, marker=None)
 
 
 def _parts(order: dict[str, Any]) -> list[tuple[int, int]]:

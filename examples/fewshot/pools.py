@@ -10,43 +10,33 @@ Q queries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..training.objective import Batch
 from .data.episodes import EpisodeSampler
+from .settings import Settings
 
 
-@dataclass(frozen=True)
-class Choices:
-    """Which images of the pools make up B episodes, and what they are called there.
-
-    Attributes
-    ----------
-    support, query : (B, N * K) and (B, Q) int64, positions among the G * P * R images; classes mixed.
-    support_labels, query_labels : (B, N * K) and (B, Q) int64 in [0, N).
-    """
-
-    support: np.ndarray
-    support_labels: np.ndarray
-    query: np.ndarray
-    query_labels: np.ndarray
+def pooled_episodes(sampler: EpisodeSampler, settings: Settings, first: int, size: int) -> Batch:
+    """Whole pools and the training episodes they serve, as `EpisodeTraining` reads them."""
+    s = settings
+    step, offset = divmod(first, s.batch_size)
+    per_pool = s.batch_size // s.pools
+    rows = slice(offset, offset + size)
+    batch = {name: values[rows] for name, values in choose_episodes(s, step).items()}
+    images_before = offset // per_pool * s.pool_classes * s.pool_images
+    for name in ("support", "query"):
+        batch[name] = batch[name] - images_before
+    return {"images": draw_pools(sampler, first // per_pool, size // per_pool), **batch}
 
 
 def draw_pools(sampler: EpisodeSampler, first: int, pools: int) -> Tensor:
-    """Pools ``first`` to ``first + pools - 1``; each is a function of the sampler's seed and its number.
+    """Pools ``first`` to ``first + pools - 1``, (G, P, R, C, H, W) float32 images.
 
-    Parameters
-    ----------
-    sampler : its "episodes" are the pools: P ways, R shots; its query is not used.
-    first : from 0.
-    pools : G.
-
-    Returns
-    -------
-    (G, P, R, C, H, W) float32 images.
+    The sampler's "episodes" are the pools: P ways, R shots; its query is not used. Each is a function of
+    its seed and the pool's number.
     """
     drawn = sampler.batch(first, pools)
     by_class = drawn.support_labels.argsort(dim=1)
@@ -54,39 +44,34 @@ def draw_pools(sampler: EpisodeSampler, first: int, pools: int) -> Tensor:
     return images.reshape(pools, sampler.n_way, sampler.k_shot, *images.shape[2:])
 
 
-def choose_episodes(
-    *,
-    pools: int,
-    pool_classes: int,
-    pool_images: int,
-    episodes: int,
-    n_way: int,
-    k_shot: int,
-    queries: int,
-    seed: int,
-    step: int,
-) -> Choices:
-    """The episodes of a training step, a function of (seed, step).
+def choose_episodes(settings: Settings, step: int) -> Batch:
+    """Which images of the pools make up the episodes of a training step, a function of (seed, step).
 
-    Parameters
-    ----------
-    pools, pool_classes, pool_images : G, P and R.
-    episodes : B, a multiple of G; the first B / G are of the first pool, and so on.
-    n_way, k_shot, queries : N, K and Q; no image is used twice in an episode.
-    seed, step : non-negative.
+    "support" (B, N * K) and "query" (B, Q) are positions among the G * P * R images, classes mixed,
+    "support_labels" and "query_labels" what they are called there. The first B / G episodes are of the
+    first pool, and so on. No image is used twice in an episode.
     """
-    rng = np.random.default_rng([seed, step])
-    class_of = rng.random((episodes, pool_classes)).argsort(axis=1)[:, :n_way]  # (B, N), by label
-    image_of = rng.random((episodes, n_way, pool_images)).argsort(axis=2)  # (B, N, R), first K shown
-    pool_of = np.repeat(np.arange(pools), episodes // pools)[:, None]
+    s = settings
+    rng = np.random.default_rng([s.seed, step])
+    class_of = rng.random((s.batch_size, s.pool_classes)).argsort(axis=1)[:, : s.n_way]  # (B, N), by label
+    image_of = rng.random((s.batch_size, s.n_way, s.pool_images)).argsort(axis=2)  # first K are shown
+    pool_of = np.repeat(np.arange(s.pools), s.batch_size // s.pools)[:, None]
 
-    def choose(rank: slice, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` random ones of the images at these ranks of every class."""
+    def choose(rank: slice, count: int) -> tuple[Tensor, Tensor]:
+        """`count` random ones of the images at these ranks of every class, and their labels."""
         ranked = image_of[:, :, rank]
-        order = rng.random((episodes, n_way * ranked.shape[2])).argsort(axis=1)[:, :count]
+        order = rng.random((s.batch_size, s.n_way * ranked.shape[2])).argsort(axis=1)[:, :count]
         labels = order // ranked.shape[2]
         classes = np.take_along_axis(class_of, labels, axis=1)
-        images = np.take_along_axis(ranked.reshape(episodes, -1), order, axis=1)
-        return (pool_of * pool_classes + classes) * pool_images + images, labels
+        images = np.take_along_axis(ranked.reshape(s.batch_size, -1), order, axis=1)
+        positions = (pool_of * s.pool_classes + classes) * s.pool_images + images
+        return torch.from_numpy(positions), torch.from_numpy(labels)
 
-    return Choices(*choose(slice(k_shot), n_way * k_shot), *choose(slice(k_shot, None), queries))
+    support, support_labels = choose(slice(s.k_shot), s.n_way * s.k_shot)
+    query, query_labels = choose(slice(s.k_shot, None), s.queries)
+    return {
+        "support": support,
+        "support_labels": support_labels,
+        "query": query,
+        "query_labels": query_labels,
+    }

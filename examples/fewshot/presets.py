@@ -80,6 +80,9 @@ _MINI_LSTM = replace(
     steps=1_200_000,
 )
 _FC100_SRWM = replace(_MINI_SRWM, data="fc100", k_shot=5)
+_FC100_RESNET12 = replace(
+    _FC100_SRWM, encoder="resnet12", dropout=0.3, encoder_dropout=0.3, encoder_dropout_type="2d_inblock"
+)
 
 _SEQUENTIAL_PUBLISHED = replace(
     _PUBLISHED,
@@ -103,6 +106,15 @@ _SEQUENTIAL_PUBLISHED = replace(
     validation_episodes=1600,  # 100 batches of 16 sequences, half of the batch size, in training
     test_episodes=800,  # 100 of 8 in the evaluation script, whose batch size is 16
 )
+
+
+def _deltanet(settings: Settings) -> Settings:
+    return replace(settings, core="deltanet")
+
+
+def _lstm(settings: Settings) -> Settings:
+    return replace(settings, core="lstm", n_layers=1, d_model=256)
+
 
 # Layers half as wide as the published ones learn from letters as much in a step, in a quarter of its time.
 # With images encoded beforehand every episode can have its own. Noise, large batches and letters that look
@@ -128,10 +140,6 @@ _GLYPHS_2 = replace(_GLYPHS, k_shot=2, batch_size=64, steps=3000, test_episodes=
 _GLYPHS_5 = replace(_GLYPHS, k_shot=5, batch_size=48, validation_episodes=200, test_episodes=1000)
 
 
-def _lstm(settings: Settings) -> Settings:
-    return replace(settings, core="lstm", n_layers=1, d_model=256)
-
-
 _SEQUENTIAL_GLYPHS = replace(
     _GLYPHS,
     protocol="sequential",
@@ -150,17 +158,8 @@ _SEQUENTIAL_GLYPHS = replace(
     validation_episodes=200,
     test_episodes=500,
 )
-
-
-_CONTINUAL = replace(
-    _SEQUENTIAL_GLYPHS,
-    protocol="continual",
-    steps=6000,
-    validate_every=1500,
-)
-_CONTINUAL_DELTANET = replace(_CONTINUAL, core="deltanet")
-
-
+_CONTINUAL = replace(_SEQUENTIAL_GLYPHS, protocol="continual", steps=6000, validate_every=1500)
+_NO_BACKWARD = replace(_CONTINUAL, backward_terms=False)
 # What each is, and its settings.
 _TABLE = {
     "omniglot-1shot-srwm": ("published: Omniglot", _OMNIGLOT),
@@ -178,38 +177,26 @@ _TABLE = {
         "published",
         replace(_FC100_SRWM, core="deltanet", ff_factor=8, dropout=0.0, encoder_dropout=0.2),
     ),
-    "fc100-5shot-res12-srwm": (
-        "published: with ResNet-12",
-        replace(
-            _FC100_SRWM,
-            encoder="resnet12",
-            dropout=0.3,
-            encoder_dropout=0.3,
-            encoder_dropout_type="2d_inblock",
-        ),
-    ),
+    "fc100-5shot-res12-srwm": ("published: with ResNet-12", _FC100_RESNET12),
     "sequential-omniglot-miniimagenet-srwm": (
         "published: two tasks one after the other, labels late",
         _SEQUENTIAL_PUBLISHED,
     ),
-    "sequential-omniglot-miniimagenet-deltanet": (
-        "published",
-        replace(_SEQUENTIAL_PUBLISHED, core="deltanet"),
-    ),
+    "sequential-omniglot-miniimagenet-deltanet": ("published", _deltanet(_SEQUENTIAL_PUBLISHED)),
     "miniimagenet-10shot-bootstrapping": (
         "published: a teacher that has read five more examples of each class",
         replace(_MINI_SRWM, protocol="bootstrapping", k_shot=10, future_shots=5, ff_factor=8),
     ),
     "glyphs-1shot-srwm": ("letters of unseen scripts, encoded beforehand", _GLYPHS),
-    "glyphs-1shot-deltanet": ("the same, read by a DeltaNet", replace(_GLYPHS, core="deltanet")),
+    "glyphs-1shot-deltanet": ("the same, read by a DeltaNet", _deltanet(_GLYPHS)),
     "glyphs-1shot-lstm": ("by an LSTM", _lstm(_GLYPHS)),
     "glyphs-1shot-fake-sr": ("by layers that never change", replace(_GLYPHS, core="fake_sr")),
     "glyphs-5shot-srwm": ("five examples of each letter", _GLYPHS_5),
-    "glyphs-5shot-deltanet": ("the same, read by a DeltaNet", replace(_GLYPHS_5, core="deltanet")),
+    "glyphs-5shot-deltanet": ("the same, read by a DeltaNet", _deltanet(_GLYPHS_5)),
     "glyphs-5shot-lstm": ("by an LSTM", _lstm(_GLYPHS_5)),
     "glyphs-5shot-fake-sr": ("by layers that never change", replace(_GLYPHS_5, core="fake_sr")),
     "sequential-glyphs-textures-srwm": ("letters and textures in turn, labels late", _SEQUENTIAL_GLYPHS),
-    "sequential-glyphs-textures-deltanet": ("by a DeltaNet", replace(_SEQUENTIAL_GLYPHS, core="deltanet")),
+    "sequential-glyphs-textures-deltanet": ("by a DeltaNet", _deltanet(_SEQUENTIAL_GLYPHS)),
     "sequential-glyphs-textures-lstm": ("by an LSTM", _lstm(_SEQUENTIAL_GLYPHS)),
     "continual-glyphs-textures-srwm": (
         "letters and textures in turn, each asked about again after the other",
@@ -217,12 +204,12 @@ _TABLE = {
     ),
     "continual-glyphs-textures-srwm-no-backward": (
         "the same, but in training asked about the last one read alone",
-        replace(_CONTINUAL, backward_terms=False),
+        _NO_BACKWARD,
     ),
-    "continual-glyphs-textures-deltanet": ("by a DeltaNet", _CONTINUAL_DELTANET),
+    "continual-glyphs-textures-deltanet": ("by a DeltaNet", _deltanet(_CONTINUAL)),
     "continual-glyphs-textures-deltanet-no-backward": (
         "by a DeltaNet, asked about the last one alone",
-        replace(_CONTINUAL_DELTANET, backward_terms=False),
+        _deltanet(_NO_BACKWARD),
     ),
     "continual-glyphs-textures-digits-srwm": (
         "letters, textures and digits in turn",

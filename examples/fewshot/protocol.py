@@ -14,48 +14,83 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data.episodes import EpisodeSampler
-from .data.sequences import SequenceSampler
+from .data.classes import ImageClasses
+from .data.episodes import Episodes, EpisodeSampler
+from .data.lazy import with_copies
+from .data.sequences import Order, SequenceSampler
 from .models import FewShotLearner
-from .tasks import Task, answer_tasks
+from .settings import Settings
+from .tasks import Task, answer_tasks, settings_of_tasks
 
 _EPISODES = 50  # read together; bounds the memory, as do
 _SEQUENCES = 8  # and
 _IMAGES = 512  # encoded together
 
 
+def episode_sampler(settings: Settings, classes: ImageClasses) -> EpisodeSampler:
+    """Of the episodes that a learner is measured in."""
+    s = settings
+    return EpisodeSampler(
+        classes,
+        n_way=s.n_way,
+        k_shot=s.k_shot,
+        n_query=s.test_queries,
+        seed=s.seed,
+        augment=s.augment_evaluation,
+    )
+
+
+def task_samplers(settings: Settings, domains: Sequence[ImageClasses]) -> list[EpisodeSampler]:
+    """The same of tasks that are read one after the other."""
+    return list(map(episode_sampler, settings_of_tasks(settings, len(domains)), domains))
+
+
+def sequence_sampler(
+    settings: Settings, domains: Sequence[ImageClasses], order: Order, batch_size: int
+) -> SequenceSampler:
+    """Of whole sequences of two tasks; distorted, classes of too few images show them again."""
+    s = settings
+    first, second = (with_copies(c, s.k_shot + 1) if s.augment_evaluation else c for c in domains)
+    return SequenceSampler(
+        first,
+        second,
+        n_way=s.n_way,
+        k_shot=s.k_shot,
+        seed=s.seed,
+        order=order,
+        batch_size=batch_size,
+        unknown_label=s.unknown_label,
+        augment=s.augment_evaluation,
+    )
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Accuracy in each of E episodes, the mean over its queries.
+    """Accuracy in each of E episodes, the mean over its queries: (E,) float64.
 
-    Attributes
-    ----------
-    learner : (E,) float64.
-    nearest : (E,) float64, of `nearest_class` on the same encoder's features.
+    That of the learner, and of `nearest_class` on the same encoder's features.
     """
 
     learner: np.ndarray
     nearest: np.ndarray
 
 
+@torch.no_grad()
 def score(learner: FewShotLearner, sampler: EpisodeSampler, episodes: int) -> Scores:
     """Accuracy in exactly the first ``episodes`` of a sampler; leaves the learner in evaluation mode.
 
     The learner may be on any device; only images and answers travel.
     """
-    device = _ready(learner)
     learned: list[Tensor] = []
     nearest: list[Tensor] = []
-    with torch.no_grad():
-        for first in range(0, episodes, _EPISODES):
-            drawn = sampler.batch(first, min(_EPISODES, episodes - first))
-            support = _encode(learner, drawn.support, device)
-            query = _encode(learner, drawn.query, device)
-            support_labels, query_labels = drawn.support_labels.to(device), drawn.query_labels.to(device)
-            logits = learner.classify(support, support_labels, query)
-            closest = nearest_class(support, support_labels, query, sampler.n_way)
-            for answers, correct in ((logits.argmax(dim=-1), learned), (closest, nearest)):
-                correct.append((answers == query_labels).double().mean(dim=1).cpu())
+    for first in range(0, episodes, _EPISODES):
+        drawn = sampler.batch(first, min(_EPISODES, episodes - first))
+        task = _encode_task(learner, drawn)
+        labels = drawn.query_labels.to(task.query.device)
+        logits = learner.classify(task.support, task.support_labels, task.query)
+        closest = nearest_class(task.support, task.support_labels, task.query, sampler.n_way)
+        for answers, correct in ((logits.argmax(dim=-1), learned), (closest, nearest)):
+            correct.append((answers == labels).double().mean(dim=1).cpu())
     return Scores(learner=torch.cat(learned).numpy(), nearest=torch.cat(nearest).numpy())
 
 
@@ -103,6 +138,7 @@ class SequenceScores:
         return (self.correct * chosen).sum(axis=1) / chosen.sum(axis=1)
 
 
+@torch.no_grad()
 def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: int) -> SequenceScores:
     """Answers in exactly the first ``count`` sequences; leaves the learner in evaluation mode.
 
@@ -115,75 +151,51 @@ def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: 
             f"score_sequences: sequences must be whole, got max_trim={sequences.max_trim}; "
             "make the sampler with max_trim=0"
         )
-    device = _ready(learner)
     parts: list[tuple[Tensor, ...]] = []
     first = 0
-    with torch.no_grad():
-        while first < count:
-            left_in_batch = sequences.batch_size - first % sequences.batch_size
-            size = min(_SEQUENCES, left_in_batch, count - first)
-            drawn = sequences.batch(first, size)
-            features = _encode(learner, drawn.images, device)
-            logits, _ = learner.read(features, drawn.shown.to(device), return_states=False)
-            is_right = logits.argmax(dim=-1).cpu() == drawn.labels
-            shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
-            counted = counting_labels(drawn.labels, drawn.tasks, sequences.n_way)
-            parts.append((is_right, counted, drawn.tasks, shots))
-            first += size
+    while first < count:
+        left_in_batch = sequences.batch_size - first % sequences.batch_size
+        size = min(_SEQUENCES, left_in_batch, count - first)
+        drawn = sequences.batch(first, size)
+        features = _encode(learner, drawn.images)
+        logits, _ = learner.read(features, drawn.shown.to(features.device), return_states=False)
+        is_right = logits.argmax(dim=-1).cpu() == drawn.labels
+        shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
+        counted = counting_labels(drawn.labels, drawn.tasks, sequences.n_way)
+        parts.append((is_right, counted, drawn.tasks, shots))
+        first += size
     return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
 def score_tasks(
     learner: FewShotLearner, samplers: Sequence[EpisodeSampler], order: Sequence[int], episodes: range
 ) -> np.ndarray:
     """Accuracy on each of T tasks after each of them; leaves the learner in evaluation mode.
 
-    Parameters
-    ----------
-    learner : as of `score`.
-    samplers : of each domain's tasks; episode e of all of them together is a sequence.
-    order : in which the tasks of the domains are read.
-    episodes : which ones.
+    Episode e of the samplers of all domains together is a sequence; ``order`` is that of the domains.
 
     Returns
     -------
     (E, T, T) float64, of each sequence [task asked, last task read], both by their place in the order; NaN
     where the one asked has not been read.
     """
-    device = _ready(learner)
     accuracy = np.full((len(episodes), len(order), len(order)), np.nan)
-    with torch.no_grad():
-        for first in range(0, len(episodes), _EPISODES):
-            part = episodes[first : first + _EPISODES]
-            drawn = [sampler.batch(part.start, len(part)) for sampler in samplers]
-            tasks = [
-                Task(
-                    _encode(learner, of.support, device),
-                    of.support_labels.to(device),
-                    _encode(learner, of.query, device),
-                )
-                for of in drawn
-            ]
-            for term, logits in answer_tasks(learner, tasks, order).items():
-                right = logits.argmax(dim=-1).cpu() == drawn[term.asked].query_labels
-                asked, last = order.index(term.asked), len(term.read) - 1
-                rows = slice(first, first + len(part))
-                accuracy[rows, asked, last] = right.double().mean(dim=1).numpy()
+    for first in range(0, len(episodes), _EPISODES):
+        part = episodes[first : first + _EPISODES]
+        drawn = [sampler.batch(part.start, len(part)) for sampler in samplers]
+        tasks = [_encode_task(learner, of_domain) for of_domain in drawn]
+        for term, logits in answer_tasks(learner, tasks, order).items():
+            right = logits.argmax(dim=-1).cpu() == drawn[term.asked].query_labels
+            asked, last = order.index(term.asked), len(term.read) - 1
+            accuracy[first : first + len(part), asked, last] = right.double().mean(dim=1).numpy()
     return accuracy
 
 
 def shots_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
     """How often the label of each position has occurred before it in the same task.
 
-    Parameters
-    ----------
-    labels : (E, L) int64 in [0, n_way).
-    tasks : (E, L) int64, 0 or 1.
-    n_way : N.
-
-    Returns
-    -------
-    (E, L) int64.
+    Labels (E, L) int64 in [0, n_way) and tasks (E, L) int64, 0 or 1, to (E, L) int64.
     """
     return _counts_before(labels, tasks, n_way).gather(2, labels.unsqueeze(2)).squeeze(2)
 
@@ -195,15 +207,7 @@ def counting_labels(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
     a class by ruling out the labels that are taken, (1 + 1/2 + ... + 1/N) / N, and more and more towards
     the end of a task. Learners find it before anything else.
 
-    Parameters
-    ----------
-    labels : (E, L) int64 in [0, n_way).
-    tasks : (E, L) int64, 0 or 1.
-    n_way : N.
-
-    Returns
-    -------
-    (E, L) float64 in [0, 1].
+    Labels and tasks as of `shots_before`, to (E, L) float64 in [0, 1].
     """
     counts = _counts_before(labels, tasks, n_way)
     rarest = counts == counts.amin(dim=2, keepdim=True)  # (E, L, N)
@@ -223,15 +227,7 @@ def _counts_before(labels: Tensor, tasks: Tensor, n_way: int) -> Tensor:
 def nearest_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
     """The class whose mean support feature makes the smallest angle with the query's feature.
 
-    Parameters
-    ----------
-    support : (E, S, F), as many of each class.
-    support_labels : (E, S) int64 in [0, n_way).
-    query : (E, Q, F).
-    n_way : N.
-
-    Returns
-    -------
+    Features (E, S, F), as many of each class, labels (E, S) int64 in [0, n_way), and features (E, Q, F) to
     (E, Q) int64.
     """
     members = F.one_hot(support_labels, n_way).to(support.dtype)  # (E, S, N)
@@ -239,13 +235,14 @@ def nearest_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way:
     return (query @ F.normalize(sums, dim=-1).mT).argmax(dim=-1)
 
 
-def _ready(learner: FewShotLearner) -> torch.device:
-    """Put the learner in evaluation mode; says where it is."""
-    learner.eval()
-    return next(learner.parameters()).device
+def _encode_task(learner: FewShotLearner, drawn: Episodes) -> Task:
+    support, query = (_encode(learner, images) for images in (drawn.support, drawn.query))
+    return Task(support, drawn.support_labels.to(support.device), query)
 
 
-def _encode(learner: FewShotLearner, images: Tensor, device: torch.device) -> Tensor:
+def _encode(learner: FewShotLearner, images: Tensor) -> Tensor:
     """Features of images (E, S, C, H, W), a few at a time: in evaluation mode each is by itself."""
+    learner.eval()
+    device = next(learner.parameters()).device
     parts = [learner.encode(part.to(device)) for part in images.flatten(0, 1).split(_IMAGES)]
     return torch.cat(parts).unflatten(0, images.shape[:2])

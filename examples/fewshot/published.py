@@ -25,12 +25,7 @@ def interval(values: np.ndarray) -> float:
 
 
 def mean_and_interval(values: Sequence[float] | np.ndarray, tests: int) -> tuple[float, float]:
-    """Mean of values (E,), one per episode, and `interval` of the means of ``tests`` equal parts.
-
-    Raises
-    ------
-    ValueError : for fewer than two tests, or if they do not divide the episodes evenly.
-    """
+    """Mean of values (E,), one per episode, and `interval` of the means of ``tests`` equal parts."""
     array = at_least_two("mean_and_interval", "episodes", values)
     if tests < 2 or len(array) % tests:
         raise ValueError(
@@ -48,14 +43,6 @@ def added_parts(step: int, parts: range) -> range:
     leaves its other parts out, so that the later ones still begin where a joined batch does.
     """
     return parts[-1:] if step == 0 else parts
-
-
-def sequences_alike(settings: Settings) -> int:
-    """How many sequences share an order and lengths of the tasks with ``--sequence-layout micro_batch``.
-
-    A part of all processes together, so that their number still changes nothing.
-    """
-    return settings.batch_size // settings.accumulation
 
 
 def features_apart(learner: FewShotLearner, batch: Batch, settings: Settings) -> Callable[[str], Tensor]:

@@ -5,33 +5,26 @@ Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..training.objective import Batch, MicroBatches, Objective, Share
+from ..training.objective import Batch
 from .data.classes import ImageClasses
 from .data.episodes import Classes
 from .data.lazy import with_copies
-from .data.sequences import SequenceSampler, shown_labels, task_seed
+from .data.sequences import SequenceSampler, shown_labels
 from .models import FewShotLearner
-from .objectives import (
-    PooledImages,
-    encode_for_training,
-    learner_groups,
-    training_features,
-    training_sampler,
-)
-from .published import sequences_alike
+from .objectives import Draw, LearnerTraining, draw_episodes, draw_tasks, training_features
 from .settings import Settings
+from .tasks import settings_of_tasks
 
 
-class SequentialTraining(Objective[FewShotLearner]):
+class SequentialTraining(LearnerTraining):
     """Name the class of every image of two tasks in sequence: the mean cross-entropy of all positions.
 
     Order and lengths of the tasks are drawn once for a step, so that it is the same however it is cut.
@@ -41,12 +34,6 @@ class SequentialTraining(Objective[FewShotLearner]):
     share images, under other labels and in another order.
 
     With distortions (``augment``), a class of too few images shows some of them again, distorted otherwise.
-
-    Parameters
-    ----------
-    learner : what is trained.
-    domains : the training classes of the two domains, with images of one shape.
-    settings : of the run.
     """
 
     unit = "sequence"
@@ -54,52 +41,31 @@ class SequentialTraining(Objective[FewShotLearner]):
     def __init__(
         self, learner: FewShotLearner, domains: Sequence[ImageClasses], settings: Settings
     ) -> None:
-        super().__init__(
-            learner,
-            steps=settings.steps,
-            units_per_step=settings.batch_size,
-            accumulation=settings.accumulation,
-        )
-        self.settings = settings
         if settings.augment:
             least = 1 + (settings.pool_images if settings.pools else settings.k_shot)
             domains = [with_copies(classes, least) for classes in domains]
-        self.domains = domains
-        self._make_samplers(domains)
+        super().__init__(learner, domains, settings)
 
-    def prepare(self) -> None:
-        if self.settings.feature_views:
-            encoded = [
-                encode_for_training(
-                    self.learner, classes, self.settings, task_seed(self.settings.seed, task)
-                )
-                for task, classes in enumerate(self.domains)
-            ]
-            self._make_samplers(encoded)
-
-    def _make_samplers(self, domains: Sequence[Classes]) -> None:
-        s = self.settings
-        first, second = domains
-        self.sampler = SequenceSampler(
+    def make_draw(self, domains: Sequence[Classes]) -> Draw:
+        s, [first, second] = self.settings, domains
+        # As published: a part of all processes together, so that their number still changes nothing.
+        parts = s.accumulation if s.sequence_layout == "micro_batch" else 1
+        sampler = SequenceSampler(
             first,
             second,
             n_way=s.n_way,
             k_shot=s.k_shot,
             seed=s.seed,
             max_trim=s.max_trim,
-            batch_size=sequences_alike(s) if s.sequence_layout == "micro_batch" else s.batch_size,
+            batch_size=s.batch_size // parts,
             unknown_label=s.unknown_label,
             augment=s.augment,
         )
-        if s.pools:
-            self.pooled = _PooledSequences(domains, self.sampler, s)
-
-    def dataset(self, share: Share) -> Dataset[Batch]:
-        size = share.size(self.units_per_step, "--batch-size")
-        if not self.settings.pools:
-            return MicroBatches(_OwnSequences(self.sampler), share, size)
-        share.size(self.settings.pools, "--pools")
-        return MicroBatches(self.pooled, share, size)
+        if not s.pools:
+            return partial(_own_sequences, sampler)
+        of_tasks = settings_of_tasks(replace(s, queries=0), 2)  # a task is an episode without queries
+        draws = list(map(draw_episodes, domains, of_tasks))
+        return partial(_pooled_sequences, sampler, draws, len(first.picture_shape))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss, and accuracy over all positions and over those of each domain.
@@ -119,51 +85,27 @@ class SequentialTraining(Objective[FewShotLearner]):
             "accuracy_second": correct[tasks == 1].mean(),
         }
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return learner_groups(self.learner, self.settings)
+
+def _own_sequences(sampler: SequenceSampler, first: int, size: int) -> Batch:
+    """Sequences each of which has its own images."""
+    drawn = sampler.batch(first, size)
+    positions = torch.arange(drawn.labels.numel()).reshape(drawn.labels.shape)
+    answers = {"shown": drawn.shown, "labels": drawn.labels, "tasks": drawn.tasks}
+    return {"images": drawn.images, "positions": positions, **answers}
 
 
-class _OwnSequences:
-    """Draws sequences each of which has its own images."""
-
-    def __init__(self, sampler: SequenceSampler) -> None:
-        self.sampler = sampler
-
-    def __call__(self, first: int, size: int) -> Batch:
-        drawn = self.sampler.batch(first, size)
-        return {
-            "images": drawn.images,
-            "positions": torch.arange(drawn.labels.numel()).reshape(drawn.labels.shape),
-            "shown": drawn.shown,
-            "labels": drawn.labels,
-            "tasks": drawn.tasks,
-        }
-
-
-class _PooledSequences:
-    """Draws whole pools of both domains and the sequences they serve."""
-
-    def __init__(self, domains: Sequence[Classes], sequences: SequenceSampler, settings: Settings) -> None:
-        self.sequences = sequences
-        of_tasks = [
-            dataclasses.replace(settings, seed=task_seed(settings.seed, task), queries=0)
-            for task in range(len(domains))
-        ]
-        self.domains = [
-            PooledImages(training_sampler(classes, of_task), of_task)
-            for classes, of_task in zip(domains, of_tasks, strict=True)
-        ]
-
-    def __call__(self, first: int, size: int) -> Batch:
-        parts = [domain(first, size) for domain in self.domains]  # a task is an episode without queries
-        images = [part["images"].flatten(0, 2) for part in parts]
-        layout = self.sequences.layout(first // self.sequences.batch_size)
-        labels = [part["support_labels"] for part in parts]
-        answers = layout.join(labels)
-        return {
-            "images": torch.cat(images),
-            "positions": layout.join([parts[0]["support"], parts[1]["support"] + len(images[0])]),
-            "shown": shown_labels(answers, self.sequences.unknown_label),
-            "labels": answers,
-            "tasks": layout.join([torch.full_like(of_task, task) for task, of_task in enumerate(labels)]),
-        }
+def _pooled_sequences(
+    sampler: SequenceSampler, draws: Sequence[Draw], image_axes: int, first: int, size: int
+) -> Batch:
+    """Whole pools of both domains and the sequences they serve."""
+    images, parts = draw_tasks(draws, image_axes, first, size)
+    layout = sampler.layout(first // sampler.batch_size)
+    labels = [part["support_labels"] for part in parts]
+    answers = layout.join(labels)
+    return {
+        "images": images,
+        "positions": layout.join([part["support"] for part in parts]),
+        "shown": shown_labels(answers, sampler.unknown_label),
+        "labels": answers,
+        "tasks": layout.join([torch.full_like(of_task, task) for task, of_task in enumerate(labels)]),
+    }

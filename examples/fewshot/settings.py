@@ -6,23 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ..training.settings import FREE, SupervisedSettings
-from . import models
-from .models import CoreName, FewShotLearner
-
-_MAY_BE_ZERO = (
-    "encoder_warmup_steps",
-    "max_trim",
-    "feature_views",
-    "pools",
-    "early_stop",
-    "seed",
-    "threads",
-    "workers",
-)
-_MAY_BE_NEGATIVE = ("beta_init",)
-_NEVER_ZERO = ("max_minutes", "encoder_warmup_minutes", "learning_rate", "input_gain", "epsilon")
-_BELOW_ONE = ("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2")
+from ..training.settings import FREE, SupervisedSettings, flag
+from .encoders import DropoutType
 
 DataSet = Literal[
     "glyphs",
@@ -35,18 +20,27 @@ DataSet = Literal[
     "tieredimagenet",
     "cifarfs",
 ]
+EncoderName = Literal["conv4", "resnet12"]
+UnknownLabel = Literal["class_0", "nothing"]
+# Those that carry what the support tells them to the queries, and one that cannot.
+CoreName = Literal[
+    "srwm",
+    "deltanet",
+    "lstm",
+    "fake_sr",
+    "linear",
+    "recurrent_delta",
+    "delta_rnn",
+    "delta_delta",
+    "delta_cde",
+    "self_modifying_titans",
+]
 
-# Height and width, and channels, of a data set's images unless others are asked for.
-_USUAL_IMAGES: dict[str, tuple[int, int]] = {
-    "glyphs": (28, 1),
-    "digits": (28, 1),
-    "folder": (28, 1),
-    "omniglot": (28, 1),
-    "textures": (84, 3),
-    "miniimagenet": (84, 3),
-    "tieredimagenet": (84, 3),
-    "fc100": (32, 3),
-    "cifarfs": (32, 3),
+# Channels, height and width of a data set's images unless others are asked for.
+_USUAL_IMAGES: dict[DataSet, tuple[int, int]] = {
+    **dict.fromkeys(("glyphs", "digits", "folder", "omniglot"), (1, 28)),
+    **dict.fromkeys(("textures", "miniimagenet", "tieredimagenet"), (3, 84)),
+    **dict.fromkeys(("fc100", "cifarfs"), (3, 32)),
 }
 
 
@@ -157,10 +151,10 @@ class Settings(SupervisedSettings):
     input_gain: float = 20.0
     """Factor on the initial weights behind features and labels; with 1, as published, training
     waits far longer at chance."""
-    unknown_label: Literal["class_0", "nothing"] = "class_0"
+    unknown_label: UnknownLabel = "class_0"
     """What is shown as the label of a query, and at the start of a sequence of late labels: class 0,
     as published, or no class."""
-    encoder: Literal["conv4", "resnet12"] = "conv4"
+    encoder: EncoderName = "conv4"
     """conv4: four blocks of one convolution; resnet12: four residual blocks of three."""
     big_resnet12: bool = False
     """With resnet12: 64, 128, 256 and 512 channels instead of 64, 96, 128 and 256."""
@@ -168,7 +162,7 @@ class Settings(SupervisedSettings):
     """Channels of conv4."""
     encoder_dropout: float = 0.0
     """Dropout in the encoder."""
-    encoder_dropout_type: Literal["base", "inblock", "2d", "2d_inblock"] = "base"
+    encoder_dropout_type: DropoutType = "base"
     """With resnet12, where it drops: at the end of each block, or after every activation as well;
     2d: whole channels."""
     input_dropout: float = 0.0
@@ -238,48 +232,97 @@ class Settings(SupervisedSettings):
         """Raise ValueError for settings that do not fit together."""
         super().check()
         self.check_ranges(
-            may_be_zero=_MAY_BE_ZERO,
-            may_be_negative=_MAY_BE_NEGATIVE,
-            never_zero=_NEVER_ZERO,
-            below_one=_BELOW_ONE,
+            may_be_zero=(
+                *("encoder_warmup_steps", "max_trim", "feature_views", "pools"),
+                *("early_stop", "seed", "threads", "workers"),
+            ),
+            may_be_negative=("beta_init",),
+            never_zero=("max_minutes", "encoder_warmup_minutes", "learning_rate", "input_gain", "epsilon"),
+            below_one=("dropout", "encoder_dropout", "input_dropout", "beta1", "beta2"),
         )
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"train: --channels must be 1 or 3, got {self.channels}")
-        if self.encoder_warmup_images < 2:
-            raise ValueError(
-                "train: --encoder-warmup-images must be at least 2, an image and another of its "
-                f"class, got {self.encoder_warmup_images}"
-            )
-        if self.test_episodes < 2:
-            raise ValueError(
-                "train: --test-episodes must be at least 2, for an interval around their mean, got "
-                f"{self.test_episodes}"
-            )
-        if self.core != "lstm" and self.d_model % self.n_heads:
-            raise ValueError(
-                f"train: --d-model must be a multiple of --n-heads ({self.n_heads}), got {self.d_model}"
-            )
-        if self.feature_views and self.train_encoder:
-            raise ValueError(
-                f"train: --feature-views {self.feature_views} encodes the images once, which needs "
-                "--no-train-encoder"
-            )
-        if self.hard_episodes and (self.pools or not self.feature_views or self.reads_several_tasks):
-            raise ValueError(
-                "train: --hard-episodes needs --feature-views, --pools 0 and another protocol than "
-                f"sequential and continual, got {self.feature_views}, {self.pools} and {self.protocol}"
-            )
-        if self.hard_episodes > 1:
-            raise ValueError(f"train: --hard-episodes must be at most 1, got {self.hard_episodes}")
-        self._check_pools()
+        _refuse(self.channels not in (None, 1, 3), f"--channels must be 1 or 3, got {self.channels}")
+        _refuse(
+            self.encoder_warmup_images < 2,
+            "--encoder-warmup-images must be at least 2, an image and another of its class, got "
+            f"{self.encoder_warmup_images}",
+        )
+        _refuse(
+            self.test_episodes < 2,
+            "--test-episodes must be at least 2, for an interval around their mean, got "
+            f"{self.test_episodes}",
+        )
+        _refuse(
+            self.core != "lstm" and self.d_model % self.n_heads > 0,
+            f"--d-model must be a multiple of --n-heads ({self.n_heads}), got {self.d_model}",
+        )
+        _refuse(
+            self.feature_views > 0 and self.train_encoder,
+            f"--feature-views {self.feature_views} encodes the images once, which needs --no-train-encoder",
+        )
+        has_hard_ones = self.feature_views and not self.pools and not self.reads_several_tasks
+        _refuse(
+            self.hard_episodes > 0 and not has_hard_ones,
+            "--hard-episodes needs --feature-views, --pools 0 and another protocol than sequential and "
+            f"continual, got {self.feature_views}, {self.pools} and {self.protocol}",
+        )
+        _refuse(self.hard_episodes > 1, f"--hard-episodes must be at most 1, got {self.hard_episodes}")
+        if self.pools:
+            self._check_pools()
         self._check_domains()
-        if self.protocol == "sequential":
-            self._check_sequential()
-        if self.protocol == "continual" and self.sequence_layout != "step":
-            raise ValueError(
-                "train: --sequence-layout belongs to --protocol sequential, got "
-                f"{self.sequence_layout} with continual; leave it out"
+
+    def _check_pools(self) -> None:
+        _refuse(
+            self.pool_classes < self.n_way,
+            f"--pool-classes must be at least --n-way ({self.n_way}), got {self.pool_classes}",
+        )
+        shots = self.k_shot + (self.future_shots if self.protocol == "bootstrapping" else 0)
+        _refuse(
+            self.pool_images < shots,
+            f"--pool-images must be at least the {shots} that are read of each class, got "
+            f"{self.pool_images}",
+        )
+        most = self.n_way * (self.pool_images - shots)
+        _refuse(
+            self.protocol != "sequential" and self.queries > most,
+            f"--queries must be at most n_way * (pool_images - {shots}) = {most}, got {self.queries}; "
+            "raise --pool-images",
+        )
+        for name, divisor in (("batch_size", "pools"), ("pools", "accumulation")):
+            value, by = getattr(self, name), getattr(self, divisor)
+            _refuse(
+                value % by > 0, f"{flag(name)} must be a multiple of {flag(divisor)} ({by}), got {value}"
             )
+
+    def _check_domains(self) -> None:
+        _refuse(
+            self.reads_several_tasks != (self.second_data is not None),
+            "--second-data belongs to --protocol sequential or continual, which need it, got --second-data "
+            f"{self.second_data} with {self.protocol}",
+        )
+        _refuse(
+            self.third_data is not None and self.protocol != "continual",
+            f"--third-data belongs to --protocol continual, got {self.third_data} with {self.protocol}; "
+            "leave it out",
+        )
+        for place in ("second", "third"):
+            has_root, has_data = (getattr(self, f"{place}_{of}") is not None for of in ("root", "data"))
+            _refuse(has_root and not has_data, f"--{place}-root needs --{place}-data")
+        domains = len(self.data_sets)
+        _refuse(
+            self.encoder_warmup_steps > 0 and self.encoder_warmup_classes % domains > 0,
+            f"--encoder-warmup-classes must be a multiple of {domains}, as many of each data set, got "
+            f"{self.encoder_warmup_classes}",
+        )
+        images = self.n_way * self.k_shot
+        _refuse(
+            self.protocol == "sequential" and self.max_trim >= images,
+            f"--max-trim must leave an image of the n_way * k_shot = {images}, got {self.max_trim}",
+        )
+        _refuse(
+            self.protocol == "continual" and self.sequence_layout != "step",
+            f"--sequence-layout belongs to --protocol sequential, got {self.sequence_layout} with "
+            "continual; leave it out",
+        )
 
     @property
     def reads_several_tasks(self) -> bool:
@@ -296,93 +339,14 @@ class Settings(SupervisedSettings):
         )
         return [(name, root) for name, root in given if name is not None]
 
-    def _check_domains(self) -> None:
-        if self.reads_several_tasks != (self.second_data is not None):
-            raise ValueError(
-                "train: --second-data belongs to --protocol sequential or continual, which need it, got "
-                f"--second-data {self.second_data} with {self.protocol}"
-            )
-        if self.third_data is not None and self.protocol != "continual":
-            raise ValueError(
-                f"train: --third-data belongs to --protocol continual, got {self.third_data} with "
-                f"{self.protocol}; leave it out"
-            )
-        for place in ("second", "third"):
-            if getattr(self, f"{place}_root") is not None and getattr(self, f"{place}_data") is None:
-                raise ValueError(f"train: --{place}-root needs --{place}-data")
-        domains = len(self.data_sets)
-        if self.encoder_warmup_steps and self.encoder_warmup_classes % domains:
-            raise ValueError(
-                f"train: --encoder-warmup-classes must be a multiple of {domains}, as many of each data "
-                f"set, got {self.encoder_warmup_classes}"
-            )
-
-    def _check_pools(self) -> None:
-        if not self.pools:
-            return
-        if self.pool_classes < self.n_way:
-            raise ValueError(
-                f"train: --pool-classes must be at least --n-way ({self.n_way}), got {self.pool_classes}"
-            )
-        shots = self.k_shot + (self.future_shots if self.protocol == "bootstrapping" else 0)
-        if self.pool_images < shots:
-            raise ValueError(
-                f"train: --pool-images must be at least the {shots} that are read of each class, "
-                f"got {self.pool_images}"
-            )
-        if self.protocol != "sequential" and self.queries > self.n_way * (self.pool_images - shots):
-            raise ValueError(
-                f"train: --queries must be at most n_way * (pool_images - {shots}) = "
-                f"{self.n_way * (self.pool_images - shots)}, got {self.queries}; raise --pool-images"
-            )
-        if self.batch_size % self.pools:
-            raise ValueError(
-                f"train: --batch-size must be a multiple of --pools ({self.pools}), got {self.batch_size}"
-            )
-        if self.pools % self.accumulation:
-            raise ValueError(
-                f"train: --pools must be a multiple of --accumulation ({self.accumulation}), "
-                f"got {self.pools}"
-            )
-
-    def _check_sequential(self) -> None:
-        if self.max_trim >= self.n_way * self.k_shot:
-            raise ValueError(
-                f"train: --max-trim must leave an image of the n_way * k_shot = "
-                f"{self.n_way * self.k_shot}, got {self.max_trim}"
-            )
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the learner sees."""
+        channels, size = _USUAL_IMAGES[self.data]
+        side = self.image_size or size
+        return self.channels or channels, side, side
 
 
-def picture_shape(settings: Settings) -> tuple[int, int, int]:
-    """(C, H, W) of the images that the learner sees."""
-    size, channels = _USUAL_IMAGES[settings.data]
-    side = settings.image_size or size
-    return settings.channels or channels, side, side
-
-
-def build_learner(settings: Settings) -> FewShotLearner:
-    """The model that the settings describe, with fresh weights."""
-    channels, size, _ = picture_shape(settings)
-    return models.build_learner(
-        n_way=settings.n_way,
-        image_size=size,
-        channels=channels,
-        encoder=settings.encoder,
-        encoder_channels=settings.encoder_channels,
-        encoder_dropout=settings.encoder_dropout,
-        encoder_dropout_type=settings.encoder_dropout_type,
-        input_dropout=settings.input_dropout,
-        big_resnet12=settings.big_resnet12,
-        core=settings.core,
-        n_layers=settings.n_layers,
-        n_heads=settings.n_heads,
-        d_model=settings.d_model,
-        ff_factor=settings.ff_factor,
-        dropout=settings.dropout,
-        beta_init=settings.beta_init,
-        q_scale=settings.q_scale,
-        input_softmax=settings.input_softmax,
-        input_gain=settings.input_gain,
-        unit_features=settings.unit_features,
-        unknown_label=settings.unknown_label,
-    )
+def _refuse(is_wrong: bool, message: str) -> None:
+    if is_wrong:
+        raise ValueError(f"train: {message}")

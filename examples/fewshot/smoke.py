@@ -3,55 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from .settings import DataSet, Settings
+from .settings import Settings
 
-_GREY: tuple[DataSet, ...] = ("glyphs", "omniglot")
+# How many are left at most.
+_MOST = {
+    1: ("future_shots", "feature_views"),
+    2: (
+        *("k_shot", "n_layers", "ff_factor", "encoder_warmup_steps"),
+        *("validate_every", "queries", "test_queries"),
+    ),
+    4: ("n_heads", "steps", "validation_episodes"),
+    8: ("encoder_channels", "test_episodes"),
+    64: ("d_model",),
+}
+# What is made here, in the place of other data: grey pictures or coloured ones.
+_MADE = {None: None, "digits": "digits", "glyphs": "glyphs", "omniglot": "glyphs"}
 
 
 def smoke(settings: Settings) -> Settings:
     """The same run with few and small of everything."""
-    s = settings
+    changes: dict[str, Any] = dict.fromkeys(("root", "second_root", "third_root", "encoder_from"))
+    for name in ("data", "second_data", "third_data"):
+        changes[name] = _MADE.get(getattr(settings, name), "textures")
+    for most, names in _MOST.items():
+        changes |= {name: min(getattr(settings, name), most) for name in names}
+    s = replace(settings, **changes)
     domains = len(s.data_sets)
-    k_shot, future_shots = min(s.k_shot, 2), min(s.future_shots, 1)
-    shots = k_shot + (future_shots if s.protocol == "bootstrapping" else 0)
+    shots = s.k_shot + (s.future_shots if s.protocol == "bootstrapping" else 0)
     return replace(
         s,
-        data=_made(s.data),
-        second_data=None if s.second_data is None else _made(s.second_data),
-        third_data=None if s.third_data is None else _made(s.third_data),
-        root=None,
-        second_root=None,
-        third_root=None,
-        encoder_from=None,
         image_size=28,
         normalise="none",
-        k_shot=k_shot,
-        future_shots=future_shots,
-        max_trim=min(s.max_trim, s.n_way * k_shot - 1),
-        n_layers=min(s.n_layers, 2),
-        n_heads=min(s.n_heads, 4),
-        d_model=min(s.d_model, 64),
-        ff_factor=min(s.ff_factor, 2),
-        encoder_channels=min(s.encoder_channels, 8),
-        encoder_warmup_steps=min(s.encoder_warmup_steps, 2),
+        max_trim=min(s.max_trim, s.n_way * s.k_shot - 1),
         encoder_warmup_classes=min(s.encoder_warmup_classes, 4 // domains * domains),
-        feature_views=min(s.feature_views, 1),
-        steps=min(s.steps, 4),
         batch_size=2 * s.accumulation,
         pools=min(s.pools, s.accumulation),
         pool_classes=s.n_way,
         pool_images=min(s.pool_images, shots + 1),
-        queries=min(s.queries, 2),
         report_every=1,
-        validate_every=min(s.validate_every, 2),
-        validation_episodes=min(s.validation_episodes, 4),
-        test_episodes=min(s.test_episodes, 8),
-        test_queries=min(s.test_queries, 2),
     )
-
-
-def _made(data: DataSet) -> DataSet:
-    if data == "digits":
-        return data
-    return "glyphs" if data in _GREY else "textures"

@@ -12,9 +12,11 @@ from ..training.experiments import Results, mean_over, row_label
 from ..training.run_folder import read_json
 from ..training.tables import markdown_table, percent
 from .evaluate import Evaluation
+from .models import build_learner
 from .plots import draw_comparison
 from .presets import PRESETS, command
-from .settings import Settings, build_learner
+from .settings import Settings
+from .tables import numbers_of
 
 _CORES = {"srwm": "SRWM", "deltanet": "DeltaNet", "lstm": "LSTM", "fake-sr": "fake SR"}
 
@@ -63,52 +65,13 @@ class Study(experiments.Study[Settings]):
 
     def table(self, results: Results) -> str:
         """Mean ± 95 % interval over the seeds, in Markdown."""
-        entries = results["compared"].values()
-        return markdown_table(
-            ["", *_heads(next(iter(entries))["summary"]), "minutes"],
-            [
-                [row_label(entry, results), *_cells(entry["summary"]), f"{mean_over(entry, 'minutes'):.1f}"]
-                for entry in entries
-            ],
-        )
-
-
-def _heads(summary: dict[str, Any]) -> list[str]:
-    if "orders" in summary:
-        return [
-            f"{task}, {'first' if place == 0 else 'second'}"
-            for order in summary["orders"].values()
-            for place, task in enumerate(order["tasks"])
-        ]
-    if "matrices" in summary:
-        return [
-            f"{task}, {('first', 'second', 'third')[place]}" if task == last else f"{task} after {last}"
-            for order in summary["matrices"].values()
-            for place, (task, after) in enumerate(order.items())
-            for last in after
-        ]
-    if "k_shots" in summary:
-        return [f"{part['k_shot']}-shot" for part in summary["k_shots"]]
-    return ["learner", "nearest neighbour, same encoder"]
-
-
-def _cells(summary: dict[str, Any]) -> list[str]:
-    if "orders" in summary:
-        return [
-            percent(task["total"])
-            for order in summary["orders"].values()
-            for task in order["tasks"].values()
-        ]
-    if "matrices" in summary:
-        return [
-            percent(values)
-            for order in summary["matrices"].values()
-            for after in order.values()
-            for values in after.values()
-        ]
-    if "k_shots" in summary:
-        return [percent(part["learner"]) for part in summary["k_shots"]]
-    return [percent(summary["learner"]), percent(summary["nearest_neighbour"])]
+        entries = list(results["compared"].values())
+        heads = [column for _, column, _ in numbers_of(entries[0]["summary"]) if column]
+        rows = []
+        for entry in entries:
+            cells = [percent(values) for _, column, values in numbers_of(entry["summary"]) if column]
+            rows.append([row_label(entry, results), *cells, f"{mean_over(entry, 'minutes'):.1f}"])
+        return markdown_table(["", *heads, "minutes"], rows)
 
 
 STUDIES = {

@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..training.tables import markdown_table, percent
 
+_PLACES = ("first", "second", "third")
 
-def episode_table(result: dict[str, Any]) -> str:
-    """Of one run on episodes: learner, nearest neighbour, chance."""
+
+def numbers_of(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What a result says in numbers: their names, columns in a study's table ("": none), and values."""
+    if "orders" in result:
+        for name, order in result["orders"].items():
+            for place, (task, values) in zip(_PLACES, order["tasks"].items(), strict=False):
+                yield f"{name}: {task}", f"{task}, {place}", values["total"]
+            yield f"{name}: both tasks", "", order["total"]
+    elif "matrices" in result:
+        for name, order in result["matrices"].items():
+            for place, (task, after) in zip(_PLACES, order.items(), strict=False):
+                for last, values in after.items():
+                    column = f"{task}, {place}" if task == last else f"{task} after {last}"
+                    yield f"{name}: {task} after {last}", column, values
+    else:
+        several = "k_shots" in result
+        for part in result["k_shots"] if several else [result]:
+            shots = f"{part['k_shot']}-shot"
+            nearest = "" if several else "nearest neighbour, same encoder"
+            yield f"{shots}: learner", shots if several else "learner", part["learner"]
+            yield f"{shots}: nearest neighbour", nearest, part["nearest_neighbour"]
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """Of one run."""
+    if "orders" in result:
+        return _sequence_table(result)
+    if "matrices" in result:
+        return _task_table(result)
+    return "\n\n".join(map(_episode_table, result.get("k_shots", [result])))
+
+
+def _episode_table(result: dict[str, Any]) -> str:
+    """On episodes: learner, nearest neighbour, chance."""
+    names = result["alphabets"]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     head = (
         f"{result['n_way']}-way {result['k_shot']}-shot, {result['episodes']:,} episodes of "
-        f"{result['classes']} {_classes(result)} ({_shortened(result['alphabets'])})"
+        f"{result['classes']} {_classes(result)} ({', '.join(names[:8])}{more})"
     )
     rows = [
         ["learner", percent(result["learner"])],
@@ -21,8 +57,8 @@ def episode_table(result: dict[str, Any]) -> str:
     return f"{head}\n\n{markdown_table(['', f'accuracy ± {_interval(result)}'], rows)}"
 
 
-def sequence_table(result: dict[str, Any]) -> str:
-    """Of one run on sequences of two tasks: both orders, each task, a few numbers of labels seen."""
+def _sequence_table(result: dict[str, Any]) -> str:
+    """On sequences of two tasks: both orders, each task, a few numbers of labels seen."""
     parts = [
         f"two {result['n_way']}-way tasks of {result['k_shot']} images a class, labels one image late; "
         f"{result['sequences']:,} sequences in each order of {_classes(result)}",
@@ -32,7 +68,8 @@ def sequence_table(result: dict[str, Any]) -> str:
         for task, values in order["tasks"].items():
             rows.append([task, percent(values["total"])])
             shots = values["shots"]
-            for seen in _some(len(shots["mean"])):
+            count = len(shots["mean"])
+            for seen in sorted({0, 1, 2, 5, count - 1} & set(range(count))):
                 at = {key: shots[key][seen] for key in ("mean", "interval_95")}
                 rows.append([f"{task}, after {seen} label{'s' * (seen != 1)} of the class", percent(at)])
         rows += [
@@ -44,12 +81,12 @@ def sequence_table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def task_table(result: dict[str, Any]) -> str:
-    """Of one run on tasks read one after the other: in each order, each task after each one read."""
+def _task_table(result: dict[str, Any]) -> str:
+    """On tasks read one after the other: in each order, each task after each one read."""
     parts = [
         f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the other; "
         f"{result['sequences']:,} sequences in each order of {_classes(result)}; accuracy ± "
-        f"{_interval(result)}, chance {100 * result['chance']:.2f} %",
+        f"{_interval(result)}, chance {_chance(result)[1]}",
     ]
     for order in result["matrices"].values():
         rows = [
@@ -60,27 +97,13 @@ def task_table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def run_table(results: list[dict[str, Any]], summary: dict[str, Any]) -> str:
+def run_table(count: int, summary: dict[str, Any]) -> str:
     """Of several runs: mean, standard deviation and interval over them."""
-    parts = summary.get("k_shots", [summary])
-    named: dict[str, Any] = {}
-    if "orders" in summary:
-        for name, order in summary["orders"].items():
-            named |= {f"{name}: {task}": values["total"] for task, values in order["tasks"].items()}
-            named[f"{name}: both tasks"] = order["total"]
-    elif "matrices" in summary:
-        for name, order in summary["matrices"].items():
-            for task, after in order.items():
-                named |= {f"{name}: {task} after {last}": values for last, values in after.items()}
-    else:
-        for part in parts:
-            shots = f"{part['k_shot']}-shot"
-            named[f"{shots}: learner"] = part["learner"]
-            named[f"{shots}: nearest neighbour"] = part["nearest_neighbour"]
-    by_student = " (Student's t)" if parts[0]["interval"] == "student" else ""
+    first = summary.get("k_shots", [summary])[0]
+    by_student = " (Student's t)" if first["interval"] == "student" else ""
     return markdown_table(
-        [f"over {len(results)} runs", f"mean ± {_interval(parts[0])}{by_student}", "sd"],
-        [[name, percent(values), f"{100 * values['sd']:.2f} %"] for name, values in named.items()],
+        [f"over {count} runs", f"mean ± {_interval(first)}{by_student}", "sd"],
+        [[name, percent(of), f"{100 * of['sd']:.2f} %"] for name, _, of in numbers_of(summary)],
     )
 
 
@@ -89,16 +112,8 @@ def _interval(result: dict[str, Any]) -> str:
 
 
 def _classes(result: dict[str, Any]) -> str:
-    chosen = "classes that chose the settings" if result["split"] == "validation" else ""
-    return chosen or "classes never seen in training"
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _some(count: int) -> list[int]:
-    return sorted({0, 1, 2, 5, count - 1} & set(range(count)))
+    chosen = result["split"] == "validation"
+    return "classes that chose the settings" if chosen else "classes never seen in training"
 
 
 def _chance(result: dict[str, Any]) -> list[str]:

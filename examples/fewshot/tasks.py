@@ -8,40 +8,31 @@ Letters in the shapes: B sequences of T tasks, N ways, K shots, Q queries of a t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .data.sequences import task_seed
 from .models import FewShotLearner
+from .settings import Settings
 
 
 @dataclass(frozen=True)
 class Task:
-    """One N-way K-shot task of each of B sequences.
+    """One N-way K-shot task of each of B sequences: features and labels, those in mixed order."""
 
-    Attributes
-    ----------
-    support : (B, N * K, F) features, classes mixed.
-    support_labels : (B, N * K) int64 in [0, N).
-    query : (B, Q, F) features.
-    """
-
-    support: Tensor
-    support_labels: Tensor
-    query: Tensor
+    support: Tensor  # (B, N * K, F)
+    support_labels: Tensor  # (B, N * K) int64 in [0, N)
+    query: Tensor  # (B, Q, F)
 
 
 @dataclass(frozen=True)
 class Term:
     """Which queries are asked, and what was read before; tasks are known by their domains.
 
-    Attributes
-    ----------
-    asked : the domain of the queries.
-    read : the domains of the tasks read before, in their order.
-    first_shot : whether one image of each class of the asked task was read after those, and no more.
+    With ``first_shot``, one image of each class of the asked task was read after those, and no more.
     """
 
     asked: int
@@ -52,6 +43,13 @@ class Term:
     def backward(self) -> bool:
         """Whether another task was read after the one that is asked about."""
         return not self.first_shot and self.asked != self.read[-1]
+
+
+def settings_of_tasks(settings: Settings, tasks: int) -> list[Settings]:
+    """Of several, each with a seed of its own: with the same classes they would draw the same numbers."""
+    if tasks == 1:
+        return [settings]
+    return [replace(settings, seed=task_seed(settings.seed, task)) for task in range(tasks)]
 
 
 def answer_tasks(
@@ -65,11 +63,10 @@ def answer_tasks(
     """Read the tasks in some order, without a mark between them, and answer queries on the way.
 
     Each query is answered by itself from the state that was reached, which goes on without it. All
-    queries of one state are answered together.
+    queries of one state are answered together. Gradients flow through all states.
 
     Parameters
     ----------
-    learner : it reads and answers; gradients flow through all states.
     tasks : T of them, by domain.
     order : a permutation of the domains 0 to T - 1.
     backward : whether the tasks before the last one read are asked about as well.
@@ -91,10 +88,9 @@ def answer_tasks(
         _, states = learner.read(task.support, task.support_labels, states)
         asked = read if backward else (domain,)
         queries = [tasks[other].query for other in asked]
-        answers = learner.answer(torch.cat(queries, dim=1), states).split(
-            [q.shape[1] for q in queries], dim=1
-        )
-        found |= {Term(other, read): part for other, part in zip(asked, answers, strict=True)}
+        answers = learner.answer(torch.cat(queries, dim=1), states)
+        parts = answers.split([query.shape[1] for query in queries], dim=1)
+        found |= {Term(other, read): part for other, part in zip(asked, parts, strict=True)}
     return found
 
 

@@ -20,11 +20,11 @@ from .data.classes import Splits
 from .data.lazy import with_rotations
 from .domains import check_same_data, describe_data
 from .encoder_from import take_encoder
-from .models import FewShotLearner
+from .models import FewShotLearner, build_learner
 from .objectives import EncoderWarmup, EpisodeTraining
 from .published import added_parts
 from .sequential import SequentialTraining
-from .settings import Settings, build_learner
+from .settings import Settings
 from .validation import make_validation
 
 ENCODER = "encoder"  # the phase in which it learns alone
@@ -33,12 +33,7 @@ ENCODER = "encoder"  # the phase in which it learns alone
 class Training(Supervised[FewShotLearner]):
     """A learner of the settings, its encoder first where it has a warm-up.
 
-    Parameters
-    ----------
-    settings : of the run.
-    domains : the data, of one data set or of several; only the training and validation classes are
-        looked at.
-    accelerator : of this process.
+    Of the data, of one data set or of several, only the training and validation classes are looked at.
 
     Raises
     ------
@@ -76,10 +71,9 @@ class Training(Supervised[FewShotLearner]):
         if s.rotate_classes == "train":
             train[0] = with_rotations(train[0])
         check_training(s, train)
-        if s.protocol == "sequential":
-            return SequentialTraining(self.learner, train, s)
-        if s.protocol == "continual":
-            return ContinualTraining(self.learner, train, s)
+        if s.reads_several_tasks:
+            of_tasks = SequentialTraining if s.protocol == "sequential" else ContinualTraining
+            return of_tasks(self.learner, train, s)
         kind = Bootstrapping if s.protocol == "bootstrapping" else EpisodeTraining
         return kind(self.learner, train[0], s)
 

@@ -8,37 +8,35 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .data.classes import ImageClasses, Splits
-from .data.episodes import EpisodeSampler
-from .data.lazy import with_copies
-from .data.sequences import SequenceSampler, task_seed
 from .domains import domain_names
 from .models import FewShotLearner
-from .protocol import score, score_sequences, score_tasks
+from .protocol import (
+    episode_sampler,
+    score,
+    score_sequences,
+    score_tasks,
+    sequence_sampler,
+    task_samplers,
+)
 from .settings import Settings
 
 # What is reported; "accuracy" decides. It leaves the learner in evaluation mode.
 Validation = Callable[[FewShotLearner], dict[str, float]]
 
+# Sequences with one domain leading, before as many with the other. The published batches are of 16;
+# each sequence is scored by itself, so that only the share of each order matters, which is the same.
+_ALTERNATE = 8
+
 
 def make_validation(settings: Settings, domains: Sequence[Splits]) -> Validation:
     """A score on the same episodes or sequences every time; only the validation classes are looked at."""
-    classes = [splits.validation for splits in domains]
-    if settings.protocol == "sequential":
-        return _of_sequences(settings, classes)
-    if settings.protocol == "continual":
-        return _of_tasks(settings, classes)
-    return _of_episodes(settings, classes[0])
+    of_tasks = {"sequential": _of_sequences, "continual": _of_tasks}
+    make = of_tasks.get(settings.protocol, _of_episodes)
+    return make(settings, [splits.validation for splits in domains])
 
 
-def _of_episodes(settings: Settings, classes: ImageClasses) -> Validation:
-    sampler = EpisodeSampler(
-        classes,
-        n_way=settings.n_way,
-        k_shot=settings.k_shot,
-        n_query=settings.test_queries,
-        seed=settings.seed,
-        augment=settings.augment_evaluation,
-    )
+def _of_episodes(settings: Settings, domains: list[ImageClasses]) -> Validation:
+    sampler = episode_sampler(settings, domains[0])
 
     def validate(learner: FewShotLearner) -> dict[str, float]:
         scores = score(learner, sampler, settings.validation_episodes)
@@ -50,46 +48,23 @@ def _of_episodes(settings: Settings, classes: ImageClasses) -> Validation:
     return validate
 
 
-def _of_sequences(settings: Settings, classes: list[ImageClasses]) -> Validation:
+def _of_sequences(settings: Settings, domains: list[ImageClasses]) -> Validation:
     """Whole sequences, by turns with the first and with the second domain leading, as published."""
-    if settings.augment_evaluation:
-        classes = [with_copies(domain, settings.k_shot + 1) for domain in classes]
-    first, second = classes
-    sampler = SequenceSampler(
-        first,
-        second,
-        n_way=settings.n_way,
-        k_shot=settings.k_shot,
-        seed=settings.seed,
-        order="alternating",
-        batch_size=_ALTERNATE,
-        unknown_label=settings.unknown_label,
-        augment=settings.augment_evaluation,
-    )
-    names = domain_names(settings)
+    sampler = sequence_sampler(settings, domains, "alternating", _ALTERNATE)
 
     def validate(learner: FewShotLearner) -> dict[str, float]:
         scores = score_sequences(learner, sampler, settings.validation_episodes)
-        of_domains = {name: float(scores.of_sequences(task).mean()) for task, name in enumerate(names)}
+        names = enumerate(domain_names(settings))
+        of_domains = {name: float(scores.of_sequences(task).mean()) for task, name in names}
         return {"accuracy": float(scores.of_sequences().mean()), **of_domains}
 
     return validate
 
 
-def _of_tasks(settings: Settings, classes: list[ImageClasses]) -> Validation:
+def _of_tasks(settings: Settings, domains: list[ImageClasses]) -> Validation:
     """Sequences of tasks, as many in each order; all entries of the matrices of `score_tasks` decide."""
-    samplers = [
-        EpisodeSampler(
-            domain,
-            n_way=settings.n_way,
-            k_shot=settings.k_shot,
-            n_query=settings.test_queries,
-            seed=task_seed(settings.seed, task),
-            augment=settings.augment_evaluation,
-        )
-        for task, domain in enumerate(classes)
-    ]
-    orders = list(itertools.permutations(range(len(classes))))
+    samplers = task_samplers(settings, domains)
+    orders = list(itertools.permutations(range(len(domains))))
     ends = np.linspace(0, settings.validation_episodes, len(orders) + 1).astype(int).tolist()
 
     def validate(learner: FewShotLearner) -> dict[str, float]:
@@ -101,12 +76,7 @@ def _of_tasks(settings: Settings, classes: list[ImageClasses]) -> Validation:
         return {
             "accuracy": float(np.nanmean(mean)),
             "current": float(mean.diagonal().mean()),
-            "backward": float(mean[np.triu_indices(len(classes), 1)].mean()),
+            "backward": float(mean[np.triu_indices(len(domains), 1)].mean()),
         }
 
     return validate
-
-
-# Sequences with one domain leading, before as many with the other. The published batches are of 16;
-# each sequence is scored by itself, so that only the share of each order matters, which is the same.
-_ALTERNATE = 8

@@ -9,9 +9,9 @@ from examples.fewshot import train
 from examples.fewshot.bootstrapping import Bootstrapping
 from examples.fewshot.class_counts import check_training, check_unseen, check_warmup
 from examples.fewshot.data.classes import ImageClasses, Splits
+from examples.fewshot.models import build_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
 from examples.fewshot.sequential import SequentialTraining
-from examples.fewshot.settings import build_learner
 from examples.fewshot.validation import make_validation
 
 

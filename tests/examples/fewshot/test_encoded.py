@@ -10,9 +10,9 @@ from examples.fewshot.data import encoded as encoded_module
 from examples.fewshot.data.encoded import encode_classes
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.pictures import NUMBERS_PER_IMAGE
+from examples.fewshot.models import build_learner
 from examples.fewshot.objectives import EpisodeTraining, training_features
 from examples.fewshot.sequential import SequentialTraining
-from examples.fewshot.settings import build_learner
 from examples.training.objective import Share
 
 

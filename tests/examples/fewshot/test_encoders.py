@@ -21,12 +21,11 @@ def randomised(encoder: nn.Module) -> nn.Module:
     return encoder.double().eval()
 
 
-def batch_norm(x, weights, name):
-    mean, var, gain, bias = (
-        weights[f"{name}.{part}"][:, None, None]
-        for part in ("running_mean", "running_var", "weight", "bias")
-    )
-    return (x - mean) / (var + 1e-5).sqrt() * gain + bias
+def convolution(x, weights, name: str, norm: str):
+    """With the batch normalisation after it."""
+    filters, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    parts = (weights[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(F.conv2d(x, filters, bias, padding=filters.shape[-1] // 2), *parts)
 
 
 def test_conv4_by_hand():
@@ -34,27 +33,21 @@ def test_conv4_by_hand():
     weights = encoder.state_dict()
     x = images = torch.rand(4, 2, 20, 20).double()
     for block in range(0, 20, 5):
-        name, norm = f"blocks.{block}", f"blocks.{block + 1}"
-        x = F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
-        x = F.max_pool2d(batch_norm(x, weights, norm).relu(), 2)
+        x = F.max_pool2d(convolution(x, weights, f"blocks.{block}", f"blocks.{block + 1}").relu(), 2)
     torch.testing.assert_close(encoder(images), x.reshape(4, 3))
 
 
 def test_resnet12_by_hand():
     encoder = randomised(ResNet12(3, 32))
     weights = encoder.state_dict()
-
-    def convolution(x, name, index):
-        filters = weights[f"{name}.{index}.weight"]
-        x = F.conv2d(x, filters, padding=filters.shape[-1] // 2)
-        return batch_norm(x, weights, f"{name}.{index + 1}")
-
     x = images = torch.rand(2, 3, 32, 32).double()
     for block in range(4):
-        body = f"blocks.{block}.body"
-        y = F.leaky_relu(convolution(x, body, 0), 0.1)
-        y = F.leaky_relu(convolution(y, body, 4), 0.1)
-        y = convolution(y, body, 8) + convolution(x, f"blocks.{block}.shortcut", 0)
+        body, shortcut = f"blocks.{block}.body", f"blocks.{block}.shortcut"
+        y = x
+        for first in (0, 4):
+            y = F.leaky_relu(convolution(y, weights, f"{body}.{first}", f"{body}.{first + 1}"), 0.1)
+        y = convolution(y, weights, f"{body}.8", f"{body}.9")
+        y = y + convolution(x, weights, f"{shortcut}.0", f"{shortcut}.1")
         x = F.max_pool2d(F.leaky_relu(y, 0.1), 2)
     torch.testing.assert_close(encoder(images), x.mean(dim=(2, 3)))
 
@@ -67,37 +60,30 @@ def test_initial_filters_of_resnet12():
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
-def zeros_seen(encoder: nn.Module, images: torch.Tensor) -> tuple[bool, bool, bool]:
-    """Whether a training pass drops units within a block, at the blocks' ends, and whole channels alone."""
+@pytest.mark.parametrize(
+    ("kind", "rate", "within", "at_ends", "whole_channels"),
+    [
+        ("base", 0.3, False, True, False),
+        ("inblock", 0.3, True, True, False),
+        ("2d", 0.3, False, True, True),
+        ("2d_inblock", 0.3, True, True, True),
+        ("2d_inblock", 0.0, False, False, True),
+    ],
+)
+def test_each_kind_of_dropout_drops_what_its_name_says(kind, rate, within, at_ends, whole_channels):
+    """Units within blocks, at the blocks' ends, or whole channels there; the same in every block."""
+    encoder = ResNet12(3, 32, dropout=rate, dropout_type=kind)
     inside, ends = [], []
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels:
             module.register_forward_pre_hook(lambda _, inputs: inside.append(inputs[0] == 0))
     for block in encoder.blocks:
         block.register_forward_hook(lambda _, __, output: ends.append(output == 0))
-    encoder.train()(images)
-    dropped = [*inside, *ends]
-    whole = all((zero.flatten(2).all(-1) == zero.flatten(2).any(-1)).all() for zero in dropped)
-    assert len(inside) == 8
-    assert len(ends) == 4
-    each = {where: [bool(zero.any()) for zero in zeros] for where, zeros in (("in", inside), ("end", ends))}
-    assert all(len(set(flags)) == 1 for flags in each.values()), "some blocks drop and others do not"
-    return each["in"][0], each["end"][0], whole
-
-
-def test_each_kind_of_dropout_drops_what_its_name_says():
-    images = torch.randn(4, 3, 32, 32)
-    seen = {
-        kind: zeros_seen(ResNet12(3, 32, dropout=0.3, dropout_type=kind), images)
-        for kind in ("base", "inblock", "2d", "2d_inblock")
-    }
-    assert seen == {
-        "base": (False, True, False),
-        "inblock": (True, True, False),
-        "2d": (False, True, True),
-        "2d_inblock": (True, True, True),
-    }
-    assert zeros_seen(ResNet12(3, 32, dropout_type="2d_inblock"), images) == (False, False, True)
+    encoder.train()(torch.randn(4, 3, 32, 32))
+    assert [bool(zero.any()) for zero in inside] == [within] * 8
+    assert [bool(zero.any()) for zero in ends] == [at_ends] * 4
+    whole = [(zero.flatten(2).all(-1) == zero.flatten(2).any(-1)).all() for zero in (*inside, *ends)]
+    assert all(whole) == whole_channels
 
 
 @pytest.mark.parametrize("encoder", [Conv4, ResNet12])
@@ -114,26 +100,25 @@ def test_dropout_of_the_input_drops_single_values_in_training_alone(encoder):
     assert torch.equal(seen[1], images)
 
 
-def test_dropout_of_conv4_is_in_every_block():
+@pytest.mark.parametrize(("training", "share"), [(True, 0.5), (False, 0.0)])
+def test_dropout_of_conv4_is_in_every_block(training, share):
     pooled = []
-    encoder = Conv4(dropout=0.5)
+    encoder = Conv4(dropout=0.5).train(training)
     for relu in encoder.blocks[4::5]:
         relu.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0] == 0))
-    encoder.train()(torch.rand(8, 1, 28, 28))
-    assert [zero.float().mean().item() for zero in pooled] == pytest.approx([0.5] * 4, abs=0.1)
-    pooled.clear()
-    encoder.eval()(torch.rand(8, 1, 28, 28))
-    assert not any(zero.any() for zero in pooled)
+    encoder(torch.rand(8, 1, 28, 28))
+    assert [zero.float().mean().item() for zero in pooled] == pytest.approx([share] * 4, abs=0.2 * share)
 
 
 def test_encoders_refuse_what_does_not_fit():
-    with pytest.raises(ValueError, match="Conv4: image_size must be at least 16, got 15"):
-        Conv4(1, 64, 15)
-    with pytest.raises(ValueError, match="ResNet12: image_size must be at least 16, got 8"):
-        ResNet12(3, 8)
-    with pytest.raises(ValueError, match=r"ResNet12: dropout_type must be one of base, .*, got 'all'"):
-        ResNet12(3, 32, dropout_type="all")
-    with pytest.raises(ValueError, match=r"Conv4: images .*\(1, 28, 28\), got \(2, 3, 28, 28\)"):
-        Conv4()(torch.zeros(2, 3, 28, 28))
-    with pytest.raises(ValueError, match=r"ResNet12: images .*\(3, 32, 32\), got \(2, 3, 84, 84\)"):
-        ResNet12()(torch.zeros(2, 3, 84, 84))
+    for make, message in (
+        (lambda: Conv4(1, 64, 15), "Conv4: image_size must be at least 16, got 15"),
+        (lambda: ResNet12(3, 8), "ResNet12: image_size must be at least 16, got 8"),
+        (lambda: ResNet12(dropout_type="all"), "ResNet12: dropout_type must be one of base, .*got 'all'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    for encoder, shape in ((Conv4, r"\(1, 28, 28\)"), (ResNet12, r"\(3, 32, 32\)")):
+        message = rf"{encoder.__name__}: images .*{shape}, got \(2, 3, 84, 84\)"
+        with pytest.raises(ValueError, match=message):
+            encoder()(torch.zeros(2, 3, 84, 84))

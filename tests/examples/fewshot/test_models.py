@@ -1,81 +1,57 @@
+"""What a learner answers, what of it learns, and that it is the one that was asked for."""
+
+from typing import get_args
+
 import pytest
 import torch
 
-from examples.fewshot.encoders import Conv4, ResNet12
+from examples.fewshot.encoders import ResNet12
 from examples.fewshot.models import FewShotLearner, build_learner
-from examples.training.cores import build_core
+from examples.fewshot.settings import CoreName, Settings
 
-CORES = (
-    "srwm",
-    "deltanet",
-    "fake_sr",
-    "lstm",
-    "linear",
-    "recurrent_delta",
-    "delta_rnn",
-    "delta_delta",
-    "delta_cde",
-)
-each_core = pytest.mark.parametrize("core", CORES)
+each_core = pytest.mark.parametrize("core", get_args(CoreName))
+LABELS = torch.tensor([[0, 1, 2], [2, 1, 0]])
 
 
 def small(core: str = "srwm", **options) -> FewShotLearner:
     torch.manual_seed(0)
     sizes = {"n_way": 3, "encoder_channels": 4, "n_layers": 2, "n_heads": 2, "d_model": 16}
-    return build_learner(core=core, **{**sizes, **options}).double().eval()
-
-
-def test_encode_takes_any_leading_axes():
-    learner = small()
-    images = torch.rand(2, 3, 1, 28, 28).double()
-    one_by_one = torch.stack([learner.encode(row) for row in images])
-    torch.testing.assert_close(learner.encode(images), one_by_one, rtol=1e-12, atol=1e-12)
+    usual = {"core": core, "unit_features": False, "input_gain": 1.0}
+    return build_learner(Settings(**{**sizes, **usual, **options})).double().eval()
 
 
 @each_core
 @pytest.mark.parametrize(("unknown_label", "shown_at_query"), [("class_0", 0), ("nothing", -1)])
-def test_a_query_after_the_shared_support_answers_as_a_whole_sequence(core, unknown_label, shown_at_query):
+def test_queries_after_the_shared_support_are_answered_as_whole_sequences(
+    core, unknown_label, shown_at_query
+):
+    """Logits and gradients."""
     learner = small(core, unknown_label=unknown_label)
-    support, query = torch.randn(4, 6, 4).double(), torch.randn(4, 5, 4).double()
-    labels = torch.tensor([2, 0, 1, 1, 0, 2]).expand(4, 6)
-
-    together = learner.classify(support, labels, query)
-
-    for q in range(5):
-        sequence = torch.cat([support, query[:, q : q + 1]], dim=1)
-        shown = torch.cat([labels, torch.full((4, 1), shown_at_query)], dim=1)
-        logits, _ = learner.read(sequence, shown)
-        torch.testing.assert_close(together[:, q], logits[:, -1], rtol=1e-11, atol=1e-12)
-
-
-@each_core
-def test_the_gradient_is_that_of_whole_sequences(core):
-    learner = small(core)
     support, query = torch.randn(2, 3, 4).double(), torch.randn(2, 4, 4).double()
-    labels = torch.tensor([[0, 1, 2], [2, 1, 0]])
     cotangent = torch.randn(2, 4, 3).double()
-
-    def gradients(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(logits, list(learner.core.parameters()), cotangent)
+    together = learner.classify(support, LABELS, query)
 
     sequences = torch.cat(
         [support.unsqueeze(1).expand(2, 4, 3, 4), query.unsqueeze(2)], dim=2
     )  # (B, Q, S + 1, F)
-    shown = torch.cat([labels, torch.zeros(2, 1, dtype=torch.int64)], dim=1)
+    shown = torch.cat([LABELS, torch.full((2, 1), shown_at_query)], dim=1)
     whole, _ = learner.read(sequences, shown.unsqueeze(1).expand(2, 4, 4))
-
-    expected = gradients(whole[:, :, -1])
-    for one, other in zip(gradients(learner.classify(support, labels, query)), expected, strict=True):
+    torch.testing.assert_close(together, whole[:, :, -1], rtol=1e-11, atol=1e-12)
+    found, expected = (
+        torch.autograd.grad(logits, list(learner.core.parameters()), cotangent)
+        for logits in (together, whole[:, :, -1])
+    )
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-@each_core
-def test_images_go_in_as_one_batch_and_come_out_as_logits(core):
-    learner = small(core)
+def test_images_go_in_as_one_batch_and_come_out_as_logits():
+    learner = small()
     support, query = torch.rand(2, 3, 1, 28, 28).double(), torch.rand(2, 5, 1, 28, 28).double()
-    labels = torch.tensor([[0, 1, 2], [2, 1, 0]])
-    expected = learner.classify(learner.encode(support), labels, learner.encode(query))
-    torch.testing.assert_close(learner(support, labels, query), expected, rtol=1e-11, atol=1e-12)
+    encoded = torch.stack([learner.encode(row) for row in support])
+    torch.testing.assert_close(learner.encode(support), encoded, rtol=1e-12, atol=1e-12)
+    expected = learner.classify(encoded, LABELS, learner.encode(query))
+    torch.testing.assert_close(learner(support, LABELS, query), expected, rtol=1e-11, atol=1e-12)
 
 
 @each_core
@@ -83,43 +59,37 @@ def test_images_go_in_as_one_batch_and_come_out_as_logits(core):
 def test_everything_learns_from_one_labelled_image_of_each_class(core, encoder):
     learner = small(core, encoder=encoder, image_size=16, channels=3).train()
     support, query = torch.rand(2, 3, 3, 16, 16).double(), torch.rand(2, 2, 3, 16, 16).double()
-    logits = learner(support, torch.tensor([[0, 1, 2], [2, 1, 0]]), query)
+    logits = learner(support, LABELS, query)
     torch.nn.functional.cross_entropy(logits.mT, torch.tensor([[0, 1], [2, 0]])).backward()
-    for name, parameter in learner.named_parameters():
-        # What batch normalisation subtracts, a constant of a whole channel, cannot learn.
-        before_norm = (
-            encoder == "conv4" and name.startswith("encoder") and parameter.grad.abs().max() < 1e-12
-        )
-        assert before_norm == (name in BEFORE_NORM), name
+    # What batch normalisation subtracts, a constant of a whole channel, cannot learn.
+    before_norm = {f"encoder.blocks.{i}.bias" for i in range(0, 20, 5)} if encoder == "conv4" else set()
+    gradients = {name: p.grad.abs().max() for name, p in learner.named_parameters()}
+    assert all(gradients[name] < 1e-12 for name in before_norm)
+    assert all(value > 0 for name, value in gradients.items() if name not in before_norm)
     if core == "srwm":
         for mixer in learner.core.stack.layers[::2]:
             for block in mixer.W.grad.split([8, 8, 8, 1, 1, 1, 1], -1)[:4]:
                 assert block.abs().max() > 1e-12
 
 
-BEFORE_NORM = {f"encoder.blocks.{i}.bias" for i in range(0, 20, 5)}
-
-
-def test_label_minus_one_shows_nothing():
-    learner = small()
+@pytest.mark.parametrize("unit_features", [False, True])
+def test_the_core_receives_features_and_labels(unit_features):
+    """Label -1 shows nothing; unit features are centred and of length one."""
+    learner = small(unit_features=unit_features)
     received = []
     learner.core.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
-    features = torch.randn(1, 4, 4).double()
+    features = 10 * torch.randn(1, 4, 4).double() + 3
     learner.read(features, torch.tensor([[0, 2, -1, 1]]))
-    shown = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]).double()
-    assert torch.equal(received[0], torch.cat([features, shown[None]], dim=-1))
+    found, shown = received[0].split([4, 3], dim=-1)
+    assert shown.tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]]
+    if unit_features:
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(1, 4).double(), rtol=1e-4, atol=0)
+        torch.testing.assert_close(found.sum(-1), torch.zeros(1, 4).double(), rtol=0, atol=1e-9)
+    else:
+        assert torch.equal(found, features)
     for label in (3, -2):
         with pytest.raises(RuntimeError, match="Class values must be"):
             learner.read(features, torch.full((1, 4), label))
-
-
-def test_unit_features_are_centred_and_of_length_one():
-    learner = small(unit_features=True)
-    received = []
-    learner.core.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0][..., :4]))
-    learner.read(10 * torch.randn(2, 5, 4).double() + 3, torch.zeros(2, 5, dtype=torch.int64))
-    torch.testing.assert_close(received[0].norm(dim=-1), torch.ones(2, 5).double(), rtol=1e-4, atol=0)
-    torch.testing.assert_close(received[0].sum(-1), torch.zeros(2, 5).double(), rtol=0, atol=1e-9)
 
 
 def test_a_learner_is_what_is_asked_for():
@@ -145,19 +115,22 @@ def test_a_learner_is_what_is_asked_for():
     torch.testing.assert_close(core.input_proj.weight, 20 * small().core.input_proj.weight)
 
 
-def test_learners_refuse_what_does_not_fit():
-    with pytest.raises(
-        ValueError, match="build_learner: encoder must be one of conv4, resnet12, got 'vit'"
-    ):
-        small(encoder="vit")
-    for core in ("gru", "transformer"):  # the latter carries nothing to the queries
-        with pytest.raises(ValueError, match=f"build_learner: core must be one of srwm, .*, got '{core}'"):
-            small(core)
-    with pytest.raises(ValueError, match=r"build_core: input_softmax belongs to .* core 'deltanet'"):
-        small("deltanet", input_softmax=True)
-    with pytest.raises(ValueError, match="build_learner: big_resnet12 belongs to encoder resnet12"):
-        small(big_resnet12=True)
-    with pytest.raises(ValueError, match="build_learner: encoder_dropout_type belongs to encoder resnet12"):
-        small(encoder_dropout_type="2d")
-    with pytest.raises(ValueError, match="FewShotLearner: unknown_label must be one of class_0, nothing"):
-        FewShotLearner(Conv4(), build_core("srwm", 69, 5), 5, unknown_label="mean")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": "vit"}, "build_learner: encoder must be one of conv4, resnet12, got 'vit'"),
+        ({"core": "gru"}, "build_learner: core must be one of srwm, .*, got 'gru'"),
+        # It carries nothing to the queries.
+        ({"core": "transformer"}, "build_learner: core must be one of srwm, .*, got 'transformer'"),
+        (
+            {"core": "deltanet", "input_softmax": True},
+            "build_core: input_softmax belongs to .* core 'deltanet'",
+        ),
+        ({"big_resnet12": True}, "build_learner: big_resnet12 belongs to encoder resnet12"),
+        ({"encoder_dropout_type": "2d"}, "build_learner: encoder_dropout_type belongs to encoder resnet12"),
+        ({"unknown_label": "mean"}, "FewShotLearner: unknown_label must be one of class_0, nothing"),
+    ],
+)
+def test_learners_refuse_what_does_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)

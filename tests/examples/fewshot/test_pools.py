@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.pools import choose_episodes, draw_pools
+from examples.fewshot.settings import Settings
 from tests.examples.fewshot.numbered import make_classes, tags
 
 SEEDS = st.integers(0, 2**32)
@@ -21,11 +22,11 @@ def test_a_pool_holds_distinct_images_class_by_class():
     assert all(len(set(pool.flatten().tolist())) == P * R for pool in 6 * kinds + positions)
 
 
-def draw(seed=0, step=0, n_way=3, k_shot=2, queries=4) -> tuple[torch.Tensor, ...]:
-    of = {"pools": G, "pool_classes": P, "pool_images": R, "episodes": 8, "seed": seed, "step": step}
-    chosen = choose_episodes(**of, n_way=n_way, k_shot=k_shot, queries=queries)
-    fields = (chosen.support, chosen.support_labels, chosen.query, chosen.query_labels)
-    return tuple(map(torch.from_numpy, fields))
+def draw(seed: int = 0, step: int = 0, n_way=3, k_shot=2, queries=4) -> tuple[torch.Tensor, ...]:
+    sizes = {"pools": G, "pool_classes": P, "pool_images": R, "batch_size": 8}
+    asked = {"n_way": n_way, "k_shot": k_shot, "queries": queries, "seed": seed}
+    chosen = choose_episodes(Settings(**sizes, **asked), step)
+    return tuple(chosen[name] for name in ("support", "support_labels", "query", "query_labels"))
 
 
 @given(SEEDS, SEEDS, st.integers(1, P), st.integers(1, R - 1), st.integers(1, 9))

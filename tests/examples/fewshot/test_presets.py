@@ -4,28 +4,18 @@ import dataclasses
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
-from examples.fewshot.data.classes import ImageClasses, Splits
+from examples.fewshot.data.classes import Splits
+from examples.fewshot.models import build_learner
 from examples.fewshot.presets import DESCRIPTIONS, PRESETS
-from examples.fewshot.settings import build_learner
 from examples.fewshot.smoke import smoke
 from examples.fewshot.trainer import Training
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop
+from tests.examples.fewshot.numbered import make_classes
 from tests.examples.runs import make_loop
-
-
-def noise(count: int, per_class: int, shape: tuple[int, int, int], seed: int) -> ImageClasses:
-    rng = np.random.default_rng(seed)
-    return ImageClasses(
-        images=rng.integers(0, 256, (count * per_class, *shape), np.uint8),
-        offsets=np.arange(count + 1) * per_class,
-        names=tuple(f"class {c}" for c in range(count)),
-        alphabets=("NOISE",) * count,
-    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -39,7 +29,8 @@ def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
         )
     )
     shape = build_learner(few).encoder.image_shape
-    domains = [Splits(*(noise(2, 5, shape, seed) for seed in range(3))) for _ in few.data_sets]
+    noise = [make_classes((5, 5), shape[1], shape[0]) for _ in range(3)]
+    domains = [Splits(*noise) for _ in few.data_sets]
     loop = make_loop(few, partial(Training, few, domains))
     learner = loop.work.learner
     before = {n: p.clone() for n, p in learner.named_parameters()}
@@ -73,45 +64,46 @@ PUBLISHED = {
 }
 
 
+# What is asked of one alone. The sequential script validates every 4,000 micro-batches, on 100 of them.
+OWN = {
+    "sequential-omniglot-miniimagenet-srwm": {
+        **{"accumulation": 2, "max_trim": 60, "validate_every": 4000 // 2, "validation_episodes": 100 * 16}
+    },
+    "miniimagenet-10shot-bootstrapping": {
+        **{"student_weight": 1, "bootstrap_weight": 10, "teacher_weight": 1},
+        **{"future_shots": 5, "bootstrap_loss": "kl"},
+    },
+    "fc100-5shot-res12-srwm": {"encoder_dropout_type": "2d_inblock"},
+    "omniglot-1shot-srwm": {"validate_every": 10_000},
+}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_presets(name):
     s = PRESETS[name]
     *values, rate, steps, count = PUBLISHED[name]
-    assert [
-        *(s.core, s.n_layers, s.d_model, s.ff_factor, s.dropout, s.encoder_dropout, s.batch_size)
-    ] == values
+    sizes = ("core", "n_layers", "d_model", "ff_factor", "dropout", "encoder_dropout", "batch_size")
+    assert [getattr(s, size) for size in sizes] == values
     if rate is None:
         assert (s.schedule, s.warmup_steps) == ("published", 5000)
     else:
         assert (s.schedule, s.learning_rate) == ("constant", rate)
     assert s.steps == steps
     assert sum(p.numel() for p in build_learner(s).parameters()) == count
-    assert (s.beta1, s.beta2, s.epsilon, s.clip) == (0.9, 0.995, 1e-9, 0.0)
-    options = (s.accumulation_rule, s.sequence_layout, s.bootstrap_encoding)
-    assert options == ("mean", "step", "joint"), "only who asks for it gets the published way"
-    assert s.train_encoder
-    assert (s.pools, s.encoder_warmup_steps) == (0, 0)
-    assert (s.augment, s.augment_evaluation, s.unit_features) == (False, False, False)
-    assert (s.n_way, s.queries, s.input_gain, s.encoder_learning_rate_factor) == (5, 1, 1.0, 1.0)
-    assert (s.beta_init, s.q_scale, s.input_softmax, s.unknown_label) == (0.0, 1.0, False, "class_0")
-    assert s.rotate_classes == ("all" if s.data == "omniglot" else "none")
-    assert s.normalise == ("published" if s.protocol == "sequential" else "none")
     shots = {"sequential": 15, "bootstrapping": 10}.get(s.protocol, 5 if "5shot" in name else 1)
-    assert s.k_shot == shots
-
-
-def test_what_only_some_published_scripts_have():
-    sequential = PRESETS["sequential-omniglot-miniimagenet-srwm"]
-    assert (sequential.accumulation, sequential.max_trim) == (2, 60)
-    micro_batches = sequential.accumulation * sequential.validate_every
-    assert micro_batches == 4000, "what the script counts"
-    sequences = sequential.batch_size // sequential.accumulation
-    assert sequential.validation_episodes == 100 * sequences == 1600
-    teacher = PRESETS["miniimagenet-10shot-bootstrapping"]
-    weights = (teacher.student_weight, teacher.bootstrap_weight, teacher.teacher_weight)
-    assert (*weights, teacher.future_shots, teacher.bootstrap_loss) == (1, 10, 1, 5, "kl")
-    assert PRESETS["fc100-5shot-res12-srwm"].encoder_dropout_type == "2d_inblock"
-    assert PRESETS["omniglot-1shot-srwm"].validate_every == 10_000
+    expected = {
+        **{"n_way": 5, "k_shot": shots, "queries": 1, "pools": 0, "encoder_warmup_steps": 0},
+        **{"beta1": 0.9, "beta2": 0.995, "epsilon": 1e-9, "clip": 0.0},
+        **{"train_encoder": True, "encoder_learning_rate_factor": 1.0, "input_gain": 1.0},
+        **{"augment": False, "augment_evaluation": False, "unit_features": False},
+        **{"beta_init": 0.0, "q_scale": 1.0, "input_softmax": False, "unknown_label": "class_0"},
+        "rotate_classes": "all" if s.data == "omniglot" else "none",
+        "normalise": "published" if s.protocol == "sequential" else "none",
+        # Only who asks for it gets the published way.
+        **{"accumulation_rule": "mean", "sequence_layout": "step", "bootstrap_encoding": "joint"},
+        **OWN.get(name, {}),
+    }
+    assert {setting: getattr(s, setting) for setting in expected} == expected
 
 
 def test_every_asked_for_preset_is_there():

@@ -2,12 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from examples.fewshot.settings import Settings, build_learner
+from examples.fewshot.models import build_learner
+from examples.fewshot.settings import Settings
 
 
 def test_defaults_fit_together_and_are_the_published_model():
     Settings().check()
     assert sum(p.numel() for p in build_learner(Settings()).parameters()) == 1_342_021
+
+
+HARD = {"hard_episodes": 0.5, "feature_views": 1, "pools": 0}
+SEQUENTIAL = {"protocol": "sequential", "second_data": "textures", "pools": 0}
+CONTINUAL = {"protocol": "continual", "second_data": "textures"}
+NEEDS_HARD = "--hard-episodes needs --feature-views, --pools 0 and another protocol than .*, got "
 
 
 @pytest.mark.parametrize(
@@ -29,79 +36,40 @@ def test_defaults_fit_together_and_are_the_published_model():
         ({"feature_views": -1}, "--feature-views must be at least 0, got -1"),
         ({"feature_noise": -0.1}, "--feature-noise must be at least 0"),
         ({"feature_views": 2, "train_encoder": True}, "--feature-views 2 .* needs --no-train-encoder"),
-        ({"hard_episodes": 0.5}, "--hard-episodes needs --feature-views, --pools 0 .*, got 0, 1 and sync"),
-        (
-            {"hard_episodes": 0.5, "feature_views": 1},
-            "--hard-episodes needs .* got 1, 1 and sync",
-        ),
-        ({"hard_episodes": 0.5, "pools": 0}, "--hard-episodes needs .* got 0, 0 and sync"),
-        (
-            {
-                "hard_episodes": 0.5,
-                "pools": 0,
-                "feature_views": 1,
-                "protocol": "sequential",
-                "second_data": "textures",
-            },
-            "--hard-episodes needs .* got 1, 0 and sequential",
-        ),
-        (
-            {
-                "hard_episodes": 0.5,
-                "pools": 0,
-                "feature_views": 1,
-                "protocol": "continual",
-                "second_data": "textures",
-            },
-            "--hard-episodes needs .* got 1, 0 and continual",
-        ),
-        (
-            {"hard_episodes": 1.5, "feature_views": 1, "pools": 0},
-            "--hard-episodes must be at most 1, got 1.5",
-        ),
+        ({"hard_episodes": 0.5}, NEEDS_HARD + "0, 1 and sync"),
+        ({**HARD, "pools": 1}, NEEDS_HARD + "1, 1 and sync"),
+        ({**HARD, "feature_views": 0}, NEEDS_HARD + "0, 0 and sync"),
+        ({**HARD, **SEQUENTIAL}, NEEDS_HARD + "1, 0 and sequential"),
+        ({**HARD, **CONTINUAL}, NEEDS_HARD + "1, 0 and continual"),
+        ({**HARD, "hard_episodes": 1.5}, "--hard-episodes must be at most 1, got 1.5"),
         ({"n_heads": 7}, "--d-model must be a multiple of --n-heads .7., got 256"),
         ({"channels": 2}, "--channels must be 1 or 3, got 2"),
         ({"dropout": 1.0}, "--dropout must be below 1, got 1.0"),
         ({"input_gain": 0.0}, "--input-gain must be above 0"),
         ({"protocol": "bootstrapping"}, "--pool-images must be at least the 6 that are read .*, got 3"),
         ({"second_data": "textures"}, "--second-data belongs to --protocol sequential"),
-        ({"protocol": "sequential", "pools": 0}, "--second-data belongs to --protocol sequential"),
+        ({**SEQUENTIAL, "second_data": None}, "--second-data belongs to --protocol sequential"),
         ({"protocol": "continual"}, "--second-data belongs to .* continual, which need it, got .* None"),
         ({"third_data": "digits"}, "--third-data belongs to --protocol continual, got digits with sync"),
+        ({**SEQUENTIAL, "third_data": "digits"}, "--third-data belongs to .*, got digits with sequential"),
         (
-            {"protocol": "sequential", "second_data": "textures", "third_data": "digits", "pools": 0},
-            "--third-data belongs to --protocol continual, got digits with sequential",
-        ),
-        (
-            {"protocol": "continual", "second_data": "textures", "sequence_layout": "micro_batch"},
+            {**CONTINUAL, "sequence_layout": "micro_batch"},
             "--sequence-layout belongs to --protocol sequential, got micro_batch with continual",
         ),
+        ({**CONTINUAL, "queries": 11}, "--queries must be at most .* = 10, got 11"),
         (
-            {"protocol": "continual", "second_data": "textures", "queries": 11},
-            "--queries must be at most .* = 10, got 11",
-        ),
-        (
-            {"protocol": "continual", "second_data": "textures", "third_data": "digits"},
+            {**CONTINUAL, "third_data": "digits"},
             "--encoder-warmup-classes must be a multiple of 3, .* got 32",
         ),
         ({"second_root": Path("x")}, "--second-root needs --second-data"),
         ({"third_root": Path("x")}, "--third-root needs --third-data"),
+        ({**SEQUENTIAL, "max_trim": 5}, "--max-trim must leave an image of the n_way . k_shot = 5, got 5"),
         (
-            {"protocol": "sequential", "pools": 0, "second_data": "textures", "max_trim": 5},
-            "--max-trim must leave an image of the n_way . k_shot = 5, got 5",
-        ),
-        (
-            {
-                "protocol": "sequential",
-                "pools": 0,
-                "second_data": "textures",
-                "max_trim": 4,
-                "encoder_warmup_classes": 31,
-            },
+            {**SEQUENTIAL, "max_trim": 4, "encoder_warmup_classes": 31},
             "--encoder-warmup-classes must be a multiple of 2, .* got 31",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"train: {message}"):
         Settings(**change).check()

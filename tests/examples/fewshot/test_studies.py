@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from PIL import Image
 
 from examples.fewshot.evaluate import Evaluation
 from examples.fewshot.experiments import Experiments
@@ -22,37 +21,24 @@ def options(tmp_path: Path) -> Experiments:
     return Experiments(("glyphs",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results")
 
 
-def episode_result(k_shot: int, accuracy: float) -> dict:
-    return {
-        "k_shot": k_shot,
-        "chance": 0.2,
-        "learner": {"mean": accuracy, "interval_95": 0.01},
-        "nearest_neighbour": {"mean": 0.9, "interval_95": 0.01},
-    }
-
-
-def sequence_result(accuracy: float) -> dict:
-    orders = {}
-    for first, second in (("glyphs", "textures"), ("textures", "glyphs")):
-        values = {"mean": [accuracy] * 4, "interval_95": [0.01] * 4}
-        total = {"mean": accuracy, "interval_95": 0.01}
-        orders[f"{first} first"] = {
-            "switch": 2,
-            "positions": values,
-            "counting_labels": {"positions": values},
-            "tasks": {task: {"total": total, "shots": values} for task in (first, second)},
-        }
-    return {"orders": orders, "chance": 0.2}
-
-
-def task_result(accuracy: float) -> dict:
-    """The first task, asked again after the second, has half."""
-    first, half = ({"mean": share * accuracy, "interval_95": 0.01} for share in (1, 0.5))
+def result_of(name: str, k_shot: int, accuracy: float) -> dict:
+    """Of one run of a study; the first of two tasks, asked again after the second, has half."""
+    whole, half = ({"mean": share * accuracy, "interval_95": 0.01} for share in (1, 0.5))
+    along = {"mean": [accuracy] * 4, "interval_95": [0.01] * 4}
+    nearest = {"mean": 0.9, "interval_95": 0.01}
     orders = (("glyphs", "textures"), ("textures", "glyphs"))
-    return {
-        "matrices": {f"{a}, {b}": {a: {a: first, b: half}, b: {b: first}} for a, b in orders},
-        "chance": 0.2,
-    }
+    if name == "sequential":
+        counted = {"counting_labels": {"positions": along}}
+        shared = {"switch": 2, "positions": along, "total": whole, **counted}
+        of_orders = {
+            f"{order[0]} first": {**shared, "tasks": {task: {"total": whole} for task in order}}
+            for order in orders
+        }
+        return {"orders": of_orders, "chance": 0.2}
+    if name == "continual":
+        matrices = {f"{a}, {b}": {a: {a: whole, b: half}, b: {b: whole}} for a, b in orders}
+        return {"matrices": matrices, "chance": 0.2}
+    return {"k_shot": k_shot, "chance": 0.2, "learner": whole, "nearest_neighbour": nearest}
 
 
 def compared(options: Experiments, name: str) -> Comparison:
@@ -60,14 +46,9 @@ def compared(options: Experiments, name: str) -> Comparison:
     study = STUDIES[name]
     for run in planned_runs(study, options):
         accuracy = {3: 0.8, 5: 0.9}[run.seed]
-        if name == "sequential":
-            result = sequence_result(accuracy)
-        elif name == "continual":
-            result = task_result(accuracy)
-        elif study.k_shots:
-            result = {"k_shots": [episode_result(k, accuracy) for k in study.k_shots]}
-        else:
-            result = episode_result(run.settings.k_shot, accuracy)
+        result = result_of(name, run.settings.k_shot, accuracy)
+        if study.k_shots:
+            result = {"k_shots": [result_of(name, k_shot, accuracy) for k_shot in study.k_shots]}
         reports = [
             {"split": split, "step": step, "seconds": 60.0 * step, "accuracy": accuracy * step / 2}
             for step in (0, 1, 2)
@@ -78,26 +59,18 @@ def compared(options: Experiments, name: str) -> Comparison:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_all_runs_of_a_seed_share_one_encoder(options, name):
+def test_runs_share_an_encoder_and_those_of_as_many_shots_differ_in_core_or_protocol_alone(options, name):
     study = STUDIES[name]
     planned = planned_runs(study, options)
-    assert len(planned) == len(study.rows) * len(options.seeds)
-    assert len({run.settings.folder for run in planned}) == len(planned)
+    assert len({run.settings.folder for run in planned}) == len(study.rows) * len(options.seeds)
     for run in planned:
         run.settings.check()
         assert (run.settings.seed, run.settings.threads) == (run.seed, options.threads)
-        if run.row.preset == study.leader:
-            assert run.settings.encoder_from is None
-        else:
-            assert run.settings.encoder_from == run.leader.settings.folder
-            assert (run.leader.row.preset, run.leader.seed) == (study.leader, run.seed)
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_what_is_compared_with_as_many_shots_differs_in_core_or_protocol_alone(name):
+        leader = f"{study.leader}-seed{run.seed}"
+        of_leader = None if run.settings.name == leader else options.runs / leader
+        assert run.settings.encoder_from == of_leader
     free = {"preset", "name", "core", "n_layers", "d_model", "protocol", "future_shots", "backward_terms"}
-    compared = [row.record() for row in STUDIES[name].rows.values()]
-    for one, other in itertools.combinations(compared, 2):
+    for one, other in itertools.combinations((row.record() for row in study.rows.values()), 2):
         if one["k_shot"] == other["k_shot"]:
             assert {key for key in one if one[key] != other[key]} <= free
 
@@ -158,19 +131,15 @@ def test_numbers_table_and_picture_of_finished_runs(options, capsys, drawn, name
     assert head == ["", *columns, "minutes"]
     assert [row[0] for row in table] == list(STUDIES[name].rows)
     assert [row[1:] for row in table] == [[*cells, "2.0"]] * len(STUDIES[name].rows)
-    with Image.open(options.output / f"{name}.png") as image:
-        assert image.size[0] > 500
+    assert (options.output / f"{name}.png").exists()
     found = {one.get_label(): one.get_ydata() for one in drawn[0].axes[0].lines}
     for label in STUDIES[name].rows:
         if "5-shot" not in label:  # which have axes of their own
             np.testing.assert_allclose(found[label.removesuffix(", 1-shot")], line)
 
 
-def test_parameters_are_those_that_the_readme_tells():
-    rows = STUDIES["glyphs"].rows
-    assert STUDIES["glyphs"].parameters(rows["SRWM, 1-shot"]) == 300_485
-
-
-def test_an_interval_over_seeds_needs_two(options):
+def test_what_the_readme_tells(options):
+    glyphs = STUDIES["glyphs"]
+    assert glyphs.parameters(glyphs.rows["SRWM, 1-shot"]) == 300_485
     with pytest.raises(ValueError, match="--seeds must be at least 2"):
         dataclasses.replace(options, seeds=(1,)).check(STUDIES)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from examples.fewshot import evaluate, train
+from examples.fewshot.models import build_learner
 from examples.fewshot.objectives import EncoderWarmup
-from examples.fewshot.settings import build_learner
 from examples.training.interrupt import INTERRUPTED
 from examples.training.run_folder import RunFolder, load
 from tests.examples.fewshot.conftest import patterns
@@ -32,35 +32,24 @@ def stopped(settings, step: int = 6) -> RunFolder:
 
 
 def test_the_loss_falls_in_both_phases(settings):
-    longer = dataclasses.replace(
-        settings,
-        dropout=0.0,
-        n_way=2,
-        n_layers=2,
-        n_heads=4,
-        d_model=32,
-        encoder_warmup_steps=40,
-        encoder_warmup_learning_rate=1e-2,
-        steps=120,
-        batch_size=16,
-        learning_rate=5e-3,
-        lr_final=1.0,
-        report_every=20,
-        validate_every=120,
-    )
+    sizes = {"n_way": 2, "n_layers": 2, "n_heads": 4, "d_model": 32, "batch_size": 16, "dropout": 0.0}
+    rates = {"encoder_warmup_learning_rate": 1e-2, "learning_rate": 5e-3, "lr_final": 1.0}
+    steps = {"encoder_warmup_steps": 40, "steps": 120, "report_every": 20, "validate_every": 120}
+    longer = dataclasses.replace(settings, **sizes, **rates, **steps)
     assert train.main(longer) == 0
-    reports = RunFolder(longer.folder).reports()
-    first, last = (
-        {r["phase"]: r for r in order if r["split"] == "train"} for order in (reports[::-1], reports)
-    )
+    reports = [line for line in RunFolder(longer.folder).reports() if line["split"] == "train"]
+    first, last = ({line["phase"]: line for line in order} for order in (reports[::-1], reports))
     assert last["encoder"]["loss"] < 0.7 * first["encoder"]["loss"]
     # Below log(2): it has found out what the labels beside the support are for.
     assert last["episodes"]["loss"] < 0.8 * math.log(2) < first["episodes"]["loss"]
     assert last["episodes"]["accuracy"] > 0.65
 
 
-def test_a_run_whose_data_have_moved_is_continued(settings):
-    folder = stopped(dataclasses.replace(settings, root=Path("here")))
+@pytest.mark.parametrize("step", [2, 6])  # in the encoder's phase no weights are the best as yet
+def test_a_stopped_run_is_evaluated_and_continued_where_its_data_have_moved(settings, step):
+    folder = stopped(dataclasses.replace(settings, root=Path("here")), step)
+    run = evaluate.load_run(folder)
+    assert run.settings.n_way == run.model.n_way == 3
     assert train.main(dataclasses.replace(settings, root=Path("there"), resume=True)) == 0
     state = load(folder.checkpoint)
     assert state["settings"]["root"] == "there"
@@ -84,12 +73,6 @@ def test_a_run_is_not_continued_on_other_data(settings, splits, monkeypatch, oth
     with pytest.raises(ValueError, match="was trained on other data, " + message):
         train.main(dataclasses.replace(settings, resume=True))
     assert folder.checkpoint.read_bytes() == before
-
-
-def test_a_stopped_run_can_be_evaluated(settings):
-    for name, step in (("episodes", 6), ("encoder", 2)):  # in the latter no weights are the best as yet
-        run = evaluate.load_run(stopped(dataclasses.replace(settings, name=name), step))
-        assert run.settings.n_way == run.model.n_way == 3
 
 
 def test_without_warmup_and_with_a_frozen_encoder_only_the_rest_learns(settings, monkeypatch):

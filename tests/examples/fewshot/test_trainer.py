@@ -1,4 +1,4 @@
-"""What a trainer does beside the loop: schedules, early stop, trackers, another run's encoder, workers."""
+"""What a trainer does beside the loop: schedules, micro-batches, another run's encoder, workers."""
 
 import dataclasses
 from functools import partial
@@ -7,13 +7,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from examples.fewshot.settings import build_learner
+from examples.fewshot.models import build_learner
 from examples.fewshot.trainer import Training
+from examples.training.accelerator import make_accelerator
 from examples.training.loop import Loop
+from examples.training.objective import Share
 from examples.training.run_folder import RunFolder, describe, load
 from examples.training.schedule import published
 from tests.examples import runs
-from tests.examples.runs import numbers_of, without_times
+from tests.examples.runs import assert_same_run
 
 
 @pytest.fixture
@@ -30,44 +32,81 @@ def run(settings, splits) -> tuple[Loop, list[dict]]:
     return runs.run(settings, partial(Training, settings, [splits]))
 
 
-def test_the_published_schedule_counts_from_one_and_scales_the_encoders_rate(settings, splits):
-    settings = dataclasses.replace(
-        settings,
-        schedule="published",
-        warmup_steps=4,
-        train_encoder=True,
-        encoder_learning_rate_factor=0.5,
-    )
-    loop, lines = run(settings, splits)
-    expected = [published(step, settings.d_model, 4) for step in range(1, 7)]
+@pytest.mark.parametrize("schedule", ["published", "constant"])
+def test_schedules_count_from_one_and_scale_the_encoders_rate(settings, splits, schedule):
+    rule = {"schedule": schedule, "warmup_steps": 4, "encoder_learning_rate_factor": 0.5}
+    loop, lines = run(dataclasses.replace(settings, train_encoder=True, **rule), splits)
+    rates = [published(step, settings.d_model, 4) for step in range(1, 7)]
+    expected = rates if schedule == "published" else [settings.learning_rate] * 6
     assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-12)
     others, encoder = loop.work.optimizer.param_groups
     assert encoder["lr"] == pytest.approx(0.5 * others["lr"])
 
 
-def test_the_constant_schedule(settings, splits):
-    _, lines = run(dataclasses.replace(settings, schedule="constant"), splits)
-    assert {line["learning_rate"] for line in lines} == {settings.learning_rate}
+# Numbers of the micro-batches of the first three steps, and what their sum is divided by.
+PARTS = 4
+RULES = {
+    "mean": ((range(4), range(4, 8), range(8, 12)), PARTS),
+    "published": ((range(3, 4), range(4, 8), range(8, 12)), 1),
+}
+
+
+@pytest.fixture
+def cut(settings):
+    """Steps of four micro-batches, whose losses depend on nothing but weights and images."""
+    return dataclasses.replace(settings, pools=0, dropout=0.0, clip=0.0, accumulation=PARTS)
+
+
+def entered(settings, splits) -> Training:
+    training = Training(settings, [splits], make_accelerator(settings))
+    training.enter("episodes")
+    return training
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_are_those_of_summed_losses(cut, splits, monkeypatch, rule):
+    """At the weights that the run begins with."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
+    settings = dataclasses.replace(cut, accumulation_rule=rule)
+    training, by_hand = entered(settings, splits), entered(settings, splits)
+    training.begin(0)
+    numbers, divisor = RULES[rule]
+    dataset = by_hand.objective.dataset(Share(accumulation=PARTS))
+    for step, of_step in enumerate(numbers):
+        training.step(step, 0.5)
+        loss = sum(by_hand.objective(dataset[number])["loss"] for number in of_step) / divisor
+        expected = torch.autograd.grad(loss, by_hand.trained())
+        torch.testing.assert_close([p.grad for p in training.trained()], list(expected))
+
+
+def test_both_rules_take_the_same_steps_at_the_same_rates_and_report_means(cut, splits):
+    lines = {}
+    for rule in RULES:
+        loop, lines[rule] = run(dataclasses.replace(cut, name=rule, accumulation_rule=rule), splits)
+        assert loop.progress.step == cut.steps
+    rates = [[line["learning_rate"] for line in of_rule] for of_rule in lines.values()]
+    assert rates[0] == rates[1]
+    objective = entered(cut, splits).objective
+    dataset = objective.dataset(Share(accumulation=PARTS))
+    with torch.no_grad():
+        losses = [objective(dataset[number])["loss"].item() for number in range(PARTS)]
+    assert lines["mean"][0]["loss"] == pytest.approx(sum(losses) / PARTS)
+    assert lines["published"][0]["loss"] == pytest.approx(losses[-1])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_clip_bounds_the_norm_of_the_gradient_that_adam_takes(settings, splits, monkeypatch, accumulation):
+def test_clip_bounds_the_norm_of_the_gradient_that_adam_takes(cut, splits, monkeypatch, accumulation):
     """That of all parameters together, and of all micro-batches."""
-    settings = dataclasses.replace(
-        settings, steps=1, pools=0, accumulation=accumulation, train_encoder=True, dropout=0.0
-    )
-    seen = []
-    adam = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
 
-    def noted(self, closure=None):
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        seen.append(torch.cat([p.grad.flatten().clone() for p in parameters if p.grad is not None]))
-        return adam(self, closure)
+    def gradient(clip: float) -> torch.Tensor:
+        settings = dataclasses.replace(cut, accumulation=accumulation, train_encoder=True, clip=clip)
+        training = entered(settings, splits)
+        training.begin(0)
+        training.step(0, 0.5)
+        return torch.cat([p.grad.flatten() for p in training.trained()])
 
-    monkeypatch.setattr(torch.optim.Adam, "step", noted)
-    for clip in (0.0, 1e6, 0.01):
-        run(dataclasses.replace(settings, name=f"clip-{clip}", clip=clip), splits)
-    free, above, clipped = seen
+    free, above, clipped = map(gradient, (0.0, 1e6, 0.01))
     assert free.norm() > 0.1, "the bound would not be felt"
     assert torch.equal(above, free)
     torch.testing.assert_close(clipped, 0.01 * free / free.norm(), rtol=1e-4, atol=0.0)
@@ -107,12 +146,11 @@ def test_a_damaged_encoder_of_another_run_is_named(settings, splits, change, mes
 
 
 def test_workers_draw_the_same_images(settings, splits):
-    alone, lines = run(dataclasses.replace(settings, name="alone"), splits)
-    helped, others = run(dataclasses.replace(settings, name="helped", workers=2), splits)
-    assert [without_times(line) for line in lines] == [without_times(line) for line in others]
-    mine, theirs = numbers_of(alone.folder), numbers_of(helped.folder)
-    for name, value in mine.items():
-        assert torch.equal(value, theirs[name]), name
+    alone, helped = (
+        run(dataclasses.replace(settings, name=str(workers), workers=workers), splits)[0].folder
+        for workers in (0, 2)
+    )
+    assert_same_run(alone, helped)
 
 
 def test_bfloat16_trains_parameters_that_stay_in_single_precision(settings, splits):

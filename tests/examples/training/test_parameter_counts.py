@@ -6,6 +6,7 @@ from torch import nn
 
 from examples.fewshot.encoders import Conv4, ResNet12
 from examples.fewshot.models import build_learner
+from examples.fewshot.settings import Settings
 from examples.rl.agent import build_agent
 from examples.rl.encoder import ImpalaEncoder
 
@@ -61,7 +62,7 @@ def lstm(d_model: int) -> dict:
     ],
 )
 def test_learner(encoder, core, parameters):
-    assert count(build_learner(**encoder, **core)) == parameters
+    assert count(build_learner(Settings(**encoder, **core))) == parameters
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_agent(options, published, unused):
 
 
 def test_parts_of_the_default_learner_and_agent():
-    mixer, block, *_ = build_learner().core.stack.layers
+    mixer, block, *_ = build_learner(Settings()).core.stack.layers
     assert (count(mixer), count(block)) == (79_360, 526_080)
     agent = build_agent()
     assert count(agent.encoder) == count(ImpalaEncoder()) == 622_144
