@@ -9,7 +9,7 @@ from typing import Any
 
 from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
-from ..training.run_folder import read_json
+from ..training.files import read_json
 from ..training.tables import markdown_table, percent
 from .evaluate import Evaluation
 from .models import build_learner

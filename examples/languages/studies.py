@@ -10,7 +10,8 @@ from typing import Any
 
 from ..training import experiments
 from ..training.experiments import Results, mean_over
-from ..training.run_folder import RunFolder, read_json
+from ..training.files import read_json
+from ..training.run_folder import RunFolder
 from ..training.tables import markdown_table
 from .model import build_reader
 from .plots import by_task, draw_lengths, draw_rates, learner_of

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..training.command_line import run_with_options
+from ..training.files import write_json
 from ..training.program import use_threads
-from ..training.run_folder import write_json
 from ..training.tables import markdown_table
 from .presets import PRESETS
 from .settings import Settings

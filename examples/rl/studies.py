@@ -10,7 +10,8 @@ from typing import Any
 
 from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
-from ..training.run_folder import RunFolder, read_json
+from ..training.files import read_json
+from ..training.run_folder import RunFolder
 from ..training.statistics import over_runs
 from ..training.tables import markdown_table, number, percent
 from .evaluate import describe_splits, fresh_agent

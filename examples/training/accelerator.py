@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
-from .run_folder import RunFolder, read_json, write_json
+from .files import read_json, write_json
+from .run_folder import RunFolder
 from .settings import TrainingSettings
 
 # The main process validates alone while the others wait.

@@ -14,8 +14,9 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import tyro
 
 from .divergence import DIVERGED, DivergenceError
+from .files import read_json
 from .freed_memory import keep_freed_memory
-from .run_folder import RunFolder, read_json
+from .run_folder import RunFolder
 from .settings import RunSettings, flag
 
 S = TypeVar("S", bound=RunSettings)

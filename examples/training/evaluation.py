@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from .accelerator import choose_device
-from .run_folder import RunFolder, check_writable, write_json
+from .files import check_writable, write_json
+from .run_folder import RunFolder
 from .settings import RunSettings
 from .weights import load_weights
 

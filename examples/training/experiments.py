@@ -28,8 +28,9 @@ import tyro
 from tqdm import tqdm
 
 from .divergence import DIVERGED
+from .files import read_json, write_json
 from .interrupt import INTERRUPTED
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder
 from .settings import RunSettings
 from .statistics import over_runs
 

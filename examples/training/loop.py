@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from .accelerator import start_trackers
 from .broadcasting import on_main
+from .checkpoint import describe, save
 from .clock import Clock
 from .divergence import DivergenceError
 from .interrupt import StopRequest
-from .run_folder import RunFolder, Written, describe, save
+from .run_folder import RunFolder, Written
 from .settings import TrainingSettings
 from .weights import read_progress
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 
+from .checkpoint import load_state
+from .files import MEND, PARTIAL, ROOM, as_json, exists, refused, stage, sync_folder
 from .settings import RunSettings
 
-_PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
-_FORMAT = 3  # of checkpoints: raise it when earlier ones can no longer be read. Those of 1 do not say so.
-_MEND = "put back a copy of it, or train anew with --overwrite"
+_FOLDER = "make room there, mend its permissions or choose another place"
 
 
 class Written(NamedTuple):
@@ -69,7 +67,7 @@ class RunFolder:
         """
         if self._claim is not None:
             return
-        if _exists(self.path) and not self.path.is_dir():
+        if exists(self.path) and not self.path.is_dir():
             raise NotADirectoryError(
                 f"{self.path} is a file where the run's folder goes; move it away, or choose another --name"
             )
@@ -83,7 +81,7 @@ class RunFolder:
                 "has ended, or choose another place"
             ) from None
         except OSError as error:
-            raise _refused(f"cannot write to the folder {self.path}", error, _FOLDER) from error
+            raise refused(f"cannot write to the folder {self.path}", error, _FOLDER) from error
         self._claim = lock
 
     def open(self, settings: RunSettings) -> dict[str, Any] | None:
@@ -104,7 +102,7 @@ class RunFolder:
             raise ValueError("train: --resume and --overwrite exclude each other; give one")
         if settings.resume:
             return self._resume(settings)
-        if _exists(self.checkpoint) and not settings.overwrite:
+        if exists(self.checkpoint) and not settings.overwrite:
             raise FileExistsError(
                 f"train: {self.path} already holds a run; add --resume to continue it, "
                 "--overwrite to replace it, or choose another --name"
@@ -114,7 +112,7 @@ class RunFolder:
         return None
 
     def _resume(self, settings: RunSettings) -> dict[str, Any]:
-        if not _exists(self.checkpoint):
+        if not exists(self.checkpoint):
             raise FileNotFoundError(
                 f"train: --resume found no {self.checkpoint}; leave --resume out to start the run"
             )
@@ -132,9 +130,9 @@ class RunFolder:
         progress["metrics_checksum"] = zlib.crc32(content)
         # A run that was killed between the checkpoint of its best step and best.pt writes that again.
         if progress.get("best_step", -1) not in (-1, progress.get("step")):
-            if not _exists(self.best):
+            if not exists(self.best):
                 raise FileNotFoundError(
-                    f"{self.best} is missing, the weights that did best in validation; {_MEND}"
+                    f"{self.best} is missing, the weights that did best in validation; {MEND}"
                 )
             load_state(self.best, type(settings))
         self._remove_partial()
@@ -145,22 +143,22 @@ class RunFolder:
     def _written(self, size: object, checksum: object) -> bytes:
         """What a checkpoint says of metrics.json, once it is known to be there."""
         if not isinstance(size, int):
-            raise ValueError(f"{self.checkpoint} does not say how long {self.metrics.name} was; {_MEND}")
+            raise ValueError(f"{self.checkpoint} does not say how long {self.metrics.name} was; {MEND}")
         try:
             with self.metrics.open("rb") as file:
                 content = file.read(size)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.metrics} is missing; {_MEND}") from error
+            raise FileNotFoundError(f"{self.metrics} is missing; {MEND}") from error
         except OSError as error:
-            raise _refused(f"cannot read {self.metrics}", error, _MEND) from error
+            raise refused(f"cannot read {self.metrics}", error, MEND) from error
         if len(content) < size:
             raise ValueError(
-                f"{self.metrics} has {len(content)} bytes, and had {size} at the last checkpoint; {_MEND}"
+                f"{self.metrics} has {len(content)} bytes, and had {size} at the last checkpoint; {MEND}"
             )
         for _ in self._lines(content):  # raises for what is no report
             pass
         if checksum is not None and checksum != zlib.crc32(content):
-            raise ValueError(f"{self.metrics} is not as the run wrote it; {_MEND}")
+            raise ValueError(f"{self.metrics} is not as the run wrote it; {MEND}")
         return content
 
     def begin(self, settings: RunSettings, state: dict[str, Any]) -> None:
@@ -179,20 +177,20 @@ class RunFolder:
         staged = []
         try:
             for path, write in (
-                (self.config, _as_json(settings.record())),
+                (self.config, as_json(settings.record())),
                 (self.checkpoint, lambda file: torch.save(state, file)),
             ):
-                staged.append(_stage(path, write))
+                staged.append(stage(path, write))
             self._delete()
             self.metrics.touch()
             for path, partial in zip((self.config, self.checkpoint), staged, strict=True):
                 partial.replace(path)
         except OSError as error:
-            raise _refused(f"cannot begin a run in {self.path}", error, _FOLDER) from error
+            raise refused(f"cannot begin a run in {self.path}", error, _FOLDER) from error
         finally:
             for partial in staged:
                 partial.unlink(missing_ok=True)
-        _sync_folder(self.path)
+        sync_folder(self.path)
         self._remove_partial()
 
     def _check_files(self) -> None:
@@ -218,12 +216,12 @@ class RunFolder:
     def _delete(self) -> None:
         if self.trackers.is_symlink() or self.trackers.exists():
             # In one step; `_remove_partial` does the rest, and of a link does not follow it.
-            self.trackers.replace(self.trackers.with_suffix(_PARTIAL))
+            self.trackers.replace(self.trackers.with_suffix(PARTIAL))
         for file in (*self.files_of_training, *self._evaluations()):
             file.unlink(missing_ok=True)
 
     def _remove_partial(self) -> None:
-        for left in self.path.glob("*" + _PARTIAL):
+        for left in self.path.glob("*" + PARTIAL):
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             else:
@@ -239,7 +237,7 @@ class RunFolder:
         ValueError : if it is damaged, or one of another program or version.
         """
         path = self.best_or_last_path
-        if not _exists(path):
+        if not exists(path):
             raise FileNotFoundError(
                 f"found neither {self.best} nor {self.checkpoint}; give the folder of a run"
             )
@@ -248,7 +246,7 @@ class RunFolder:
     @property
     def best_or_last_path(self) -> Path:
         """Of the file that `best_or_last` reads."""
-        return self.best if _exists(self.best) else self.checkpoint
+        return self.best if exists(self.best) else self.checkpoint
 
     def report(self, line: dict[str, Any], after: Written) -> Written:
         """Append a line to metrics.json; how much of it is written then.
@@ -264,7 +262,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise _refused(f"cannot write {self.metrics}", error, _ROOM) from error
+            raise refused(f"cannot write {self.metrics}", error, ROOM) from error
         return Written(after.size + len(text), zlib.crc32(text, after.checksum))
 
     def reports(self) -> list[dict[str, Any]]:
@@ -284,212 +282,5 @@ class RunFolder:
             except (ValueError, RecursionError):
                 report = None
             if not isinstance(report, dict):
-                raise ValueError(f"{self.metrics}: line {number} is no report of the run; {_MEND}")
+                raise ValueError(f"{self.metrics}: line {number} is no report of the run; {MEND}")
             yield report
-
-
-_ROOM = "make room or mend the disk, then continue with --resume"
-_FOLDER = "make room there, mend its permissions or choose another place"
-
-
-def describe(settings: RunSettings) -> dict[str, Any]:
-    """What every checkpoint begins with: which program wrote it, in what form, and how it was run."""
-    return {
-        "format": _FORMAT,
-        "program": settings.program,
-        "settings": settings.record(),
-        "threads": torch.get_num_threads(),  # PyTorch's sums depend on it
-    }
-
-
-def load_state(path: Path, kind: type[RunSettings]) -> dict[str, Any]:
-    """A checkpoint, once it is known to be whole and of the program and version that reads it.
-
-    The settings of that program are of this kind.
-
-    Raises
-    ------
-    OSError : if the file cannot be read.
-    ValueError : if it is damaged, or no checkpoint, or one of another program or version.
-    """
-    state = load(path)
-    recorded, progress = (state.get(part) for part in ("settings", "progress"))
-    if not isinstance(recorded, dict) or not isinstance(progress, dict):
-        raise ValueError(f"{path} is no checkpoint of a run: it has no settings; {_MEND}")
-    format_ = state.get("format", 1)
-    if format_ != _FORMAT:
-        raise ValueError(
-            f"{path} was written by another version of the program, in format {format_}; this one reads "
-            f"format {_FORMAT} alone, use the version that wrote it, or train anew with --overwrite"
-        )
-    program = state.get("program")
-    if program != kind.program:
-        raise ValueError(f"{path} is of a run of {program}, not of {kind.program}; use that program")
-    unknown, missing = kind.differences(recorded)
-    if unknown or missing:
-        what = f"a newer version, with {_some(unknown)}" if unknown else f"one without {_some(missing)}"
-        raise ValueError(
-            f"{path} was written by another version of {kind.program}: {what}; use the version that "
-            "wrote it"
-        )
-    return state
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """`torch.save` that replaces the file in one step, or not at all, whatever happens to the program.
-
-    Raises
-    ------
-    OSError : if it cannot be written; the earlier file is then still there.
-    """
-    _replace(path, lambda file: torch.save(state, file))
-
-
-def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote; only tensors and plain values are read, so no code of the file is run.
-
-    Raises
-    ------
-    OSError : if the file cannot be read.
-    ValueError : if it is no such file, or was changed since it was written.
-    """
-    try:
-        with path.open("rb") as file:
-            _check_archive(file, path)
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise _refused(f"cannot read {path}", error, _MEND) from error
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of a run; {_MEND}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} is no checkpoint of a run; {_MEND}")
-    return state
-
-
-_ZIP = b"PK\x03\x04"  # how archives begin
-
-
-def _check_archive(file: IO[bytes], path: Path) -> None:
-    """Raise ValueError if the file is no archive, or if the checksums in it, which PyTorch does not
-    look at, are not those of its parts."""
-    head = file.read(len(_ZIP))
-    if not head:
-        raise ValueError(f"{path} is empty; {_MEND}")
-    if head != _ZIP:
-        raise ValueError(f"{path} is no checkpoint of a run; {_MEND}")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    # What `zipfile` raises for damaged headers: of sizes and places, of the compression, of encryption.
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or cut short; {_MEND}") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged: the checksum of a part of it is wrong; {_MEND}")
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file in one step, or not at all.
-
-    Raises
-    ------
-    OSError : if it cannot be written; an earlier file is then still there.
-    """
-    _replace(path, _as_json(value))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote.
-
-    Raises
-    ------
-    OSError : if the file cannot be read.
-    ValueError : if it is something else.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _refused(f"cannot read {path}", error, _MEND) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}; {_MEND}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no settings or results; {_MEND}")
-    return value
-
-
-def _as_json(value: dict[str, Any]) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write((json.dumps(value, indent=2) + "\n").encode())
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder of a file, and raise OSError if the file could not be written there."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"cannot write {path}: it is a folder; choose another --output")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _stage(path, lambda file: None).unlink()
-    except OSError as error:
-        raise _refused(f"cannot write {path}", error, "choose another --output") from error
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    try:
-        partial = _stage(path, write)
-        try:
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _refused(f"cannot write {path}", error, _ROOM) from error
-
-
-def _stage(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write what is to replace a file, beside it; nothing is left if that fails."""
-    partial = path.with_suffix(_PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        # `torch.save` hides what the disk said behind an error of its own.
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-    return partial
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is something of this name; `Path.exists` says no where it may not look."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _refused(f"cannot read {path}", error, "mend its folder's permissions") from error
-    return True
-
-
-def _refused(what: str, error: OSError, remedy: str) -> OSError:
-    """The system's error as a sentence that says what to do; one that is a sentence stays."""
-    if error.strerror is None:
-        return error
-    return type(error)(f"{what}: {error.strerror}; {remedy}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder, and not just the bytes of its files, survive a loss of power."""
-    if os.name == "nt":
-        return  # where folders cannot be opened
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,9 +15,11 @@ from accelerate import Accelerator
 
 from examples.training.accelerator import make_accelerator
 from examples.training.broadcasting import from_main
+from examples.training.checkpoint import load
+from examples.training.files import write_json
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop, Values, Work
-from examples.training.run_folder import RunFolder, load, write_json
+from examples.training.run_folder import RunFolder
 from examples.training.settings import RunSettings, TrainingSettings
 
 TIMINGS = ("seconds", "_per_second", "_share")  # how their names end

@@ -12,7 +12,7 @@ from examples.fewshot import studies as fewshot
 from examples.languages import studies as languages
 from examples.rl import studies as rl
 from examples.training.experiments import Comparison, ExperimentOptions
-from examples.training.run_folder import read_json
+from examples.training.files import read_json
 from tests.examples.runs import cells_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

@@ -21,7 +21,8 @@ from examples.fewshot.domains import describe_data
 from examples.fewshot.evaluate import Evaluation, load_run
 from examples.fewshot.models import FewShotLearner, build_learner
 from examples.fewshot.protocol import score, score_sequences
-from examples.training.run_folder import RunFolder, describe, load, save
+from examples.training.checkpoint import describe, load, save
+from examples.training.run_folder import RunFolder
 from examples.training.statistics import mean_and_interval
 from examples.training.tables import percent
 from tests.examples.runs import cells_of

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from examples.fewshot.batch_norm import JoinedBatchNorm2d, join_batch_norms
-from examples.training.run_folder import RunFolder, load
+from examples.training.checkpoint import load
+from examples.training.run_folder import RunFolder
 from tests.examples.fewshot import processes
 from tests.examples.fewshot.test_evaluate import begun
 from tests.examples.launching import launch

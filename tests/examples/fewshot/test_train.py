@@ -10,8 +10,9 @@ import torch
 from examples.fewshot import evaluate, train
 from examples.fewshot.models import build_learner
 from examples.fewshot.objectives import EncoderWarmup
+from examples.training.checkpoint import load
 from examples.training.interrupt import INTERRUPTED
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder
 from tests.examples.fewshot.conftest import patterns
 from tests.examples.runs import act_in_step, press_ctrl_c
 

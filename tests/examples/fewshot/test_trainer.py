@@ -10,9 +10,10 @@ from accelerate.state import AcceleratorState
 from examples.fewshot.models import build_learner
 from examples.fewshot.trainer import Training
 from examples.training.accelerator import make_accelerator
+from examples.training.checkpoint import describe, load
 from examples.training.loop import Loop
 from examples.training.objective import Share
-from examples.training.run_folder import RunFolder, describe, load
+from examples.training.run_folder import RunFolder
 from examples.training.schedule import published
 from tests.examples import runs
 from tests.examples.runs import assert_same_run

@@ -19,7 +19,8 @@ from examples.rl.environments import make_environment
 from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import Evaluation, evaluate, load_run
 from examples.rl.normalisation import normalise
-from examples.training.run_folder import RunFolder, load
+from examples.training.checkpoint import load
+from examples.training.run_folder import RunFolder
 from examples.training.statistics import over_runs
 from examples.training.tables import number
 from tests.examples.rl.fakes import FakeEnvironment

@@ -8,7 +8,7 @@ import torch
 from examples.rl.agent import AgentOutput
 from examples.rl.rollouts import Collector
 from examples.rl.settings import Settings
-from examples.training.run_folder import load, save
+from examples.training.checkpoint import load, save
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, ForgetfulEnvironment, fake_agent
 
 T = 9

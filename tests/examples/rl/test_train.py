@@ -8,8 +8,9 @@ from examples.rl import train
 from examples.rl.plots import draw_curves
 from examples.rl.train import session_seed
 from examples.rl.trainer import Training
+from examples.training.checkpoint import load, save
 from examples.training.interrupt import INTERRUPTED
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder
 from tests.examples.rl.fakes import FakeEnvironment, ForgetfulEnvironment, fake_agent
 from tests.examples.rl.training import make_loop
 from tests.examples.runs import act_in_step, press_ctrl_c

@@ -13,9 +13,10 @@ from examples.rl import trainer as trainer_module
 from examples.rl.actors import Actor
 from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector
+from examples.training.checkpoint import load
 from examples.training.divergence import DivergenceError
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder
 from tests.examples.rl.fakes import BrokenEnvironment, FakeAgent, FakeEnvironment, fake_agent
 from tests.examples.rl.training import make_loop, run
 from tests.examples.runs import assert_same_run

@@ -12,8 +12,9 @@ from examples.rl import train
 from examples.rl.division import divide
 from examples.rl.settings import Settings
 from examples.rl.trainer import Training
+from examples.training.checkpoint import describe
 from examples.training.loop import Loop
-from examples.training.run_folder import RunFolder, describe
+from examples.training.run_folder import RunFolder
 from tests.examples import runs
 from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
 

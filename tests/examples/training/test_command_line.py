@@ -7,8 +7,9 @@ import tyro
 
 from examples.training.command_line import choose, command_for, list_presets, run_program, start_of
 from examples.training.divergence import DIVERGED, DivergenceError
+from examples.training.files import write_json
 from examples.training.program import resuming
-from examples.training.run_folder import RunFolder, write_json
+from examples.training.run_folder import RunFolder
 from tests.examples.training.conftest import Settings
 
 PRESETS = {"few": Settings(preset="few", name="few", steps=2), "many": Settings(preset="many", steps=99)}

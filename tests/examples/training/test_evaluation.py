@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from examples.training import evaluation
+from examples.training.checkpoint import describe, load, save
 from examples.training.evaluation import alike_but_for_seed, output_file, reserve, write
-from examples.training.run_folder import RunFolder, describe, load, read_json, save
+from examples.training.files import read_json
+from examples.training.run_folder import RunFolder
 from tests.examples.training import conftest
 
 

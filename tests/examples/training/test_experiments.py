@@ -13,8 +13,9 @@ import pytest
 from examples.training import experiments
 from examples.training.divergence import DIVERGED
 from examples.training.experiments import Comparison, ExperimentOptions, compare, planned_runs, row_label
+from examples.training.files import read_json, write_json
 from examples.training.interrupt import INTERRUPTED
-from examples.training.run_folder import RunFolder, read_json, write_json
+from examples.training.run_folder import RunFolder
 from examples.training.settings import FREE
 from tests.examples.runs import write_run
 from tests.examples.training import conftest

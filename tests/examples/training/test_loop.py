@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from examples.training.checkpoint import load
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop, Work
-from examples.training.run_folder import load
 from examples.training.settings import TrainingSettings
 from tests.examples.runs import make_loop, run
 

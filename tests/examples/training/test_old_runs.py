@@ -15,7 +15,8 @@ from examples.fewshot.data.classes import Splits
 from examples.rl import evaluate as rl_evaluate
 from examples.rl import settings as rl_settings
 from examples.rl import train as rl
-from examples.training.run_folder import RunFolder, load
+from examples.training.checkpoint import load
+from examples.training.run_folder import RunFolder
 from examples.training.settings import RunSettings
 from tests.examples.fewshot.conftest import patterns
 

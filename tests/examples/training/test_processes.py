@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from examples.training.checkpoint import load
 from examples.training.interrupt import INTERRUPTED
-from examples.training.run_folder import RunFolder, load
+from examples.training.run_folder import RunFolder
 from tests.examples import processes
 from tests.examples.launching import launch
 from tests.examples.programs import PROGRAMS

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from examples.training import run_folder
+from examples.training.checkpoint import describe, load, save
 from examples.training.experiments import is_finished
-from examples.training.run_folder import RunFolder, Written, describe, load, save, write_json
+from examples.training.files import write_json
+from examples.training.run_folder import RunFolder, Written
 from tests.examples.launching import ROOT
 from tests.examples.training.conftest import Settings
 

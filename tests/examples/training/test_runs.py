@@ -18,9 +18,10 @@ from PIL import Image
 import srwm
 from examples.training import loop as loop_module
 from examples.training import program as program_module
+from examples.training.checkpoint import load, save
 from examples.training.divergence import DivergenceError
 from examples.training.interrupt import INTERRUPTED
-from examples.training.run_folder import RunFolder, load, save
+from examples.training.run_folder import RunFolder
 from tests.examples.launching import in_a_terminal
 from tests.examples.programs import PROGRAMS, Program
 from tests.examples.runs import act_in_step, assert_same_run, numbers_of, press_ctrl_c

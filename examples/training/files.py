@@ -1,0 +1,116 @@
+"""Files that are written whole or not at all, and errors of the disk that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+PARTIAL = ".part"  # of a file that is being written, and left behind by a program that was killed
+MEND = "put back a copy of it, or train anew with --overwrite"
+ROOM = "make room or mend the disk, then continue with --resume"
+
+
+def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file in one step, or not at all.
+
+    Raises
+    ------
+    OSError : if it cannot be written; an earlier file is then still there.
+    """
+    try:
+        partial = stage(path, write)
+        try:
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise refused(f"cannot write {path}", error, ROOM) from error
+
+
+def stage(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
+    """Write what is to replace a file, beside it; nothing is left if that fails."""
+    partial = path.with_suffix(PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # `torch.save` hides what the disk said behind an error of its own.
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    return partial
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder, and not just the bytes of its files, survive a loss of power."""
+    if os.name == "nt":
+        return  # where folders cannot be opened
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, see `replace_file`."""
+    replace_file(path, as_json(value))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises
+    ------
+    OSError : if the file cannot be read.
+    ValueError : if it is something else.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise refused(f"cannot read {path}", error, MEND) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {MEND}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no settings or results; {MEND}")
+    return value
+
+
+def as_json(value: dict[str, Any]) -> Callable[[IO[bytes]], object]:
+    return lambda file: file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file, and raise OSError if the file could not be written there."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: it is a folder; choose another --output")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage(path, lambda file: None).unlink()
+    except OSError as error:
+        raise refused(f"cannot write {path}", error, "choose another --output") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of this name; `Path.exists` says no where it may not look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refused(f"cannot read {path}", error, "mend its folder's permissions") from error
+    return True
+
+
+def refused(what: str, error: OSError, remedy: str) -> OSError:
+    """The system's error as a sentence that says what to do; one that is a sentence stays."""
+    if error.strerror is None:
+        return error
+    return type(error)(f"{what}: {error.strerror}; {remedy}")
