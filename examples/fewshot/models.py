@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training.cores import Core, States, build_core
+from ..training.core import Core, States
+from ..training.cores import build_core
 from .encoders import Conv4, Encoder, ResNet12
 from .settings import CoreName, EncoderName, Settings, UnknownLabel
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training.cores import Core, build_core
+from ..training.core import Core
+from ..training.cores import build_core
 from .settings import Settings
 
 

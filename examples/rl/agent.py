@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..training.cores import Core, States
+from ..training.core import Core, States
 from .cores import CoreName, build_core
 from .encoder import ImpalaEncoder
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from ..training import cores
-from ..training.cores import Core, Flags, States
+from ..training.core import Core, Flags, States
 
 CoreName = Literal[
     "feedforward", "lstm", "deeper", "deltanet", "srwm", "srwm_no_carry", "fake_sr", "sr_delta", "linear",
