@@ -16,7 +16,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     learner: {"label": label, "colour": colour, "marker": marker}
     for (learner, (label, _)), colour, marker in zip(LEARNERS.items(), COLOURS, "os^vDP*X<>", strict=True)
 }
-_EDGES = (0, 10, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500)  # lengths that are one point: up to each
 _TICKS = (5, 10, 20, 50, 100, 200, 500)
 
 
@@ -80,14 +79,13 @@ def draw_lengths(results: dict[str, Any], path: Path) -> None:
 
 
 def _points(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean lengths, and shares of whole words right, of the words of all runs between two edges."""
-    counted = np.array([of for run in runs for of_bin in run["by_length"].values() for of in of_bin])
-    lengths, right, count = counted.T
-    group = np.searchsorted(_EDGES, lengths)
-    groups = np.unique(group)
-    words = np.array([count[group == g].sum() for g in groups])
-    total = np.array([(lengths * count)[group == g].sum() for g in groups])
-    return total / words, np.array([right[group == g].sum() for g in groups]) / words
+    """Mean lengths, and shares of whole words right, of words of about the same length in all runs."""
+    together: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
+    for run in runs:
+        for longest, counted in run["by_length"].items():
+            together[longest] += counted
+    symbols, right, words = np.array(list(together.values())).T
+    return symbols / words, right / words
 
 
 def draw_rates(results: dict[str, Any], path: Path) -> None:

@@ -21,6 +21,7 @@ from .settings import Settings
 LANGUAGES = ("parity", "aa", "abab", "dyck-1", "reset-dyck", "shuffle-2", "counter-2", "counter-3")
 GROUPS = ("z3", "s3")
 HARD = ("z5", "a5", "s5", "code-3", "code-5", "listops")
+_LENGTHS = (10, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500)
 _RATES = (3e-4, 1e-3, 3e-3)  # the one that all learners began with, and its neighbours
 
 
@@ -47,7 +48,7 @@ class Study(experiments.Study[Settings]):
                 name: {score: {"mean": of[score]} for score in scores}
                 for name, of in evaluation["bins"].items()
             },
-            "by_length": {name: of["by_length"] for name, of in evaluation["bins"].items()},
+            "by_length": by_length(evaluation),
             "curve": [
                 {key: value for key, value in line.items() if key != "split"}
                 for line in reports
@@ -82,6 +83,17 @@ class Study(experiments.Study[Settings]):
                 part("minutes", lambda entry: f"{mean_over(entry, 'minutes'):.1f}"),
             ]
         )
+
+
+def by_length(evaluation: dict[str, Any]) -> dict[str, list[int]]:
+    """Words of about the same length, by the longest that they may have: symbols, words right, words."""
+    found: dict[str, list[int]] = {}
+    for of_bin in evaluation["bins"].values():
+        for length, right, words in of_bin["by_length"]:
+            longest = next((longest for longest in _LENGTHS if length <= longest), length)
+            sums = found.setdefault(str(longest), [0, 0, 0])
+            found[str(longest)] = [a + b for a, b in zip(sums, (length * words, right, words), strict=True)]
+    return found
 
 
 def _cell(entry: dict[str, Any], name: str, results: Results) -> str:

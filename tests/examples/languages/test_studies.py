@@ -9,7 +9,7 @@ from PIL import Image
 
 from examples.languages import plots
 from examples.languages.presets import LEARNERS, PRESETS
-from examples.languages.studies import GROUPS, HARD, LANGUAGES, STUDIES
+from examples.languages.studies import GROUPS, HARD, LANGUAGES, STUDIES, by_length
 from examples.training.statistics import over_runs
 
 
@@ -22,7 +22,7 @@ def run(seed: int, short: float, long: float, best: float = 0.5) -> dict[str, ob
             "2-50": {"words": {"mean": short}, **scores},
             "51-100": {"words": {"mean": long}, **scores},
         },
-        "by_length": {"2-50": [[4, 1, 2], [6, 0, 2]], "51-100": [[60, 3, 4]]},
+        "by_length": {"10": [20, 1, 4], "75": [240, 3, 4]},
         "curve": [{"step": 250, "accuracy": best}, {"step": 500, "accuracy": best / 2}],
     }
 
@@ -93,7 +93,14 @@ def test_the_demonstration_says_what_its_numbers_mean():
     assert "the SRWM has 100.0 % of them right, the DeltaNet has 0.0 % of them right" in text
 
 
-def test_words_of_neighbouring_lengths_are_one_point_over_all_runs():
+def test_words_of_about_the_same_length_are_counted_together():
+    short, long = [[4, 1, 2], [10, 0, 2], [11, 1, 1]], [[900, 3, 4]]
+    bins = {"2-50": {"by_length": short}, "51-900": {"by_length": long}}
+    found = by_length({"bins": bins})
+    assert found == {"10": [28, 1, 4], "20": [11, 1, 1], "900": [3600, 3, 4]}
+
+
+def test_they_are_one_point_over_all_runs():
     lengths, shares = plots._points([run(0, 1, 1), run(1, 1, 1)])
     np.testing.assert_allclose(lengths, [5, 60])
     np.testing.assert_allclose(shares, [1 / 4, 3 / 4])
