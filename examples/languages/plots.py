@@ -106,5 +106,8 @@ def draw_rates(results: dict[str, Any], path: Path) -> None:
                 line(panel, rates, best, **style)
         panel.set(title=task, xscale="log", ylim=(-0.04, 1.04))
         finish(panel, "learning rate", "", shares=True)
+        rates = sorted({entry["settings"]["learning_rate"] for entry in entries})
+        panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        panel.minorticks_off()
     panels[0].set_ylabel("validation words without an error,\nmean of lengths 2 to 50 and 51 to 100")
     save(figure, path, results["title"], ncols=5)

@@ -1,6 +1,7 @@
 """The comparisons in docs/results: their numbers, tables and pictures belong to the studies of today."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from PIL import Image
 
 from examples.fewshot import studies as fewshot
 from examples.languages import studies as languages
+from examples.languages.plots import learner_of
+from examples.languages.presets import LEARNERS, PRESETS
 from examples.rl import studies as rl
 from examples.training.experiments import Comparison, ExperimentOptions
 from examples.training.files import read_json
@@ -32,6 +35,25 @@ def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, value
 
 
+def test_learners_of_languages_have_the_rates_with_which_they_did_best():
+    recorded = read_json(RESULTS / "languages-rates.json")
+    did: dict[str, dict[float, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
+    for entry in recorded["compared"].values():
+        [run] = entry["runs"]
+        best = max(run["curve"], key=lambda line: line["accuracy"])
+        rate = entry["settings"]["learning_rate"]
+        did[learner_of(entry)][rate].append((best["accuracy"], -best["step"]))
+    assert did.keys() == LEARNERS.keys()
+    for learner, by_rate in did.items():
+        of_both = {
+            rate: tuple(map(sum, zip(*best, strict=True)))
+            for rate, best in by_rate.items()
+            if len(best) == 2
+        }
+        rate = max(of_both, key=of_both.__getitem__)
+        assert PRESETS[f"parity-{learner}"].learning_rate == rate, (learner, of_both)
+
+
 def test_there_are_some():
     wanted = {"glyphs", "sequential", "bootstrapping", "cue", "starpilot", "languages-demo"}
     assert wanted <= STUDIES.keys()
@@ -46,6 +68,7 @@ def test_a_comparison_that_has_only_the_repository_makes_table_and_picture_again
     )
     comparison = Comparison(name, STUDIES[name], options)
     done = {(row, run["seed"]) for row, entry in recorded["compared"].items() for run in entry["runs"]}
+    done |= {(run["row"], run["seed"]) for run in recorded.get("diverged", [])}
     planned = {run.key for run in comparison.runs}
     assert done <= planned
     assert {run.key for run in comparison.missing} == planned - done  # a comparison may be under way
