@@ -141,7 +141,7 @@ def test_the_published_interval_of_one_run_and_of_several(seeds, splits, capsys)
 
 
 @pytest.mark.parametrize(
-    ("changes", "read", "row"),
+    ("changes", "read", "label"),
     [
         (
             SEQUENTIAL,
@@ -157,14 +157,14 @@ def test_the_published_interval_of_one_run_and_of_several(seeds, splits, capsys)
         ({"encoder_from": Path("runs/leader")}, lambda result: result["learner"], "1-shot: learner"),
     ],
 )
-def test_several_runs_of_every_protocol(settings, splits, capsys, changes, read, row):
+def test_several_runs_of_every_protocol(settings, splits, capsys, changes, read, label):
     runs = [begun(settings, name=f"s{seed}", seed=seed, **changes) for seed in range(2)]
     domains = [splits, splits] if "second_data" in changes else [splits]
     joint = evaluate(runs, *domains, episodes=4)
     means = [read(part)["mean"] for part in joint["runs"]]
     assert read(joint["summary"])["mean"] == pytest.approx(statistics.fmean(means))
     assert read(joint["summary"])["count"] == 2
-    assert row in [cells[0] for cells in cells_of(capsys.readouterr().out)]
+    assert label in [cells[0] for cells in cells_of(capsys.readouterr().out)]
     of_episodes = "learner" in joint["summary"]
     assert (runs[0].path.parent / "s0+s1-evaluation-episodes4.png").exists() == (not of_episodes)
 
