@@ -75,7 +75,8 @@ def draw_lengths(results: dict[str, Any], path: Path) -> None:
         panel.set_visible(False)
     seeds = len(results["seeds"])
     of_seeds = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
-    save(figure, path, f"{results['title']}: left of the dotted line\n{of_seeds}", ncols=5)
+    title = f"{results['title']}: left of the dotted line\n{of_seeds}"
+    save(figure, path, title, ncols=3 if columns < 3 else 5)
 
 
 def _points(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
