@@ -57,7 +57,7 @@ class Encoder(nn.Module, ABC):
 
     def _use_channels_last(self) -> None:
         """Keep the filters in a layout in which convolution and pooling take two thirds of a CPU's time."""
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in no stub
 
 
 class Conv4(Encoder):

@@ -61,7 +61,7 @@ class ImpalaEncoder(nn.Module):
         height, width = (math.ceil(n / 2 ** len(channels)) for n in size)
         self.linear = nn.Linear(scaled[-1] * height * width, n_features)
         # The layout in which a CPU's convolutions and poolings take half the time.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in no stub
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (N, C, H, W) uint8, on the device of the weights -> features (N, F), none negative."""

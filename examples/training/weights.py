@@ -92,6 +92,7 @@ def read_progress(kind: type[P], recorded: dict[str, Any], path: Path) -> P:
     ------
     ValueError : if it has what ``kind``, a dataclass, does not know.
     """
+    # That P is a dataclass no bound of a type variable can say.
     unknown = recorded.keys() - {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise ValueError(

@@ -15,7 +15,7 @@ from tests.examples.rl.fakes import FakeEnvironment
 def make(request):
     """Makes environments (count, seed, first=0) with short episodes."""
     if request.param == "procgen" and unusable() is not None:
-        pytest.skip(unusable())
+        pytest.skip(unusable())  # EnvPool or Qt is not here; `make procgen` installs them
     made = []
 
     def one(count, seed, first=0):
