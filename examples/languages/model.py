@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..training.core import Core
 from ..training.cores import build_core
+from .packing import pack
 from .settings import Settings
 
 
@@ -19,8 +20,19 @@ class Reader(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, L) int64, mask (B, L) false at padding -> logits (B, L, labels)."""
+        if mask is None or not self.core.packs:
+            return self._answer(tokens, mask=mask)
+        to = pack(mask)
+        packed = tokens.new_zeros(to.resets.shape)
+        packed[to.rows, to.columns] = tokens[mask]
+        answers = self._answer(packed, resets=to.resets)
+        logits = answers.new_zeros(*mask.shape, answers.shape[-1])
+        logits[mask] = answers[to.rows, to.columns]
+        return logits
+
+    def _answer(self, tokens: Tensor, **flags: Tensor | None) -> Tensor:
         inputs = F.one_hot(tokens, self.n_symbols).to(next(self.parameters()).dtype)
-        logits, _ = self.core(inputs, None, None, mask, return_states=False)
+        logits, _ = self.core(inputs, **flags, return_states=False)
         return logits
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,10 @@ class Core(nn.Module, ABC):
     ----------
     n_inputs, n_outputs : entries of an input vector, and of an output vector.
     n_states : tensors that it carries from one call to the next.
+    packs : whether short sequences cost less one behind the other, with resets, than each with its padding.
     """
+
+    packs: ClassVar[bool] = True
 
     def __init__(self, n_inputs: int, n_outputs: int, n_states: int = 0) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ class LstmCore(Core):
     layers and before the last map. (The published few-shot LSTM takes the option and ignores it.)
     """
 
+    packs = False  # each reset cuts all rows
+
     def __init__(self, s: Sizes) -> None:
         super().__init__(s.n_inputs, s.n_outputs or s.d_model, s.n_layers)
         between = s.dropout if s.n_layers > 1 else 0.0  # torch warns of dropout with nothing in between

@@ -14,6 +14,8 @@ class TransformerCore(Core):
     It carries nothing: called with states or resets it raises ValueError. Padding is no position.
     """
 
+    packs = False
+
     def __init__(self, s: Sizes) -> None:
         super().__init__(s.n_inputs, s.n_outputs or s.d_model)
         if s.d_model % s.n_heads:
