@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import tyro
 
@@ -20,10 +19,9 @@ class Experiments(ExperimentOptions):
     on where it was stopped.
     """
 
-    least_seeds: ClassVar[int] = 2
-
     studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which: glyphs, sequential, continual, bootstrapping; several in the given order."""
+    """Which: glyphs, sequential, sequential-settings (with --seeds 0), continual, bootstrapping; several in
+    the given order."""
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def build_learner(settings: Settings) -> FewShotLearner:
         d_model=s.d_model,
         d_ff=s.ff_factor * s.d_model,
         dropout=s.dropout,
+        residual=s.residual,
         input_softmax=s.input_softmax or None,  # without, as published
         beta_init=s.beta_init,
         q_scale=s.q_scale,

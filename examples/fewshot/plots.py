@@ -15,6 +15,7 @@ from ..training.experiments import Results, intervals_of, row_label
 from ..training.figures import CHANCE, COLOURS, INK, QUIET
 from .domains import domain_names
 from .settings import Settings
+from .tables import numbers_of
 
 _COUNTING: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (5, 2)), "marker": None, "zorder": 1.9}
 _NEAREST: dict[str, Any] = {"color": QUIET, "linewidth": 1.2, "linestyle": "--"}
@@ -210,6 +211,31 @@ def _compare_tasks(summaries: dict[str, Any], title: str, path: Path) -> None:
             ]
             _draw_tasks(axes, f"{name}: asked about {task}", order, lines, first["chance"])
     figures.save(figure, path, title, note=_BARS)
+
+
+def draw_settings(results: Results, path: Path) -> None:
+    """Draw the numbers of a study by what was changed: a panel for each column of its table."""
+    entries = list(results["compared"].values())
+    columns = [column for _, column, _ in numbers_of(entries[0]["summary"]) if column]
+    figure = figures.new_figure(12, (0.32 * len(entries) + 1.2) * -(-len(columns) // 2) + 0.8)
+    panels = figure.subplots(-(-len(columns) // 2), 2, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, column in zip(panels, columns, strict=False):
+        compared = []
+        for number, entry in enumerate(entries):
+            of_runs = [_column(run["result"], column)["mean"] for run in entry["runs"]]
+            mean = _column(results["compared"][next(iter(results["compared"]))]["summary"], columns[0])
+            colour = COLOURS[0] if number > 0 else INK
+            text = f"{100 * mean['mean']:.1f} %"
+            compared.append(figures.Dots(row_label(entry, results), mean, of_runs, colour, text))
+        figures.draw_dots(axes, compared)
+        axes.axvline(compared[0].value["mean"], color=QUIET, linewidth=1, linestyle=":")
+        axes.set_title(column, fontsize="medium", color=INK)
+        figures.finish(axes, "accuracy", "", grid="x", shares=True)
+    figures.save(figure, path, f"{results['title']}\n{intervals_of(results, 'sequences')}")
+
+
+def _column(summary: dict[str, Any], column: str) -> Values:
+    return next(values for _, of, values in numbers_of(summary) if of == column)
 
 
 def _task_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:

@@ -10,10 +10,11 @@ from typing import Any
 from ..training import experiments
 from ..training.experiments import Results, mean_over, row_label
 from ..training.files import read_json
+from ..training.settings import flag
 from ..training.tables import markdown_table, percent
 from .evaluate import Evaluation
 from .models import build_learner
-from .plots import draw_comparison
+from .plots import draw_comparison, draw_settings
 from .presets import PRESETS, command
 from .settings import Settings
 from .tables import numbers_of
@@ -74,6 +75,27 @@ class Study(experiments.Study[Settings]):
         return markdown_table(["", *heads, "minutes"], rows)
 
 
+@dataclass(frozen=True)
+class SettingsStudy(Study):
+    """One learner with one setting after the other changed, and few steps."""
+
+    def draw(self, results: Results, path: Path) -> None:
+        draw_settings(results, path)
+
+
+_TRIED: tuple[tuple[str, Any], ...] = (
+    *(("learning_rate", 2e-3), ("learning_rate", 8e-3), ("lr_warmup", 0.2)),
+    *(("q_scale", 0.1), ("beta_init", -2.0), ("input_softmax", True), ("residual", "pre_norm")),
+    *(("n_layers", 3), ("n_heads", 2), ("n_heads", 4)),
+)
+
+
+def _fewer_steps(core: str, **change: Any) -> Settings:
+    name = "-".join([f"sequential-8000-{core}", *(f"{name}-{value}" for name, value in change.items())])
+    row = PRESETS[f"sequential-glyphs-textures-{core}"]
+    return replace(row, name=name.replace("_", "-"), steps=8000, **change)
+
+
 STUDIES = {
     "glyphs": Study(
         title="5-way classification of letters of unseen scripts",
@@ -91,6 +113,15 @@ STUDIES = {
             for core in ("srwm", "deltanet", "lstm")
         },
         leader="sequential-glyphs-textures-srwm",
+    ),
+    "sequential-settings": SettingsStudy(
+        title="SRWM on letters and textures in one sequence, 8,000 steps, one setting changed",
+        rows={
+            "SRWM": _fewer_steps("srwm"),
+            **{f"{flag(name)} {value}": _fewer_steps("srwm", **{name: value}) for name, value in _TRIED},
+            "DeltaNet": _fewer_steps("deltanet"),
+        },
+        leader="sequential-8000-srwm",
     ),
     "continual": Study(
         title="Letters and textures one after the other, each asked about again after the other",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from srwm.nn import Residual
+
 from ..training.cores import CoreName
 from ..training.settings import FREE, SupervisedSettings
 from .tasks import TASKS, Task
@@ -46,7 +48,7 @@ class Settings(SupervisedSettings):
     """What reads the word. srwm: self-referential weight matrices; deltanet: a fast weight matrix written
     by a slow net, deltanet_negative with rates from 0 to 2; linear: the same without erasing; lstm;
     transformer; and the other layers of srwm.nn."""
-    residual: Literal["norm_skip", "plain", "pre_norm"] | None = None
+    residual: Residual | None = None
     """Of the layers that have a choice, see srwm.nn.SRWM; by default norm_skip."""
     n_layers: int = 2
     """Layers, each followed by a feed-forward block (but for the lstm's)."""

@@ -11,6 +11,7 @@ import tyro
 
 from examples.fewshot.evaluate import Evaluation
 from examples.fewshot.experiments import Experiments
+from examples.fewshot.presets import PRESETS
 from examples.fewshot.studies import STUDIES
 from examples.training.experiments import Comparison, planned_runs
 from tests.examples.runs import cells_of, write_run
@@ -27,7 +28,7 @@ def result_of(name: str, k_shot: int, accuracy: float) -> dict:
     along = {"mean": [accuracy] * 4, "interval_95": [0.01] * 4}
     nearest = {"mean": 0.9, "interval_95": 0.01}
     orders = (("glyphs", "textures"), ("textures", "glyphs"))
-    if name == "sequential":
+    if name.startswith("sequential"):
         counted = {"counting_labels": {"positions": along}}
         shared = {"switch": 2, "positions": along, "total": whole, **counted}
         of_orders = {
@@ -70,6 +71,8 @@ def test_runs_share_an_encoder_and_those_of_as_many_shots_differ_in_core_or_prot
         of_leader = None if run.settings.name == leader else options.runs / leader
         assert run.settings.encoder_from == of_leader
     free = {"preset", "name", "core", "n_layers", "d_model", "protocol", "future_shots", "backward_terms"}
+    if name == "sequential-settings":
+        return  # see test_one_setting_is_changed_at_a_time
     for one, other in itertools.combinations((row.record() for row in study.rows.values()), 2):
         if one["k_shot"] == other["k_shot"]:
             assert {key for key in one if one[key] != other[key]} <= free
@@ -141,5 +144,29 @@ def test_numbers_table_and_picture_of_finished_runs(options, capsys, drawn, name
 def test_what_the_readme_tells(options):
     glyphs = STUDIES["glyphs"]
     assert glyphs.parameters(glyphs.rows["SRWM, 1-shot"]) == 300_485
-    with pytest.raises(ValueError, match="--seeds must be at least 2"):
-        dataclasses.replace(options, seeds=(1,)).check(STUDIES)
+
+
+def test_one_setting_is_changed_at_a_time(options, drawn):
+    study = STUDIES["sequential-settings"]
+    first, *others, deltanet = (row.record() for row in study.rows.values())
+    presets = {row.preset: PRESETS[row.preset] for row in study.rows.values()}
+    assert first == replace_of(presets["sequential-glyphs-textures-srwm"], first["name"])
+    assert deltanet == replace_of(presets["sequential-glyphs-textures-deltanet"], deltanet["name"])
+    for label, other in zip(list(study.rows)[1:-1], others, strict=True):
+        [change] = {key for key in first if first[key] != other[key]} - {"name"}
+        assert label == f"--{change.replace('_', '-')} {other[change]}"
+    compared(options, "sequential-settings").report()
+    panels = drawn[0].axes
+    assert [axes.get_title() for axes in panels] == [
+        *("glyphs, first", "textures, second", "textures, first", "glyphs, second")
+    ]
+    assert [tick.get_text() for tick in panels[0].get_yticklabels()] == list(study.rows)
+    for axes in panels:
+        np.testing.assert_allclose(axes.lines[-1].get_xdata(), 0.85)
+        np.testing.assert_allclose(
+            [dots.get_offsets()[:, 0] for dots in axes.collections[1::2]], [[0.8, 0.9]] * 12
+        )
+
+
+def replace_of(preset, name: str) -> dict:
+    return dataclasses.replace(preset, name=name, steps=8000).record()

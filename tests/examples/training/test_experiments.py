@@ -419,7 +419,7 @@ class TestOnAnotherMachine:
     [
         ({"studies": ()}, "studies are letters, digits, got none"),
         ({"studies": ("maze",)}, "got maze"),
-        ({"seeds": ()}, "at least 1"),
+        ({"seeds": ()}, "at least one"),
         ({"seeds": (1, 1)}, "all different"),
         ({"threads": 0}, "--threads must be at least 1, got 0"),
         ({"parallel": 0}, "--parallel must be at least 1, got 0"),
