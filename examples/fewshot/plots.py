@@ -223,7 +223,7 @@ def draw_settings(results: Results, path: Path) -> None:
         compared = []
         for number, entry in enumerate(entries):
             of_runs = [_column(run["result"], column)["mean"] for run in entry["runs"]]
-            mean = _column(results["compared"][next(iter(results["compared"]))]["summary"], columns[0])
+            mean = _column(entry["summary"], column)
             colour = COLOURS[0] if number > 0 else INK
             text = f"{100 * mean['mean']:.1f} %"
             compared.append(figures.Dots(row_label(entry, results), mean, of_runs, colour, text))
