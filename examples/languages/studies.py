@@ -17,10 +17,12 @@ from .model import build_reader
 from .plots import by_task, draw_lengths, draw_rates, learner_of
 from .presets import LEARNERS, PRESETS, command
 from .settings import Settings
+from .tasks import groups
 
 LANGUAGES = ("parity", "aa", "abab", "dyck-1", "reset-dyck", "shuffle-2", "counter-2", "counter-3")
 GROUPS = ("z3", "s3")
 HARD = ("z5", "a5", "s5", "code-3", "code-5", "listops")
+_OF_GROUPS = {task.name for task in groups.TASKS}
 _LENGTHS = (10, 20, 30, 40, 50, 75, 100, 150, 200, 300, 400, 500)
 _RATES = (3e-4, 1e-3, 3e-3)  # the one that all learners began with, and its neighbours
 
@@ -63,26 +65,28 @@ class Study(experiments.Study[Settings]):
         draw_lengths(results, path)
 
     def table(self, results: Results) -> str:
-        """For each bin tasks against learners: whole words right, in %; and the minutes of a run."""
+        """Tasks against learners: for each bin whole words right, in %; of group words how long the longest
+        prefix is that most words of the last bin have right; and the minutes of a run."""
         tasks = by_task(results)
         at = {(task, learner_of(entry)): entry for task, entries in tasks.items() for entry in entries}
         learners = [learner for learner in LEARNERS if learner in {name for _, name in at}]
         heads = [LEARNERS[learner][0] for learner in learners]
         bins = dict.fromkeys(name for entry in at.values() for name in entry["summary"])
 
-        def part(head: str, cell: Callable[[dict[str, Any]], str]) -> str:
+        cells: dict[str, Callable[[dict[str, Any]], str]] = {
+            **{f"lengths {name}": partial(_cell, name=name, results=results) for name in bins},
+            **{f"prefix right in {share} %": partial(_prefix, share=share) for share in (90, 99)},
+            "minutes": lambda entry: f"{mean_over(entry, 'minutes'):.1f}",
+        }
+        parts = []
+        for head, cell in cells.items():
             rows = [
                 [task, *(cell(at[task, of]) if (task, of) in at else "" for of in learners)]
                 for task in tasks
             ]
-            return markdown_table([head, *heads], [row for row in rows if any(row[1:])])
-
-        return "\n\n".join(
-            [
-                *(part(f"lengths {name}", partial(_cell, name=name, results=results)) for name in bins),
-                part("minutes", lambda entry: f"{mean_over(entry, 'minutes'):.1f}"),
-            ]
-        )
+            if rows := [row for row in rows if any(row[1:])]:
+                parts.append(markdown_table([head, *heads], rows))
+        return "\n\n".join(parts)
 
 
 def by_length(evaluation: dict[str, Any]) -> dict[str, list[int]]:
@@ -106,6 +110,12 @@ def _cell(entry: dict[str, Any], name: str, results: Results) -> str:
         shown += f" ± {100 * words['interval_95']:.1f}"
     count, of = len(entry["runs"]), len(results["seeds"])
     return shown if count == of else f"{shown} ({count} of {of})"
+
+
+def _prefix(entry: dict[str, Any], share: int) -> str:
+    """Of group words, the mean over the seeds."""
+    *_, last = entry["summary"].values()
+    return f"{last[f'prefix_{share}']['mean']:.0f}" if entry["settings"]["task"] in _OF_GROUPS else ""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from examples.languages.studies import GROUPS, HARD, LANGUAGES, STUDIES, by_leng
 from examples.training.statistics import over_runs
 
 
-def run(seed: int, short: float, long: float, best: float = 0.5) -> dict[str, object]:
-    scores = {"positions": {"mean": 1.0}, "prefix_90": {"mean": 20}, "prefix_99": {"mean": 10}}
+def run(seed: int, short: float, long: float, best: float = 0.5, prefix: int = 20) -> dict[str, object]:
+    scores = {"positions": {"mean": 1.0}, "prefix_90": {"mean": prefix}, "prefix_99": {"mean": 10}}
     return {
         "seed": seed,
         "minutes": 2.0 + seed,
         "result": {
-            "2-50": {"words": {"mean": short}, **scores},
+            "2-50": {"words": {"mean": short}, **scores, "prefix_90": {"mean": 40}},
             "51-100": {"words": {"mean": long}, **scores},
         },
         "by_length": {"10": [20, 1, 4], "75": [240, 3, 4]},
@@ -52,6 +52,7 @@ LANGUAGES_FOUND = results_of(
         "parity-srwm": [run(0, 1.0, 0.9), run(1, 1.0, 0.8)],
         "parity-lstm": [run(0, 0.5, 0.0), run(1, 0.25, 0.0)],
         "aa-srwm": [run(1, 0.75, 0.5)],
+        "s3-srwm": [run(0, 0.5, 0.0), run(1, 0.5, 0.0, prefix=30)],
     },
     seeds=2,
 )
@@ -67,10 +68,11 @@ def test_the_table_has_a_part_for_each_bin_and_says_where_seeds_lack():
     assert lines[0] == ["lengths 2-50", "SRWM", "LSTM"]
     assert lines[2][:2] == ["parity", "100.0"]
     assert lines[3] == ["aa", "75.0 (1 of 2)", ""]
-    assert lines[4][0] == "lengths 51-100"
-    assert lines[6][1] == f"85.0 ± {half:.1f}"
-    assert lines[-2] == ["parity", "2.5", "2.5"]
-    assert lines[-1] == ["aa", "3.0", ""]
+    assert lines[5][0] == "lengths 51-100"
+    assert lines[7][1] == f"85.0 ± {half:.1f}"
+    assert lines[10:16:3] == [[f"prefix right in {share} %", "SRWM", "LSTM"] for share in (90, 99)]
+    assert lines[12:18:3] == [["s3", "25", ""], ["s3", "10", ""]]
+    assert lines[-3:] == [["parity", "2.5", "2.5"], ["aa", "3.0", ""], ["s3", "2.5", ""]]
 
 
 def test_the_table_of_rates_has_the_best_validation_of_each():
@@ -123,7 +125,7 @@ def test_pictures(study, tmp_path, monkeypatch):
         assert min(image.size) > 500
     [figure] = drawn
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
-    assert titles == (["parity", "aa"] if study == "languages" else ["dyck-1"])
+    assert titles == (["parity", "aa", "s3"] if study == "languages" else ["dyck-1"])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == (
         ["SRWM", "LSTM"] if study == "languages" else [label for label, _ in LEARNERS.values()]
