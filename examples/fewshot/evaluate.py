@@ -304,11 +304,13 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
 
 
 def _score_tasks(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
-    """ "matrices": order -> task that is asked -> last task that was read -> accuracy."""
+    """ "matrices": order -> task that is asked -> last task that was read -> accuracy; "later": task -> its
+    accuracy after so many later tasks, the mean over the orders."""
     s = run.settings
     names, count = domain_names(s), s.test_episodes
     samplers = task_samplers(s, classes)
     matrices = {}
+    later: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in names] for name in names}
     for order in itertools.permutations(range(len(classes))):
         accuracy = score_tasks(run.model, samplers, order, range(count))  # (E, T, T)
         in_order = [names[task] for task in order]
@@ -319,8 +321,15 @@ def _score_tasks(options: Evaluation, run: Run, classes: list[ImageClasses]) -> 
             }
             for place, asked in enumerate(in_order)
         }
+        for place, asked in enumerate(in_order):
+            for number, of_number in enumerate(later[asked][: len(in_order) - place]):
+                of_number.append(accuracy[:, place, place + number])
+    means = {
+        name: [_values(np.mean(of_orders, axis=0), options) for of_orders in of_task]
+        for name, of_task in later.items()
+    }
     counts = {"sequences": count, "queries": s.test_queries}
-    return _result(options, run, classes, counts, {"matrices": matrices})
+    return _result(options, run, classes, counts, {"matrices": matrices, "later": means})
 
 
 def _result(

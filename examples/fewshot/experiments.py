@@ -20,8 +20,8 @@ class Experiments(ExperimentOptions):
     """
 
     studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which: glyphs, sequential, sequential-settings (with --seeds 0), continual, bootstrapping; several in
-    the given order."""
+    """Which: glyphs, sequential, sequential-settings (with --seeds 0), continual, continual-three,
+    bootstrapping; several in the given order."""
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ..training.experiments import Results, intervals_of, row_label
 from ..training.figures import CHANCE, COLOURS, INK, QUIET
 from .domains import domain_names
 from .settings import Settings
-from .tables import numbers_of
+from .tables import LATER, numbers_of
 
 _COUNTING: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (5, 2)), "marker": None, "zorder": 1.9}
 _NEAREST: dict[str, Any] = {"color": QUIET, "linewidth": 1.2, "linestyle": "--"}
@@ -200,8 +200,12 @@ def _compare_positions(summaries: dict[str, Any], title: str, path: Path) -> Non
 
 
 def _compare_tasks(summaries: dict[str, Any], title: str, path: Path) -> None:
+    """After each task in each order; of more than two tasks, after so many later ones."""
     first = next(iter(summaries.values()))
     matrices = first["matrices"]
+    if len(matrices) > 2:
+        _compare_later(summaries, title, path)
+        return
     figure, panels = _task_panels(len(matrices), len(next(iter(matrices.values()))))
     for row, (name, order) in zip(panels, matrices.items(), strict=True):
         for axes, task in zip(row, order, strict=True):
@@ -211,6 +215,18 @@ def _compare_tasks(summaries: dict[str, Any], title: str, path: Path) -> None:
             ]
             _draw_tasks(axes, f"{name}: asked about {task}", order, lines, first["chance"])
     figures.save(figure, path, title, note=_BARS)
+
+
+def _compare_later(summaries: dict[str, Any], title: str, path: Path) -> None:
+    first = next(iter(summaries.values()))
+    figure, [panels] = _task_panels(1, len(first["later"]))
+    for axes, task in zip(panels, first["later"], strict=True):
+        lines = [
+            (label, dict(zip(LATER, summary["later"][task], strict=False)), colour)
+            for (label, summary), colour in zip(summaries.items(), COLOURS, strict=False)
+        ]
+        _draw_tasks(axes, f"asked about {task}", lines[0][1], lines, first["chance"], "when it is asked")
+    figures.save(figure, path, title, ncols=3, note=f"{_BARS}; mean over all orders of the tasks")
 
 
 def draw_settings(results: Results, path: Path) -> None:
@@ -244,7 +260,12 @@ def _task_panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def _draw_tasks(
-    axes: Axes, title: str, order: dict[str, Any], lines: list[tuple[str, Values, str]], chance: float
+    axes: Axes,
+    title: str,
+    order: dict[str, Any],
+    lines: list[tuple[str, Values, str]],
+    chance: float,
+    along: str = "last task read",
 ) -> None:
     """Of lines (label, last task read -> values, colour): a point with its interval after each task."""
     for number, (label, after, colour) in enumerate(lines):
@@ -258,7 +279,7 @@ def _draw_tasks(
     axes.set(xlim=(-0.4, len(order) - 0.6), ylim=(0, 1.03))
     axes.axhline(chance, label="chance", **CHANCE)
     axes.set_title(title.replace(", ", ", then "), fontsize="medium", color=INK)
-    figures.finish(axes, "last task read", "accuracy", shares=True)
+    figures.finish(axes, along, "accuracy", shares=True)
 
 
 def _draw_shots(

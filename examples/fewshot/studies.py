@@ -96,6 +96,8 @@ def _fewer_steps(core: str, **change: Any) -> Settings:
     return replace(row, name=name.replace("_", "-"), steps=8000, **change)
 
 
+_THREE = "continual-glyphs-textures-digits-srwm"
+
 STUDIES = {
     "glyphs": Study(
         title="5-way classification of letters of unseen scripts",
@@ -133,6 +135,17 @@ STUDIES = {
             for end in ("", "-no-backward")
         },
         leader="continual-glyphs-textures-srwm",
+    ),
+    "continual-three": Study(
+        title="Letters, textures and digits one after the other, each asked about again after the others",
+        rows={
+            "SRWM": PRESETS[_THREE],
+            "SRWM, without backward terms": replace(
+                PRESETS[_THREE], name=f"{_THREE}-no-backward", backward_terms=False
+            ),
+            "DeltaNet": replace(PRESETS[_THREE], name=_THREE.replace("srwm", "deltanet"), core="deltanet"),
+        },
+        leader=_THREE,
     ),
     "bootstrapping": Study(
         title="Letters of unseen scripts, with more examples than in training",

@@ -8,6 +8,7 @@ from typing import Any
 from ..training.tables import markdown_table, percent
 
 _PLACES = ("first", "second", "third")
+LATER = ("just read", "one task later", "two tasks later")
 
 
 def numbers_of(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -18,11 +19,15 @@ def numbers_of(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
                 yield f"{name}: {task}", f"{task}, {place}", values["total"]
             yield f"{name}: both tasks", "", order["total"]
     elif "matrices" in result:
+        are_few = len(result["matrices"]) == 2  # orders; else a study's table has their means
         for name, order in result["matrices"].items():
             for place, (task, after) in zip(_PLACES, order.items(), strict=False):
                 for last, values in after.items():
                     column = f"{task}, {place}" if task == last else f"{task} after {last}"
-                    yield f"{name}: {task} after {last}", column, values
+                    yield f"{name}: {task} after {last}", column * are_few, values
+        for task, means in ({} if are_few else result["later"]).items():
+            for when, values in zip(LATER, means, strict=False):
+                yield f"{task}, {when}", f"{task}, {when}", values
     else:
         several = "k_shots" in result
         for part in result["k_shots"] if several else [result]:

@@ -142,7 +142,7 @@ def test_the_matrix_of_an_evaluation(settings, splits, tasks, capsys, drawn):
     assert (result["data"], result["sequences"], result["queries"]) == (names, 8, 8)
     assert list(result["matrices"]) == [", ".join(order) for order in itertools.permutations(names)]
     table = cells_of(capsys.readouterr().out)
-    forgotten = []
+    forgotten, later = [], {}
     for order in itertools.permutations(range(tasks)):
         expected = matrix_by_hand(run, [part.test for part in data], order, 1, range(8))
         forgotten.append(not np.array_equal(expected[:, 0, 0], expected[:, 0, -1]))
@@ -155,7 +155,12 @@ def test_the_matrix_of_an_evaluation(settings, splits, tasks, capsys, drawn):
             for last in range(place, tasks):
                 mean, half = mean_and_interval(expected[:, place, last])
                 found = matrix[asked][in_order[last]]
+                later.setdefault((asked, last - place), []).append(expected[:, place, last])
                 assert found == {"mean": pytest.approx(mean), "interval_95": pytest.approx(half)}
+    for (asked, number), of_orders in later.items():
+        mean, half = mean_and_interval(np.mean(of_orders, axis=0))
+        found = result["later"][asked][number]
+        assert found == {"mean": pytest.approx(mean), "interval_95": pytest.approx(half)}
     assert any(forgotten), "else the test would see nothing"
     assert (run.path / "tasks.png").exists()
     panels = drawn[0].axes

@@ -35,6 +35,10 @@ def result_of(name: str, k_shot: int, accuracy: float) -> dict:
             f"{a} first": {**shared, "tasks": {a: {"total": whole}, b: {"total": half}}} for a, b in orders
         }
         return {"orders": of_orders, "chance": 0.2}
+    if name == "continual-three":
+        later = {task: [whole, half, half] for task in ("glyphs", "textures", "digits")}
+        matrices = {", ".join(order): {} for order in itertools.permutations(later)}
+        return {"matrices": matrices, "later": later, "chance": 0.2}
     if name == "continual":
         matrices = {f"{a}, {b}": {a: {a: whole, b: half}, b: {b: half}} for a, b in orders}
         return {"matrices": matrices, "chance": 0.2}
@@ -115,6 +119,16 @@ def test_a_run_is_evaluated_with_the_shots_of_its_study(options):
             ],
             ["85.00 ± 63.53 %", "42.50 ± 31.77 %", "42.50 ± 31.77 %"] * 2,
             [0.85, 0.425],
+        ),
+        (
+            "continual-three",
+            [
+                f"{task}, {when}"
+                for task in ("glyphs", "textures", "digits")
+                for when in ("just read", "one task later", "two tasks later")
+            ],
+            ["85.00 ± 63.53 %", "42.50 ± 31.77 %", "42.50 ± 31.77 %"] * 3,
+            [0.85, 0.425, 0.425],
         ),
         ("bootstrapping", [f"{k}-shot" for k in range(1, 8)], ["85.00 ± 63.53 %"] * 7, [0.85] * 7),
     ],
