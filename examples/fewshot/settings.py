@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from srwm.nn import Residual
 
-from ..training.settings import FREE, SupervisedSettings, flag
+from ..training.settings import ADDED, FREE, SupervisedSettings, flag
 from .encoders import DropoutType
 
 DataSet = Literal[
@@ -132,7 +132,7 @@ class Settings(SupervisedSettings):
     """What reads the sequence. srwm: self-referential weight matrices; deltanet: a fast weight
     matrix written by a slow net; lstm; fake_sr: srwm that never changes its weights;
     self_modifying_titans: memories that generate their own updates, with retention."""
-    residual: Residual | None = None
+    residual: Residual | None = field(default=None, metadata=ADDED)
     """Of the layers that have a choice, see srwm.nn.SRWM; by default norm_skip, as published."""
     n_layers: int = 2
     """Layers, each followed by a feed-forward block (but for the lstm's)."""

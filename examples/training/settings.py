@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
 FREE = {"free": True}
+# A field marked so came later: runs that were recorded without it had its default.
+ADDED = {"added": True}
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class RunSettings:
         """What differs from recorded settings, apart from the fields that are free to differ."""
         fixed = {f.name for f in fields(self) if "free" not in f.metadata}
         now = self.record()
+        recorded = {f.name: f.default for f in fields(self) if "added" in f.metadata} | recorded
         unknown, _ = self.differences(recorded)
         return [
             f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
@@ -98,7 +101,7 @@ class RunSettings:
     def differences(cls, recorded: dict[str, Any]) -> tuple[list[str], list[str]]:
         """Recorded names that are no setting here; settings that decide numbers and are not recorded."""
         known = {f.name for f in fields(cls)}
-        needed = {f.name for f in fields(cls) if "free" not in f.metadata}
+        needed = {f.name for f in fields(cls) if not f.metadata.keys() & {"free", "added"}}
         return sorted(recorded.keys() - known), sorted(needed - recorded.keys())
 
     def check_name(self) -> None:

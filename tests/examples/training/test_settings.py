@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.training.settings import flag
+from examples.training.settings import ADDED, flag
 from tests.examples.training.conftest import Settings
 
 RANGES = {
@@ -57,6 +57,21 @@ def test_changes_are_those_of_settings_that_decide_numbers():
     recorded["depth"] = 3
     assert Settings().changes(recorded) == ["--decay: was None, now 0.5", "--depth: was 3, now unknown"]
     assert Settings.differences(recorded) == (["depth"], ["decay"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(Settings):
+    """With a setting that came later."""
+
+    depth: int = dataclasses.field(default=2, metadata=ADDED)
+
+
+def test_runs_from_before_a_setting_had_its_default():
+    recorded = Settings().record()
+    assert Later.from_record(recorded) == Later()
+    assert Later().changes(recorded) == []
+    assert Later(depth=3).changes(recorded) == ["--depth: was 2, now 3"]
+    assert Later(depth=3).changes(Later(depth=4).record()) == ["--depth: was 4, now 3"]
 
 
 def test_the_folder_is_named_after_the_run():
