@@ -65,7 +65,7 @@ class Settings(SupervisedSettings):
     the others: of that name, read below --root or, with --download, fetched."""
     second_data: DataSet | None = None
     """With --protocol sequential or continual: where the other task's images come from."""
-    third_data: DataSet | None = None
+    third_data: DataSet | None = field(default=None, metadata=ADDED)
     """With continual: where those of a third task come from, if there is one."""
     root: Path | None = field(default=None, metadata=FREE)
     """Folder of --data. With folder: one in Omniglot's layout, alphabet/character/*.png. A run whose data
@@ -102,10 +102,10 @@ class Settings(SupervisedSettings):
     tasks, each label one image late; bootstrapping: as sync, with a teacher that
     has read more; continual: two or three tasks as with sync, after each of them
     queries of all tasks so far."""
-    backward_terms: bool = True
+    backward_terms: bool = field(default=True, metadata=ADDED)
     """With continual: whether the loss has the queries of the tasks before the last one that was read.
     Without, nothing asks the learner to keep what it has learnt."""
-    first_shot_terms: bool = True
+    first_shot_terms: bool = field(default=True, metadata=ADDED)
     """With continual: whether it has queries of each task after one image of each class alone."""
     max_trim: int = 60
     """With sequential: each task loses up to this many of its last images, at random."""

@@ -187,8 +187,7 @@ class Comparison(Generic[S]):
                 self._diverged[name, run["seed"]] = run["said"]
 
     def _is_as_now(self, row: S, settings: dict[str, Any], recorded: Results) -> bool:
-        # Settings that were added since then have the values that they had without them.
-        changes = row.changes(type(row)().record() | settings)
+        changes = row.changes(settings)
         for fact, value in self.study.facts().items():
             if recorded.get(fact) != value:
                 changes.append(f"{fact}: was {recorded.get(fact)}, now {value}")

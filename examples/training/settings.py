@@ -89,7 +89,8 @@ class RunSettings:
         """What differs from recorded settings, apart from the fields that are free to differ."""
         fixed = {f.name for f in fields(self) if "free" not in f.metadata}
         now = self.record()
-        recorded = {f.name: f.default for f in fields(self) if "added" in f.metadata} | recorded
+        usual = type(self)().record()
+        recorded = {f.name: usual[f.name] for f in fields(self) if "added" in f.metadata} | recorded
         unknown, _ = self.differences(recorded)
         return [
             f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from examples.training.settings import FREE, RunSettings
+from examples.training.settings import ADDED, FREE, RunSettings
 from tests.examples.programs import PROGRAMS, Program
 
 
@@ -20,7 +20,7 @@ class Settings(RunSettings):
     """How often."""
     learning_rate: float = 0.004
     decay: float = 0.5
-    share: float = 0.5
+    share: float = dataclasses.field(default=0.5, metadata=ADDED)
     shift: float = 0.0
     warmup: int = 0
     augment: bool = False

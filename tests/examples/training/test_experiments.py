@@ -394,8 +394,13 @@ class TestOnAnotherMachine:
                 "large is run again, it was run otherwise (episodes: was 20, now 10)",
                 {"small-seed3", "small-seed5", "large-seed3", "large-seed5"},
             ),
-            # A setting that was added since then has its default.
-            (lambda recorded: recorded["compared"]["large"]["settings"].pop("decay"), "", set()),
+            # One that came later has its default; without another one, it was another version.
+            (
+                lambda recorded: recorded["compared"]["large"]["settings"].pop("decay"),
+                "large is run again, it was run otherwise (--decay: was None, now 0.5)",
+                {"large-seed3", "large-seed5"},
+            ),
+            (lambda recorded: recorded["compared"]["large"]["settings"].pop("share"), "", set()),
         ],
     )
     def test_runs_that_were_made_otherwise_are_made_again(
