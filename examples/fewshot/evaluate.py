@@ -161,12 +161,9 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
     settings = runs[0].settings
     output = evaluation.output_file(options.output, runs, options.file(settings))
     with contextlib.ExitStack() as reserved:
-        reserved.enter_context(
-            evaluation.reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1)
-        )
+        reserved.enter_context(evaluation.reserve(output, [run.folder for run in runs]))
         for run in runs:
-            own = evaluation.reserve(_own_output(options, run), [run.folder], is_of_all=False)
-            reserved.enter_context(own)
+            reserved.enter_context(evaluation.reserve(_own_output(options, run), [run.folder]))
         classes = _load_classes(options, runs, domains)
         results = [_evaluate_run(options, run, classes) for run in runs]
         if len(runs) == 1:
@@ -367,15 +364,10 @@ def _result(
 
 
 def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
-    """Mean and interval over the first axis: of values (E,), or of each column of values (E, n)."""
-    if values.ndim > 1:
-        columns = [_values(column, options) for column in values.T]
-        return {key: [column[key] for column in columns] for key in ("mean", "interval_95")}
+    """Mean and interval of values (E, ...), one for each episode."""
     if options.interval == "published":
-        mean, half = published.mean_and_interval(values, options.tests)
-    else:
-        mean, half = mean_and_interval(values)
-    return {"mean": mean, "interval_95": half}
+        return published.mean_and_interval(values, options.tests)
+    return mean_and_interval(values)
 
 
 def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> bool:

@@ -131,12 +131,7 @@ class LearnerTraining(Objective[FewShotLearner]):
     def __init__(
         self, learner: FewShotLearner, domains: Sequence[ImageClasses], settings: Settings
     ) -> None:
-        super().__init__(
-            learner,
-            steps=settings.steps,
-            units_per_step=settings.batch_size,
-            accumulation=settings.accumulation,
-        )
+        super().__init__(learner, settings.steps, settings.batch_size, settings.accumulation)
         self.settings, self.domains = settings, domains
         self.draw = self.make_draw(domains)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..training.command_line import command_for
 from .settings import Settings
 
 # What all published scripts share: Adam without clipping, images of its own for every episode and
@@ -231,8 +230,3 @@ PRESETS: dict[str, Settings] = {
     name: replace(settings, preset=name, name=name) for name, (_, settings) in _TABLE.items()
 }
 DESCRIPTIONS = {name: what for name, (what, _) in _TABLE.items()}
-
-
-def command(settings: Settings) -> str:
-    """The shell command that starts a run with these settings."""
-    return command_for(settings, PRESETS.get(settings.preset or "", Settings()))

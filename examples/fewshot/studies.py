@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..training import experiments
+from ..training.command_line import command_for
 from ..training.experiments import Results, mean_over, row_label
 from ..training.files import read_json
 from ..training.settings import flag
@@ -15,7 +17,7 @@ from ..training.tables import markdown_table, percent
 from .evaluate import Evaluation
 from .models import build_learner
 from .plots import draw_comparison, draw_settings
-from .presets import PRESETS, command
+from .presets import PRESETS
 from .settings import Settings
 from .tables import numbers_of
 
@@ -24,14 +26,10 @@ _CORES = {"srwm": "SRWM", "deltanet": "DeltaNet", "lstm": "LSTM", "fake-sr": "fa
 
 @dataclass(frozen=True)
 class Study(experiments.Study[Settings]):
-    """A comparison of presets, each run with several seeds.
+    """A comparison of presets, each run with several seeds."""
 
-    Attributes
-    ----------
-    k_shots : numbers of labelled examples to evaluate with; none for the run's own evaluation.
-    """
-
-    k_shots: tuple[int, ...] = ()
+    draw: Callable[[Results, Path], None] = draw_comparison
+    k_shots: tuple[int, ...] = ()  # labelled examples to evaluate with; none: the run's own evaluation
 
     def facts(self) -> dict[str, Any]:
         return {"k_shots": list(self.k_shots)} if self.k_shots else {}
@@ -40,7 +38,8 @@ class Study(experiments.Study[Settings]):
         return replace(row, seed=seed, threads=threads, encoder_from=leader)
 
     def programs(self, settings: Settings) -> list[str]:
-        training = command(settings)  # which evaluates the run too
+        """Training, which evaluates the run too, and an evaluation with other numbers of examples."""
+        training = command_for(settings, PRESETS.get(settings.preset or "", Settings()))
         if not self.k_shots:
             return [training]
         evaluation = ["python", "-m", "examples.fewshot.evaluate", str(settings.folder)]
@@ -61,9 +60,6 @@ class Study(experiments.Study[Settings]):
     def parameters(self, row: Settings) -> int:
         return sum(parameter.numel() for parameter in build_learner(row).parameters())
 
-    def draw(self, results: Results, path: Path) -> None:
-        draw_comparison(results, path)
-
     def table(self, results: Results) -> str:
         """Mean ± 95 % interval over the seeds, in Markdown."""
         entries = list(results["compared"].values())
@@ -73,14 +69,6 @@ class Study(experiments.Study[Settings]):
             cells = [percent(values) for _, column, values in numbers_of(entry["summary"]) if column]
             rows.append([row_label(entry, results), *cells, f"{mean_over(entry, 'minutes'):.1f}"])
         return markdown_table(["", *heads, "minutes"], rows)
-
-
-@dataclass(frozen=True)
-class SettingsStudy(Study):
-    """One learner with one setting after the other changed, and few steps."""
-
-    def draw(self, results: Results, path: Path) -> None:
-        draw_settings(results, path)
 
 
 _TRIED: tuple[tuple[str, Any], ...] = (
@@ -116,13 +104,14 @@ STUDIES = {
         },
         leader="sequential-glyphs-textures-srwm",
     ),
-    "sequential-settings": SettingsStudy(
+    "sequential-settings": Study(
         title="SRWM on letters and textures in one sequence, 8,000 steps, one setting changed",
         rows={
             "SRWM": _fewer_steps("srwm"),
             **{f"{flag(name)} {value}": _fewer_steps("srwm", **{name: value}) for name, value in _TRIED},
             "DeltaNet": _fewer_steps("deltanet"),
         },
+        draw=draw_settings,
         leader="sequential-8000-srwm",
     ),
     "continual": Study(

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from ..training.loop import State
 from ..training.objective import Objective
 from ..training.schedule import cosine, published
-from ..training.supervised import Adam, Supervised
+from ..training.supervised import Supervised
 from .batch_norm import join_batch_norms
 from .bootstrapping import Bootstrapping
 from .class_counts import check_training, check_warmup
@@ -42,15 +42,13 @@ class Training(Supervised[FewShotLearner]):
     """
 
     project = "fewshot"
+    settings: Settings
 
     def __init__(self, settings: Settings, domains: Sequence[Splits], accelerator: Accelerator) -> None:
-        s = self.settings = settings
-        self.domains = domains
+        s, self.domains = settings, domains
         torch.manual_seed(s.seed)
         learner = build_learner(s)
-        super().__init__(
-            learner, accelerator, Adam(s.beta1, s.beta2, s.epsilon, s.clip), seed=s.seed, workers=s.workers
-        )
+        super().__init__(learner, s, accelerator)
         if accelerator.num_processes > 1:
             join_batch_norms(learner)
         self._validate = make_validation(s, domains)

@@ -51,7 +51,7 @@ def evaluate_run(folder: RunFolder) -> Results:
     """
     run = load_run(folder)
     s, output = run.settings, folder.evaluation
-    with evaluation.reserve(output, [folder], is_of_all=False):
+    with evaluation.reserve(output, [folder]):
         results = {
             "task": s.task,
             "core": s.core,

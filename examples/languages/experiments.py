@@ -1,30 +1,7 @@
 """The comparisons behind docs/results: ``python -m examples.languages.experiments --help``."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-import tyro
-
-from ..training.command_line import run_with_options
-from ..training.experiments import ExperimentOptions, compare
+from ..training.experiments import run_studies
 from .studies import STUDIES
 
-
-@dataclass(frozen=True)
-class Experiments(ExperimentOptions):
-    """Train and evaluate what a study compares, and put numbers and a picture side by side.
-
-    Runs that are finished are not trained again, and interrupted ones continue: the same command goes
-    on where it was stopped.
-    """
-
-    studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which: languages, languages-s3; languages-hard, languages-a5, languages-rates or languages-demo, with
-    --seeds 0."""
-
-
 if __name__ == "__main__":
-    run_with_options(
-        lambda options: compare(options, STUDIES), "examples.languages.experiments", Experiments
-    )
+    run_studies("examples.languages.experiments", STUDIES)

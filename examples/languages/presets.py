@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..training.command_line import command_for
 from .settings import Settings
 from .tasks import TASKS
 
@@ -62,8 +61,3 @@ DESCRIPTIONS = {
     **{f"{task}-LEARNER": f"LEARNER: {', '.join(LEARNERS)}" if task == "parity" else "" for task in TASKS},
     **{f"{task}-long-LEARNER": "words that grow, up to an hour" for task in LONG},
 }
-
-
-def command(settings: Settings) -> str:
-    """The shell command that starts a run with these settings."""
-    return command_for(settings, PRESETS.get(settings.preset or "", Settings()))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..training import experiments
+from ..training.command_line import command_for
 from ..training.experiments import Results, mean_over
 from ..training.files import read_json
-from ..training.run_folder import RunFolder
 from ..training.tables import markdown_table
 from .model import build_reader
 from .plots import by_task, draw_lengths, draw_rates, learner_of
-from .presets import LEARNERS, PRESETS, command
+from .presets import LEARNERS, PRESETS
 from .settings import Settings
 from .tasks import groups
 
@@ -31,15 +31,14 @@ _RATES = (3e-4, 1e-3, 3e-3)  # the one that all learners began with, and its nei
 class Study(experiments.Study[Settings]):
     """Learners on tasks; each run is a program that evaluates itself."""
 
+    draw: Callable[[Results, Path], None] = draw_lengths
+
     def of_seed(self, row: Settings, seed: int, threads: int, leader: Path | None) -> Settings:
         del leader
         return replace(row, seed=seed, threads=threads)
 
     def programs(self, settings: Settings) -> list[str]:
-        return [command(settings)]
-
-    def evaluation(self, settings: Settings) -> Path:
-        return RunFolder(settings.folder).evaluation
+        return [command_for(settings, PRESETS.get(settings.preset or "", Settings()))]
 
     def read(self, settings: Settings, reports: list[dict[str, Any]]) -> dict[str, Any]:
         evaluation = read_json(self.evaluation(settings))
@@ -60,9 +59,6 @@ class Study(experiments.Study[Settings]):
 
     def parameters(self, row: Settings) -> int:
         return sum(parameter.numel() for parameter in build_reader(row).parameters())
-
-    def draw(self, results: Results, path: Path) -> None:
-        draw_lengths(results, path)
 
     def table(self, results: Results) -> str:
         """Tasks against learners: for each bin whole words right, in %; of group words how long the longest
@@ -120,10 +116,9 @@ def _prefix(entry: dict[str, Any], share: int) -> str:
 
 @dataclass(frozen=True)
 class RateStudy(Study):
-    """Each learner with one rate and its two neighbours."""
+    """Each learner with one rate and its two neighbours, of one seed."""
 
-    def draw(self, results: Results, path: Path) -> None:
-        draw_rates(results, path)
+    draw: Callable[[Results, Path], None] = draw_rates
 
     def table(self, results: Results) -> str:
         """Whole words right in validation, the mean of both bins, and after how many steps."""

@@ -17,7 +17,7 @@ from ..training.objective import Batch, MicroBatches, Objective, Share
 from ..training.program import train
 from ..training.run_folder import RunFolder
 from ..training.schedule import cosine
-from ..training.supervised import Adam, Supervised
+from ..training.supervised import Supervised
 from .evaluate import evaluate_run
 from .model import Reader, build_reader
 from .plots import draw_curves
@@ -34,12 +34,7 @@ class Labelling(Objective[Reader]):
     unit = "word"
 
     def __init__(self, reader: Reader, settings: Settings) -> None:
-        super().__init__(
-            reader,
-            steps=settings.steps,
-            units_per_step=settings.batch_size,
-            accumulation=settings.accumulation,
-        )
+        super().__init__(reader, settings.steps, settings.batch_size, settings.accumulation)
         self.settings = settings
 
     def dataset(self, share: Share) -> MicroBatches:
@@ -81,24 +76,16 @@ class Training(Supervised[Reader]):
 
     project = "languages"
     score = "merit"
+    settings: Settings
 
     def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
-        s = self.settings = settings
-        super().__init__(
-            build_reader(s),
-            accelerator,
-            Adam(s.beta1, s.beta2, s.epsilon, s.clip),
-            seed=s.seed,
-            workers=s.workers,
-        )
-        self.validate_every, self.early_stop = s.validate_every, s.early_stop
+        super().__init__(build_reader(settings), settings, accelerator)
+        self.validate_every, self.early_stop = settings.validate_every, settings.early_stop
 
     def make_objective(self, phase: str) -> Labelling:
-        del phase
         return Labelling(self.learner, self.settings)
 
     def rate(self, peak: float, step: int, share_done: float) -> float:
-        del step
         s = self.settings
         return peak * cosine(share_done, s.lr_warmup, s.lr_final if s.schedule == "cosine" else 1.0)
 
@@ -129,13 +116,11 @@ class Training(Supervised[Reader]):
 
 def make(settings: Settings, accelerator: Accelerator, state: State | None) -> Training:
     """The work of a run."""
-    del state
     return Training(settings, accelerator)
 
 
 def finish(settings: Settings, training: Training) -> None:
     """Evaluate the weights that did best."""
-    del training
     evaluate_run(RunFolder(settings.folder))
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ..training.command_line import run_with_options
 from ..training.figures import new_figure
 from ..training.run_folder import RunFolder
-from ..training.settings import flag
+from ..training.settings import check_least
 from .acting import Acted, Policy, RandomPolicy
 from .environments import action_names, make_environment
 from .environments.vector import Step, VectorEnvironment
@@ -50,13 +50,6 @@ class Sheet:
     """Stop playing after this many steps."""
     output: Path | None = None
     """The picture; by default contact_sheet.png in the run's folder."""
-
-    def check(self) -> None:
-        """Raise ValueError for numbers out of their range."""
-        for name, least in (("frames", 1), ("max_steps", 1), ("seed", 0), ("level", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"contact_sheet: {flag(name)} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ def _colour(reward: float) -> str:
 def main(options: Sheet) -> Path:
     """Play, draw, and say where the picture is."""
     o = options
-    o.check()
+    check_least("contact_sheet", o, frames=1, max_steps=1, seed=0, level=0)
     run = load_run(RunFolder(o.run))
     games, mode = run.settings.games, run.settings.mode
     game = games[0] if o.game is None else o.game

@@ -17,7 +17,7 @@ from ..training import evaluation
 from ..training.command_line import run_with_options
 from ..training.program import use_threads
 from ..training.run_folder import RunFolder
-from ..training.settings import flag
+from ..training.settings import check_least, flag
 from ..training.statistics import mean_and_interval, over_runs
 from .acting import RandomPolicy
 from .agent import Agent
@@ -69,11 +69,7 @@ class Evaluation:
         if not self.policies and not self.random:
             raise ValueError("evaluate: nothing to evaluate; give --policies, or --random")
         least = {"episodes": 2, "environments": 1, "seed": 0, "threads": 0, "environment_threads": 0}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise ValueError(
-                    f"evaluate: {flag(name)} must be at least {number}, got {getattr(self, name)}"
-                )
+        check_least("evaluate", self, **least)
 
     @property
     def file(self) -> str:
@@ -107,7 +103,7 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     _check_alike(runs)
     splits = splits_of(runs[0].settings, options.splits)
     output = evaluation.output_file(options.output, runs, options.file)
-    with evaluation.reserve(output, [run.folder for run in runs], is_of_all=len(runs) > 1):
+    with evaluation.reserve(output, [run.folder for run in runs]):
         result = _measure_all(options, runs, splits)
         evaluation.write(output, result, return_tables(result, splits))
         draw_returns(result, splits, output.with_suffix(".png"))
@@ -239,10 +235,7 @@ def _values(episodes: Episodes, game: str, mode: str) -> dict[str, Any]:
     of_what = {"return": episodes.returns, "length": episodes.lengths}
     if has_constants(game, mode):
         of_what["normalised"] = normalise(episodes.returns, game, mode)
-    means = {
-        what: dict(zip(("mean", "interval_95"), mean_and_interval(values), strict=True))
-        for what, values in of_what.items()
-    }
+    means = {what: mean_and_interval(values) for what, values in of_what.items()}
     return {"episodes": len(episodes.returns), **means}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from ..training.command_line import command_for
 from .cores import CoreName
 from .settings import Settings
 
@@ -70,8 +69,3 @@ PRESETS: dict[str, Settings] = {
     for name, (_, core, settings) in _TABLE.items()
 }
 DESCRIPTIONS = {name: f"{what}, {core}" for name, (what, core, _) in _TABLE.items()}
-
-
-def command(settings: Settings) -> str:
-    """The shell command that starts a run with these settings."""
-    return command_for(settings, PRESETS.get(settings.preset or "", Settings()))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..training.command_line import run_with_options
 from ..training.files import write_json
 from ..training.program import use_threads
+from ..training.settings import check_least
 from ..training.tables import markdown_table
 from .presets import PRESETS
 from .settings import Settings
@@ -45,9 +46,7 @@ class Speed:
         unknown = [preset for preset in self.presets if preset not in PRESETS]
         if unknown or not self.presets:
             raise ValueError(f"speed: presets are {', '.join(PRESETS)}, got {', '.join(unknown) or 'none'}")
-        for name in ("rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"speed: --{name} must be at least 1, got {getattr(self, name)}")
+        check_least("speed", self, rounds=1, threads=1)
 
 
 class _Stopwatch:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..training import experiments
+from ..training.command_line import command_for
 from ..training.experiments import Results, mean_over, row_label
 from ..training.files import read_json
-from ..training.run_folder import RunFolder
 from ..training.statistics import over_runs
 from ..training.tables import markdown_table, number, percent
 from .evaluate import describe_splits, fresh_agent
 from .plots import draw_comparison
-from .presets import PRESETS, command
+from .presets import PRESETS
 from .settings import Settings
 from .splits import SplitName, splits_of
 
@@ -25,6 +26,7 @@ from .splits import SplitName, splits_of
 class Study(experiments.Study[Settings]):
     """A comparison of runs in one game, each with one or several seeds."""
 
+    draw: Callable[[Results, Path], None] = draw_comparison
     splits: tuple[SplitName, ...] = ("train", "1000", "1200", "1400")  # to evaluate on
     episodes: int = 200  # of each evaluation
     success: bool = False  # a return is the success at an episode, 0 or 1
@@ -43,10 +45,8 @@ class Study(experiments.Study[Settings]):
         words += ["--seed", 1 + s.seed, "--episodes", self.episodes, "--splits", *self.splits]
         words += ["--threads", s.threads, "--environment-threads", s.environment_threads]
         words += ["--output", self.evaluation(s)]
-        return [command(s), shlex.join(map(str, words))]
-
-    def evaluation(self, settings: Settings) -> Path:
-        return RunFolder(settings.folder).evaluation
+        training = command_for(s, PRESETS.get(s.preset or "", Settings()))
+        return [training, shlex.join(map(str, words))]
 
     def read(self, settings: Settings, reports: list[dict[str, Any]]) -> dict[str, Any]:
         [game] = settings.games
@@ -72,9 +72,6 @@ class Study(experiments.Study[Settings]):
 
     def parameters(self, row: Settings) -> int:
         return sum(parameter.numel() for parameter in fresh_agent(row).parameters())
-
-    def draw(self, results: Results, path: Path) -> None:
-        draw_comparison(results, path)
 
     def table(self, results: Results) -> str:
         """Mean ± 95 % interval in Markdown: of each split, sampled actions and greedy ones."""

@@ -20,12 +20,7 @@ _PATIENCE = timedelta(hours=4)
 
 
 def make_accelerator(settings: TrainingSettings) -> Accelerator:
-    """For this process, alone or one of those that `accelerate launch` or `torchrun` started.
-
-    Raises
-    ------
-    ValueError : for a tracker that is not installed.
-    """
+    """For this process, alone or one of those that `accelerate launch` or `torchrun` started."""
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ValueError(

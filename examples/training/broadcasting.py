@@ -6,62 +6,28 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 T = TypeVar("T")
 
 
-def from_main(accelerator: Accelerator, read: Callable[[], T]) -> T:
-    """What ``read`` returns on the main process, the only one to call it.
-
-    Raises
-    ------
-    ValueError, OSError : as ``read``, on every process, or the others would wait for ever.
+def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` returns on the main process, the only one to call it. Its ValueError or OSError is
+    raised on every process, or the others would wait for ever.
     """
-    if accelerator.num_processes == 1:
-        return read()
-    outcome: Any = _attempt(read) if accelerator.is_main_process else None
-    [outcome] = broadcast_object_list([outcome])
-    if isinstance(outcome, Exception):
-        raise outcome
-    result: T = outcome
+    result: T = _from_all(_attempt(work) if accelerator.is_main_process else None)[0]
     return result
-
-
-def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
-    """Let the main process do something, and the others wait until it has.
-
-    Raises
-    ------
-    ValueError, OSError : as ``work``, on every process.
-    """
-    if accelerator.num_processes == 1:
-        work()
-        return
-    outcome = _attempt(work) if accelerator.is_main_process else None
-    # All hear from all, so none leaves the group while another is still sending to it.
-    for error in gather_object([outcome if isinstance(outcome, Exception) else None]):
-        if error is not None:
-            raise error
 
 
 def local_main_first(accelerator: Accelerator, load: Callable[[], T]) -> T:
     """What ``load`` returns on each process; one of each machine goes first, and the others find its files.
-
-    Raises
-    ------
-    ValueError, OSError : as ``load`` on any process, on every process.
+    A ValueError or OSError on any process is raised on every one.
     """
-    if accelerator.num_processes == 1:
-        return load()
     outcome: Any = None
     for is_first in (True, False):
         if accelerator.is_local_main_process == is_first:
             outcome = _attempt(load)
-        failed = isinstance(outcome, Exception)
-        for error in gather_object([outcome if failed else None]):
-            if error is not None:
-                raise error
+        _from_all(outcome if isinstance(outcome, Exception) else None)
     result: T = outcome
     return result
 
@@ -71,3 +37,14 @@ def _attempt(work: Callable[[], T]) -> T | Exception:
         return work()
     except (ValueError, OSError) as error:
         return error
+
+
+def _from_all(outcome: Any) -> list[Any]:
+    """The outcomes of all processes. All hear from all, so none leaves the group while another is still
+    sending to it.
+    """
+    outcomes = gather_object([outcome])
+    for found in outcomes:
+        if isinstance(found, Exception):
+            raise found
+    return list(outcomes)

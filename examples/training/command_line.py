@@ -49,9 +49,13 @@ def run_program(
         sys.exit(f"{error}")
 
 
-def run_with_options(main: Callable[[Options], object], module: str, options: type[Options]) -> NoReturn:
-    """The same for a program without presets; the exit status is 0 unless ``main`` returns one."""
-    given = tyro.cli(options, prog=f"python -m {module}")
+def run_with_options(
+    main: Callable[[Options], object], module: str, options: type[Options], about: str | None = None
+) -> NoReturn:
+    """The same for a program without presets; the exit status is 0 unless ``main`` returns one. Help says
+    what it is about, or else what the options' docstring says.
+    """
+    given = tyro.cli(options, prog=f"python -m {module}", description=about)
     keep_freed_memory()
     try:
         status = main(given)
@@ -63,13 +67,7 @@ def run_with_options(main: Callable[[Options], object], module: str, options: ty
 def read_settings(
     arguments: Sequence[str], presets: Mapping[str, S], descriptions: Mapping[str, str], usual: S
 ) -> S:
-    """What a command line asks for; ``--help`` shows the essential settings, ``--help-all`` every one.
-
-    Raises
-    ------
-    ValueError, OSError : as `start_of`.
-    SystemExit : for help, and for arguments that are no settings.
-    """
+    """What a command line asks for; ``--help`` shows the essential settings, ``--help-all`` every one."""
     start = start_of(arguments, presets, usual)
     listed = list_presets(descriptions)
     config: tuple[Any, ...] = ()
@@ -103,13 +101,7 @@ def _with_essentials_alone(settings: S) -> S:
 
 
 def start_of(arguments: Sequence[str], presets: Mapping[str, S], usual: S) -> S:
-    """What a command line starts from: settings of its preset, of the run it resumes, or the usual ones.
-
-    Raises
-    ------
-    ValueError : if there is no such preset, or the run was recorded by another program or version.
-    OSError : if what the run recorded cannot be read.
-    """
+    """What a command line starts from: settings of its preset, of the run it resumes, or the usual ones."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", nargs="?")
     parser.add_argument("--resume", action="store_true")
@@ -126,24 +118,13 @@ def start_of(arguments: Sequence[str], presets: Mapping[str, S], usual: S) -> S:
 
 
 def recorded_start(usual: S, folder: RunFolder) -> S:
-    """What the command line of a resumed run starts from: as it was recorded, but for where it is.
-
-    Raises
-    ------
-    ValueError : if it was recorded by another program or version.
-    OSError : if it cannot be read.
-    """
+    """What the command line of a resumed run starts from: as it was recorded, but for where it is."""
     recorded = type(usual).from_record(read_json(folder.config))
     return replace(recorded, name=usual.name, runs=usual.runs, resume=False, overwrite=False)
 
 
 def choose(presets: Mapping[str, S], preset: str) -> S:
-    """A preset's settings.
-
-    Raises
-    ------
-    ValueError : if there is no such preset; it names those that are called alike.
-    """
+    """A preset's settings."""
     if preset in presets:
         return presets[preset]
     alike = difflib.get_close_matches(preset, presets, n=3)

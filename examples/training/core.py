@@ -32,15 +32,11 @@ class Sizes:
 
 
 class Core(nn.Module, ABC):
-    """A sequence model, called ``outputs, states = core(inputs, states, resets, mask)``.
-
-    Attributes
-    ----------
-    n_inputs, n_outputs : entries of an input vector, and of an output vector.
-    n_states : tensors that it carries from one call to the next.
-    packs : whether short sequences cost less one behind the other, with resets, than each with its padding.
+    """A sequence model, called ``outputs, states = core(inputs, states, resets, mask)``, that carries
+    `n_states` tensors from one call to the next.
     """
 
+    # Whether short sequences cost less one behind the other, with resets, than each with its padding.
     packs: ClassVar[bool] = True
 
     def __init__(self, n_inputs: int, n_outputs: int, n_states: int = 0) -> None:
@@ -74,11 +70,6 @@ class Core(nn.Module, ABC):
         -------
         outputs : (..., L, n_outputs).
         states : to continue with, with the leading axes of the inputs; none without `return_states`.
-
-        Raises
-        ------
-        TypeError : for resets or a mask that are not bool.
-        ValueError : for shapes that do not fit, or another number of states.
         """
         lead = inputs.shape[:-1]
         if not lead or inputs.shape[-1] != self.n_inputs:
@@ -99,7 +90,6 @@ class Core(nn.Module, ABC):
 
     def initial_state(self, *lead: int) -> States:
         """What is carried after no steps at all: `n_states` tensors (*lead, ...), zeros."""
-        del lead
         return []
 
     @abstractmethod

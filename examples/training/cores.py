@@ -52,19 +52,12 @@ CoreName = Literal[
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a name stands for.
+    """What a name stands for."""
 
-    Attributes
-    ----------
-    mixer : makes the layer that mixes steps; None where it is no layer of `srwm.nn`.
-    options : of `build_core`, which the core takes beside those that all take.
-    few_shot, agents : keyword arguments of `mixer` in the published learners, and agents.
-    """
-
-    mixer: Callable[..., Any] | None = None
-    options: tuple[str, ...] = ()
-    few_shot: Mapping[str, Any] = field(default_factory=dict)
-    agents: Mapping[str, Any] = field(default_factory=dict)
+    mixer: Callable[..., Any] | None = None  # makes the layer of `srwm.nn` that mixes steps
+    options: tuple[str, ...] = ()  # of `build_core`, which the core takes beside those that all take
+    few_shot: Mapping[str, Any] = field(default_factory=dict)  # of `mixer` in the published learners
+    agents: Mapping[str, Any] = field(default_factory=dict)  # and in the published agents
 
 
 _REWRITING = ("residual", "input_softmax", "beta_init", "q_scale")
@@ -145,10 +138,6 @@ def build_core(
     residual, input_softmax : of the cores that `_KINDS` says, see `srwm.nn.SRWM`. None: as published.
     beta_init, q_scale : likewise.
     published : whose layers they are, those of the few-shot learners or of the agents.
-
-    Raises
-    ------
-    ValueError : for an unknown name, an option that the core does not have, or sizes that do not fit.
     """
     if core not in get_args(CoreName):
         raise ValueError(f"build_core: core must be one of {', '.join(get_args(CoreName))}, got {core!r}")

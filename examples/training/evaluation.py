@@ -25,19 +25,13 @@ _OF_A_SEED = {"--seed", "--encoder-from"}
 
 @dataclass(frozen=True)
 class Run(Generic[S, M]):
-    """A trained model and where it came from.
-
-    Attributes
-    ----------
-    progress : how far the training was when the weights were saved.
-    data : what the run's checkpoint says of its data.
-    """
+    """A trained model and where it came from."""
 
     folder: RunFolder
     model: M
     settings: S
-    progress: dict[str, Any]
-    data: Any
+    progress: dict[str, Any]  # how far the training was when the weights were saved
+    data: Any  # what the run's checkpoint says of its data
 
 
 def load_run(folder: RunFolder, kind: type[S], build: Callable[[S], M], weights: str) -> Run[S, M]:
@@ -87,24 +81,18 @@ def output_file(given: Path | None, runs: Sequence[Run[S, M]], name: str) -> Pat
 
 
 @contextmanager
-def reserve(output: Path, runs: Sequence[RunFolder], *, is_of_all: bool) -> Iterator[None]:
+def reserve(output: Path, runs: Sequence[RunFolder]) -> Iterator[None]:
     """Make sure, before anything is measured, that the numbers can be written and replace nothing else.
 
     Within the block no other program can train the run in whose folder the file lies, if there is one, or
-    evaluate into that folder. `is_of_all` says that the file is of several runs together, and not the one
-    run's own.
-
-    Raises
-    ------
-    ValueError : for a file that is not .json, or where a run has a file.
-    OSError : if nothing can be written there, or another program is at work there.
+    evaluate into that folder. A file of several runs together is not one run's own.
     """
     if output.suffix != ".json":
         raise ValueError(f"evaluate: --output must end in .json, got {output}")
     around = RunFolder(output.parent)
     made = {output.with_suffix(suffix).resolve() for suffix in (".json", ".md", ".png")}
     for run in (*runs, around):
-        files = run.files_of_training + [run.evaluation] * is_of_all
+        files = run.files_of_training + [run.evaluation] * (len(runs) > 1)
         for file in files:
             if file.resolve() in made:
                 raise ValueError(f"evaluate: --output {output} would replace {file}; choose another name")

@@ -18,20 +18,21 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import tyro
 from tqdm import tqdm
 
+from .command_line import run_with_options
 from .divergence import DIVERGED
 from .files import read_json, write_json
 from .interrupt import INTERRUPTED
 from .run_folder import RunFolder
-from .settings import RunSettings
+from .settings import RunSettings, check_least
 from .statistics import over_runs
 
 S = TypeVar("S", bound=RunSettings)
@@ -41,18 +42,12 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Study(ABC, Generic[S]):
-    """A comparison of settings, each run with one or several seeds.
+    """A comparison of settings, each run with one or several seeds."""
 
-    Attributes
-    ----------
-    title : of the picture.
-    rows : what a line and row are called -> its settings, whose names differ.
-    leader : the name of the settings whose encoder, of the same seed, all others take.
-    """
-
-    title: str
-    rows: Mapping[str, S]
-    leader: str | None = None
+    title: str  # of the picture
+    rows: Mapping[str, S]  # what a line and row are called -> its settings, whose names differ
+    draw: Callable[[Results, Path], None]  # a picture of the numbers
+    leader: str | None = None  # the name of the settings whose encoder, of the same seed, all others take
 
     @abstractmethod
     def of_seed(self, row: S, seed: int, threads: int, leader: Path | None) -> S:
@@ -62,9 +57,9 @@ class Study(ABC, Generic[S]):
     def programs(self, settings: S) -> Sequence[str]:
         """The shell commands of a run, ``python -m ...``, in their order."""
 
-    @abstractmethod
     def evaluation(self, settings: S) -> Path:
         """The file that the last of them leaves."""
+        return RunFolder(settings.folder).evaluation
 
     @abstractmethod
     def read(self, settings: S, reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -79,10 +74,6 @@ class Study(ABC, Generic[S]):
     def table(self, results: Results) -> str:
         """The numbers in Markdown."""
 
-    @abstractmethod
-    def draw(self, results: Results, path: Path) -> None:
-        """A picture of them."""
-
     def facts(self) -> dict[str, Any]:
         """How runs are evaluated, as JSON values; numbers of others are not taken over."""
         return {}
@@ -94,12 +85,16 @@ class Study(ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """Which comparisons, of which runs."""
+    """Train and evaluate what studies compare, and put numbers and a picture side by side.
+
+    Runs that are finished are not made again, and interrupted ones continue: the same command goes on
+    where it was stopped.
+    """
 
     studies: tyro.conf.Positional[tuple[str, ...]]
-    """Which; several in the given order."""
+    """Names of studies; several are carried out in the given order."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the runs; two or more give an interval over them."""
+    """Of the runs. Of several, intervals are over seeds; of one, over what it was evaluated on."""
     runs: Path = Path("runs/experiments")
     """Folder of all runs; <name>.log beside a run's folder is what it printed."""
     output: Path = Path("docs/results")
@@ -121,9 +116,7 @@ class ExperimentOptions:
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"experiments: --seeds must be at least one, all different, got {self.seeds}")
-        for name in ("parallel", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"experiments: --{name} must be at least 1, got {getattr(self, name)}")
+        check_least("experiments", self, parallel=1, threads=1)
 
 
 @dataclass(frozen=True)
@@ -142,16 +135,8 @@ class Run(Generic[S]):
 
 
 class Comparison(Generic[S]):
-    """A study with the seeds that were asked for, and the numbers of its runs.
-
-    Attributes
-    ----------
-    runs : all, the leader's before those that take its encoder.
-    missing : those that must be carried out.
-
-    Raises
-    ------
-    ValueError : if a run's folder holds one with other settings, or the file of the numbers something else.
+    """A study with the seeds that were asked for, and the numbers of its runs, of which those that are
+    `missing` must be carried out.
     """
 
     def __init__(self, name: str, study: Study[S], options: ExperimentOptions) -> None:
@@ -301,12 +286,7 @@ def mean_over(entry: dict[str, Any], what: str) -> float:
 
 
 def is_finished(settings: RunSettings, evaluation: Path) -> bool:
-    """Whether the run is there, whole: trained with these settings, and its last program left `evaluation`.
-
-    Raises
-    ------
-    ValueError : if what is there was run with other settings.
-    """
+    """Whether the run is there, whole: run with these settings, and its last program left `evaluation`."""
     folder = RunFolder(settings.folder)
     if not folder.config.exists():
         return False
@@ -319,16 +299,18 @@ def is_finished(settings: RunSettings, evaluation: Path) -> bool:
     return evaluation.exists()
 
 
+def run_studies(module: str, studies: Mapping[str, Study[S]]) -> NoReturn:
+    """The program that carries out a package's studies; its help lists them."""
+    listed = "\n".join(f"- {name}: {study.title}" for name, study in studies.items())
+    about = f"{ExperimentOptions.__doc__}\n\nStudies:\n\n{listed}"
+    run_with_options(lambda options: compare(options, studies), module, ExperimentOptions, about)
+
+
 def compare(options: ExperimentOptions, studies: Mapping[str, Study[S]]) -> int:
     """Carry out studies, write and draw what they found; returns the exit status.
 
-    The numbers are written after every run. Table and picture are made at the end, of what is there.
-
-    Raises
-    ------
-    ValueError : for options that do not fit, or if a planned run was run with other settings; none is
-        begun then.
-    ChildProcessError : if a run failed.
+    No run is begun where the options do not fit, or one was run with other settings. The numbers are
+    written after every run. Table and picture are made at the end, of what is there.
     """
     options.check(studies)
     comparisons = [Comparison(name, studies[name], options) for name in options.studies]
@@ -378,13 +360,7 @@ def _run_programs(
     options: ExperimentOptions,
     stopping: threading.Event,
 ) -> str | None:
-    """Carry out a run, once the jobs are over that it waits for; what it or they said if it diverged.
-
-    Raises
-    ------
-    ChildProcessError : if a program failed.
-    KeyboardInterrupt : if one was interrupted.
-    """
+    """Carry out a run, once the jobs are over that it waits for; what it or they said if it diverged."""
     for job in first:
         if diverged := job.result():  # it has its thread already: the pool starts jobs in order
             return diverged

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,21 +15,14 @@ ROOM = "make room or mend the disk, then continue with --resume"
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file in one step, or not at all.
-
-    Raises
-    ------
-    OSError : if it cannot be written; an earlier file is then still there.
-    """
-    try:
+    """Write a file in one step, or not at all."""
+    with told(f"cannot write {path}", ROOM):
         partial = stage(path, write)
         try:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(path.parent)
-    except OSError as error:
-        raise refused(f"cannot write {path}", error, ROOM) from error
 
 
 def stage(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
@@ -65,17 +59,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote.
-
-    Raises
-    ------
-    OSError : if the file cannot be read.
-    ValueError : if it is something else.
-    """
+    """What `write_json` wrote."""
+    with told(f"cannot read {path}", MEND):
+        content = path.read_bytes()
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise refused(f"cannot read {path}", error, MEND) from error
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; {MEND}") from error
     if not isinstance(value, dict):
@@ -89,28 +77,29 @@ def as_json(value: dict[str, Any]) -> Callable[[IO[bytes]], object]:
 
 def check_writable(path: Path) -> None:
     """Make the folder of a file, and raise OSError if the file could not be written there."""
-    try:
+    with told(f"cannot write {path}", "choose another --output"):
         if path.is_dir():
             raise IsADirectoryError(f"cannot write {path}: it is a folder; choose another --output")
         path.parent.mkdir(parents=True, exist_ok=True)
         stage(path, lambda file: None).unlink()
-    except OSError as error:
-        raise refused(f"cannot write {path}", error, "choose another --output") from error
 
 
 def exists(path: Path) -> bool:
     """Whether there is something of this name; `Path.exists` says no where it may not look."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise refused(f"cannot read {path}", error, "mend its folder's permissions") from error
+    with told(f"cannot read {path}", "mend its folder's permissions"):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
     return True
 
 
-def refused(what: str, error: OSError, remedy: str) -> OSError:
-    """The system's error as a sentence that says what to do; one that is a sentence stays."""
-    if error.strerror is None:
-        return error
-    return type(error)(f"{what}: {error.strerror}; {remedy}")
+@contextmanager
+def told(what: str, remedy: str) -> Iterator[None]:
+    """Say of the system's errors what cannot be done and what to do; an error that is a sentence stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise type(error)(f"{what}: {error.strerror}; {remedy}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,14 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .accelerator import start_trackers
-from .broadcasting import on_main
+from .broadcasting import from_main
 from .checkpoint import describe, save
 from .clock import Clock
 from .divergence import DivergenceError
 from .interrupt import StopRequest
-from .run_folder import RunFolder, Written
+from .run_folder import RunFolder
 from .settings import TrainingSettings
-from .weights import read_progress
 
 _SHOW_EVERY = 0.2  # seconds; on a GPU, reading a loss waits for it
 
@@ -55,30 +53,21 @@ class Progress:
 
 
 class Work(ABC):
-    """What a loop carries out: what a program trains, one step at a time.
+    """What a loop carries out: what a program trains, one step at a time."""
 
-    Attributes
-    ----------
-    project : what trackers call the program.
-    phases : their names, in their order.
-    score : the one of the validation's scores that decides which weights are kept.
-    unit : what this phase is counted in.
-    units_per_step : over all processes.
-    units : of the whole phase; its last step may go beyond.
-    minutes : the phase's own limit of time, if it has one.
-    validate_every : steps between two validations; 0: this phase has none.
-    early_stop : the phase ends after this many validations in a row that were not the best; 0: never so.
-    """
-
-    project: ClassVar[str]
-    phases: Sequence[str] = ("training",)
-    score: ClassVar[str] = "accuracy"
-    unit: str
-    units_per_step: int
-    units: int
-    minutes: float | None = None
-    validate_every: int = 0
-    early_stop: int = 0
+    project: ClassVar[str]  # what trackers call the program
+    phases: Sequence[str] = ("training",)  # their names, in their order
+    score: ClassVar[str] = (
+        "accuracy"  # the one of the validation's scores that decides which weights are kept
+    )
+    unit: str  # what this phase is counted in
+    units_per_step: int  # over all processes
+    units: int  # of the whole phase; its last step may go beyond
+    minutes: float | None = None  # the phase's own limit of time, if it has one
+    validate_every: int = 0  # steps between two validations; 0: this phase has none
+    early_stop: int = (
+        0  # the phase ends after so many validations in a row that were not the best; 0: never so
+    )
 
     def enter(self, phase: str, *, steps_before: int = 0) -> None:  # noqa: B027 - most have one phase
         """Make ready for a phase, after so many steps of earlier ones; the first is entered at once."""
@@ -90,11 +79,8 @@ class Work(ABC):
     @abstractmethod
     def step(self, step: int, share_done: float) -> Values:
         """Take a step of the phase, the first being 0; what it is measured by, which is summed up until the
-        next report. Schedules follow the share done, 0 to 1, of the phase's units or time.
-
-        Raises
-        ------
-        DivergenceError : nothing is changed then.
+        next report. Schedules follow the share done, 0 to 1, of the phase's units or time. Where it raises
+        DivergenceError nothing is changed.
         """
 
     @abstractmethod
@@ -124,7 +110,6 @@ class Work(ABC):
 
     def is_solved(self, scores: Mapping[str, float]) -> bool:
         """Whether nothing is left to learn: the run ends."""
-        del scores
         return False
 
     @abstractmethod
@@ -137,12 +122,7 @@ class Work(ABC):
 
     @abstractmethod
     def load(self, state: State, path: Path) -> None:
-        """Stand where that checkpoint stood.
-
-        Raises
-        ------
-        ValueError : if it is not one of this work.
-        """
+        """Stand where that checkpoint stood."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what was held, whatever has happened."""
@@ -162,18 +142,17 @@ class Loop:
         self.sums: dict[str, Any] = {}  # since the last report; of tensors where values are
         self._is_new = True  # nothing of it is on the disk
         self.clock = Clock()
-        self._shown = time.perf_counter()
         work.enter(self.progress.phase)
 
     def resume(self, state: State) -> None:
-        """Stand where a checkpoint of the run stood.
-
-        Raises
-        ------
-        ValueError : if it is not one of this work.
-        """
+        """Stand where a checkpoint of the run stood."""
         path = self.folder.checkpoint
-        p = self.progress = read_progress(Progress, state["progress"], path)
+        if unknown := state["progress"].keys() - asdict(Progress()).keys():
+            raise ValueError(
+                f"{path} was written by another version of the program, which counts "
+                f"{', '.join(sorted(unknown))}; use that version"
+            )
+        p = self.progress = Progress(**state["progress"])
         if p.phase not in self.work.phases:
             raise ValueError(
                 f"{path} stands in the phase {p.phase!r}; this run has {', '.join(self.work.phases)}; put "
@@ -219,19 +198,22 @@ class Loop:
             unit_scale=True,
             # None: no bar where the output is no terminal.
             disable=None if self.accelerator.is_main_process else True,
+            mininterval=_SHOW_EVERY,
+            miniters=1,
         ) as bar:
             while True:
                 stopped = self._agree(stop)
                 over = self.share_done() >= 1
                 self._validate_if_due(over)
-                if over or p.is_solved or self._is_out_of_patience():
+                if over or p.is_solved or 0 < work.early_stop <= p.worse_validations:
                     self._report()
                     return True
                 if stopped:
                     return False
                 self._step()
-                bar.update(work.units_per_step)
-                self._show(bar)
+                if bar.update(work.units_per_step):  # it has been drawn
+                    shown = work.shown(_as_numbers(self.sums), p.steps_summed)
+                    bar.set_postfix(shown, minutes=f"{p.seconds / 60:.1f}")
                 if p.step % self.settings.report_every == 0:
                     self._report()
 
@@ -267,21 +249,9 @@ class Loop:
         stops, self.progress.seconds = accelerator.reduce(both, reduction="sum").tolist()
         return bool(stops)
 
-    def _show(self, bar: Any) -> None:
-        if bar.disable or time.perf_counter() - self._shown < _SHOW_EVERY:
-            return
-        self._shown = time.perf_counter()
-        p = self.progress
-        if p.steps_summed:
-            shown = self.work.shown(_as_numbers(self.sums), p.steps_summed)
-            bar.set_postfix(shown, minutes=f"{p.seconds / 60:.1f}")
-
     def _collect(self) -> None:
-        """Add up the sums of all processes.
-
-        Raises
-        ------
-        DivergenceError : on every process; no checkpoint has it then.
+        """Add up the sums of all processes. Every one raises DivergenceError if a weight is no number, and
+        no checkpoint has it then.
         """
         p = self.progress
         if not all(weights.isfinite().all() for weights in self.work.trained()):
@@ -331,19 +301,16 @@ class Loop:
             shown = "  ".join(f"{name.replace('_', ' ')} {value:6.1%}" for name, value in scores.items())
             tqdm.write(f"step {p.step:>6}  validation {shown}  ({p.seconds / 60:.1f} min)")
 
-    def _is_out_of_patience(self) -> bool:
-        patience = self.work.early_stop
-        return bool(patience) and self.progress.worse_validations >= patience
-
     def _write(self, line: dict[str, Any]) -> None:
         """Append to metrics.json and tell the trackers."""
         p = self.progress
 
         def write() -> None:
-            before = Written(p.metrics_bytes, p.metrics_checksum)
-            p.metrics_bytes, p.metrics_checksum = self.folder.report(line, before)
+            p.metrics_bytes, p.metrics_checksum = self.folder.report(
+                line, p.metrics_bytes, p.metrics_checksum
+            )
 
-        on_main(self.accelerator, write)
+        from_main(self.accelerator, write)
         if not self.accelerator.is_main_process:
             return
         head = "/".join(line[key] for key in ("split", "phase") if key in line)
@@ -351,12 +318,7 @@ class Loop:
         self.accelerator.log(values, step=self.work.place(p.step))
 
     def save(self) -> None:
-        """Write checkpoint.pt, from which the run continues.
-
-        Raises
-        ------
-        OSError : if it cannot be written, on every process.
-        """
+        """Write checkpoint.pt, from which the run continues."""
         self._collect()
         self._save(self.work.state(self.progress.step), self.folder.checkpoint)
 
@@ -377,7 +339,7 @@ class Loop:
             else:
                 save(state, path)
 
-        on_main(self.accelerator, write)
+        from_main(self.accelerator, write)
         self._is_new = False
 
 

@@ -41,10 +41,6 @@ def train(
         one. Nothing of an earlier run has been deleted yet.
     draw : the reports as a picture.
     finish : what follows a training that has come to its end, on the main process.
-
-    Raises
-    ------
-    ValueError, OSError : for settings or files that do not allow it, before any training.
     """
     settings.check()
     accelerator = make_accelerator(settings)

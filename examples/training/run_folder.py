@@ -8,35 +8,20 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from .checkpoint import load_state
-from .files import MEND, PARTIAL, ROOM, as_json, exists, refused, stage, sync_folder
+from .files import MEND, PARTIAL, ROOM, as_json, exists, stage, sync_folder, told
 from .settings import RunSettings
 
 _FOLDER = "make room there, mend its permissions or choose another place"
 
 
-class Written(NamedTuple):
-    """How much of metrics.json was written: its size in bytes, and their CRC-32."""
-
-    size: int = 0
-    checksum: int = 0
-
-
 class RunFolder:
-    """``<runs>/<name>/``: paths, checkpoints and metrics.
-
-    Attributes
-    ----------
-    config, metrics, checkpoint, best, evaluation, curves, episodes, positions, tasks, contact_sheet : paths
-        of the files.
-    trackers : folder of what TensorBoard reads, and of the run's id in Weights & Biases.
-    lock : an empty file, locked by the program that trains the run or evaluates into its folder.
-    """
+    """``<runs>/<name>/``: paths, checkpoints and metrics."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,8 +35,8 @@ class RunFolder:
         self.positions = path / "positions.png"
         self.tasks = path / "tasks.png"
         self.contact_sheet = path / "contact_sheet.png"
-        self.trackers = path / "trackers"
-        self.lock = path / ".lock"
+        self.trackers = path / "trackers"  # what TensorBoard reads, and the run's id in Weights & Biases
+        self.lock = path / ".lock"  # empty, locked by the program that trains or evaluates into the folder
         self._claim: FileLock | None = None
 
     def claim(self) -> None:
@@ -59,44 +44,25 @@ class RunFolder:
 
         The claim lasts as long as this object, or another one of this folder in this program. The system
         ends it with the program, however that ends: nothing is left to be cleared up after a kill.
-
-        Raises
-        ------
-        BlockingIOError : if another program has claimed it.
-        OSError : if the folder cannot be made or written.
         """
         if self._claim is not None:
             return
-        if exists(self.path) and not self.path.is_dir():
-            raise NotADirectoryError(
-                f"{self.path} is a file where the run's folder goes; move it away, or choose another --name"
-            )
-        try:
+        with told(f"cannot write to the folder {self.path}", _FOLDER):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.lock.resolve(), timeout=0, is_singleton=True, thread_local=False)
-            lock.acquire()
-        except Timeout:
-            raise BlockingIOError(
-                f"{self.path} is in use: another program trains this run or evaluates it; wait until that "
-                "has ended, or choose another place"
-            ) from None
-        except OSError as error:
-            raise refused(f"cannot write to the folder {self.path}", error, _FOLDER) from error
+            try:
+                lock.acquire()
+            except Timeout:
+                raise BlockingIOError(
+                    f"{self.path} is in use: another program trains this run or evaluates it; wait until "
+                    "that has ended, or choose another place"
+                ) from None
         self._claim = lock
 
     def open(self, settings: RunSettings) -> dict[str, Any] | None:
         """Claim the run for training: the checkpoint to continue from, or None for a new run.
 
         Nothing of an earlier run is deleted yet; `begin` does that.
-
-        Raises
-        ------
-        FileExistsError : if the folder holds a run that is neither resumed nor overwritten.
-        FileNotFoundError : if there is nothing to resume.
-        BlockingIOError : if another program has claimed it.
-        OSError : if the folder cannot be made or written.
-        ValueError : if both are asked for, the settings are not those of the run to resume, or one of its
-            files is damaged.
         """
         if settings.resume and settings.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other; give one")
@@ -144,20 +110,10 @@ class RunFolder:
         """What a checkpoint says of metrics.json, once it is known to be there."""
         if not isinstance(size, int):
             raise ValueError(f"{self.checkpoint} does not say how long {self.metrics.name} was; {MEND}")
-        try:
-            with self.metrics.open("rb") as file:
-                content = file.read(size)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.metrics} is missing; {MEND}") from error
-        except OSError as error:
-            raise refused(f"cannot read {self.metrics}", error, MEND) from error
-        if len(content) < size:
-            raise ValueError(
-                f"{self.metrics} has {len(content)} bytes, and had {size} at the last checkpoint; {MEND}"
-            )
-        for _ in self._lines(content):  # raises for what is no report
-            pass
-        if checksum is not None and checksum != zlib.crc32(content):
+        with told(f"cannot read {self.metrics}", MEND):
+            content = self.metrics.read_bytes()[:size]
+        # Earlier versions kept no checksum.
+        if len(content) < size or checksum not in (None, zlib.crc32(content)):
             raise ValueError(f"{self.metrics} is not as the run wrote it; {MEND}")
         return content
 
@@ -166,30 +122,26 @@ class RunFolder:
 
         What needs room on the disk is written before anything is deleted: where that fails, the earlier
         run is still there, whole.
-
-        Raises
-        ------
-        OSError : if the folder cannot be made or written.
         """
         self.claim()
         self._check_files()
         self._remove_partial()
-        staged = []
-        try:
-            for path, write in (
-                (self.config, as_json(settings.record())),
-                (self.checkpoint, lambda file: torch.save(state, file)),
-            ):
-                staged.append(stage(path, write))
-            self._delete()
-            self.metrics.touch()
-            for path, partial in zip((self.config, self.checkpoint), staged, strict=True):
-                partial.replace(path)
-        except OSError as error:
-            raise refused(f"cannot begin a run in {self.path}", error, _FOLDER) from error
-        finally:
-            for partial in staged:
-                partial.unlink(missing_ok=True)
+        files = {
+            self.config: as_json(settings.record()),
+            self.checkpoint: lambda file: torch.save(state, file),
+        }
+        staged: dict[Path, Path] = {}
+        with told(f"cannot begin a run in {self.path}", _FOLDER):
+            try:
+                for path, write in files.items():
+                    staged[path] = stage(path, write)
+                self._delete()
+                self.metrics.touch()
+                for path, partial in staged.items():
+                    partial.replace(path)
+            finally:
+                for partial in staged.values():
+                    partial.unlink(missing_ok=True)
         sync_folder(self.path)
         self._remove_partial()
 
@@ -230,11 +182,6 @@ class RunFolder:
     def best_or_last(self, kind: type[RunSettings]) -> dict[str, Any]:
         """The weights that did best in validation, or the last ones while there are none, of a run of the
         program with settings of this kind.
-
-        Raises
-        ------
-        FileNotFoundError : if the folder holds no checkpoint.
-        ValueError : if it is damaged, or one of another program or version.
         """
         path = self.best_or_last_path
         if not exists(path):
@@ -248,30 +195,19 @@ class RunFolder:
         """Of the file that `best_or_last` reads."""
         return self.best if exists(self.best) else self.checkpoint
 
-    def report(self, line: dict[str, Any], after: Written) -> Written:
-        """Append a line to metrics.json; how much of it is written then.
-
-        Raises
-        ------
-        OSError : if it cannot be written; the checkpoint knows nothing of half a line.
+    def report(self, line: dict[str, Any], size: int = 0, checksum: int = 0) -> tuple[int, int]:
+        """Append a line to metrics.json, of which so many bytes with this CRC-32 are written; the same of
+        what is written then. The checkpoint knows nothing of half a line.
         """
         text = (json.dumps(line) + "\n").encode()
-        try:
-            with self.metrics.open("ab") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise refused(f"cannot write {self.metrics}", error, ROOM) from error
-        return Written(after.size + len(text), zlib.crc32(text, after.checksum))
+        with told(f"cannot write {self.metrics}", ROOM), self.metrics.open("ab") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        return size + len(text), zlib.crc32(text, checksum)
 
     def reports(self) -> list[dict[str, Any]]:
-        """The lines of metrics.json; half a last line, of a program that was killed, is none.
-
-        Raises
-        ------
-        ValueError : if another line is no report.
-        """
+        """The lines of metrics.json; half a last line, of a program that was killed, is none."""
         return list(self._lines(self.metrics.read_bytes()))
 
     def _lines(self, content: bytes) -> Iterator[dict[str, Any]]:

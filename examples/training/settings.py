@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+
+S = TypeVar("S", bound="RunSettings")
 
 # A field marked so may differ between a run and its resumption: it decides where and how long the
 # program runs, not which numbers it computes.
@@ -16,15 +19,10 @@ ADDED = {"added": True}
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Which run it is; a program's own settings follow in its subclass.
+    """Which run it is; a program's own settings follow in its subclass."""
 
-    Attributes
-    ----------
-    program : the program's name, as ``python -m`` takes it.
-    essential : names of the settings that ``--help`` shows; ``--help-all`` shows the others too.
-    """
-
-    program: ClassVar[str]
+    program: ClassVar[str]  # its name, as ``python -m`` takes it
+    # What ``--help`` shows; ``--help-all`` shows the others too.
     essential: ClassVar[tuple[str, ...]] = ("name", "runs", "resume", "overwrite", "preset", "smoke")
 
     name: str = field(default="run", metadata=FREE)
@@ -47,26 +45,17 @@ class RunSettings:
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return {
-            name: str(value)
-            if isinstance(value, Path)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-            for name, value in asdict(self).items()
-        }
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))  # str: of paths
+        return values
 
     @classmethod
-    def from_record(cls, recorded: dict[str, Any]) -> Self:
-        """The inverse of `record`.
-
-        Raises
-        ------
-        ValueError : if these are not the settings of this program and version.
-        """
-        unknown, missing = cls.differences(recorded)
+    def from_record(cls: type[S], recorded: dict[str, Any]) -> S:
+        """The inverse of `record`."""
+        known = {f.name for f in fields(cls)}
+        needed = {f.name for f in fields(cls) if not f.metadata.keys() & {"free", "added"}}
+        unknown, missing = sorted(recorded.keys() - known), sorted(needed - recorded.keys())
         if unknown or missing:
-            what = f"they have {unknown[0]}" if unknown else f"they lack {missing[0]}"
+            what = f"they have {', '.join(unknown)}" if unknown else f"they lack {', '.join(missing)}"
             raise ValueError(
                 f"{cls.program}: expected the recorded settings of a run of this version, but {what}; use "
                 "the program and version that recorded them"
@@ -82,31 +71,9 @@ class RunSettings:
         return cls(**{name: read(name, value) for name, value in recorded.items()})
 
     def check(self) -> None:
-        """Raise ValueError for settings that do not fit together."""
-        self.check_name()
-
-    def changes(self, recorded: dict[str, Any]) -> list[str]:
-        """What differs from recorded settings, apart from the fields that are free to differ."""
-        fixed = {f.name for f in fields(self) if "free" not in f.metadata}
-        now = self.record()
-        usual = type(self)().record()
-        recorded = {f.name: usual[f.name] for f in fields(self) if "added" in f.metadata} | recorded
-        unknown, _ = self.differences(recorded)
-        return [
-            f"{flag(name)}: was {recorded.get(name)}, now {now.get(name)}"
-            for name in sorted(fixed)
-            if recorded.get(name) != now.get(name)
-        ] + [f"{flag(name)}: was {recorded[name]}, now unknown" for name in unknown]
-
-    @classmethod
-    def differences(cls, recorded: dict[str, Any]) -> tuple[list[str], list[str]]:
-        """Recorded names that are no setting here; settings that decide numbers and are not recorded."""
-        known = {f.name for f in fields(cls)}
-        needed = {f.name for f in fields(cls) if not f.metadata.keys() & {"free", "added"}}
-        return sorted(recorded.keys() - known), sorted(needed - recorded.keys())
-
-    def check_name(self) -> None:
-        """Raise ValueError for a name that leads out of the folder of all runs, on any system."""
+        """Raise ValueError for settings that do not fit together: here, for a name that leads out of the
+        folder of all runs, on any system.
+        """
         for kind in (PurePosixPath, PureWindowsPath):
             path = kind(self.name)
             if not path.parts or path.anchor or ".." in path.parts or "\0" in self.name:
@@ -114,6 +81,17 @@ class RunSettings:
                     f"train: --name must be that of a folder below --runs, got {self.name!r}; give --runs "
                     "for another place"
                 )
+
+    def changes(self, recorded: dict[str, Any]) -> list[str]:
+        """What differs from recorded settings, apart from the fields that are free to differ."""
+        now, usual = self.record(), type(self)().record()
+        was = {f.name: usual[f.name] for f in fields(self) if "added" in f.metadata} | recorded
+        free = {f.name for f in fields(self) if "free" in f.metadata}
+        return [
+            f"{flag(name)}: was {was.get(name)}, now {now.get(name, 'unknown')}"
+            for name in sorted((was.keys() | now.keys()) - free)
+            if was.get(name) != now.get(name, "unknown")
+        ]
 
     def check_ranges(
         self,
@@ -124,18 +102,8 @@ class RunSettings:
         below_one: Collection[str] = (),
         at_most_one: Collection[str] = (),
     ) -> None:
-        """Check every number: by default an int must be at least 1, any other number at least 0.
-
-        Parameters
-        ----------
-        may_be_zero : names of int fields from 0 on.
-        may_be_negative : names of fields that may be any number.
-        never_zero : names of fields above 0.
-        below_one, at_most_one : names of fields below 1, and of those that may reach it.
-
-        Raises
-        ------
-        ValueError : naming the first field that is out of its range.
+        """Raise ValueError for the first number that is out of its range: an int must be at least 1, any
+        other number at least 0, but for the fields that are named.
         """
         for f in fields(self):
             value = getattr(self, f.name)
@@ -211,6 +179,14 @@ class SupervisedSettings(TrainingSettings):
                 f"train: --batch-size must be a multiple of --accumulation ({self.accumulation}), "
                 f"got {self.batch_size}"
             )
+
+
+def check_least(program: str, options: object, **least: int) -> None:
+    """Raise ValueError for the first of the options that is below its least value; None is not."""
+    for name, number in least.items():
+        value = getattr(options, name)
+        if value is not None and value < number:
+            raise ValueError(f"{program}: {flag(name)} must be at least {number}, got {value}")
 
 
 def flag(name: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,65 +13,38 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from .loop import State, Values, Work
-from .objective import Batch, Objective, Share, micro_batches
+from .objective import Batch, Objective, Share
+from .settings import SupervisedSettings
 from .weights import load_optimizer, load_weights
 
 L = TypeVar("L", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class Adam:
-    """Adam's constants."""
-
-    beta1: float = 0.9  # decay of the mean of the gradient
-    beta2: float = 0.999  # and of its square
-    epsilon: float = 1e-8  # addend to the denominator
-    clip: float = 0.0  # largest norm of the gradient; 0: any
-
-
 class Supervised(Work, Generic[L]):
-    """A learner, trained phase by phase, each with an objective and an optimiser of its own.
-
-    Parameters
-    ----------
-    learner : what is trained, with fresh weights, the same on every process.
-    accelerator : of this process.
-    adam : its constants.
-    seed : of dropout.
-    workers : processes that draw batches ahead, for each one that trains.
+    """A learner with fresh weights, the same on every process, that is trained phase by phase, each with an
+    objective and an optimiser of its own.
     """
 
+    settings: SupervisedSettings
     objective: Objective[L]
 
-    def __init__(
-        self, learner: L, accelerator: Accelerator, adam: Adam, *, seed: int, workers: int
-    ) -> None:
+    def __init__(self, learner: L, settings: SupervisedSettings, accelerator: Accelerator) -> None:
         self.learner: L = learner
-        self.accelerator, self.adam = accelerator, adam
-        self.seed, self.workers = seed, workers
+        self.settings, self.accelerator = settings, accelerator
 
     @abstractmethod
     def make_objective(self, phase: str) -> Objective[L]:
-        """That of a phase.
-
-        Raises
-        ------
-        ValueError : if there is too little to draw from.
-        """
+        """That of a phase."""
 
     @abstractmethod
     def rate(self, peak: float, step: int, share_done: float) -> float:
         """The learning rate of a step of this phase, of parameters with this peak rate."""
 
     def check_share(self, objective: Objective[L]) -> Share:
-        """This process's share of an objective.
-
-        Raises
-        ------
-        ValueError : if it cannot be had.
-        """
+        """This process's share of an objective."""
         share = Share(
             rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
@@ -95,8 +68,8 @@ class Supervised(Work, Generic[L]):
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()  # or that of the phase before would go on listening
         self.model = self.accelerator.prepare_model(objective)
-        a = self.adam
-        self.optimizer = torch.optim.Adam(groups, betas=(a.beta1, a.beta2), eps=a.epsilon)
+        s = self.settings
+        self.optimizer = torch.optim.Adam(groups, betas=(s.beta1, s.beta2), eps=s.epsilon)
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
 
@@ -105,18 +78,20 @@ class Supervised(Work, Generic[L]):
 
     def begin(self, step: int) -> None:
         self.objective.prepare()
-        batches = micro_batches(
-            self.objective,
-            self.share,
-            step * self.share.accumulation + self.parts(step).start,
-            workers=self.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+        parts = self.share.accumulation
+        batches = DataLoader(
+            self.objective.dataset(self.share),
+            batch_size=None,
+            sampler=range(step * parts + self.parts(step).start, self.objective.steps * parts),
+            num_workers=self.settings.workers,
+            pin_memory=self.accelerator.device.type == "cuda",  # then copies to it need not be waited for
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=torch.Generator(),  # what the loader draws from it, and never needs
         )
         self.batches: Iterator[Batch] = iter(batches)
 
     def parts(self, step: int) -> range:
         """The micro-batches of a step, within its joined batch."""
-        del step
         return range(self.share.accumulation)
 
     def divisor(self, parts: range) -> int:
@@ -139,8 +114,8 @@ class Supervised(Work, Generic[L]):
             for name, value in values.items():
                 share = value.detach().double() / (len(parts) * self.share.processes)  # of the mean
                 sums[name] = sums[name] + share if name in sums else share
-        if self.adam.clip:
-            self.accelerator.clip_grad_norm_(self._trained, self.adam.clip)
+        if self.settings.clip:
+            self.accelerator.clip_grad_norm_(self._trained, self.settings.clip)
         self.optimizer.step()
         return sums
 
@@ -149,7 +124,7 @@ class Supervised(Work, Generic[L]):
 
     def _seed(self, step: int, part: int) -> int:
         """Of dropout in this part of this step: no generator's state need be kept to resume."""
-        where = (self.seed, self.steps_before + step, part, self.share.rank)
+        where = (self.settings.seed, self.steps_before + step, part, self.share.rank)
         return int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0])
 
     def place(self, step: int) -> int:
@@ -170,10 +145,15 @@ class Supervised(Work, Generic[L]):
         return {"learner": self.learner.state_dict()}
 
     def state(self, step: int) -> State:
-        del step
         return {"head": self.objective.head.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: State, path: Path) -> None:
         load_weights(self.learner, state.get("learner"), path)
         load_weights(self.objective.head, state.get("head"), path)
         load_optimizer(self.optimizer, state.get("optimizer"), path)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the trainer still wants its next batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

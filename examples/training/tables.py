@@ -7,12 +7,7 @@ from typing import Any
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells, each column as wide as its widest one.
-
-    Raises
-    ------
-    ValueError : if the rows are not all as long as the head.
-    """
+    """A table of cells, each column as wide as its widest one."""
     lines = [head, *rows]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])

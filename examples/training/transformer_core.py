@@ -36,7 +36,6 @@ class TransformerCore(Core):
     def _run(
         self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
     ) -> tuple[Tensor, States]:
-        del return_states
         if states is not None or resets is not None:
             raise ValueError(
                 "core: a transformer carries nothing from one segment to the next: expected states and "

@@ -10,16 +10,15 @@ import pytest
 import tyro
 
 from examples.fewshot.evaluate import Evaluation
-from examples.fewshot.experiments import Experiments
 from examples.fewshot.presets import PRESETS
 from examples.fewshot.studies import STUDIES
-from examples.training.experiments import Comparison, planned_runs
+from examples.training.experiments import Comparison, ExperimentOptions, planned_runs
 from tests.examples.runs import cells_of, write_run
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Experiments:
-    return Experiments(("glyphs",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results")
+def options(tmp_path: Path) -> ExperimentOptions:
+    return ExperimentOptions(("glyphs",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results")
 
 
 def result_of(name: str, k_shot: int, accuracy: float) -> dict:
@@ -45,7 +44,7 @@ def result_of(name: str, k_shot: int, accuracy: float) -> dict:
     return {"k_shot": k_shot, "chance": 0.2, "learner": whole, "nearest_neighbour": nearest}
 
 
-def compared(options: Experiments, name: str) -> Comparison:
+def compared(options: ExperimentOptions, name: str) -> Comparison:
     """A study whose runs are finished: 80 % right with seed 3, 90 % with seed 5."""
     study = STUDIES[name]
     for run in planned_runs(study, options):

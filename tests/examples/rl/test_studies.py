@@ -12,18 +12,17 @@ from torch.nn import Linear
 
 from examples.rl import studies
 from examples.rl.evaluate import Evaluation
-from examples.rl.experiments import Experiments
 from examples.rl.presets import PRESETS
 from examples.rl.studies import STUDIES
-from examples.training.experiments import Comparison, planned_runs
+from examples.training.experiments import Comparison, ExperimentOptions, planned_runs
 from tests.examples.runs import cells_of, write_run
 
 SPLITS = {"cue": ("new episodes",), "starpilot": ("train", "1000", "1200", "1400", "test")}
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Experiments:
-    return Experiments(("cue",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results")
+def options(tmp_path: Path) -> ExperimentOptions:
+    return ExperimentOptions(("cue",), seeds=(3, 5), runs=tmp_path / "runs", output=tmp_path / "results")
 
 
 def of_game(study: str, mean: float, policies=("greedy", "sampled")) -> dict:
@@ -40,7 +39,7 @@ def of_game(study: str, mean: float, policies=("greedy", "sampled")) -> dict:
     }
 
 
-def compared(options: Experiments, name: str) -> Comparison:
+def compared(options: ExperimentOptions, name: str) -> Comparison:
     """A study whose runs are finished: a mean of 0.8 with seed 3, of 0.9 with seed 5."""
     for run in planned_runs(STUDIES[name], options):
         mean = {3: 0.8, 5: 0.9}[run.seed]

@@ -5,7 +5,7 @@ import sys
 import pytest
 import tyro
 
-from examples.training.command_line import choose, command_for, list_presets, run_program, start_of
+from examples.training.command_line import choose, command_for, run_program, start_of
 from examples.training.divergence import DIVERGED, DivergenceError
 from examples.training.files import write_json
 from examples.training.program import resuming
@@ -16,21 +16,10 @@ PRESETS = {"few": Settings(preset="few", name="few", steps=2), "many": Settings(
 DESCRIPTIONS = {"few": "only two", "many": "ninety-nine"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "preset"),
-    [([], None), (["--preset", "few", "--steps", "1"], "few"), (["--name", "y", "--preset=many"], "many")],
-)
-def test_a_command_line_starts_from_its_preset(arguments, preset):
-    assert start(*arguments) == (Settings() if preset is None else PRESETS[preset])
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"), [("mony", r"did you mean many\?"), ("nil", "there are few, many")]
-)
-def test_an_unknown_preset_is_answered_with_those_called_alike_or_all(name, hint):
-    assert choose(PRESETS, "many") is PRESETS["many"]
-    with pytest.raises(ValueError, match=rf"train: --preset: there is none called '{name}'; {hint}$"):
-        choose(PRESETS, name)
+def test_an_unknown_preset_is_answered_with_those_called_alike_or_all():
+    for name, hint in (("mony", r"did you mean many\?"), ("nil", "there are few, many")):
+        with pytest.raises(ValueError, match=rf"train: --preset: there is none called '{name}'; {hint}$"):
+            choose(PRESETS, name)
 
 
 @pytest.fixture
@@ -54,7 +43,7 @@ def test_a_resumed_run_starts_from_what_was_recorded(recorded):
     read = tyro.cli(Settings, default=start("--resume", *where), args=["--resume", *where])
     assert read == dataclasses.replace(recorded, resume=True, overwrite=False)
     assert start(*where) == Settings(), "a new run does not"
-    assert start("--resume", "--preset", "many", *where) == PRESETS["many"]
+    assert start("--resume", "--preset=many", *where) == PRESETS["many"]
     assert start("--resume", "--runs", str(recorded.runs)) == Settings(), "there is none"
 
 
@@ -62,9 +51,6 @@ def test_what_another_program_recorded_is_not_resumed(recorded):
     config = RunFolder(recorded.folder).config
     write_json(config, {**recorded.record(), "alpha": 1})
     with pytest.raises(ValueError, match=r"nothing: expected the recorded settings .* have alpha; use"):
-        start("--resume", "--name", "mine", "--runs", str(recorded.runs))
-    config.write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is damaged"):
         start("--resume", "--name", "mine", "--runs", str(recorded.runs))
 
 
@@ -74,10 +60,6 @@ def test_the_command_that_resumes_names_the_place_and_what_is_not_recorded(recor
     assert words == ["python", "-m", "nothing", *where, "--resume"]
     changed = dataclasses.replace(recorded, max_minutes=3.0)
     assert shlex.split(resuming(changed, RunFolder(recorded.folder))) == [*words, "--max-minutes", "3.0"]
-
-
-def test_presets_are_listed_a_line_each():
-    assert list_presets(DESCRIPTIONS) == "- few   only two\n- many  ninety-nine"
 
 
 def test_the_command_names_the_preset_and_what_differs_from_it():
@@ -107,23 +89,11 @@ def test_a_program_starts_from_the_preset_and_ends_with_its_status(monkeypatch):
         seen.append(settings)
         return 7
 
+    few = dataclasses.replace(PRESETS["few"], decay=0.25)
     assert run(monkeypatch, main, "--preset", "few", "--decay", "0.25") == 7
-    assert seen == [dataclasses.replace(PRESETS["few"], decay=0.25)]
-
-
-def test_smoke_is_a_small_run_beside_the_preset_s(monkeypatch):
-    seen = []
-    run(monkeypatch, seen.append, "--preset", "few", "--smoke", "--decay", "0.25")
-    small = dataclasses.replace(PRESETS["few"], name="few-smoke", overwrite=True, steps=1, decay=0.25)
-    assert seen == [small]
-
-
-def test_errors_reach_the_user_without_a_traceback(monkeypatch):
-    def main(settings):
-        raise ValueError("train: --steps must be odd")
-
-    assert run(monkeypatch, main) == "train: --steps must be odd"
-    assert "--preset: there is none called 'nil'" in run(monkeypatch, main, "--preset", "nil")
+    assert run(monkeypatch, main, "--preset", "few", "--decay", "0.25", "--smoke") == 7
+    assert seen == [few, dataclasses.replace(few, name="few-smoke", overwrite=True, steps=1)]
+    assert "--preset: there is none called 'nil'" in run(monkeypatch, None, "--preset", "nil")
 
 
 def test_a_run_that_diverged_has_an_exit_status_of_its_own(monkeypatch, capsys):

@@ -123,85 +123,43 @@ def test_layers_and_initial_weights_by_hand(name, published, n_outputs):
     assert (core.n_inputs, core.n_outputs) == (N_INPUTS, n_outputs or D)
 
 
-@each_recurrent_core
-@with_flags
-def test_segments_with_carried_states_are_the_whole(name, published, flags):
-    core = small(name, published)
-    x = inputs(B, L).requires_grad_()
-    whole, last = core(x, **flags)
-    outs, states = [], None
-    for steps in (slice(0, 1), slice(1, 5), slice(5, 9)):
-        out, states = core(x[:, steps], states, **{key: flag[:, steps] for key, flag in flags.items()})
-        outs.append(out)
-    out = torch.cat(outs, 1)
-    if "mask" in flags:  # the rest is anything
-        out, whole = out[flags["mask"]], whole[flags["mask"]]
-    torch.testing.assert_close(out, whole)
-    torch.testing.assert_close(states, last)
-    assert_same_gradients((out, *states), (whole, *last), (x, *core.parameters()))
+def step_by_step(core, x, states, resets=None, mask=None):
+    """Outputs (steps that count, N) and last states of each row by itself, a step at a time."""
+    outs, ends = [], []
+    for row in range(B):
+        carried = None if states is None else [state[row] for state in states]
+        for t in range(L):
+            if mask is not None and not mask[row, t]:
+                continue
+            if resets is not None and resets[row, t]:
+                carried = None
+            out, carried = core(x[row, t : t + 1], carried)
+            outs.append(out)
+        ends.append(core.initial_state() if carried is None else carried)
+    return torch.cat(outs), [torch.stack(parts) for parts in zip(*ends, strict=True)]
 
 
+@pytest.mark.parametrize("carried", [False, True])
 @each_recurrent_core
 @with_flags
-def test_initial_states_are_those_of_no_states_at_all(name, published, flags):
+def test_a_call_is_each_row_by_itself_a_step_at_a_time(name, published, flags, carried):
     core, x = small(name, published), inputs(B, L)
-    states = core.initial_state(B)
-    assert len(states) == core.n_states == (0 if name in STATELESS else 2)
-    assert not any(state.any() or state.requires_grad for state in states)
-    out, last = core(x, **flags)
-    assert out.shape == (B, L, N)
-    assert [state.shape for state in last] == [state.shape for state in states]
-    torch.testing.assert_close(core(x, states, **flags), (out, last))
-    alone, none = core(x, states, **flags, return_states=False)
-    assert none == []
-    seen = flags.get("mask", slice(None))
-    torch.testing.assert_close(alone[seen], out[seen])
-
-
-@each_recurrent_core
-def test_after_a_reset_all_is_as_in_the_beginning(name, published):
-    core, x, (_, states) = small(name, published), inputs(B, L), small(name, published)(inputs(B, 5))
-    out, last = core(x, states, some_resets())
-    begun, end = core(x[:1, 4:])
-    torch.testing.assert_close(out[:1, 4:], begun)
-    torch.testing.assert_close([state[:1] for state in last], end)
-    torch.testing.assert_close(out[1:2, 5:8], core(x[1:2, 5:8])[0])
-    differs = (core(x, states)[0] - out).abs().amax(-1) > 1e-9
-    assert not differs[2].any()
-    assert not differs[1, :4].any()
-    if name not in STATELESS:
-        assert differs[0].all()
-        assert differs[1, 4:].all()
-
-
-@pytest.mark.parametrize(
-    ("name", "published", "carried"),
-    [(*core, carried) for core in RECURRENT for carried in (False, True)]
-    + [("transformer", "few_shot", False)],
-)
-def test_padding_is_as_if_it_were_not_there(name, published, carried):
-    core, mask = small(name, published), some_padding()
-    resets = {} if name == "transformer" else {"resets": some_resets()}
-    states = [state.detach() for state in core(inputs(B, 5))[1]] if carried else None
-    x = inputs(B, L)
+    states = [state.detach().requires_grad_() for state in core(inputs(B, 5))[1]] if carried else None
+    mask = flags.get("mask", torch.ones(B, L, dtype=torch.bool))
     x[~mask] = math.nan
     x.requires_grad_()
-    out, last = core(x, states, **resets, mask=mask)
+    out, last = core(x, states, **flags)
+    steps, ends = step_by_step(core, x, states, **flags)
+    assert out.shape == (B, L, N)
     assert out.isfinite().all()
-    alone, of_alone = [], []
-    for row in range(B):
-        own = None if states is None else [state[row] for state in states]
-        steps = {key: flags[row][mask[row]] for key, flags in resets.items()}
-        one, end = core(x[row][mask[row]], own, **steps)
-        alone.append(one)
-        of_alone.append(end)
-    ends = [torch.stack(parts) for parts in zip(*of_alone, strict=True)]
-    torch.testing.assert_close(out[mask], torch.cat(alone))
-    torch.testing.assert_close(last, ends)
-    results, others = (out[mask], *last), (torch.cat(alone), *ends)
-    assert_same_gradients(results, others, (x, *core.parameters()))
-    only, _ = core(x, states, **resets, mask=mask, return_states=False)
-    torch.testing.assert_close(only[mask], out[mask])
+    torch.testing.assert_close((out[mask], last), (steps, ends))
+    assert_same_gradients((out[mask], *last), (steps, *ends), (x, *(states or []), *core.parameters()))
+    alone, none = core(x, states, **flags, return_states=False)
+    assert none == []
+    torch.testing.assert_close(alone[mask], out[mask])
+    zeros = core.initial_state(B)
+    assert len(zeros) == core.n_states == (0 if name in STATELESS else 2)
+    assert not any(state.any() or state.requires_grad for state in zeros)
 
 
 @each_recurrent_core
@@ -211,6 +169,17 @@ def test_steps_that_are_all_padding_change_no_state(name, published):
     resets = torch.ones(1, 4, dtype=torch.bool)
     _, again = core(inputs(B, 4), states, resets, torch.zeros(4, dtype=torch.bool))
     torch.testing.assert_close(again, states)
+
+
+def test_padding_of_a_transformer_is_as_if_it_were_not_there():
+    core, mask, x = small("transformer"), some_padding(), inputs(B, L)
+    x[~mask] = math.nan
+    out, states = core(x.requires_grad_(), mask=mask)
+    assert states == []
+    assert out.isfinite().all()
+    alone = torch.cat([core(x[row][mask[row]])[0] for row in range(B)])
+    torch.testing.assert_close(out[mask], alone)
+    assert_same_gradients([out[mask]], [alone], (x, *core.parameters()))
 
 
 @each_recurrent_core

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from examples.training.checkpoint import load
+from examples.training.checkpoint import load, save
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop, Work
 from examples.training.settings import TrainingSettings
@@ -90,6 +90,15 @@ def test_phases_follow_one_another_and_go_on_where_they_were(settings):
     assert resumed.work.weight == 9
     with pytest.raises(ValueError, match="stands in the phase 'third'; this run has first, second; put"):
         carried_out(dataclasses.replace(settings, resume=True), phases=("first", "second"))
+
+
+def test_progress_of_another_version_is_named(settings):
+    loop, _ = carried_out(settings)
+    state = load(loop.folder.checkpoint)
+    state["progress"] |= {"lap": 1, "epoch": 2}
+    save(state, loop.folder.checkpoint)
+    with pytest.raises(ValueError, match=r"another version of the program, which counts epoch, lap; use"):
+        carried_out(dataclasses.replace(settings, resume=True))
 
 
 def test_training_stops_when_validation_no_longer_improves(settings):

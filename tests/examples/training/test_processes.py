@@ -91,12 +91,6 @@ def test_all_processes_have_the_same_numbers(program, results):
             assert torch.equal(value, other[number]), (name, number)
 
 
-def test_only_the_main_process_writes(program, results, jobs):
-    for name in program.together:
-        lines = RunFolder(jobs[name][1].folder).metrics.read_text().splitlines()
-        assert len(lines) == len(set(lines)), results(name)
-
-
 def test_a_stop_asked_of_one_process_stops_both_and_they_go_on_to_the_same_numbers(program, results, jobs):
     first = next(iter(program.together))
     for stopped, resumed, whole in zip(*map(results, ("stopped", "resumed", first)), strict=True):

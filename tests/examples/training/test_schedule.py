@@ -5,21 +5,13 @@ from examples.training.schedule import cosine, published
 
 
 def test_rises_in_a_line_then_falls_by_half_a_cosine():
-    assert cosine(0.05, 0.1, 0.01) == pytest.approx(0.5)
-    assert cosine(0.1, 0.1, 0.01) == pytest.approx(1.0)
-    assert cosine(0.55, 0.1, 0.01) == pytest.approx(0.505)
-    assert cosine(1.0, 0.1, 0.01) == pytest.approx(0.01)
-
-
-def test_the_first_step_counts_and_no_step_is_backwards():
+    expected = {0.05: 0.5, 0.1: 1.0, 0.55: 0.505, 1.0: 0.01}
+    assert {share: cosine(share, 0.1, 0.01) for share in expected} == pytest.approx(expected)
+    assert cosine(0.0, 0.0, 0.01) == pytest.approx(1.0), "no warm-up"
     rates = [cosine(share, 0.1, 0.0) for share in np.linspace(0, 1.2, 50)]
-    assert rates[0] > 0
+    assert rates[0] > 0, "the first step counts"
     assert min(rates) >= 0
     assert max(rates) <= 1
-
-
-def test_no_warmup():
-    assert cosine(0.0, 0.0, 0.01) == pytest.approx(1.0)
 
 
 def test_the_published_schedule_has_the_published_values():
