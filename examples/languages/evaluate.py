@@ -41,14 +41,7 @@ def load_run(folder: RunFolder) -> Run:
 
 
 def evaluate_run(folder: RunFolder) -> Results:
-    """Score the best weights of a run, write the numbers, and print them.
-
-    Raises
-    ------
-    FileNotFoundError : if the folder holds no checkpoint.
-    ValueError : if that is damaged, or of another program or version.
-    OSError : if nothing can be written there.
-    """
+    """Score the best weights of a run, write the numbers, and print them."""
     run = load_run(folder)
     s, output = run.settings, folder.evaluation
     with evaluation.reserve(output, [folder]):

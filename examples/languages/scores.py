@@ -21,18 +21,11 @@ _POSITIONS = 16_384  # of a batch: as many words as have these
 
 @dataclass(frozen=True)
 class Scores:
-    """Of the words of a bin.
+    """Of the words of a bin."""
 
-    Attributes
-    ----------
-    lengths : (N,) of the words.
-    right : (N, L) bool, where the answer is the label, or none counts.
-    scored : (N, L) bool, where one counts.
-    """
-
-    lengths: np.ndarray
-    right: np.ndarray
-    scored: np.ndarray
+    lengths: np.ndarray  # (N,) of the words
+    right: np.ndarray  # (N, L) bool, where the answer is the label, or none counts
+    scored: np.ndarray  # (N, L) bool, where one counts
 
     @property
     def whole(self) -> Any:

@@ -21,10 +21,9 @@ from ..training.supervised import Supervised
 from .evaluate import evaluate_run
 from .model import Reader, build_reader
 from .plots import draw_curves
-from .presets import DESCRIPTIONS, PRESETS
+from .presets import DESCRIPTIONS, PRESETS, smoke
 from .scores import score
 from .settings import Settings
-from .smoke import smoke
 from .words import NOT_SCORED, TrainingWords
 
 

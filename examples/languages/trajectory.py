@@ -43,18 +43,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a head has done at each position of a word.
+    """What a head has done at each position of a word."""
 
-    Attributes
-    ----------
-    keys : (L, D) after the softmax.
-    rates : (L, 4) of the four blocks, after the sigmoid.
-    matrices : (L, D, M) after each position.
-    """
-
-    keys: np.ndarray
-    rates: np.ndarray
-    matrices: np.ndarray
+    keys: np.ndarray  # (L, D) after the softmax
+    rates: np.ndarray  # (L, 4) of the four blocks, after the sigmoid
+    matrices: np.ndarray  # (L, D, M) after each position
 
     @property
     def projection(self) -> np.ndarray:
@@ -68,12 +61,8 @@ class Reading:
 
 @torch.no_grad()
 def readings(reader: Reader, tokens: Tensor) -> list[list[Reading]]:
-    """Of every head of every layer, while it reads tokens (L,) int64.
-
-    Raises
-    ------
-    ValueError : if a head does not read its part of a layer's input as it is, which is so in layers
-        `srwm.nn.SRWM` of the residual form "norm_skip", without a softmax of inputs.
+    """Of every head of every layer, while it reads tokens (L,) int64. Each must read its part of the layer's
+    input as it is: so layers `srwm.nn.SRWM` do in "norm_skip" without a softmax of inputs.
     """
     layers = [layer for layer in reader.modules() if isinstance(layer, SRWM)]
     if not layers or any(layer.residual != "norm_skip" or layer.input_softmax for layer in layers):

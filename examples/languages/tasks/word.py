@@ -30,29 +30,20 @@ class Task:
     The papers train and test on finite sets of distinct words. Here words are drawn without end, and one
     may come again. A word is a function of the generator and the range. All lengths that the language has
     in the range are equally likely, so a range of long words is covered evenly.
-
-    Parameters
-    ----------
-    name : what the task is called in `TASKS`.
-    symbols : the alphabet; token i is ``symbols[i]``.
-    labels : what a position can be labelled with; class i is ``labels[i]``.
-    compose : ``compose(rng, length)`` draws a word of exactly this length, as tokens, (L,) int64.
-    answer : ``answer(tokens)`` returns the label of each position, (L,) int64. It raises ValueError if the
-        tokens are no word that has labels.
-    least, step : the language has words of the lengths least, least + step, least + 2 step and so on.
-    unit : what a length counts, "symbols" or "statements".
-    last_only : whether the last position alone counts; otherwise all do.
     """
 
-    name: str
-    symbols: tuple[str, ...]
-    labels: tuple[str, ...]
+    name: str  # what the task is called in `TASKS`
+    symbols: tuple[str, ...]  # the alphabet; token i is ``symbols[i]``
+    labels: tuple[str, ...]  # what a position can be labelled with; class i is ``labels[i]``
+    # Draws a word of exactly this length, as tokens, (L,) int64.
     compose: Callable[[np.random.Generator, int], IntArray]
+    # The label of each position, (L,) int64, or ValueError if the tokens are no word that has labels.
     answer: Callable[[IntArray], IntArray]
+    # The language has words of the lengths least, least + step, least + 2 step and so on.
     least: int = 1
     step: int = 1
-    unit: str = "symbols"
-    last_only: bool = False
+    unit: str = "symbols"  # what a length counts, or "statements"
+    last_only: bool = False  # whether the last position alone counts; otherwise all do
 
     def lengths(self, low: int, high: int) -> range:
         """The lengths from low to high, both included, of which there are words, in `unit`."""
@@ -60,12 +51,7 @@ class Task:
         return range(self.least + skipped * self.step, high + 1, self.step)
 
     def draw(self, rng: np.random.Generator, low: int, high: int) -> Word:
-        """A random word whose length is from low to high, both included, in `unit`.
-
-        Raises
-        ------
-        ValueError : if no word has a length in the range.
-        """
+        """A random word whose length is from low to high, both included, in `unit`."""
         lengths = self.lengths(low, high)
         if not lengths:
             few = ", ".join(str(self.least + i * self.step) for i in range(3))
@@ -79,10 +65,6 @@ class Task:
         """The labels of a word's positions that count, for a word written by hand.
 
         Blanks must stand between the symbols if some symbol has several characters.
-
-        Raises
-        ------
-        ValueError : for a symbol that is not in the alphabet, or for what is no word that can be labelled.
         """
         spaced = any(len(symbol) > 1 for symbol in self.symbols)
         parts = text.split() if spaced else [part for part in text if not part.isspace()]
