@@ -61,7 +61,7 @@ class Reading:
 
 @torch.no_grad()
 def readings(reader: Reader, tokens: Tensor) -> list[list[Reading]]:
-    """Of every head of every layer, while it reads tokens (L,) int64. Each must read its part of the layer's
+    """Of every head of every layer, while it reads tokens (L,) int64. Each must read its part of a layer's
     input as it is: so layers `srwm.nn.SRWM` do in "norm_skip" without a softmax of inputs.
     """
     layers = [layer for layer in reader.modules() if isinstance(layer, SRWM)]

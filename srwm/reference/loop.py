@@ -16,7 +16,8 @@ from srwm.reference.arrays import cast, namespace, widen, zeros
 
 def _at(operand: Operand, a: Any, t: int) -> Any:
     """The entry of step t."""
-    return a[(..., t, *(slice(None),) * (operand.core - 1 - operand.letters.index("L")))]
+    at = (..., t, *(slice(None),) * (operand.core - 1 - operand.letters.index("L")))
+    return a[at]
 
 
 def _copy(xp: Any, a: Any) -> Any:
@@ -73,16 +74,17 @@ class _Operands:
         """An entry of step t, or a matrix; where that step is padding, `elsewhere` or zero."""
         if self.mask is None:
             return a
-        real = self.mask[(..., t, *(None,) * (operand.core - ("L" in operand.letters)))]
-        return self.xp.where(real, a, self.xp.zeros_like(a) if elsewhere is None else elsewhere)
+        at = (..., t, *(None,) * (operand.core - ("L" in operand.letters)))
+        return self.xp.where(self.mask[at], a, self.xp.zeros_like(a) if elsewhere is None else elsewhere)
 
     def where_reset(self, t: int, there: Sequence[Any], elsewhere: Sequence[Any]) -> list[Any]:
         """Matrices: `there` for the sequences that reset before step t, `elsewhere` for the others."""
         if self.reset is None:
             return list(elsewhere)
         return [
-            self.xp.where(self.reset[(..., t, *(None,) * operand.core)], a, b)
+            self.xp.where(self.reset[at], a, b)
             for operand, a, b in zip(self.op.initials, there, elsewhere, strict=True)
+            for at in [(..., t, *(None,) * operand.core)]
         ]
 
     def stacked(self, operand: Operand, steps: Sequence[Any], shape: tuple[int, ...]) -> Any:
