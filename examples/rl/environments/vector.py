@@ -13,23 +13,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Step:
-    """What B environments answer.
+    """What B environments answer. Where an episode begins, the reward is the last one's of that before."""
 
-    Attributes
-    ----------
-    frame : (B, C, H, W) uint8, what is seen now.
-    reward : (B,) float32, unclipped, of the action just taken; 0 at the very first step.
-    done : (B,) bool, whether this frame is the first of a new episode (all true at the very first
-        step); the reward is then the last one of the episode that ended.
-    episode_return : (B,) float64, of the episode that just ended; nan where none did.
-    episode_length : (B,) int64, likewise; 0 where none did.
-    """
-
-    frame: np.ndarray
-    reward: np.ndarray
-    done: np.ndarray
-    episode_return: np.ndarray
-    episode_length: np.ndarray
+    frame: np.ndarray  # (B, C, H, W) uint8, what is seen now
+    reward: np.ndarray  # (B,) float32, unclipped, of the action just taken; 0 at the very first step
+    done: np.ndarray  # (B,) bool, whether this frame is the first of an episode, as at the very first step
+    episode_return: np.ndarray  # (B,) float64, of the episode that just ended; nan where none did
+    episode_length: np.ndarray  # (B,) int64, likewise; 0 where none did
 
 
 class VectorEnvironment(Protocol):

@@ -9,7 +9,7 @@ from tests.examples.rl.fakes import FakeEnvironment, fake_agent
 def test_acting_is_a_call_of_one_step():
     agent, environment = fake_agent(), FakeEnvironment(3)
     environment.reset()
-    states = [torch.randn(3, 8, dtype=torch.float64)]
+    states = [torch.randn_like(state) for state in agent.initial_state(3)]
     step = environment.step(np.zeros(3, np.int64))
     seen = (step.frame, step.reward, step.done)
     acted = act(agent, *seen, states)
@@ -34,10 +34,9 @@ def test_the_largest_of_noisy_logits_is_a_sample_of_their_softmax(logits):
     noise = gumbel_noise((count, 4), 1, 2)
     if logits is None:
         frame, zeros = torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.zeros(count)
-        drawn, expected = (
-            act(RandomPolicy(4), frame, zeros, zeros > 0, [], noise).actions,
-            torch.ones(4) / 4,
-        )
+        acted = act(RandomPolicy(4), frame, zeros + 1, zeros > 0, [], noise)
+        assert not acted.values.any()
+        drawn, expected = acted.actions, torch.ones(4) / 4
     else:
         drawn, expected = (torch.tensor(logits) + noise).argmax(-1), torch.tensor(logits).softmax(-1)
     shares = drawn.bincount(minlength=4) / count
@@ -50,11 +49,3 @@ def test_noise_is_a_function_of_its_key():
     assert torch.equal(one, gumbel_noise((3, 4), 5, 6))
     for key in ((6, 5), (5, 7)):
         assert not torch.equal(one, gumbel_noise((3, 4), *key))
-
-
-def test_a_random_policy_says_the_same_in_every_state():
-    policy, rewards = RandomPolicy(3), torch.ones(2, 5)
-    output, states = policy(torch.zeros(2, 5, 1, 4, 4, dtype=torch.uint8), rewards, rewards > 0, [])
-    assert torch.equal(output.logits.softmax(-1), torch.ones(2, 5, 3) / 3)
-    assert torch.equal(output.values, torch.zeros(2, 5))
-    assert states == policy.initial_state(2) == []

@@ -3,8 +3,8 @@ import threading
 import pytest
 import torch
 
-from examples.rl.actors import Actor
-from tests.examples.rl.fakes import BrokenEnvironment, FakeEnvironment, ForgetfulEnvironment, fake_agent
+from examples.rl.rollouts import Actor
+from tests.examples.rl.fakes import BrokenEnvironment, FakeEnvironment, fake_agent
 from tests.examples.rl.test_rollouts import assert_same, collector
 
 
@@ -41,27 +41,6 @@ def test_beside_the_learner_or_in_its_place_it_acts_with_the_weights_at_the_star
             output, _ = learner(unroll.frames, unroll.rewards, unroll.dones, unroll.states)
         logits = output.logits[:, :-1].float()
         torch.testing.assert_close(logits, unroll.behaviour_logits, rtol=1e-5, atol=1e-5)
-
-
-def test_a_snapshot_is_all_that_an_unroll_depends_on(either):
-    play(either, 2)
-    either.start(2)
-    snapshot = either.snapshot
-    weights = {name: value.clone() for name, value in snapshot["weights"].items()}
-    expected = either.finish()
-    other = actor(False)
-    other.resume({**snapshot, "weights": weights}, snapshot["environments"])
-    assert_same(other.finish(), expected)
-
-
-def test_games_that_cannot_be_saved_begin_anew():
-    one, other = (actor(False, ForgetfulEnvironment) for _ in range(2))
-    one.start(0)
-    assert one.snapshot["environments"] is None
-    one.finish()
-    one.start(1)
-    other.resume(one.snapshot, None)
-    assert other.finish().dones[:, 0].all()
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -107,12 +86,3 @@ def test_it_plays_while_the_learner_computes_and_gives_up_within_a_step():
     assert environment.closed
     assert environment.steps == 3
     assert not any(thread.is_alive() for thread in one._executor._threads)
-
-
-def test_one_unroll_at_a_time(either):
-    with pytest.raises(RuntimeError, match="finish: no unroll was started"):
-        either.finish()
-    either.start(0)
-    with pytest.raises(RuntimeError, match="unroll 0 must be finished before 1 is started"):
-        either.start(1)
-    either.finish()

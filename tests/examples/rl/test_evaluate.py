@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 from examples.rl import evaluate as evaluate_module
-from examples.rl.acting import RandomPolicy
+from examples.rl.acting import RandomPolicy, play_episodes
 from examples.rl.environments import make_environment
-from examples.rl.episodes import play_episodes
-from examples.rl.evaluate import Evaluation, evaluate, load_run
-from examples.rl.normalisation import normalise
+from examples.rl.evaluate import Evaluation, evaluate, load_run, normalise
 from examples.training.checkpoint import load
 from examples.training.run_folder import RunFolder
 from examples.training.statistics import over_runs
@@ -198,7 +195,6 @@ def test_runs_of_other_games_or_levels_are_refused(settings, made, changes, mess
         ({"threads": -1}, "--threads must be at least 0, got -1"),
         ({"environment_threads": -1}, "--environment-threads must be at least 0, got -1"),
         ({"splits": ()}, "--splits must name at least one"),
-        ({"output": Path("config.json")}, "would replace .*config.json; choose another"),
         ({"output": Path("../s2/evaluation.json")}, "would replace .*s2.*evaluation.json"),
     ],
 )
@@ -211,9 +207,6 @@ def test_options_that_do_not_fit_are_named_before_anything_is_played(paths, monk
 
 
 def test_the_command_line(tmp_path):
-    options = tyro.cli(Evaluation, args=["runs/a", "runs/b", "--splits", "train", "1400", "--random"])
-    runs = (Path("runs/a"), Path("runs/b"))
-    assert options == Evaluation(runs=runs, splits=("train", "1400"), random=True)
     command = [sys.executable, "-m", "examples.rl.evaluate", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1

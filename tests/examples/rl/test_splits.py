@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from examples.rl.splits import Split, splits_of
+from examples.rl.tables import Split, splits_of
 
 ALL = ("train", "1000", "1200", "1400")
 
@@ -50,11 +50,9 @@ def test_where_levels_have_no_numbers_there_is_one_split(maze):
 @pytest.mark.parametrize(
     ("split", "title"),
     [
-        (Split("1000", (1000, 200), unseen=True), "1000: levels 1000–1199"),
         (Split("1000", (1000, 200), unseen=False), "1000: levels 1000–1199, seen in training"),
         (Split("train", (7, 0), unseen=False), "train: all levels from 7 on, seen in training"),
         (Split("train", None, unseen=False), "train: seen in training"),
-        (Split("new episodes", None, unseen=True), "new episodes"),
     ],
 )
 def test_what_a_reader_is_told(split, title):

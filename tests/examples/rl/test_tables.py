@@ -1,5 +1,4 @@
-from examples.rl.splits import Split
-from examples.rl.tables import return_tables
+from examples.rl.tables import Split, return_tables
 from tests.examples.runs import cells_of
 
 

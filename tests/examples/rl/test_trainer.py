@@ -2,24 +2,19 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from examples.rl import trainer as trainer_module
-from examples.rl.actors import Actor
 from examples.rl.losses import actor_critic_losses
 from examples.rl.rollouts import Collector
 from examples.training.checkpoint import load
 from examples.training.divergence import DivergenceError
 from examples.training.interrupt import StopRequest
-from examples.training.run_folder import RunFolder
-from tests.examples.rl.fakes import BrokenEnvironment, FakeAgent, FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import FakeEnvironment, fake_agent
 from tests.examples.rl.training import make_loop, run
-from tests.examples.runs import assert_same_run
 
 
 def by_hand(settings, rates, alpha=0.99, epsilon=0.01):
@@ -76,32 +71,23 @@ def test_training_is_the_published_recipe(settings, change):
         assert lines[0]["gradient_norm"] > 0.5
 
 
-def test_overlapped_is_the_same_as_one_after_the_other_with_old_weights(settings, monkeypatch):
-    beside, _ = run(settings)
-    assert beside.work.actor._executor is not None
-    monkeypatch.setattr(trainer_module, "Actor", lambda *given, beside: Actor(*given, beside=False))
-    emulated, _ = run(dataclasses.replace(settings, name="emulated"))
-    assert emulated.work.actor._executor is None
-    assert_same_run(beside.folder, emulated.folder)
-
-
 @pytest.mark.parametrize("overlap", [True, False])
 def test_the_next_unroll_is_under_way_while_the_learner_computes(settings, learnt, overlap):
-    run(dataclasses.replace(settings, overlap=overlap))
-    assert [(step, next_one) for step, _, next_one in learnt] == [
-        (step, step + 1 if overlap and step < 5 else None) for step in range(6)
-    ]
+    loop, _ = run(dataclasses.replace(settings, overlap=overlap))
+    assert [(step, last) for step, _, last in learnt] == [(k, min(k + overlap, 5)) for k in range(6)]
+    assert (loop.work.actor._executor is not None) == overlap
 
 
 def test_it_learns(settings):
-    """The fake game needs a memory: the corner is lit in the first frame alone."""
+    """The fake game needs a memory: the cue is shown in the first frame alone."""
     longer = dataclasses.replace(
-        settings, frames=80_000, batch_size=16, unroll=20, learning_rate=2e-2, report_every=10
+        settings, frames=40_000, batch_size=16, unroll=20, learning_rate=1e-2, report_every=10
     )
     _, lines = run(longer)
     per_step = [line["episode_return"] / line["episode_length"] for line in lines]
-    assert per_step[0] < 0.4  # chance: (2 - 3 * 0.5) / 4
-    assert per_step[-1] > 1.2
+    assert per_step[0] < 0.3  # chance: (2 - 3 * 0.5) / 4
+    assert per_step[-1] > 0.6  # without a memory 0.4: all of the first step, and chance at six more
+    assert "episode_return/fake" not in lines[0], "that of the only game"
 
 
 def test_reports(settings, learnt):
@@ -127,29 +113,15 @@ def test_reports(settings, learnt):
         assert all(0 < line[f"{part}_share"] <= 1 for part in ("environment", "acting", "learning"))
 
 
-def test_more_environments_than_an_update_learns_from(settings):
-    loop, _ = run(dataclasses.replace(settings, environments=6))
-    environments = [block.environment for block in loop.work.actor.collector._blocks]
-    # Six unrolls of two of the three blocks.
-    assert [(environment.count, environment.steps) for environment in environments] == [(2, 20)] * 3
-
-
-def test_errors_of_the_actor_end_the_run_with_a_checkpoint(settings):
-    with pytest.raises(OSError, match="the game crashed"):
-        run(settings, kind=BrokenEnvironment)
-    assert load(RunFolder(settings.folder).checkpoint)["progress"]["step"] == 2
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_run_that_diverges_stops_before_anything_is_lost(settings, value):
+def test_a_run_that_diverges_stops_before_anything_is_lost(settings):
     class Diverging(FakeEnvironment):
         def step(self, actions):
             step = super().step(actions)
-            reward = step.reward if self.steps <= 15 else np.full_like(step.reward, value)
+            reward = step.reward if self.steps <= 15 else np.full_like(step.reward, np.nan)
             return dataclasses.replace(step, reward=reward)
 
     loop = make_loop(dataclasses.replace(settings, reward_clip=math.inf), kind=Diverging)
-    with pytest.raises(DivergenceError, match=r"update 4: the gradient's norm must be .*, got (nan|inf)"):
+    with pytest.raises(DivergenceError, match=r"update 4: the gradient's norm must be .*, got nan"):
         loop.train(StopRequest())
     loop.work.close()
     state = load(loop.folder.checkpoint)
@@ -159,31 +131,25 @@ def test_a_run_that_diverges_stops_before_anything_is_lost(settings, value):
     assert [line["update"] for line in loop.folder.reports()] == [2]
 
 
-class Watched(FakeAgent):
-    """Notes whether it is acting or learning, and in which precision."""
-
-    calls: ClassVar[set[tuple[str, bool]]] = set()
-
-    def forward(self, *args, **options):
-        doing = "learning" if torch.is_grad_enabled() else "acting"
-        self.calls.add((doing, torch.is_autocast_enabled("cpu")))
-        return super().forward(*args, **options)
-
-
 def test_bfloat16_acts_and_learns_with_parameters_that_stay(settings):
     AcceleratorState._reset_state(reset_partial_state=True)  # which remembers the first run's precision
+    calls = set()
+
+    def note(*_):
+        calls.add(("learning" if torch.is_grad_enabled() else "acting", torch.is_autocast_enabled("cpu")))
 
     def single(seed):
-        torch.manual_seed(seed)
-        return Watched(torch.float32)
+        agent = fake_agent(seed, torch.float32)
+        agent.register_forward_pre_hook(note)
+        return agent
 
     try:
         half, lines = run(dataclasses.replace(settings, mixed_precision="bf16"), agent=single)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert Watched.calls == {("acting", True), ("learning", True)}
+    assert calls == {("acting", True), ("learning", True)}
     _, exact = run(dataclasses.replace(settings, name="whole"), agent=single)
-    assert {("acting", False), ("learning", False)} < Watched.calls
+    assert {("acting", False), ("learning", False)} < calls
     assert {p.dtype for p in half.work.agent.parameters()} == {torch.float32}
     assert lines[0]["loss"] != exact[0]["loss"]
     assert lines[0]["entropy"] == pytest.approx(exact[0]["entropy"], rel=0.05)
