@@ -23,13 +23,8 @@ class Agent(nn.Module):
 
     To act, call it with one step at a time and the states that the call before returned; to learn, with an
     unroll at once and the states at its start. Both give the same (Irie et al. 2022, section 4.3,
-    https://arxiv.org/abs/2202.05780, and its code, which only ever steps).
-
-    Parameters
-    ----------
-    encoder : frames to features.
-    core : reads ``encoder.n_features + 1`` entries a step, the last of them the reward.
-    n_actions : A.
+    https://arxiv.org/abs/2202.05780, and its code, which only ever steps). The core reads a step's features
+    and, behind them, the reward.
     """
 
     def __init__(self, encoder: ImpalaEncoder, core: Core, n_actions: int) -> None:

@@ -69,22 +69,14 @@ class Collector:
 
     Actions are a function of the seed, the number of the unroll and the row of the joined batch, not of
     how many processes share the rows nor of what was drawn before.
-
-    Parameters
-    ----------
-    environments : blocks of equally many environments of one kind.
-    agent : acts; where it is, its states stay.
-    settings : its unroll, T; its seed, of the actions; its batch_size, the rows of the joined batch.
-    rows : those that are collected; as many as some of the blocks have environments.
-    autocast : the context that the agent is called in.
     """
 
     def __init__(
         self,
-        environments: Sequence[VectorEnvironment],
-        agent: Agent,
+        environments: Sequence[VectorEnvironment],  # blocks of equally many, of one kind
+        agent: Agent,  # where it is, its states stay
         settings: Settings,
-        rows: range,
+        rows: range,  # of the joined batch, those that are collected: as many as some of the blocks have
         autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.agent, self.settings, self.rows, self.autocast = agent, settings, rows, autocast
@@ -94,12 +86,9 @@ class Collector:
         ]
 
     def collect(self, number: int, go_on: Callable[[], bool] = lambda: True) -> Unroll | None:
-        """Play T steps; None if ``go_on`` said no before they were over, and then nothing can follow.
+        """Play T steps of unroll ``number``, from 0: the update that will learn from it.
 
-        Parameters
-        ----------
-        number : of the unroll, from 0: the update that will learn from it.
-        go_on : asked before every step.
+        None if ``go_on``, asked before every step, said no; then nothing can follow.
         """
         clock, environment_seconds, acting_seconds = Clock(), 0.0, 0.0
         s, environment = self.settings, self._blocks[0].environment

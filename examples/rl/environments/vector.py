@@ -34,7 +34,7 @@ class VectorEnvironment(Protocol):
         """Begin an episode everywhere."""
 
     def step(self, actions: np.ndarray) -> Step:
-        """Take an action, (B,) int64, in each."""
+        """Take an action, (B,) int64 from 0 to ``n_actions`` - 1, in each."""
 
     def state(self) -> dict[str, Any] | None:
         """What `load_state` continues from, in lists and numbers; None where it cannot be saved."""
@@ -44,16 +44,3 @@ class VectorEnvironment(Protocol):
 
     def close(self) -> None:
         """Release what is held."""
-
-
-def check_actions(actions: np.ndarray, count: int, n_actions: int) -> None:
-    """Raise ValueError unless ``actions`` are (``count``,) integers from 0 to ``n_actions - 1``."""
-    if actions.shape != (count,) or not np.issubdtype(actions.dtype, np.integer):
-        raise ValueError(
-            f"step: actions must be ({count},) integers, one for each environment, got {actions.shape} "
-            f"of {actions.dtype}"
-        )
-    if actions.min() < 0 or actions.max() >= n_actions:
-        raise ValueError(
-            f"step: actions must be from 0 to {n_actions - 1}, got {actions.min()} to {actions.max()}"
-        )

@@ -170,19 +170,13 @@ def test_the_heads_are_linear_maps_of_the_cores_outputs():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        (
-            lambda f, r, d: (f[:, 0], r, d),
-            ValueError,
-            r"frames \(4, 2, 5, 4\), got \(4, 12\) and",
-        ),
-        (lambda f, r, d: (f, r[:, 1:], d), ValueError, r"\(4, 12, 2, 5, 4\), got \(4, 11\) and \(4, 12\)"),
-        (lambda f, r, d: (f, r, d.T), ValueError, r"\(4, 12, 2, 5, 4\), got \(4, 12\) and \(12, 4\)"),
-        (lambda f, r, d: (f, r, d.float()), TypeError, "resets must be bool, got torch.float32"),
-        (lambda *seen: (*seen, []), ValueError, "states must be 2 tensors, got 0; pass what the core"),
+        (lambda f, r, d: (f[:, 0], r, d), r"\(4, 2, 5, 4\), got \(4, 12\) and \(4, 12\)"),
+        (lambda f, r, d: (f, r[:, 1:], d), r"\(4, 12, 2, 5, 4\), got \(4, 11\) and \(4, 12\)"),
+        (lambda f, r, d: (f, r, d.T), r"\(4, 12, 2, 5, 4\), got \(4, 12\) and \(12, 4\)"),
     ],
 )
-def test_agents_refuse_what_does_not_fit(change, error, message):
-    with pytest.raises(error, match=message):
+def test_agents_refuse_what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
         small("srwm")(*change(*unroll()))
