@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..training.core import Core, States
-from .cores import CoreName, build_core
 from .encoder import ImpalaEncoder
 
 
@@ -24,22 +23,12 @@ class Agent(nn.Module):
 
     To act, call it with one step at a time and the states that the call before returned; to learn, with an
     unroll at once and the states at its start. Both give the same (Irie et al. 2022, section 4.3,
-    https://arxiv.org/abs/2202.05780, and its code, which only ever steps).
-
-    Parameters
-    ----------
-    encoder : frames to features.
-    core : reads ``encoder.n_features + 1`` entries a step, the last of them the reward.
-    n_actions : A.
+    https://arxiv.org/abs/2202.05780, and its code, which only ever steps). The core reads a step's features
+    and, behind them, the reward.
     """
 
     def __init__(self, encoder: ImpalaEncoder, core: Core, n_actions: int) -> None:
         super().__init__()
-        if core.n_inputs != encoder.n_features + 1:
-            raise ValueError(
-                f"Agent: core must read the encoder's {encoder.n_features} features and a reward, "
-                f"{encoder.n_features + 1} entries, got one that reads {core.n_inputs}"
-            )
         self.encoder, self.core = encoder, core
         self.policy = nn.Linear(core.n_outputs, n_actions)
         self.value = nn.Linear(core.n_outputs, 1)
@@ -70,13 +59,12 @@ class Agent(nn.Module):
             cores but the LSTM; the queries, keys and rates of a self-referential matrix, which act on later
             steps alone, then never learn (their gradients are exactly zero). None: the whole unroll.
         return_states : whether states are wanted again.
-
-        Raises
-        ------
-        TypeError, ValueError : for frames of another dtype or shape, rewards or dones that do not go with
-            them, another number of states, or `bptt` below 1.
         """
-        self._check(frames, rewards, dones, states, bptt)
+        if frames.shape[:2] != dones.shape or rewards.shape != dones.shape:
+            raise ValueError(
+                "Agent: rewards and dones must be (B, L), as the first two axes of the frames "
+                f"{tuple(frames.shape)}, got {tuple(rewards.shape)} and {tuple(dones.shape)}"
+            )
         length = dones.shape[1]
         features = self.encoder(frames.flatten(0, 1)).unflatten(0, dones.shape)
         clamped = rewards.clamp(-1, 1).to(features.dtype)
@@ -99,44 +87,3 @@ class Agent(nn.Module):
     def initial_state(self, count: int) -> States:
         """States at the beginning of `count` episodes, (count, ...) each: zeros."""
         return self.core.initial_state(count)
-
-    def _check(
-        self, frames: Tensor, rewards: Tensor, dones: Tensor, states: States | None, bptt: int | None
-    ) -> None:
-        if frames.ndim != 5 or frames.shape[1] < 1:
-            raise ValueError(
-                f"Agent: frames must be (B, L, C, H, W) with L >= 1, got {tuple(frames.shape)}"
-            )
-        lead = frames.shape[:2]
-        for name, tensor in (("rewards", rewards), ("dones", dones)):
-            if tensor.shape != lead:
-                raise ValueError(
-                    f"Agent: {name} must be (B, L) = {tuple(lead)} as the frames, got {tuple(tensor.shape)}"
-                )
-        if dones.dtype != torch.bool:
-            raise TypeError(f"Agent: dones must be bool, got {dones.dtype}")
-        if states is not None and [len(state) for state in states] != [lead[0]] * self.core.n_states:
-            raise ValueError(
-                f"Agent: states must be {self.core.n_states} tensors (B = {lead[0]}, ...), got "
-                f"{[tuple(state.shape) for state in states]}; pass what forward or initial_state returned"
-            )
-        if bptt is not None and bptt < 1:
-            raise ValueError(f"Agent: bptt must be at least 1, or None for the whole unroll, got {bptt}")
-
-
-def build_agent(
-    *,
-    core: CoreName = "srwm",
-    frame_shape: tuple[int, int, int] = (3, 64, 64),
-    n_actions: int = 15,
-    channels: tuple[int, ...] = (16, 32, 32),
-    scale: int = 1,
-    n_features: int = 256,
-    **options: Any,
-) -> Agent:
-    """An agent with fresh weights; by default the published one for Procgen, 967,248 parameters.
-
-    The arguments are those of `Agent`, `ImpalaEncoder` and, with the options, of `build_core`.
-    """
-    encoder = ImpalaEncoder(frame_shape, channels=channels, scale=scale, n_features=n_features)
-    return Agent(encoder, build_core(core, n_features + 1, **options), n_actions)

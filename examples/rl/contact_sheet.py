@@ -17,12 +17,11 @@ from ..training.command_line import run_with_options
 from ..training.figures import new_figure
 from ..training.run_folder import RunFolder
 from ..training.settings import check_least
-from .acting import Acted, Policy, RandomPolicy
+from .acting import Acted, Policy, RandomPolicy, play_episodes
 from .environments import action_names, make_environment
 from .environments.vector import Step, VectorEnvironment
-from .episodes import play_episodes
 from .evaluate import frames_of, load_run
-from .splits import TEST_LEVELS
+from .tables import TEST_LEVELS
 
 _COLUMNS = 8
 _INK, _VALUE, _GAIN, _LOSS, _QUIET = "#22262e", "#1b4f8f", "#2f7d5b", "#c8472f", "#8a8a8a"

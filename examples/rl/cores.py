@@ -28,7 +28,6 @@ class Direct(Core):
     def _run(
         self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
     ) -> tuple[Tensor, States]:
-        del states, resets, mask, return_states
         return inputs, []
 
 
@@ -48,7 +47,6 @@ class NoCarry(Core):
     def _run(
         self, inputs: Tensor, states: States | None, resets: Flags, mask: Flags, return_states: bool
     ) -> tuple[Tensor, States]:
-        del states, resets, mask, return_states
         outputs, _ = self.core(inputs.unsqueeze(-2), return_states=False)  # each step a sequence
         return outputs.squeeze(-2), []
 

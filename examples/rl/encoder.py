@@ -29,11 +29,6 @@ class ImpalaEncoder(nn.Module):
         maps that small most of what a 3 x 3 filter sees is padding; fewer sections are enough then.
     channels, scale : of the sections, as many as there are sections, and a factor on them.
     n_features : F.
-
-    Raises
-    ------
-    ValueError : for sizes that are not positive, or no sections; when called, for frames of another shape.
-    TypeError : when called, for frames that are not uint8.
     """
 
     def __init__(
@@ -45,14 +40,9 @@ class ImpalaEncoder(nn.Module):
         n_features: int = 256,
     ) -> None:
         super().__init__()
-        if min(frame_shape) < 1:
+        if min(channels, default=0) < 1:
             raise ValueError(
-                f"ImpalaEncoder: frame_shape must be (C, H, W), all at least 1, got {frame_shape}"
-            )
-        if min((*channels, len(channels), scale, n_features)) < 1:
-            raise ValueError(
-                "ImpalaEncoder: channels, scale and n_features must be at least 1, and there must be a "
-                f"section, got channels {channels}, scale {scale}, n_features {n_features}"
+                f"ImpalaEncoder: channels must be of one section or more, each at least 1, got {channels}"
             )
         self.frame_shape, self.n_features = frame_shape, n_features
         in_channels, *size = frame_shape

@@ -19,18 +19,38 @@ from ..training.program import use_threads
 from ..training.run_folder import RunFolder
 from ..training.settings import check_least, flag
 from ..training.statistics import mean_and_interval, over_runs
-from .acting import RandomPolicy
+from .acting import Episodes, RandomPolicy, play_episodes
 from .agent import Agent
 from .environments import make_environment
-from .episodes import Episodes, play_episodes
-from .normalisation import has_constants, normalise
 from .plots import draw_returns
 from .settings import Settings
-from .splits import Split, SplitName, splits_of
-from .tables import return_tables
+from .tables import Split, SplitName, return_tables, splits_of
 from .train import make_agent
 
 Run = evaluation.Run[Settings, Agent]
+
+# Game -> the least and the largest return of the easy and of the hard distribution: what a trivial policy
+# gets, and about the most there is. Constants of Cobbe et al. 2020, appendix C
+# (https://arxiv.org/abs/1912.01588); for the other distributions none have been published.
+_RANGES = {
+    "bigfish": ((1.0, 40.0), (0.0, 40.0)),
+    "bossfight": ((0.5, 13.0), (0.5, 13.0)),
+    "caveflyer": ((3.5, 12.0), (2.0, 13.4)),
+    "chaser": ((0.5, 13.0), (0.5, 14.2)),
+    "climber": ((2.0, 12.6), (1.0, 12.6)),
+    "coinrun": ((5.0, 10.0), (5.0, 10.0)),
+    "dodgeball": ((1.5, 19.0), (1.5, 19.0)),
+    "fruitbot": ((-1.5, 32.4), (-0.5, 27.2)),
+    "heist": ((3.5, 10.0), (2.0, 10.0)),
+    "jumper": ((3.0, 10.0), (1.0, 10.0)),
+    "leaper": ((3.0, 10.0), (1.5, 10.0)),
+    "maze": ((5.0, 10.0), (4.0, 10.0)),
+    "miner": ((1.5, 13.0), (1.5, 20.0)),
+    "ninja": ((3.5, 10.0), (2.0, 10.0)),
+    "plunder": ((4.5, 30.0), (3.0, 30.0)),
+    "starpilot": ((2.5, 64.0), (1.5, 35.0)),
+}
+_MODES = ("easy", "hard")
 
 
 @dataclass(frozen=True)
@@ -92,10 +112,6 @@ def evaluate(options: Evaluation) -> dict[str, Any]:
     That is what was measured; under "runs", one after the other, each run's "games", by game, split and
     policy, and the "mean_over_games" of several; under "random", if asked for, those of acting at random;
     under "seeds", of runs that differ in their seed alone, mean, standard deviation and interval over them.
-
-    Raises
-    ------
-    ValueError, OSError, ImportError : for options, runs or games that do not allow it.
     """
     options.check()
     use_threads(options.threads)
@@ -246,6 +262,17 @@ def _mean_of_means(of_games: Sequence[dict[str, Any]]) -> dict[str, float]:
         "mean": sum(values["mean"] for values in found) / len(found),
         "interval_95": math.hypot(*(values["interval_95"] for values in found)) / len(found),
     }
+
+
+def has_constants(game: str, mode: str) -> bool:
+    """Whether returns of this game in this mode can be normalised."""
+    return game in _RANGES and mode in _MODES
+
+
+def normalise(returns: np.ndarray, game: str, mode: str) -> np.ndarray:
+    """Returns (E,) on the scale of these constants: from 0, the least, to 1, the largest."""
+    least, largest = _RANGES[game][_MODES.index(mode)]
+    return (np.asarray(returns, np.float64) - least) / (largest - least)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The losses of an actor-critic on V-trace, as published: sums over all steps, not means."""
+"""The losses of an actor-critic on V-trace, as published: sums over all steps, not means.
+
+V-trace: Espeholt et al. 2018, IMPALA (https://arxiv.org/abs/1802.01561), section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from torch import Tensor
 from .agent import AgentOutput
 from .rollouts import Unroll
 from .settings import Settings
-from .vtrace import check_shapes, vtrace
 
 
 class Losses(NamedTuple):
@@ -42,29 +44,14 @@ def actor_critic_losses(output: AgentOutput, unroll: Unroll, settings: Settings)
     logits, values, behaviour_logits = (
         part.to(precision) for part in (output.logits, output.values, unroll.behaviour_logits)
     )
-    rewards, dones, actions = unroll.rewards, unroll.dones, unroll.actions
-    if logits.ndim != 3 or logits.shape[1] < 2:
-        raise ValueError(
-            f"actor_critic_losses: logits: expected shape (B, T + 1 >= 2, A), got {tuple(logits.shape)}"
-        )
-    B, steps, A = logits.shape
-    check_shapes(
-        f"beside logits {tuple(logits.shape)}",
-        "actor_critic_losses",
-        values=(values, (B, steps)),
-        rewards=(rewards, (B, steps)),
-        dones=(dones, (B, steps)),
-        actions=(actions, (B, steps - 1)),
-        behaviour_logits=(behaviour_logits, (B, steps - 1, A)),
-    )
     s = settings
     log_policy = F.log_softmax(logits[:, :-1], dim=-1)
-    log_taken = _of_actions(log_policy, actions)
-    log_behaviour = _of_actions(F.log_softmax(behaviour_logits, dim=-1), actions)
+    log_taken = _of_actions(log_policy, unroll.actions)
+    log_behaviour = _of_actions(F.log_softmax(behaviour_logits, dim=-1), unroll.actions)
     found = vtrace(
         log_rhos=log_taken - log_behaviour,
-        discounts=s.discount * (~dones[:, 1:]).to(precision),
-        rewards=rewards[:, 1:].clamp(-s.reward_clip, s.reward_clip).to(precision),
+        discounts=s.discount * (~unroll.dones[:, 1:]).to(precision),
+        rewards=unroll.rewards[:, 1:].clamp(-s.reward_clip, s.reward_clip).to(precision),
         values=values[:, :-1],
         bootstrap_value=values[:, -1],
         lambda_=s.vtrace_lambda,
@@ -82,3 +69,66 @@ def actor_critic_losses(output: AgentOutput, unroll: Unroll, settings: Settings)
 def _of_actions(log_probabilities: Tensor, actions: Tensor) -> Tensor:
     """(B, T, A) and (B, T) -> (B, T)."""
     return log_probabilities.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+class VTrace(NamedTuple):
+    """Both (B, T), of the dtype of the values and without gradient."""
+
+    targets: Tensor  # v, what the value at each step is drawn to
+    advantages: Tensor  # what the log-probability of each action is weighted by
+
+
+def vtrace(
+    log_rhos: Tensor,
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    *,
+    lambda_: float = 1.0,
+    rho_bar: float = 1.0,
+    c_bar: float = 1.0,
+    pg_rho_bar: float = 1.0,
+) -> VTrace:
+    """V-trace targets, equation 1 of the paper, and the advantages of its policy gradient.
+
+    With importance weights ``rho = exp(log_rhos)`` at step t::
+
+        c_t     = lambda_ * min(c_bar, rho_t)
+        delta_t = min(rho_bar, rho_t) * (rewards_t + discounts_t * V_{t+1} - V_t)
+        v_t     = V_t + sum over u >= t of (product over t <= i < u of discounts_i * c_i) * delta_u
+        advantage_t = min(pg_rho_bar, rho_t) * (rewards_t + discounts_t * v_{t+1} - V_t)
+
+    where both V and v are `bootstrap_value` after the last step. On-policy and with ``lambda_ = 1`` the
+    targets are the n-step returns.
+
+    Parameters
+    ----------
+    log_rhos : (B, T) of B sequences of T >= 1 steps: log of the probability of the action taken under the
+        policy to learn, less that under the policy that acted.
+    discounts, rewards : (B, T) of what follows the action, 0 where an episode ended with it; of the action.
+    values, bootstrap_value : (B, T) and (B,), V of the states of the actions, and after the last of them.
+    lambda_ : in [0, 1]; below 1, later corrections fade (the paper's remark 2).
+    rho_bar, c_bar, pg_rho_bar : upper bounds of the weights; ``math.inf`` leaves them as they are.
+
+    Examples
+    --------
+    >>> one = torch.ones(1, 2)
+    >>> vtrace(0 * one, 0.5 * one, one, 0 * one, torch.tensor([4.0])).targets
+    tensor([[2.5000, 3.0000]])
+    """
+    with torch.no_grad():
+        rhos = log_rhos.exp()
+        following = torch.cat([values[:, 1:], bootstrap_value.unsqueeze(1)], dim=1)
+        deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * following - values)
+        shrinking = discounts * lambda_ * rhos.clamp(max=c_bar)
+        # The sum over products, from the last step backwards.
+        correction = torch.zeros_like(bootstrap_value)
+        corrections = []
+        for delta, factor in zip(reversed(deltas.unbind(1)), reversed(shrinking.unbind(1)), strict=True):
+            correction = delta + factor * correction
+            corrections.append(correction)
+        targets = values + torch.stack(corrections[::-1], dim=1)
+        following = torch.cat([targets[:, 1:], bootstrap_value.unsqueeze(1)], dim=1)
+        advantages = rhos.clamp(max=pg_rho_bar) * (rewards + discounts * following - values)
+    return VTrace(targets, advantages)

@@ -15,8 +15,7 @@ from ..training import figures
 from ..training.experiments import Results, intervals_of, row_label
 from ..training.figures import CHANCE, COLOURS, LINE, QUIET
 from .settings import Settings
-from .splits import Split
-from .tables import Player, columns_of, list_players
+from .tables import Player, Split, columns_of, list_players
 
 _COLUMNS = 3
 _WINDOW = 5  # reports that a curve's point is the mean of

@@ -19,7 +19,7 @@ from .evaluate import describe_splits, fresh_agent
 from .plots import draw_comparison
 from .presets import PRESETS
 from .settings import Settings
-from .splits import SplitName, splits_of
+from .tables import SplitName, splits_of
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from examples.languages.settings import Settings as LanguagesSettings
 from examples.rl import evaluate as rl_evaluate
 from examples.rl import presets as rl_presets
 from examples.rl import train as rl
-from examples.rl.actors import Actor
 from examples.rl.environments.vector import VectorEnvironment
+from examples.rl.rollouts import Actor
 from examples.rl.settings import Settings as RlSettings
 from examples.training.command_line import read_settings
 from examples.training.loop import Work
@@ -269,15 +269,18 @@ RL = Program(
     files=frozenset({".lock", "config.json", "metrics.json", "checkpoint.pt", "curves.png"}),
     lines=[("train", 2), ("train", 4), ("train", 6)],
     stops=[
-        (kind, update, act)
-        for kind in ("plain", "in turn")
-        for update, act in (
-            (0, press_ctrl_c),
-            (1, press_ctrl_c),
-            (2, interrupt),
-            (4, press_ctrl_c),
-            (5, press_ctrl_c),
-        )
+        ("blocks", 2, press_ctrl_c),
+        *(
+            (kind, update, act)
+            for kind in ("plain", "in turn")
+            for update, act in (
+                (0, press_ctrl_c),
+                (1, press_ctrl_c),
+                (2, interrupt),
+                (4, press_ctrl_c),
+                (5, press_ctrl_c),
+            )
+        ),
     ],
     weights="agent",
     damages={

@@ -28,11 +28,6 @@ def make_environment(
     name : "cue", see `CueEnvironment`; or a game of Procgen, or several, see `ProcgenEnvironment`, which
         says what the other arguments are. The cue task has the mode "easy" alone, and no levels: every
         episode of it is new, whatever is given here.
-
-    Raises
-    ------
-    ValueError : for names that do not exist or cannot be played together, or other values that do not fit.
-    ImportError : if a package or a library that the game needs is missing; it says what to install.
     """
     names = (name,) if isinstance(name, str) else tuple(name)
     for given in names:

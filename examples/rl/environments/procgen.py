@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .vector import Step, check_actions
+from .vector import Step
 
 Mode = Literal["easy", "hard", "extreme", "memory", "exploration"]
 
@@ -62,17 +62,12 @@ class ProcgenEnvironment:
     ----------
     names : the games; environment i plays ``names[i % len(names)]``.
     count : B.
-    seed : at least 0.
+    seed : of the levels.
     first : the number of the first environment among all that share the seed.
     mode : the distribution of levels.
     levels : the first level, and how many there are from it on; 0 for all that can be made. In exploration
         mode every game has one level, and (0, 0) is right.
     threads : that the games are played in, shared among the games; 0 leaves EnvPool's own choice.
-
-    Raises
-    ------
-    ValueError : for a game that does not exist or has no such distribution, or numbers out of their range.
-    ImportError : without EnvPool, or without the Qt libraries that Procgen draws with.
     """
 
     frame_shape = (3, 64, 64)
@@ -89,9 +84,7 @@ class ProcgenEnvironment:
         levels: tuple[int, int] = (0, 0),
         threads: int = 0,
     ) -> None:
-        _check(
-            names, mode, levels, count=(count, 1), seed=(seed, 0), first=(first, 0), threads=(threads, 0)
-        )
+        _check(names, mode, levels)
         reason = unusable()
         if reason is not None:
             raise ImportError(reason)
@@ -114,25 +107,18 @@ class ProcgenEnvironment:
             )
             self._pools.append((rows, pool))
         self._return, self._length = np.zeros(count), np.zeros(count, np.int64)
-        self._begun = False
 
     def reset(self) -> Step:
         """Begin an episode everywhere, on a new level."""
-        if not self._pools:
-            raise ValueError("reset: the environments are closed; make new ones")
         frame = self._empty_frame()
         for rows, pool in self._pools:
             frame[rows], _ = pool.reset()
         self._return[:] = self._length[:] = 0
-        self._begun = True
         reward, done = np.zeros(self.count, np.float32), np.ones(self.count, bool)
         return Step(frame, reward, done, np.full(self.count, np.nan), np.zeros(self.count, np.int64))
 
     def step(self, actions: np.ndarray) -> Step:
         """Take an action, (B,) integers below 15, in each."""
-        check_actions(actions, self.count, self.n_actions)
-        if not self._begun:
-            raise ValueError("step: no episode has begun; call reset first")
         for rows, pool in self._pools:  # all games are under way before any is waited for
             pool.send(actions[rows].astype(np.int32))
         frame, done = self._empty_frame(), np.empty(self.count, bool)
@@ -155,15 +141,11 @@ class ProcgenEnvironment:
         return None
 
     def load_state(self, state: dict[str, Any]) -> Step:
-        """Raise ValueError: there is no state to load."""
-        raise ValueError(
-            "load_state: EnvPool cannot save Procgen's games, so there is no state of them; call reset, "
-            "which begins new episodes"
-        )
+        raise NotImplementedError("load_state: EnvPool cannot save Procgen's games; call reset")
 
     def close(self) -> None:
         """End the threads; nothing can be played afterwards."""
-        self._pools, self._begun = [], False
+        self._pools = []
 
     def _empty_frame(self) -> np.ndarray:
         return np.empty((self.count, *self.frame_shape), np.uint8)
@@ -189,28 +171,19 @@ def unusable() -> str | None:
     return None
 
 
-def _check(names: Sequence[str], mode: Mode, levels: tuple[int, int], **at_least: tuple[int, int]) -> None:
-    """Raise ValueError for what does not exist, or numbers, each with the least it may be."""
-    operation = "make_environment"
-    if not names:
-        raise ValueError(f"{operation}: name must name at least one game")
+def _check(names: Sequence[str], mode: Mode, levels: tuple[int, int]) -> None:
+    """Raise ValueError for a mode that a game does not have, or levels that there are not."""
     for name in names:
-        if name not in MODES:
-            raise ValueError(f"{operation}: name must be one of {', '.join(MODES)}; got {name!r}")
         if mode not in MODES[name]:
-            raise ValueError(
-                f"{operation}: mode must be one that {name} has, {', '.join(MODES[name])}; got {mode!r}"
-            )
-    for what, (value, least) in at_least.items():
-        if value < least:
-            raise ValueError(f"{operation}: {what} must be at least {least}, got {value}")
+            has = ", ".join(MODES[name])
+            raise ValueError(f"make_environment: mode must be one that {name} has, {has}; got {mode!r}")
     wanted = None
-    if min(levels) < 0 or sum(levels) > _LARGEST:
-        wanted = f"a first level and a number of levels, both at least 0 and together at most {_LARGEST}"
+    if sum(levels) > _LARGEST:
+        wanted = f"a first level and a number of levels, together at most {_LARGEST}"
     elif mode == "exploration" and levels != (0, 0):
         wanted = "(0, 0) in exploration mode, which has one level of each game"
     if wanted is not None:
-        raise ValueError(f"{operation}: levels must be {wanted}, got {levels}")
+        raise ValueError(f"make_environment: levels must be {wanted}, got {levels}")
 
 
 def _seed(seed: int, environment: int) -> int:

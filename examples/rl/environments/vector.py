@@ -13,23 +13,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Step:
-    """What B environments answer.
+    """What B environments answer. Where an episode begins, the reward is the last one's of that before."""
 
-    Attributes
-    ----------
-    frame : (B, C, H, W) uint8, what is seen now.
-    reward : (B,) float32, unclipped, of the action just taken; 0 at the very first step.
-    done : (B,) bool, whether this frame is the first of a new episode (all true at the very first
-        step); the reward is then the last one of the episode that ended.
-    episode_return : (B,) float64, of the episode that just ended; nan where none did.
-    episode_length : (B,) int64, likewise; 0 where none did.
-    """
-
-    frame: np.ndarray
-    reward: np.ndarray
-    done: np.ndarray
-    episode_return: np.ndarray
-    episode_length: np.ndarray
+    frame: np.ndarray  # (B, C, H, W) uint8, what is seen now
+    reward: np.ndarray  # (B,) float32, unclipped, of the action just taken; 0 at the very first step
+    done: np.ndarray  # (B,) bool, whether this frame is the first of an episode, as at the very first step
+    episode_return: np.ndarray  # (B,) float64, of the episode that just ended; nan where none did
+    episode_length: np.ndarray  # (B,) int64, likewise; 0 where none did
 
 
 class VectorEnvironment(Protocol):
@@ -44,7 +34,7 @@ class VectorEnvironment(Protocol):
         """Begin an episode everywhere."""
 
     def step(self, actions: np.ndarray) -> Step:
-        """Take an action, (B,) int64, in each."""
+        """Take an action, (B,) int64 from 0 to ``n_actions`` - 1, in each."""
 
     def state(self) -> dict[str, Any] | None:
         """What `load_state` continues from, in lists and numbers; None where it cannot be saved."""
@@ -54,16 +44,3 @@ class VectorEnvironment(Protocol):
 
     def close(self) -> None:
         """Release what is held."""
-
-
-def check_actions(actions: np.ndarray, count: int, n_actions: int) -> None:
-    """Raise ValueError unless ``actions`` are (``count``,) integers from 0 to ``n_actions - 1``."""
-    if actions.shape != (count,) or not np.issubdtype(actions.dtype, np.integer):
-        raise ValueError(
-            f"step: actions must be ({count},) integers, one for each environment, got {actions.shape} "
-            f"of {actions.dtype}"
-        )
-    if actions.min() < 0 or actions.max() >= n_actions:
-        raise ValueError(
-            f"step: actions must be from 0 to {n_actions - 1}, got {actions.min()} to {actions.max()}"
-        )

@@ -8,7 +8,7 @@ import pytest
 from examples.rl import train
 from examples.rl.rollouts import Unroll
 from examples.rl.settings import Settings
-from examples.rl.trainer import Training
+from examples.rl.train import Training
 
 TINY = Settings(
     name="tiny",
@@ -27,12 +27,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def learnt(monkeypatch) -> list[tuple[int, Unroll, int | None]]:
-    """Of each update its number, what it learns from, and which unroll is collected meanwhile."""
+def learnt(monkeypatch) -> list[tuple[int, Unroll, int]]:
+    """Of each update its number, what it learns from, and which unroll was begun last."""
     found, learn = [], Training._learn
 
     def noted(self, unroll, step, share_done):
-        found.append((step, unroll, self.actor._number))
+        found.append((step, unroll, self.actor.snapshot["number"]))
         return learn(self, unroll, step, share_done)
 
     monkeypatch.setattr(Training, "_learn", noted)

@@ -1,30 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from examples.rl.acting import RandomPolicy, act, gumbel_noise
-from tests.examples.rl.fakes import FakeEnvironment, fake_agent
-
-
-def test_acting_is_a_call_of_one_step():
-    agent, environment = fake_agent(), FakeEnvironment(3)
-    environment.reset()
-    states = [torch.randn(3, 8, dtype=torch.float64)]
-    step = environment.step(np.zeros(3, np.int64))
-    seen = (step.frame, step.reward, step.done)
-    acted = act(agent, *seen, states)
-    with torch.no_grad():
-        output, after = agent(*(torch.from_numpy(part)[:, None] for part in seen), states)
-    torch.testing.assert_close(acted.logits, output.logits[:, 0].float())
-    torch.testing.assert_close(acted.values, output.values[:, 0].float())
-    torch.testing.assert_close(acted.states, after)
-    assert torch.equal(acted.actions, acted.logits.argmax(-1))
-    assert acted.actions.dtype == torch.int64
-    assert not any(part.requires_grad for part in (acted.logits, acted.values, *acted.states))
-    noise = 100 * torch.eye(4)[[2, 2, 2]]
-    drawn = act(agent, *seen, states, noise)
-    assert drawn.actions.tolist() == [2, 2, 2]
-    assert torch.equal(drawn.logits, acted.logits), "the noise is no part of the policy"
+from examples.rl.acting import RandomPolicy, act, gumbel_noise, play_episodes
+from tests.examples.rl.fakes import FakeEnvironment, decided_agent
 
 
 @pytest.mark.parametrize("logits", [[0.0, 1.5, -1.0, float("-inf")], None])
@@ -32,29 +13,50 @@ def test_the_largest_of_noisy_logits_is_a_sample_of_their_softmax(logits):
     """Those of a policy that acts at random are all the same."""
     count = 20_000
     noise = gumbel_noise((count, 4), 1, 2)
+    assert not torch.equal(noise, gumbel_noise((count, 4), 2, 1)), "another key, the same noise"
     if logits is None:
         frame, zeros = torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.zeros(count)
-        drawn, expected = (
-            act(RandomPolicy(4), frame, zeros, zeros > 0, [], noise).actions,
-            torch.ones(4) / 4,
-        )
+        acted = act(RandomPolicy(4), frame, zeros + 1, zeros > 0, [], noise)
+        assert not acted.values.any()
+        drawn, expected = acted.actions, torch.ones(4) / 4
     else:
         drawn, expected = (torch.tensor(logits) + noise).argmax(-1), torch.tensor(logits).softmax(-1)
     shares = drawn.bincount(minlength=4) / count
     assert ((shares - expected).abs() <= 4 * (expected * (1 - expected) / count).sqrt()).all()
 
 
-def test_noise_is_a_function_of_its_key():
-    one = gumbel_noise((3, 4), 5, 6)
-    assert one.dtype == torch.float64
-    assert torch.equal(one, gumbel_noise((3, 4), 5, 6))
-    for key in ((6, 5), (5, 7)):
-        assert not torch.equal(one, gumbel_noise((3, 4), *key))
+def by_hand(count: int, environment: int, *, greedy: bool, seed: int, rows: int) -> list:
+    """Returns and lengths of an environment's first episodes, by an agent that plays them alone."""
+    agent, alone = decided_agent(), FakeEnvironment(1, environment)
+    found, states = [], agent.initial_state(1)
+    step, t = alone.reset(), 0
+    while len(found) < count:
+        if step.done[0]:
+            total, length = 0.0, 0
+        seen = (torch.from_numpy(part)[None] for part in (step.frame, step.reward, step.done))
+        output, states = agent(*seen, states)
+        scores = output.logits[0].float().double()
+        if not greedy:
+            scores = scores + gumbel_noise((rows, 4), seed, t)[environment]
+        step = alone.step(scores.argmax(-1).numpy())
+        total, length, t = total + float(step.reward[0]), length + 1, t + 1
+        if step.done[0]:
+            found.append((total, length))
+    return found
 
 
-def test_a_random_policy_says_the_same_in_every_state():
-    policy, rewards = RandomPolicy(3), torch.ones(2, 5)
-    output, states = policy(torch.zeros(2, 5, 1, 4, 4, dtype=torch.uint8), rewards, rewards > 0, [])
-    assert torch.equal(output.logits.softmax(-1), torch.ones(2, 5, 3) / 3)
-    assert torch.equal(output.values, torch.zeros(2, 5))
-    assert states == policy.initial_state(2) == []
+@pytest.mark.parametrize(("greedy", "seed"), [(True, 3), (False, 3), (False, 4)])
+def test_each_environment_plays_its_first_episodes_as_if_alone(greedy, seed):
+    """14 episodes in 4 environments: 4, 4, 3 and 3, with states that are carried within each alone."""
+    agent, environment, told = decided_agent().train(), FakeEnvironment(4), []
+    episodes = play_episodes(agent, environment, 14, greedy=greedy, seed=seed, tell=told.append)
+    assert not agent.training
+    with torch.no_grad():
+        each = [by_hand(n, row, greedy=greedy, seed=seed, rows=4) for row, n in enumerate((4, 4, 3, 3))]
+    expected = [*itertools.chain(*each)]
+    assert list(zip(*episodes, strict=True)) == expected
+    assert sum(told) == 14
+    longest = max(sum(length for _, length in of_row) for of_row in each)
+    assert environment.steps == len(told) == longest, "not a step more than there must be"
+    assert (episodes.returns.dtype, episodes.lengths.dtype) == (np.float64, np.int64)
+    assert len(set(expected)) > 4, "all episodes are alike: the test would show little"

@@ -9,10 +9,9 @@ import torch
 import tyro
 
 from examples.rl import contact_sheet
-from examples.rl.acting import RandomPolicy
+from examples.rl.acting import RandomPolicy, play_episodes
 from examples.rl.contact_sheet import Recording, Sheet, draw_sheet, main, record_episode, shown_steps
 from examples.rl.environments import make_environment
-from examples.rl.episodes import play_episodes
 from examples.rl.evaluate import load_run
 from tests.examples.rl.fakes import FakeEnvironment, decided_agent
 from tests.examples.rl.training import begun

@@ -46,16 +46,6 @@ def test_encoder_by_hand(shape, channels, scale):
     torch.testing.assert_close(features, by_hand(encoder, frames, len(channels)))
 
 
-@pytest.mark.parametrize("size", [3, 8, 11])
-def test_every_pixel_counts(size):
-    encoder = ImpalaEncoder((1, size, size), channels=(4, 4), n_features=64).double()
-    frame, pixels = frames_of(size * size), torch.eye(size * size, dtype=torch.uint8)
-    # Two other values of each, as pooling may hide one that is no maximum.
-    others = torch.stack([frame ^ 255 * pixels, frame ^ 128 * pixels]).reshape(-1, 1, size, size)
-    changes = encoder(others) - encoder(frame.reshape(1, 1, size, size))
-    assert (changes.abs().amax(-1).reshape(2, -1).amax(0) > 1e-9).all()
-
-
 def test_filters_and_maps_are_channels_last():
     seen = []  # that the layout changes no value is what the equations by hand show
     encoder = ImpalaEncoder((3, 16, 16))
@@ -72,16 +62,10 @@ def test_filters_and_maps_are_channels_last():
     ("made", "frames", "error", "message"),
     [
         ({}, torch.rand(2, 3, 8, 8), TypeError, r"frames must be uint8, .*got torch.float32; the enc"),
-        (
-            {},
-            frames_of(2, 8, 8, 3),
-            ValueError,
-            r"frames must be \(N, C, .*\(3, 8, 8\), got \(2, 8, 8, 3\)",
-        ),
+        ({}, frames_of(2, 8, 8, 3), ValueError, r"frames must be .*\(3, 8, 8\), got \(2, 8, 8, 3\)"),
         ({}, frames_of(3, 8, 8), ValueError, r"frames must be \(N, C, H, W\) .*got \(3, 8, 8\)"),
-        ({"frame_shape": (3, 0, 8)}, None, ValueError, r"frame_shape must be .*got \(3, 0, 8\)"),
-        ({"channels": ()}, None, ValueError, r"there must be a section, got channels \(\)"),
-        ({"scale": 0}, None, ValueError, "channels, scale .*scale 0"),
+        ({"channels": ()}, None, ValueError, r"channels must be .*, got \(\)"),
+        ({"channels": (4, 0)}, None, ValueError, r"channels must be .*, got \(4, 0\)"),
     ],
 )
 def test_encoder_refuses_what_does_not_fit(made, frames, error, message):

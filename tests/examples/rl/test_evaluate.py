@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 from examples.rl import evaluate as evaluate_module
-from examples.rl.acting import RandomPolicy
+from examples.rl.acting import RandomPolicy, play_episodes
 from examples.rl.environments import make_environment
-from examples.rl.episodes import play_episodes
-from examples.rl.evaluate import Evaluation, evaluate, load_run
-from examples.rl.normalisation import normalise
+from examples.rl.environments.procgen import MODES
+from examples.rl.evaluate import Evaluation, evaluate, has_constants, load_run, normalise
 from examples.training.checkpoint import load
 from examples.training.run_folder import RunFolder
 from examples.training.statistics import over_runs
@@ -198,7 +196,6 @@ def test_runs_of_other_games_or_levels_are_refused(settings, made, changes, mess
         ({"threads": -1}, "--threads must be at least 0, got -1"),
         ({"environment_threads": -1}, "--environment-threads must be at least 0, got -1"),
         ({"splits": ()}, "--splits must name at least one"),
-        ({"output": Path("config.json")}, "would replace .*config.json; choose another"),
         ({"output": Path("../s2/evaluation.json")}, "would replace .*s2.*evaluation.json"),
     ],
 )
@@ -211,9 +208,6 @@ def test_options_that_do_not_fit_are_named_before_anything_is_played(paths, monk
 
 
 def test_the_command_line(tmp_path):
-    options = tyro.cli(Evaluation, args=["runs/a", "runs/b", "--splits", "train", "1400", "--random"])
-    runs = (Path("runs/a"), Path("runs/b"))
-    assert options == Evaluation(runs=runs, splits=("train", "1400"), random=True)
     command = [sys.executable, "-m", "examples.rl.evaluate", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
@@ -235,3 +229,28 @@ def test_the_command_line(tmp_path):
 def test_other_choices_leave_the_runs_own_evaluation_alone(changes, name):
     assert Evaluation(runs=(Path("runs/a"),), **changes).file == f"{name}.json"
     assert RunFolder(Path("runs/a")).evaluation.name == "evaluation.json"
+
+
+# Cobbe et al. 2020, appendix C: all of the easy distribution, some of the hard one.
+PUBLISHED = {
+    "easy": """
+bigfish 1 40, bossfight .5 13, caveflyer 3.5 12, chaser .5 13, climber 2 12.6, coinrun 5 10,
+dodgeball 1.5 19, fruitbot -1.5 32.4, heist 3.5 10, jumper 3 10, leaper 3 10, maze 5 10,
+miner 1.5 13, ninja 3.5 10, plunder 4.5 30, starpilot 2.5 64
+""",
+    "hard": "bigfish 0 40, starpilot 1.5 35, maze 4 10, heist 2 10, dodgeball 1.5 19, miner 1.5 20",
+}
+
+
+def test_the_published_constants():
+    """The least is 0, the largest 1, and between it is straight."""
+    for mode, text in PUBLISHED.items():
+        rows = [part.split() for part in text.split(",")]
+        assert mode == "hard" or [game for game, *_ in rows] == list(MODES)
+        for game, *ends in rows:
+            least, largest = map(float, ends)
+            returns = np.array([least, largest, (least + largest) / 2, 2 * least - largest], np.float32)
+            assert has_constants(game, mode)
+            found = normalise(returns, game, mode)
+            assert found.dtype == np.float64
+            np.testing.assert_allclose(found, [0, 1, 0.5, -1], atol=1e-6, err_msg=f"{game} {mode}")

@@ -9,9 +9,8 @@ import torch
 from torchrl.objectives.value.functional import vtrace_advantage_estimate
 
 from examples.rl.agent import AgentOutput
-from examples.rl.losses import Losses, actor_critic_losses
+from examples.rl.losses import Losses, actor_critic_losses, vtrace
 from examples.rl.settings import Settings
-from examples.rl.vtrace import vtrace
 
 B, T, A = 3, 9, 4
 
@@ -130,36 +129,3 @@ def test_against_torchrl(steps, rho_bar, c_bar):
         gamma, *(part[..., None] for part in parts), rho_thresh=rho_bar, c_thresh=c_bar
     )
     torch.testing.assert_close(tuple(found), (targets[..., 0], advantages[..., 0]), rtol=1e-12, atol=1e-12)
-
-
-def test_no_gradient_passes_vtrace_and_the_dtype_stays():
-    for tensor in vtrace(*torch.ones(4, 2, 3, requires_grad=True), torch.ones(2)):
-        assert not tensor.requires_grad
-        assert tensor.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "message"),
-    [
-        ("logits", (B, 1, A), r"logits: expected shape \(B, T \+ 1 >= 2, A\), got \(3, 1, 4\)"),
-        ("values", (B, T), r"values: expected shape \(3, 10\), beside logits \(3, 10, 4\), got \(3, 9\)"),
-        ("rewards", (B, T), r"rewards: expected shape \(3, 10\)"),
-        ("dones", (B, T), r"dones: expected shape \(3, 10\)"),
-        ("actions", (B, T + 1), r"actions: expected shape \(3, 9\), .* got \(3, 10\)"),
-        ("behaviour_logits", (B, T, 2), r"behaviour_logits: expected shape \(3, 9, 4\)"),
-        ("log_rhos", (3, 4, 1), r"log_rhos: expected shape \(B, T >= 1\), got \(3, 4, 1\)"),
-        ("log_rhos", (3, 0), r"log_rhos: expected shape \(B, T >= 1\), got \(3, 0\)"),
-        ("V", (3, 5), r"values: expected shape \(3, 4\), beside log_rhos \(3, 4\), got \(3, 5\)"),
-        ("r", (1, 4), r"rewards: expected shape \(3, 4\)"),
-        ("bootstrap_value", (3, 1), r"bootstrap_value: expected shape \(3,\), .* got \(3, 1\)"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_named(given, name, shape, message):
-    if name in given:
-        with pytest.raises(ValueError, match="actor_critic_losses: " + message):
-            losses_of({**given, name: torch.zeros(shape, dtype=given[name].dtype)})
-    else:
-        of_vtrace = dict.fromkeys(("log_rhos", "discounts", "r", "V"), torch.zeros(3, 4))
-        wrong = {**of_vtrace, "bootstrap_value": torch.zeros(3), name: torch.zeros(shape)}
-        with pytest.raises(ValueError, match="vtrace: " + message):
-            vtrace(*wrong.values())

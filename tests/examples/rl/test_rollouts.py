@@ -1,17 +1,19 @@
 import itertools
+import threading
 from collections import Counter
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
+from examples.rl.acting import RandomPolicy
 from examples.rl.agent import AgentOutput
-from examples.rl.rollouts import Collector
+from examples.rl.rollouts import Actor, Collector
 from examples.rl.settings import Settings
-from examples.training.checkpoint import load, save
-from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, ForgetfulEnvironment, fake_agent
+from tests.examples.rl.fakes import BrokenEnvironment, FakeEnvironment, fake_agent
 
-T = 9
+T = 12
 
 
 def collector(rows=range(4), sizes=(4,), seed=0, agent=None, kind=FakeEnvironment, total=4):
@@ -47,29 +49,9 @@ def test_unrolls_are_what_the_environments_answered():
         assert unroll.dones[:, 1:].any(dim=1).all(), "no episode ended: the test would show little"
     assert found == pytest.approx(expected)
     assert one._blocks[0].environment.steps == 4 * T
-    assert (unroll.frames.dtype, unroll.frames.shape) == (torch.uint8, (4, T + 1, 1, 4, 4))
+    assert (unroll.frames.dtype, unroll.frames.shape) == (torch.uint8, (4, T + 1, 3, 8, 8))
     assert (unroll.rewards.dtype, unroll.dones.dtype) == (torch.float32, torch.bool)
     assert unroll.behaviour_logits.shape == (4, T, 4)
-
-
-def test_learning_sees_what_acting_saw():
-    """One call over the unroll, from its states, gives the logits of acting step by step."""
-    one = collector()
-    for number in range(3):
-        unroll = one.collect(number)
-        output, _ = one.agent(unroll.frames, unroll.rewards, unroll.dones, unroll.states)
-        logits = output.logits[:, :-1].float()
-        torch.testing.assert_close(logits, unroll.behaviour_logits, rtol=0, atol=1e-6)
-        assert number == 0 or unroll.states[0].any()
-        assert not unroll.states[0].requires_grad
-
-
-def test_actions_are_drawn_by_the_seed_and_the_number_of_the_unroll_alone():
-    one, other = collector(), collector()
-    one.collect(7)
-    assert torch.equal(one._noise(3), other._noise(3))
-    assert not torch.equal(one._noise(3), one._noise(4))
-    assert not torch.equal(one._noise(3), collector(seed=1)._noise(3))
 
 
 def test_processes_that_share_the_rows_act_as_one():
@@ -82,21 +64,21 @@ def test_processes_that_share_the_rows_act_as_one():
             both = torch.cat([getattr(part, name) for part in parts])
             assert torch.equal(both, getattr(joined, name)), name
     assert len(joined.actions.unique()) > 1
+    assert not torch.equal(collector(seed=1).collect(0).actions, collector().collect(0).actions)
 
 
-class Fixed(FakeAgent):
+class Fixed(RandomPolicy):
     """Always of the same opinion."""
 
     logits = torch.tensor([0.0, 1.0, -1.0, float("-inf")])
 
-    def forward(self, frames, rewards, dones, states=None, **options):
-        B, L = rewards.shape
-        return AgentOutput(self.logits.expand(B, L, 4), torch.zeros(B, L)), states
+    def forward(self, frames, rewards, dones, states=None):
+        return AgentOutput(self.logits.expand(*rewards.shape, 4), rewards), []
 
 
 def test_actions_are_sampled_from_the_policy():
     """At every step and in every environment anew."""
-    one = collector(range(8), sizes=(8,), agent=Fixed(), total=8)
+    one = collector(range(8), sizes=(8,), agent=Fixed(4), total=8)
     actions = torch.stack([one.collect(number).actions for number in range(60)])  # (unrolls, B, T)
     expected = Fixed.logits.softmax(-1)
     frequencies = actions.flatten().bincount(minlength=4) / actions.numel()
@@ -131,26 +113,76 @@ def test_a_block_continues_with_its_own_state(rows, later):
     torch.testing.assert_close(last.states, one.agent(*seen, first.states)[1])
 
 
-def test_a_collector_continues_where_another_stood(tmp_path):
-    """And what was saved does not change when the games go on."""
-    one, other = collector(sizes=(2, 2), seed=5), collector(sizes=(2, 2), seed=5)
-    one.collect(0)
-    state = one.state()
-    expected = one.collect(1)
-    save({"collector": state}, tmp_path / "state.pt")
-    other.load_state(load(tmp_path / "state.pt")["collector"])
-    assert_same(other.collect(1), expected)
-    assert collector(kind=ForgetfulEnvironment).state() is None
+def actor(beside: bool, environment=FakeEnvironment) -> Actor:
+    return Actor(fake_agent(1), collector(agent=fake_agent(2), kind=environment), beside=beside)
 
 
-def test_it_can_be_told_to_give_up():
-    one = collector()
-    answers = iter([True, True, False])
-    assert one.collect(0, lambda: next(answers)) is None
-    assert one._blocks[0].environment.steps == 2
+def play(beside: bool):
+    """Unrolls, with weights that change while each is collected."""
+    found = []
+    with closing(actor(beside)) as one:
+        for number in range(3):
+            one.start(number)
+            with torch.no_grad():
+                for parameter in one.learner.parameters():
+                    parameter.mul_(1.5)
+            found.append(one.finish())
+    return found
 
 
-@pytest.mark.parametrize("sizes", [(), (3,), (2, 1, 1), (3, 3), (2,)])
-def test_blocks_that_do_not_make_up_the_rows_are_refused(sizes):
-    with pytest.raises(ValueError, match=r"blocks of one size that make up the 4 rows, got sizes \["):
-        collector(sizes=sizes)
+@pytest.mark.parametrize("beside", [False, True])
+def test_beside_the_learner_or_in_its_place_it_acts_with_the_weights_at_the_start(beside):
+    for number, (unroll, in_place) in enumerate(zip(play(beside), play(False), strict=True)):
+        assert_same(unroll, in_place)
+        learner = fake_agent(1)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.mul_(1.5**number)
+            output, _ = learner(unroll.frames, unroll.rewards, unroll.dones, unroll.states)
+        logits = output.logits[:, :-1].float()
+        torch.testing.assert_close(logits, unroll.behaviour_logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_errors_reach_the_learner(beside):
+    one = actor(beside, BrokenEnvironment)
+    one.start(0)
+    one.finish()
+    one.start(1)
+    with pytest.raises(OSError, match="the game crashed") as caught:
+        one.finish()
+    assert any(entry.name == "step" for entry in caught.traceback), "where it came from is lost"
+    one.close()
+    assert one.collector._blocks[0].environment.closed
+
+
+class Watched(FakeEnvironment):
+    """Its third step waits until it may go on; nobody plays it while its state is taken."""
+
+    def reset(self):
+        self.stepped, self.reached, self.may_go_on = (threading.Event() for _ in range(3))
+        return super().reset()
+
+    def step(self, actions):
+        self.stepped.set()
+        if self.steps == 2:
+            self.reached.set()
+            self.may_go_on.wait()
+        return super().step(actions)
+
+    def state(self):
+        self.stepped_before = self.stepped.wait(0.2)
+        return super().state()
+
+
+def test_it_plays_while_the_learner_computes_and_gives_up_within_a_step():
+    one = actor(True, Watched)
+    environment = one.collector._blocks[0].environment
+    one.start(0)
+    assert environment.reached.wait(60), "nothing happens until it is asked"
+    assert not environment.stepped_before, "the snapshot is taken while it plays"
+    threading.Timer(0.2, environment.may_go_on.set).start()
+    one.close()
+    assert environment.closed
+    assert environment.steps == 3
+    assert not any(thread.is_alive() for thread in one._executor._threads)

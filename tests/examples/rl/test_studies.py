@@ -12,7 +12,6 @@ from torch.nn import Linear
 
 from examples.rl import studies
 from examples.rl.evaluate import Evaluation
-from examples.rl.presets import PRESETS
 from examples.rl.studies import STUDIES
 from examples.training.experiments import Comparison, ExperimentOptions, planned_runs
 from tests.examples.runs import cells_of, write_run
@@ -74,11 +73,6 @@ def test_planned_runs_differ_in_core_truncation_and_what_the_lstm_needs_alone(op
         # Layers that are wired alike.
         if {one.core, other.core} <= {"srwm", "srwm_no_carry", "fake_sr", "sr_delta"}:
             assert not differing & of_layers
-
-
-def test_truncation_is_compared_with_the_whole_unroll():
-    truncated = STUDIES["cue"].rows["SRWM, --bptt 1"]
-    assert truncated == dataclasses.replace(PRESETS["cue-srwm"], bptt=1, name="cue-srwm-bptt1")
 
 
 @pytest.mark.parametrize("name", ["cue", "starpilot"])

@@ -1,5 +1,8 @@
-from examples.rl.splits import Split
-from examples.rl.tables import return_tables
+import dataclasses
+
+import pytest
+
+from examples.rl.tables import Split, return_tables, splits_of
 from tests.examples.runs import cells_of
 
 
@@ -73,3 +76,55 @@ def test_the_cue_task_has_no_mode_and_random_play_may_be_alone():
     result = {"games": ["cue"], "mode": "easy", "episodes": 9, "runs": [], "random": values}
     tables = return_tables(result, [Split("new episodes", None, unseen=True)])
     assert cells_of(tables) == [["cue", "new episodes"], ["random policy", "0.25 ± 0.06"]]
+
+
+@pytest.fixture
+def maze(settings):
+    return dataclasses.replace(settings, games=("maze", "heist"))
+
+
+@pytest.mark.parametrize(
+    ("start", "number", "seen"),
+    [
+        (0, 1000, set()),
+        (0, 1001, {"1000"}),
+        (1599, 1, {"1400"}),
+        (1600, 5, set()),
+        (1600, 0, set()),
+        (1300, 0, {"1200", "1400"}),
+        (0, 0, {"1000", "1200", "1400"}),
+        (1250, 10, {"1200"}),
+    ],
+)
+def test_levels_that_training_met_are_not_unseen(maze, start, number, seen):
+    names = ("1000", "1200", "1400")
+    tests = [Split(name, (int(name), 200), unseen=name not in seen) for name in names]
+    settings = dataclasses.replace(maze, start_level=start, levels=number)
+    train = Split("train", (start, number), unseen=False)
+    assert splits_of(settings, ("train", *names)) == [train, *tests]
+
+
+def test_the_splits_asked_for_once_and_in_their_order(maze):
+    assert [split.name for split in splits_of(maze, ("1400", "train", "1400"))] == ["1400", "train"]
+    with pytest.raises(ValueError, match="--splits must name at least one"):
+        splits_of(maze, ())
+
+
+def test_where_levels_have_no_numbers_there_is_one_split(maze):
+    cue, exploration = (
+        dataclasses.replace(maze, **new) for new in ({"games": ("cue",)}, {"mode": "exploration"})
+    )
+    assert splits_of(cue, ("1000", "1200")) == [Split("new episodes", None, unseen=True)]
+    assert splits_of(exploration, ("1000", "1200")) == [Split("train", None, unseen=False)]
+
+
+@pytest.mark.parametrize(
+    ("split", "title"),
+    [
+        (Split("1000", (1000, 200), unseen=False), "1000: levels 1000–1199, seen in training"),
+        (Split("train", (7, 0), unseen=False), "train: all levels from 7 on, seen in training"),
+        (Split("train", None, unseen=False), "train: seen in training"),
+    ],
+)
+def test_what_a_reader_is_told(split, title):
+    assert split.title == title

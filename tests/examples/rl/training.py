@@ -9,14 +9,14 @@ import torch
 from accelerate import Accelerator
 
 from examples.rl import train
-from examples.rl.division import divide
+from examples.rl.agent import Agent
 from examples.rl.settings import Settings
-from examples.rl.trainer import Training
+from examples.rl.train import Training, divide
 from examples.training.checkpoint import describe
 from examples.training.loop import Loop
 from examples.training.run_folder import RunFolder
 from tests.examples import runs
-from tests.examples.rl.fakes import FakeAgent, FakeEnvironment, fake_agent
+from tests.examples.rl.fakes import FakeEnvironment, fake_agent
 
 
 def make_training(
@@ -24,7 +24,7 @@ def make_training(
     accelerator: Accelerator,
     *,
     kind: type[FakeEnvironment] = FakeEnvironment,
-    agent: Callable[[int], FakeAgent] = fake_agent,
+    agent: Callable[[int], Agent] = fake_agent,
 ) -> Training:
     blocks = divide(settings, accelerator.process_index, accelerator.num_processes).blocks
     environments = [kind(len(block), block.start, settings.seed, settings.games) for block in blocks]

@@ -1,5 +1,7 @@
 """The learners and agents of the published experiments have the published numbers of parameters."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,10 @@ from torch import nn
 from examples.fewshot.encoders import Conv4, ResNet12
 from examples.fewshot.models import build_learner
 from examples.fewshot.settings import Settings
-from examples.rl.agent import build_agent
+from examples.rl.agent import Agent
 from examples.rl.encoder import ImpalaEncoder
+from examples.rl.settings import Settings as RlSettings
+from examples.rl.train import make_agent
 
 OMNIGLOT = {"image_size": 28, "channels": 1, "encoder_channels": 64}
 FC100 = {"image_size": 32, "channels": 3, "encoder_channels": 32}
@@ -22,6 +26,11 @@ UNUSED = 2 * (128 + 128)
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def agent_of(**options) -> Agent:
+    """One for Procgen."""
+    return make_agent(RlSettings(**options), SimpleNamespace(frame_shape=(3, 64, 64), n_actions=15))
 
 
 def srwm(n_layers: int, ff_factor: int) -> dict:
@@ -90,7 +99,7 @@ def test_encoder(encoder, parameters, features):
     ids=str,
 )
 def test_agent(options, published, unused):
-    agent = build_agent(**options)
+    agent = agent_of(**options)
     assert count(agent) == published - unused
     # None of ours is there for the count alone.
     output, states = agent(
@@ -109,6 +118,6 @@ def test_agent(options, published, unused):
 def test_parts_of_the_default_learner_and_agent():
     mixer, block, *_ = build_learner(Settings()).core.stack.layers
     assert (count(mixer), count(block)) == (79_360, 526_080)
-    agent = build_agent()
+    agent = agent_of()
     assert count(agent.encoder) == count(ImpalaEncoder()) == 622_144
     assert [mixer.residual for mixer in agent.core.stack.layers[::2]] == ["plain", "plain"]
