@@ -64,7 +64,8 @@ class EncoderWarmup(Objective[FewShotLearner]):
             )
             for classes in domains
         ]
-        self.head = CosineFactor()
+        # A positive factor on the cosines, so that a softmax can become certain.
+        self.head.register_parameter("log_factor", nn.Parameter(torch.tensor(10.0).log()))
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         share.size(self.classes, "--encoder-warmup-classes")
@@ -76,7 +77,7 @@ class EncoderWarmup(Objective[FewShotLearner]):
         self.train()
         features = self.learner.encode(batch["images"])  # (P', R, F)
         cosines = cosines_to_classes(gather_processes(features))[batch["labels"]]
-        logits = self.head(cosines).flatten(0, 1)  # (P' * R, P)
+        logits = (self.head.get_parameter("log_factor").exp() * cosines).flatten(0, 1)  # (P' * R, P)
         labels = batch["labels"].repeat_interleave(self.images)
         return _loss_and_accuracy(logits, labels)
 
@@ -93,17 +94,6 @@ def _warmup_images(samplers: Sequence[EpisodeSampler], first: int, size: int) ->
     start = first // per_class % len(images)
     labels = torch.arange(start, start + size // per_class)
     return {"images": images[labels], "labels": labels}
-
-
-class CosineFactor(nn.Module):
-    """Cosines times a learnt positive factor, so that a softmax can become certain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_factor = nn.Parameter(torch.tensor(10.0).log())
-
-    def forward(self, cosines: Tensor) -> Tensor:
-        return self.log_factor.exp() * cosines
 
 
 def cosines_to_classes(features: Tensor) -> Tensor:
@@ -142,12 +132,7 @@ class LearnerTraining(Objective[FewShotLearner]):
 
     @abstractmethod
     def make_draw(self, domains: Sequence[Classes]) -> Draw:
-        """What draws the micro-batches from the domains, whose classes may be encoded.
-
-        Raises
-        ------
-        ValueError : if there is too little to draw from.
-        """
+        """What draws the micro-batches from the domains, whose classes may be encoded."""
 
     def prepare(self) -> None:
         if not self.settings.feature_views:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
 
 from ..training.objective import Batch
-from ..training.statistics import at_least_two
 from .models import FewShotLearner
 from .objectives import training_features
 from .settings import Settings
@@ -24,15 +23,9 @@ def interval(values: np.ndarray) -> float:
     return float(1.96 * values.std() / len(values))
 
 
-def mean_and_interval(values: Sequence[float] | np.ndarray, tests: int) -> tuple[float, float]:
+def mean_and_interval(values: np.ndarray, tests: int) -> tuple[float, float]:
     """Mean of values (E,), one per episode, and `interval` of the means of ``tests`` equal parts."""
-    array = at_least_two("mean_and_interval", "episodes", values)
-    if tests < 2 or len(array) % tests:
-        raise ValueError(
-            "mean_and_interval: tests must be at least 2 and divide the number of episodes "
-            f"({len(array)}), got {tests}"
-        )
-    return float(array.mean()), interval(array.reshape(tests, -1).mean(axis=1))
+    return float(values.mean()), interval(values.reshape(tests, -1).mean(axis=1))
 
 
 def added_parts(step: int, parts: range) -> range:

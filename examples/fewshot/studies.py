@@ -24,14 +24,9 @@ _CORES = {"srwm": "SRWM", "deltanet": "DeltaNet", "lstm": "LSTM", "fake-sr": "fa
 
 @dataclass(frozen=True)
 class Study(experiments.Study[Settings]):
-    """A comparison of presets, each run with several seeds.
+    """A comparison of presets, each run with several seeds."""
 
-    Attributes
-    ----------
-    k_shots : numbers of labelled examples to evaluate with; none for the run's own evaluation.
-    """
-
-    k_shots: tuple[int, ...] = ()
+    k_shots: tuple[int, ...] = ()  # labelled examples to evaluate with; none for the run's own evaluation
 
     def facts(self) -> dict[str, Any]:
         return {"k_shots": list(self.k_shots)} if self.k_shots else {}

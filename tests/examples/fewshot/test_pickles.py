@@ -165,8 +165,8 @@ def test_arrays_that_cannot_be_are_refused(tmp_path, part):
     [
         *(b"Pidentifier\n.", b"\x82\x01.", b"\x97.", b"\x8f.", b"\xff.", b"]K\x01b.", DTYPE + b"."),
         # Its state, or one of a function that is called for data, would be changed for the next file too.
-        DTYPE + b"N}U\x08__init__K\x01s\x86b.",
-        b"c_codecs\nencode\nN}U\x0c__defaults__(NtsR\x86b.",
+        DTYPE + b"N}X\x04\x00\x00\x00kindK\x01s\x86b0K\x07.",
+        b"c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__N\x85s\x86b0K\x07.",
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R.",
     ],
 )
