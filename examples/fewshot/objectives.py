@@ -181,9 +181,7 @@ class EpisodeTraining(LearnerTraining):
         if s.hard_episodes and isinstance(classes, EncodedClasses):
             alike = classes.lookalikes(max(_LOOKALIKES, s.n_way))
             hard = {"lookalikes": alike, "hard": s.hard_episodes}
-        draw = draw_episodes(classes, s, **hard)
-        self.sampler: EpisodeSampler = draw.args[0]
-        return draw
+        return draw_episodes(classes, s, **hard)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (..., C, H, W), or their features (..., F); "support" (B, S) and "query"
@@ -197,10 +195,10 @@ class EpisodeTraining(LearnerTraining):
         return _loss_and_accuracy(logits.flatten(0, 1), batch["query_labels"].flatten())
 
 
-def draw_episodes(classes: Classes, settings: Settings, **hard: Any) -> partial[Batch]:
-    """What draws training episodes, as `EpisodeTraining` reads them; its first argument is their sampler.
+def draw_episodes(classes: Classes, settings: Settings, **hard: Any) -> Draw:
+    """What draws training episodes, as `EpisodeTraining` reads them; ``hard`` is as of `EpisodeSampler`.
 
-    Or that of their pools, which are episodes without queries. ``hard`` is as of `EpisodeSampler`.
+    Pools are drawn as episodes without queries.
     """
     s = settings
     sampler = EpisodeSampler(

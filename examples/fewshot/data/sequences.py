@@ -92,18 +92,11 @@ class SequenceSampler:
         return Layout(order=(leader, 1 - leader), lengths=(int(lengths[0]), int(lengths[1])))
 
     def batch(self, first: int, size: int) -> dict[str, Tensor]:
-        """Sequences ``first`` to ``first + size - 1``, of one batch where the layouts of two may differ.
+        """Sequences ``first`` to ``first + size - 1``, all of one batch, which share a layout.
 
         "images" (B, L, C, H, W) float32, or (B, L, F) of classes that are encoded, and their `answers`.
         """
-        batch = first // self.batch_size
-        is_fixed = self.max_trim == 0 and self.order in ("first", "second")
-        if not is_fixed and (first + size - 1) // self.batch_size != batch:
-            raise ValueError(
-                f"SequenceSampler.batch: sequences of one call must be of one batch of {self.batch_size}, "
-                f"got first={first}, size={size}; ask for parts of a batch"
-            )
-        layout = self.layout(batch)
+        layout = self.layout(first // self.batch_size)
         drawn = [
             sampler.batch(first, size, n_support=length)
             for sampler, length in zip(self.samplers, layout.lengths, strict=True)

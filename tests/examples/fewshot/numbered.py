@@ -1,9 +1,8 @@
-"""Classes of images that say which they are, and comparison of what samplers draw from them."""
+"""Classes of images that say which they are, and comparison of classes."""
 
 import dataclasses
 
 import numpy as np
-import torch
 
 from examples.fewshot.data.classes import ImageClasses
 
@@ -32,16 +31,3 @@ def assert_same_classes(left, right):
     assert (left.names, left.alphabets) == (right.names, right.alphabets)
     np.testing.assert_array_equal(left.offsets, right.offsets)
     np.testing.assert_array_equal(left.images, right.images)
-
-
-def assert_same(left, right):
-    """Two dataclasses of tensors, to the bit."""
-    for name, a in vars(left).items():
-        b = getattr(right, name)
-        assert a.dtype == b.dtype, name
-        assert torch.equal(a, b), name
-
-
-def rows(episodes, start, stop):
-    """Some of the episodes of a batch."""
-    return type(episodes)(**{name: value[start:stop] for name, value in vars(episodes).items()})

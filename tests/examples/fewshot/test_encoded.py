@@ -105,8 +105,9 @@ def test_hard_episodes_reach_the_training(settings, splits):
     objective = EpisodeTraining(build_learner(settings), splits.train, settings)
     objective.prepare()
     # With only 12 classes all are lookalikes; that the sampler was told is what can be seen.
-    assert objective.sampler.hard == 1.0
-    assert objective.sampler.lookalikes.shape == (12, 12)
+    [sampler] = objective.draw.args
+    assert sampler.hard == 1.0
+    assert sampler.lookalikes.shape == (12, 12)
     objective(objective.dataset(Share())[0])["loss"].backward()
 
 

@@ -69,4 +69,4 @@ def test_the_encoder_does_not_learn_the_turned_classes(settings, splits):
     [sampler] = training.objective.samplers
     assert len(sampler.classes.names) == len(splits.train.names)
     training.enter("episodes")
-    assert len(training.objective.sampler.classes.names) == 4 * len(splits.train.names)
+    assert len(training.objective.draw.args[0].classes.names) == 4 * len(splits.train.names)

@@ -4,7 +4,6 @@ import collections
 import itertools
 from typing import get_args
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,9 +103,3 @@ def test_seeds_and_sequences_differ():
     batches = (sampler().batch(0, 8), sampler(seed=1).batch(0, 8), sampler().batch(8, 8))
     assert len({image.numpy().tobytes() for drawn in batches for image in drawn["images"]}) == 24
     assert len({tuple(row) for drawn in batches for row in drawn["labels"].tolist()}) == 24
-
-
-def test_sequences_of_two_layouts_are_not_one_batch():
-    with pytest.raises(ValueError, match="must be of one batch of 8, got first=7, size=2"):
-        sampler().batch(7, 2)
-    assert len(sampler(order="first").batch(7, 2)["labels"]) == 2
