@@ -39,15 +39,9 @@ _DIVISION_STREAM = 5  # of a seed's random numbers: which images are support and
 class Bootstrapping(EpisodeTraining):
     """``a CE(student) + b D(student, teacher) + c CE(teacher)``, with true gradients all the way.
 
-    D is ``KL(teacher || student)`` of the answers (mean over the queries), or the sum over the layers,
-    and over the matrices of y, q, k and the rates of self-referential ones, of the mean squared
-    difference of S and S'. In D the teacher's side is a constant; the teacher's own cross-entropy
-    reaches the weights through S' and S.
-
-    The episodes are those of K + J shots, whose images are divided into support and future. With
-    ``bootstrap_encoding`` "joint" all images are encoded in one batch: batch normalisation sees all of
-    them, and student and teacher see the same features of a query. With "separate", as published, the
-    encoder is called for each reading, hence twice for the queries.
+    D is `answer_distance` or `state_distance`; the teacher's own cross-entropy reaches the weights through
+    S' and S. The episodes are those of K + J shots, whose images are divided into support and future.
+    Encoded in one batch, student and teacher see the same features of a query.
     """
 
     def __init__(self, learner: FewShotLearner, classes: ImageClasses, settings: Settings) -> None:
@@ -56,7 +50,7 @@ class Bootstrapping(EpisodeTraining):
 
     def make_draw(self, domains: Sequence[Classes]) -> Draw:
         s = self.settings
-        key = stream_key("Bootstrapping", s.seed, _DIVISION_STREAM)
+        key = stream_key(s.seed, _DIVISION_STREAM)
         return partial(_divided, super().make_draw(domains), key, s.k_shot - s.future_shots)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

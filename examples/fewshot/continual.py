@@ -35,15 +35,9 @@ class ContinualTraining(LearnerTraining):
     unit = "sequence"
 
     def make_draw(self, domains: Sequence[Classes]) -> Draw:
-        shapes = {classes.picture_shape for classes in domains}
-        if len(shapes) > 1:
-            raise ValueError(
-                "ContinualTraining: the images of all domains must have one shape, got "
-                f"{' and '.join(map(str, sorted(shapes)))}; load them with the same image_size and channels"
-            )
         s = self.settings
         draws = list(map(draw_episodes, domains, settings_of_tasks(s, len(domains))))
-        key = stream_key("ContinualTraining", s.seed, _ORDER_STREAM)
+        key = stream_key(s.seed, _ORDER_STREAM)
         return partial(_sequences, draws, len(domains[0].picture_shape), key, s)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -73,7 +67,8 @@ class ContinualTraining(LearnerTraining):
         for term, logits in answers.items():
             labels = batch["query_labels"][:, term.asked]
             losses.append(F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
-            kind = "first_shot" if term.first_shot else "backward" if term.backward else "current"
+            of_earlier = not term.first_shot and term.asked != term.read[-1]
+            kind = "first_shot" if term.first_shot else "backward" if of_earlier else "current"
             right.setdefault(kind, []).append((logits.argmax(dim=-1) == labels).float().mean())
         accuracy = torch.stack(right["current"] + right.get("backward", [])).mean()
         of_kinds = {f"accuracy_{kind}": torch.stack(values).mean() for kind, values in right.items()}

@@ -14,7 +14,7 @@ from .settings import Settings
 
 def load_domains(settings: Settings) -> list[Splits]:
     """The splits of ``data``, and those of the other tasks' data, whose classes are never rotated."""
-    return [
+    domains = [
         load_splits(
             name,
             root=root,
@@ -22,11 +22,18 @@ def load_domains(settings: Settings) -> list[Splits]:
             image_size=settings.image_size,
             channels=settings.channels,
             normalise=settings.normalise,
-            # The trainer turns the training classes, for the encoder's warm-up is not to see them so.
-            rotate="all" if place == 0 and settings.rotate_classes == "all" else "none",
+            # `Training` turns the training classes alone, for the encoder's warm-up is not to see them so.
+            rotated=place == 0 and settings.rotate_classes == "all",
         )
         for place, (name, root) in enumerate(settings.data_sets)
     ]
+    shapes = [splits.train.picture_shape for splits in domains]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            "load_domains: the images of all tasks must have one shape (channels, height, width), got "
+            f"{' and '.join(map(str, shapes))}; give --image-size and --channels"
+        )
+    return domains
 
 
 def domain_names(settings: Settings) -> list[str]:
@@ -40,11 +47,10 @@ def describe_data(domains: Sequence[Splits]) -> list[dict[str, Any]]:
     """What tells data from others, wherever they lie: their classes, and how many images each has."""
     described = []
     for splits in domains:
-        parts = (splits.train, splits.validation, splits.test)
-        classes = [(part.alphabets, part.names, part.sizes.tolist()) for part in parts]
+        classes = [(part.alphabets, part.names, part.sizes.tolist()) for part in splits]
         checksum = zlib.crc32(repr(classes).encode())
-        images = sum(int(part.sizes.sum()) for part in parts)
-        count = sum(len(part.names) for part in parts)
+        images = sum(int(part.sizes.sum()) for part in splits)
+        count = sum(len(part.names) for part in splits)
         described.append({"classes": count, "images": images, "checksum": checksum})
     return described
 
@@ -54,17 +60,11 @@ def check_same_data(
 ) -> None:
     """Raise ValueError if these are not the data that the run of a checkpoint was trained on.
 
-    `describe_data` of those is recorded; a run that did not record it has None. The message begins with
-    the program that asks.
+    `describe_data` of those is recorded; a run that did not record it has None.
     """
     now = describe_data(domains)
-    if recorded is None or recorded == now:
-        return
-    was, is_ = (
-        " and ".join(f"{of['classes']} classes with {of['images']} images" for of in data)
-        for data in (recorded, now)
-    )
-    raise ValueError(
-        f"{program}: {path} was trained on other data, {was}; found {is_}, or others of their names; give "
-        "--root the folder with the data of the run"
-    )
+    if recorded not in (None, now):
+        raise ValueError(
+            f"{program}: {path} was trained on other data: {recorded}, found {now}; give --root the folder "
+            "with the data of the run"
+        )

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from ..training.collectives import process_count, sum_processes
 
 DropoutType = Literal["base", "inblock", "2d", "2d_inblock"]
 
@@ -26,8 +28,7 @@ _BLOCKS = 4  # of both encoders; each halves the image
 class Encoder(nn.Module, ABC):
     """Dropout of the image's values, four blocks, and one vector of what they leave; see the subclasses.
 
-    Images are square, of at least 16 pixels a side, and all of the shape that was told; others are a
-    ValueError. `n_features` is F.
+    Images are square, of at least 16 pixels a side; `n_features` is F.
     """
 
     n_features: int
@@ -44,11 +45,6 @@ class Encoder(nn.Module, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> features (B, F)."""
-        if images.ndim != 4 or images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"{type(self).__name__}: images must be (B, C, H, W) with (C, H, W) = {self.image_shape}, "
-                f"got {tuple(images.shape)}"
-            )
         return self._join(self.blocks(self.input_dropout(images)))
 
     @abstractmethod
@@ -115,11 +111,6 @@ class ResNet12(Encoder):
         input_dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, image_size, input_dropout)
-        if dropout_type not in get_args(DropoutType):
-            raise ValueError(
-                f"ResNet12: dropout_type must be one of {', '.join(get_args(DropoutType))}, "
-                f"got {dropout_type!r}"
-            )
         channels = (64, 128, 256, 512) if big else (64, 96, 128, 256)
         self.n_features = channels[-1]
         self.blocks = nn.Sequential(
@@ -162,3 +153,45 @@ def _convolution(in_channels: int, channels: int, size: int) -> tuple[nn.Module,
     """Same-size convolution, whose bias batch normalisation would take away again, and the latter."""
     convolution = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=False)
     return convolution, nn.BatchNorm2d(channels)
+
+
+class JoinedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all processes' images together.
+
+    With them, several processes compute what one would on the joined batch; one process computes the same
+    to the bit as with `torch.nn.BatchNorm2d`. PyTorch's own `torch.nn.SyncBatchNorm` is for GPUs alone.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of this process -> the same shape."""
+        if not self.training or process_count() == 1:
+            return super().forward(images)
+        self._check_input_dim(images)
+        # Half precision would lose the sums; double stays what it is.
+        x = images.to(torch.promote_types(images.dtype, torch.float32))
+        ones = x.new_full((1,), x.numel() / self.num_features)
+        sums = sum_processes(torch.cat([x.sum(dim=(0, 2, 3)), ones]))
+        total, count = sums[:-1], sums[-1]
+        mean = total / count
+        # In a second pass: the mean of squares less the squared mean would cancel.
+        centred = x - mean[:, None, None]
+        variance = sum_processes((centred * centred).sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            unbiased = variance * count / (count - 1)
+            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.lerp_(new.to(running.dtype), self.momentum)
+        normed = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        return (normed * self.weight[:, None, None] + self.bias[:, None, None]).to(images.dtype)
+
+
+def join_batch_norms(module: nn.Module) -> None:
+    """Make every `torch.nn.BatchNorm2d` inside a `JoinedBatchNorm2d`, with the tensors that it has."""
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = JoinedBatchNorm2d

@@ -143,16 +143,9 @@ class Evaluation:
 def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> dict[str, Any]:
     """Evaluate, print tables, write the numbers and a picture.
 
-    ``domains`` are the data of the runs, if they are at hand: one splits, or one of each task.
-
-    Returns
-    -------
-    What is written to the output file: of one run its numbers, of several "runs", a list of them, and
+    ``domains`` are the data of the runs, if they are at hand: one splits, or one of each task. Returned is
+    what is written to the output file: of one run its numbers, of several "runs", a list of them, and
     "summary", in which each number is the mean, standard deviation and interval over the runs.
-
-    Raises
-    ------
-    ValueError, OSError : for options, runs or data that do not fit together.
     """
     options.check()
     use_threads(options.threads)
@@ -261,11 +254,8 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
 def _score_episodes(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
     sampler = episode_sampler(run.settings, classes[0])
     scores = score(run.model, sampler, run.settings.test_episodes)
-    numbers = {
-        "learner": _values(scores.learner, options),
-        "nearest_neighbour": _values(scores.nearest, options),
-    }
-    counts = {"episodes": len(scores.learner), "queries": sampler.n_query}
+    numbers = {name: _values(values, options) for name, values in scores.items()}
+    counts = {"episodes": run.settings.test_episodes, "queries": sampler.n_query}
     return _result(options, run, classes, counts, numbers)
 
 
@@ -276,7 +266,7 @@ def _score_sequences(options: Evaluation, run: Run, classes: list[ImageClasses])
     orders = {}
     leaders: tuple[Order, Order] = ("first", "second")
     for leader, order in enumerate(leaders):
-        scores = score_sequences(run.model, sequence_sampler(s, classes, order, count), count)
+        scores = score_sequences(run.model, sequence_sampler(s, classes, order), count)
         orders[f"{names[leader]} first"] = {
             "switch": s.n_way * s.k_shot,
             "total": _values(scores.of_sequences(), options),

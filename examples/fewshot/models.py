@@ -6,7 +6,6 @@ Letters in the shapes: B episodes, S support images, Q queries, L positions, N w
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from ..training.core import Core, States
 from ..training.cores import build_core
+from .data.sequences import UnknownLabel
 from .encoders import Conv4, Encoder, ResNet12
-from .settings import CoreName, EncoderName, Settings, UnknownLabel
+from .settings import Settings
 
 
 class FewShotLearner(nn.Module):
@@ -25,14 +25,9 @@ class FewShotLearner(nn.Module):
     A query shows label 0, as in the published "synchronous" protocol, and the answer is read at
     its position (Irie et al. 2022, https://arxiv.org/abs/2202.05780).
 
-    Parameters
-    ----------
-    encoder : images to features.
-    core : reads ``encoder.n_features + n_way`` entries a position, answers with ``n_way`` logits.
-    n_way : N.
-    unit_features : whether the core sees each feature vector centred and scaled to length 1.
-        Beside features of length 7, as the encoder's come out, the label's single 1 is hard to see.
-    unknown_label : what stands at a query in place of its label, "class_0" as published or "nothing".
+    The core reads ``encoder.n_features + n_way`` entries a position. With ``unit_features`` it sees each
+    feature vector centred and scaled to length 1: beside features of length 7, as the encoder's come out,
+    the label's single 1 is hard to see.
     """
 
     def __init__(
@@ -45,11 +40,6 @@ class FewShotLearner(nn.Module):
         unknown_label: UnknownLabel = "class_0",
     ) -> None:
         super().__init__()
-        if unknown_label not in get_args(UnknownLabel):
-            raise ValueError(
-                f"FewShotLearner: unknown_label must be one of {', '.join(get_args(UnknownLabel))}, "
-                f"got {unknown_label!r}"
-            )
         self.n_way = n_way
         self.unit_features, self.unknown_label = unit_features, unknown_label
         self.encoder, self.core = encoder, core
@@ -103,18 +93,8 @@ class FewShotLearner(nn.Module):
 
 
 def build_learner(settings: Settings) -> FewShotLearner:
-    """The learner that the settings describe, with fresh weights.
-
-    Raises
-    ------
-    ValueError : for unknown names, options that the encoder or the core does not have, or sizes that do
-        not fit.
-    """
+    """The learner that the settings describe, with fresh weights."""
     s = settings
-    if s.core not in get_args(CoreName):
-        raise ValueError(
-            f"build_learner: core must be one of {', '.join(get_args(CoreName))}, got {s.core!r}"
-        )
     encoder = _build_encoder(s)
     core = build_core(
         s.core,
@@ -147,10 +127,6 @@ def _build_encoder(settings: Settings) -> Encoder:
             dropout=s.encoder_dropout,
             dropout_type=s.encoder_dropout_type,
             input_dropout=s.input_dropout,
-        )
-    if s.encoder != "conv4":
-        raise ValueError(
-            f"build_learner: encoder must be one of {', '.join(get_args(EncoderName))}, got {s.encoder!r}"
         )
     for option, usual in (("big_resnet12", False), ("encoder_dropout_type", "base")):
         if getattr(s, option) != usual:

@@ -64,7 +64,8 @@ class EncoderWarmup(Objective[FewShotLearner]):
             )
             for classes in domains
         ]
-        self.head = CosineFactor()
+        # A positive factor on the cosines, so that a softmax can become certain.
+        self.head.register_parameter("log_factor", nn.Parameter(torch.tensor(10.0).log()))
 
     def dataset(self, share: Share) -> Dataset[Batch]:
         share.size(self.classes, "--encoder-warmup-classes")
@@ -76,7 +77,7 @@ class EncoderWarmup(Objective[FewShotLearner]):
         self.train()
         features = self.learner.encode(batch["images"])  # (P', R, F)
         cosines = cosines_to_classes(gather_processes(features))[batch["labels"]]
-        logits = self.head(cosines).flatten(0, 1)  # (P' * R, P)
+        logits = (self.head.get_parameter("log_factor").exp() * cosines).flatten(0, 1)  # (P' * R, P)
         labels = batch["labels"].repeat_interleave(self.images)
         return _loss_and_accuracy(logits, labels)
 
@@ -93,17 +94,6 @@ def _warmup_images(samplers: Sequence[EpisodeSampler], first: int, size: int) ->
     start = first // per_class % len(images)
     labels = torch.arange(start, start + size // per_class)
     return {"images": images[labels], "labels": labels}
-
-
-class CosineFactor(nn.Module):
-    """Cosines times a learnt positive factor, so that a softmax can become certain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_factor = nn.Parameter(torch.tensor(10.0).log())
-
-    def forward(self, cosines: Tensor) -> Tensor:
-        return self.log_factor.exp() * cosines
 
 
 def cosines_to_classes(features: Tensor) -> Tensor:
@@ -137,12 +127,7 @@ class LearnerTraining(Objective[FewShotLearner]):
 
     @abstractmethod
     def make_draw(self, domains: Sequence[Classes]) -> Draw:
-        """What draws the micro-batches from the domains, whose classes may be encoded.
-
-        Raises
-        ------
-        ValueError : if there is too little to draw from.
-        """
+        """What draws the micro-batches from the domains, whose classes may be encoded."""
 
     def prepare(self) -> None:
         if not self.settings.feature_views:
@@ -191,9 +176,7 @@ class EpisodeTraining(LearnerTraining):
         if s.hard_episodes and isinstance(classes, EncodedClasses):
             alike = classes.lookalikes(max(_LOOKALIKES, s.n_way))
             hard = {"lookalikes": alike, "hard": s.hard_episodes}
-        draw = draw_episodes(classes, s, **hard)
-        self.sampler: EpisodeSampler = draw.args[0]
-        return draw
+        return draw_episodes(classes, s, **hard)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Batch: "images" (..., C, H, W), or their features (..., F); "support" (B, S) and "query"
@@ -207,10 +190,10 @@ class EpisodeTraining(LearnerTraining):
         return _loss_and_accuracy(logits.flatten(0, 1), batch["query_labels"].flatten())
 
 
-def draw_episodes(classes: Classes, settings: Settings, **hard: Any) -> partial[Batch]:
-    """What draws training episodes, as `EpisodeTraining` reads them; its first argument is their sampler.
+def draw_episodes(classes: Classes, settings: Settings, **hard: Any) -> Draw:
+    """What draws training episodes, as `EpisodeTraining` reads them; ``hard`` is as of `EpisodeSampler`.
 
-    Or that of their pools, which are episodes without queries. ``hard`` is as of `EpisodeSampler`.
+    Pools are drawn as episodes without queries.
     """
     s = settings
     sampler = EpisodeSampler(

@@ -6,7 +6,8 @@ K shots, F features, T tasks of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,13 +19,19 @@ from .data.classes import ImageClasses
 from .data.episodes import Episodes, EpisodeSampler
 from .data.lazy import with_copies
 from .data.sequences import Order, SequenceSampler
+from .domains import domain_names
 from .models import FewShotLearner
 from .settings import Settings
 from .tasks import Task, answer_tasks, settings_of_tasks
 
 _EPISODES = 50  # read together; bounds the memory, as do
-_SEQUENCES = 8  # and
+# Read together, with one domain leading before as many with the other. The published batches are of 16;
+# each sequence is scored by itself, so that only the share of each order matters, which is the same.
+_SEQUENCES = 8
 _IMAGES = 512  # encoded together
+
+# What is reported of validation classes; "accuracy" decides. It leaves the learner in evaluation mode.
+Validation = Callable[[FewShotLearner], dict[str, float]]
 
 
 def episode_sampler(settings: Settings, classes: ImageClasses) -> EpisodeSampler:
@@ -45,9 +52,7 @@ def task_samplers(settings: Settings, domains: Sequence[ImageClasses]) -> list[E
     return list(map(episode_sampler, settings_of_tasks(settings, len(domains)), domains))
 
 
-def sequence_sampler(
-    settings: Settings, domains: Sequence[ImageClasses], order: Order, batch_size: int
-) -> SequenceSampler:
+def sequence_sampler(settings: Settings, domains: Sequence[ImageClasses], order: Order) -> SequenceSampler:
     """Of whole sequences of two tasks; distorted, classes of too few images show them again."""
     s = settings
     first, second = (with_copies(c, s.k_shot + 1) if s.augment_evaluation else c for c in domains)
@@ -58,59 +63,39 @@ def sequence_sampler(
         k_shot=s.k_shot,
         seed=s.seed,
         order=order,
-        batch_size=batch_size,
+        batch_size=_SEQUENCES,
         unknown_label=s.unknown_label,
         augment=s.augment_evaluation,
     )
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Accuracy in each of E episodes, the mean over its queries: (E,) float64.
-
-    That of the learner, and of `nearest_class` on the same encoder's features.
-    """
-
-    learner: np.ndarray
-    nearest: np.ndarray
-
-
 @torch.no_grad()
-def score(learner: FewShotLearner, sampler: EpisodeSampler, episodes: int) -> Scores:
-    """Accuracy in exactly the first ``episodes`` of a sampler; leaves the learner in evaluation mode.
+def score(learner: FewShotLearner, sampler: EpisodeSampler, episodes: int) -> dict[str, np.ndarray]:
+    """Accuracy in each of exactly the first ``episodes``, the mean over its queries: (E,) float64.
 
-    The learner may be on any device; only images and answers travel.
+    That of the "learner", which is left in evaluation mode, and of the "nearest_neighbour", by
+    `nearest_class` on the same encoder's features.
     """
-    learned: list[Tensor] = []
-    nearest: list[Tensor] = []
+    scores: dict[str, list[Tensor]] = {"learner": [], "nearest_neighbour": []}
     for first in range(0, episodes, _EPISODES):
         drawn = sampler.batch(first, min(_EPISODES, episodes - first))
         task = _encode_task(learner, drawn)
         labels = drawn.query_labels.to(task.query.device)
         logits = learner.classify(task.support, task.support_labels, task.query)
         closest = nearest_class(task.support, task.support_labels, task.query, sampler.n_way)
-        for answers, correct in ((logits.argmax(dim=-1), learned), (closest, nearest)):
-            correct.append((answers == labels).double().mean(dim=1).cpu())
-    return Scores(learner=torch.cat(learned).numpy(), nearest=torch.cat(nearest).numpy())
+        for name, answers in (("learner", logits.argmax(dim=-1)), ("nearest_neighbour", closest)):
+            scores[name].append((answers == labels).double().mean(dim=1).cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in scores.items()}
 
 
 @dataclass(frozen=True)
 class SequenceScores:
-    """Right and wrong answers at every position of E sequences of two tasks.
+    """Right and wrong answers at every position of E sequences of two tasks."""
 
-    Attributes
-    ----------
-    correct : (E, L) bool, or float64 where it is expected and not observed.
-    counted : (E, L) float64, what to expect of who looks at no image; see `counting_labels`.
-    tasks : (E, L) int64, the domain of each position, 0 or 1.
-    shots : (E, L) int64, how many images of the same class came before in the same task: as many times
-        the learner has been told the label.
-    """
-
-    correct: np.ndarray
-    counted: np.ndarray
-    tasks: np.ndarray
-    shots: np.ndarray
+    correct: np.ndarray  # (E, L) bool, or float64 where it is expected and not observed
+    counted: np.ndarray  # (E, L) float64, what to expect of who looks at no image; see `counting_labels`
+    tasks: np.ndarray  # (E, L) int64, the domain of each position, 0 or 1
+    shots: np.ndarray  # (E, L) int64, how often the label of the class was told before in the same task
 
     @property
     def of_counting(self) -> SequenceScores:
@@ -140,30 +125,16 @@ class SequenceScores:
 
 @torch.no_grad()
 def score_sequences(learner: FewShotLearner, sequences: SequenceSampler, count: int) -> SequenceScores:
-    """Answers in exactly the first ``count`` sequences; leaves the learner in evaluation mode.
-
-    Raises
-    ------
-    ValueError : if the sampler trims, for positions would then mean different things.
-    """
-    if sequences.max_trim:
-        raise ValueError(
-            f"score_sequences: sequences must be whole, got max_trim={sequences.max_trim}; "
-            "make the sampler with max_trim=0"
-        )
+    """Answers in exactly the first ``count`` sequences; leaves the learner in evaluation mode."""
     parts: list[tuple[Tensor, ...]] = []
-    first = 0
-    while first < count:
-        left_in_batch = sequences.batch_size - first % sequences.batch_size
-        size = min(_SEQUENCES, left_in_batch, count - first)
-        drawn = sequences.batch(first, size)
-        features = _encode(learner, drawn.images)
-        logits, _ = learner.read(features, drawn.shown.to(features.device), return_states=False)
-        is_right = logits.argmax(dim=-1).cpu() == drawn.labels
-        shots = shots_before(drawn.labels, drawn.tasks, sequences.n_way)
-        counted = counting_labels(drawn.labels, drawn.tasks, sequences.n_way)
-        parts.append((is_right, counted, drawn.tasks, shots))
-        first += size
+    for first in range(0, count, _SEQUENCES):
+        drawn = sequences.batch(first, min(_SEQUENCES, count - first))
+        labels, tasks = drawn["labels"], drawn["tasks"]
+        features = _encode(learner, drawn["images"])
+        logits, _ = learner.read(features, drawn["shown"].to(features.device), return_states=False)
+        is_right = logits.argmax(dim=-1).cpu() == labels
+        shots = shots_before(labels, tasks, sequences.n_way)
+        parts.append((is_right, counting_labels(labels, tasks, sequences.n_way), tasks, shots))
     return SequenceScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
@@ -174,9 +145,6 @@ def score_tasks(
     """Accuracy on each of T tasks after each of them; leaves the learner in evaluation mode.
 
     Episode e of the samplers of all domains together is a sequence; ``order`` is that of the domains.
-
-    Returns
-    -------
     (E, T, T) float64, of each sequence [task asked, last task read], both by their place in the order; NaN
     where the one asked has not been read.
     """
@@ -246,3 +214,54 @@ def _encode(learner: FewShotLearner, images: Tensor) -> Tensor:
     device = next(learner.parameters()).device
     parts = [learner.encode(part.to(device)) for part in images.flatten(0, 1).split(_IMAGES)]
     return torch.cat(parts).unflatten(0, images.shape[:2])
+
+
+def make_validation(settings: Settings, domains: Sequence[ImageClasses]) -> Validation:
+    """A score on the same episodes or sequences every time."""
+    of_tasks = {"sequential": _of_sequences, "continual": _of_tasks}
+    return of_tasks.get(settings.protocol, _of_episodes)(settings, domains)
+
+
+def _of_episodes(settings: Settings, domains: Sequence[ImageClasses]) -> Validation:
+    sampler = episode_sampler(settings, domains[0])
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        scores = score(learner, sampler, settings.validation_episodes)
+        means = {name: float(values.mean()) for name, values in scores.items()}
+        return {"accuracy": means.pop("learner"), **means}
+
+    return validate
+
+
+def _of_sequences(settings: Settings, domains: Sequence[ImageClasses]) -> Validation:
+    """Whole sequences, by turns with the first and with the second domain leading, as published."""
+    sampler = sequence_sampler(settings, domains, "alternating")
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        scores = score_sequences(learner, sampler, settings.validation_episodes)
+        names = enumerate(domain_names(settings))
+        of_domains = {name: float(scores.of_sequences(task).mean()) for task, name in names}
+        return {"accuracy": float(scores.of_sequences().mean()), **of_domains}
+
+    return validate
+
+
+def _of_tasks(settings: Settings, domains: Sequence[ImageClasses]) -> Validation:
+    """Sequences of tasks, as many in each order; all entries of the matrices of `score_tasks` decide."""
+    samplers = task_samplers(settings, domains)
+    orders = list(itertools.permutations(range(len(domains))))
+    ends = np.linspace(0, settings.validation_episodes, len(orders) + 1).astype(int).tolist()
+
+    def validate(learner: FewShotLearner) -> dict[str, float]:
+        matrices = [
+            score_tasks(learner, samplers, order, range(*part))
+            for order, part in zip(orders, itertools.pairwise(ends), strict=True)
+        ]
+        mean = np.concatenate(matrices).mean(axis=0)
+        return {
+            "accuracy": float(np.nanmean(mean)),
+            "current": float(mean.diagonal().mean()),
+            "backward": float(mean[np.triu_indices(len(domains), 1)].mean()),
+        }
+
+    return validate

@@ -17,7 +17,7 @@ from ..training.objective import Batch
 from .data.classes import ImageClasses
 from .data.episodes import Classes
 from .data.lazy import with_copies
-from .data.sequences import SequenceSampler, shown_labels
+from .data.sequences import SequenceSampler
 from .models import FewShotLearner
 from .objectives import Draw, LearnerTraining, draw_episodes, draw_tasks, training_features
 from .settings import Settings
@@ -71,7 +71,8 @@ class SequentialTraining(LearnerTraining):
         """Loss, and accuracy over all positions and over those of each domain.
 
         Batch: "images" (..., C, H, W) or (..., F); "positions" (B, L), the image of each position among
-        the flattened leading axes of the images; "shown", "labels" and "tasks" (B, L) as in `Sequences`.
+        the flattened leading axes of the images; "shown", "labels" and "tasks" (B, L) as of
+        `SequenceSampler`.
         """
         self.train()
         features = training_features(self.learner, batch["images"], self.settings)
@@ -89,9 +90,8 @@ class SequentialTraining(LearnerTraining):
 def _own_sequences(sampler: SequenceSampler, first: int, size: int) -> Batch:
     """Sequences each of which has its own images."""
     drawn = sampler.batch(first, size)
-    positions = torch.arange(drawn.labels.numel()).reshape(drawn.labels.shape)
-    answers = {"shown": drawn.shown, "labels": drawn.labels, "tasks": drawn.tasks}
-    return {"images": drawn.images, "positions": positions, **answers}
+    shape = drawn["labels"].shape
+    return {**drawn, "positions": torch.arange(shape.numel()).reshape(shape)}
 
 
 def _pooled_sequences(
@@ -100,12 +100,8 @@ def _pooled_sequences(
     """Whole pools of both domains and the sequences they serve."""
     images, parts = draw_tasks(draws, image_axes, first, size)
     layout = sampler.layout(first // sampler.batch_size)
-    labels = [part["support_labels"] for part in parts]
-    answers = layout.join(labels)
     return {
         "images": images,
         "positions": layout.join([part["support"] for part in parts]),
-        "shown": shown_labels(answers, sampler.unknown_label),
-        "labels": answers,
-        "tasks": layout.join([torch.full_like(of_task, task) for task, of_task in enumerate(labels)]),
+        **sampler.answers(layout, [part["support_labels"] for part in parts]),
     }

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from srwm.nn import Residual
 
 from ..training.settings import ADDED, FREE, SupervisedSettings, flag
+from .data.sequences import UnknownLabel
 from .encoders import DropoutType
 
 DataSet = Literal[
@@ -23,7 +24,6 @@ DataSet = Literal[
     "cifarfs",
 ]
 EncoderName = Literal["conv4", "resnet12"]
-UnknownLabel = Literal["class_0", "nothing"]
 # Those that carry what the support tells them to the queries, and one that cannot.
 CoreName = Literal[
     "srwm",

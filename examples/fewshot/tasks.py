@@ -39,11 +39,6 @@ class Term:
     read: tuple[int, ...]
     first_shot: bool = False
 
-    @property
-    def backward(self) -> bool:
-        """Whether another task was read after the one that is asked about."""
-        return not self.first_shot and self.asked != self.read[-1]
-
 
 def settings_of_tasks(settings: Settings, tasks: int) -> list[Settings]:
     """Of several, each with a seed of its own: with the same classes they would draw the same numbers."""
@@ -60,21 +55,14 @@ def answer_tasks(
     backward: bool = True,
     first_shots: bool = False,
 ) -> dict[Term, Tensor]:
-    """Read the tasks in some order, without a mark between them, and answer queries on the way.
+    """Read the tasks, by domain, in some order, without a mark between them, and answer queries on the way.
 
     Each query is answered by itself from the state that was reached, which goes on without it. All
     queries of one state are answered together. Gradients flow through all states.
 
-    Parameters
-    ----------
-    tasks : T of them, by domain.
-    order : a permutation of the domains 0 to T - 1.
-    backward : whether the tasks before the last one read are asked about as well.
-    first_shots : whether each task is asked about after one image of each class too, the first of each.
-
-    Returns
-    -------
-    Term -> logits (B, Q, N); T(T + 1) / 2 of them, T without ``backward``, and T more of first shots.
+    With ``backward`` the tasks before the last one read are asked about as well; with ``first_shots`` each
+    task also after one image of each class, the first of each. Returned are the logits (B, Q, N) of each
+    term.
     """
     found = {}
     states = None

@@ -117,6 +117,7 @@ def _fewshot_data(patch: Patch) -> None:
 
 # A bias before batch normalisation has a gradient of rounding alone, which a small epsilon blows up.
 _JOINED = {"dropout": 0.0, "pools": 0, "epsilon": 1e-3}
+_OF_EPISODES = {**_JOINED, "encoder_warmup_steps": 0, "train_encoder": True, "accumulation": 2}
 
 FEWSHOT = Program(
     name="fewshot",
@@ -132,6 +133,31 @@ FEWSHOT = Program(
         "whole": {**_JOINED, "train_encoder": True, "encoder_warmup_steps": 3, "accumulation": 2},
         # The running statistics of the first phase are what the second one normalises by.
         "frozen": {**_JOINED, "encoder_warmup_steps": 3, "accumulation": 2},
+        "joined-sequential": {
+            **_OF_EPISODES,
+            "protocol": "sequential",
+            "second_data": "textures",
+            "pools": 4,
+            "k_shot": 3,
+            "max_trim": 4,
+        },
+        "joined-bootstrapping": {
+            **_OF_EPISODES,
+            "protocol": "bootstrapping",
+            "k_shot": 2,
+            "future_shots": 1,
+        },
+        "joined-continual": {
+            **_OF_EPISODES,
+            "protocol": "continual",
+            "second_data": "textures",
+            "third_data": "digits",
+            "pools": 4,
+            "k_shot": 2,
+            "queries": 3,
+        },
+        # As the presets for letters, but for the noise, which each process draws for itself.
+        "joined-hard": {**_OF_EPISODES, "train_encoder": False, "feature_views": 2, "hard_episodes": 0.5},
         "encoder": {"train_encoder": True},
         "sequential": {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 3},
         "bootstrapping": {"protocol": "bootstrapping", "future_shots": 1, "queries": 3},
@@ -213,7 +239,9 @@ FEWSHOT = Program(
         )
     ],
     exact=make_fewshot,
-    together=["whole", "frozen"],
+    together=[
+        *("whole", "frozen", "joined-sequential", "joined-bootstrapping", "joined-continual", "joined-hard")
+    ],
     apart=[],
     hours=_images,
     bar=r"episodes: .*loss=",  # that of the second phase

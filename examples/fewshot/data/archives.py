@@ -1,4 +1,4 @@
-"""Public data sets on disk: find what lies below a folder, fetch and unpack what does not.
+"""Public data sets on disk: find what lies below a folder, fetch and unpack what does not, and check it.
 
 A file that is cut short, altered, or not what its name says is refused before anything of it is used;
 no archive writes outside its own folder; and an interruption at any moment, or a second process at work
@@ -13,17 +13,21 @@ import itertools
 import lzma
 import os
 import re
-import stat
 import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pooch
+
+from .classes import PARTS, Splits
+from .images import resized
+
+SHORT = ("train", "val", "test")  # what the splits are called in most files
 
 # What zipfile, tarfile and the decompressors raise on a damaged archive: MemoryError for a length that
 # cannot be right, RuntimeError for an encrypted ZIP file or an unknown compression.
@@ -45,26 +49,67 @@ class Layout:
     url: str | None = None  # of the archive, where it has a stable public address; then md5 is given too
 
 
+@dataclass(frozen=True)
+class PublicSet:
+    """A data set as others publish it."""
+
+    operation: str  # who speaks in the messages: "load_" and a name
+    side: int  # of its images, in pixels
+    layouts: tuple[Layout, ...]  # the forms in which it circulates, the preferred one first
+    classes: tuple[int, int, int]  # how many a complete copy has in train, validation and test
+    images: tuple[int, int, int]  # likewise
+    # (operation, the folders of the layouts that were found, side); other sides are scaled afterwards.
+    read: Callable[[str, dict[Layout, Path], int], Splits]
+    together: bool = False  # whether the files of all layouts are needed, not those of one
+
+    def load(
+        self,
+        root: str | os.PathLike[str] | None,
+        *,
+        download: bool = False,
+        image_size: int | None = None,
+    ) -> Splits:
+        """The splits, of (I, C, S, S) uint8 images, from files in ``root`` or at most two folders below.
+
+        With ``download`` what is not there is fetched, where it has a stable address. Images of another
+        size than the usual one are scaled bilinearly.
+        """
+        size = image_size or self.side
+        choices = [(layout,) for layout in self.layouts] if self.together else [self.layouts]
+        found = dict(locate(self.operation, root, choice, download=download) for choice in choices)
+        splits = self.read(self.operation, found, size)
+        for part, classes in zip(PARTS, splits, strict=True):
+            place = os.path.commonpath([*found.values()])
+            self.check(part, len(classes.names), classes.images.shape[0], place)
+        return Splits(*(resized(classes, size) for classes in splits))
+
+    def check(self, part: str, classes: int, images: int, source: str | os.PathLike[str]) -> None:
+        """Raise ValueError if a split has more or fewer classes or images than published."""
+        place = PARTS.index(part)
+        expected = self.classes[place], self.images[place]
+        if (classes, images) != expected:
+            raise ValueError(
+                f"{self.operation}: the {part} split in {os.fspath(source)!r} must have {expected[0]} "
+                f"classes and {expected[1]} images, got {classes} and {images}; the copy is incomplete or "
+                "of another data set: delete it and fetch it again"
+            )
+
+
 def locate(
-    operation: str, root: str | os.PathLike[str], layouts: Sequence[Layout], *, download: bool
+    operation: str, root: str | os.PathLike[str] | None, layouts: Sequence[Layout], *, download: bool
 ) -> tuple[Layout, Path]:
     """The first of the layouts that lies below root, unpacked or packed, and the folder that holds it.
 
     An archive is unpacked beside itself, once. With ``download``, and only if nothing is found,
     the first layout with an address is fetched into root, with a progress bar.
-
-    Raises
-    ------
-    FileNotFoundError : if there is nothing, saying what would be taken and where it is got from.
-    ValueError : if an archive is damaged, not the published one, unsafe, or holds other things.
-    OSError : if a download or the disk fails, or something else is in the way of an archive's folder.
     """
-    root = Path(root)
-    if not download and not root.is_dir():
+    if root is None or not (download or Path(root).is_dir()):
         raise FileNotFoundError(
-            f"{operation}: root must be an existing folder, got {str(root)!r}; make it and put there "
-            f"one of\n{list_layouts(layouts, download=download)}"
+            f"{operation}: root (--root; of other tasks --second-root, --third-root) must be an existing "
+            f"folder, got {root and str(root)!r}; make it and put there one of\n"
+            f"{list_layouts(layouts, download=download)}"
         )
+    root = Path(root)
     for layout in layouts:
         if (folder := find(root, layout.holds)) is not None:
             return layout, folder
@@ -128,11 +173,7 @@ def _fetch(operation: str, root: Path, layout: Layout) -> Path:
 def unpack(operation: str, archive: Path, holds: Sequence[str], md5: str | None = None) -> Path:
     """Unpack an archive into a folder of its name beside it, if that has not been done.
 
-    Parameters
-    ----------
-    archive : ``*.zip``, ``*.tar``, ``*.tar.gz`` or ``*.tgz``, of plain files and folders that lie inside.
-    holds : names that must lie together in it, or in a folder of it; which folder is returned.
-    md5 : the archive's checksum, if it is to be verified.
+    The names that it ``holds`` must lie together in it, or in a folder of it; which folder is returned.
     """
     done = find(archive.parent, holds)
     if done is not None:
@@ -177,11 +218,11 @@ def _extract(operation: str, archive: Path, folder: Path) -> None:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as packed:
-                _check_members(map(_of_zip, packed.infolist()))
-                packed.extractall(folder)
+                packed.extractall(folder)  # which changes names that would lead outside
         else:
             with tarfile.open(archive) as packed:
-                _check_members(map(_of_tar, packed))
+                for member in packed:
+                    _check_member(member)
                 # tarfile takes a damaged header for the end, which is a block of zeros.
                 packed.fileobj.seek(packed.offset)
                 if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -202,31 +243,12 @@ def _extract(operation: str, archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _of_zip(member: zipfile.ZipInfo) -> tuple[str, int]:
-    """Name and kind (of `stat.S_IFMT`) of a member."""
-    name = member.orig_filename  # zipfile cuts off the other one at a NUL
-    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the ZIP is not from Unix
-    return name, kind or (stat.S_IFDIR if name.endswith("/") else stat.S_IFREG)
-
-
-def _of_tar(member: tarfile.TarInfo) -> tuple[str, int]:
-    """The same. The member's permissions are replaced by usual ones."""
+def _check_member(member: tarfile.TarInfo) -> None:
+    """Raise ValueError for one that is no plain file or folder inside; give the others usual rights."""
+    place = PurePosixPath(member.name)
+    # On Windows "..\evil", "C:evil" and ".. /evil" lead outside too.
+    dots = any(not part.strip(" .") for part in place.parts)
+    leaves = place.is_absolute() or dots or any(sign in member.name for sign in "\\:")
+    if leaves or not (member.isreg() or member.isdir()):
+        raise ValueError(f"its member {member.name!r} is no plain file or folder inside it")
     member.mode = 0o755 if member.isdir() else 0o644
-    return member.name, stat.S_IFDIR if member.isdir() else stat.S_IFREG if member.isreg() else 0
-
-
-def _check_members(members: Iterable[tuple[str, int]]) -> None:
-    """Raise ValueError for one that is no plain file or folder, lies outside, or in another one's place."""
-    kinds = {PurePosixPath("."): stat.S_IFDIR}
-    for name, kind in members:
-        place = PurePosixPath(name)
-        if not name:
-            raise ValueError("one of its members has no name")
-        if kind not in (stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"its member {name!r} is no plain file or folder")
-        dots = any(not part.strip(" .") for part in place.parts)
-        if place.is_absolute() or dots or any(character in name for character in "\\:\0"):
-            raise ValueError(f"its member {name!r} would leave the folder on some system")
-        if place in kinds and not kind == kinds[place] == stat.S_IFDIR:
-            raise ValueError(f"its member {name!r} would take the place of another one")
-        kinds[place] = kind

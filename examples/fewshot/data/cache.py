@@ -25,22 +25,15 @@ DAMAGES = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.e
 
 
 def cached_classes(
-    name: str,
-    depends_on: tuple[object, ...],
-    make: Callable[[], ImageClasses],
-    cache: str | os.PathLike[str] | None = None,
+    name: str, depends_on: tuple[object, ...], make: Callable[[], ImageClasses]
 ) -> ImageClasses:
     """What ``make()`` returns, without normalisation and channels; read if an earlier call wrote it.
 
-    Parameters
-    ----------
-    name : of the data set; the file is ``<name>-<hash>.npz``, the error is of ``load_<name>``.
-    depends_on : everything that decides what is made; hashed by its repr.
-    cache : folder of the file; by default ``$SRWM_CACHE``, else ``srwm`` in the user's cache folder, on
-        Linux ``$XDG_CACHE_HOME`` or ``~/.cache``. An OSError says that it cannot be written.
+    The file is ``<name>-<hash>.npz`` in ``$SRWM_CACHE``, else in ``srwm`` in the user's cache folder, on
+    Linux ``$XDG_CACHE_HOME`` or ``~/.cache``. ``depends_on`` is everything that decides what is made.
     """
     digest = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
-    folder = Path(cache or os.environ.get("SRWM_CACHE") or pooch.os_cache("srwm"))
+    folder = Path(os.environ.get("SRWM_CACHE") or pooch.os_cache("srwm"))
     path = folder / f"{name}-{digest}.npz"
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, *DAMAGES):
         stored = read_arrays(path)
@@ -75,5 +68,5 @@ def _write(name: str, path: Path, classes: ImageClasses) -> None:
     except OSError as error:
         raise OSError(
             f"load_{name}: cannot write the cache file {path} ({error}); choose another folder "
-            "with the argument cache or the environment variable SRWM_CACHE"
+            "with the environment variable SRWM_CACHE"
         ) from error

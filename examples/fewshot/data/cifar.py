@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .archives import Layout
+from .archives import SHORT, Layout, PublicSet
 from .classes import ImageClasses, Splits
 from .images import decode_image, read_images, visible
 from .pickles import as_named, load_pickle
-from .public import SHORT, PublicSet
 
 _SIDE = 32
 _ORIGINAL = Layout(
@@ -52,14 +51,8 @@ _FC100_PICKLES, _CIFAR_FS_PICKLES = (
 def _read(
     operation: str, found: dict[Layout, Path], _: int, *, by: str, held_out: tuple[str, str]
 ) -> Splits:
-    """By whichever layout was found.
-
-    Parameters
-    ----------
-    by : what of the original is shared out, an attribute of `ImageClasses`: "names" of classes, or
-        superclasses ("alphabets").
-    held_out : of these, for validation and for the test, with spaces between; the others are for training.
-    """
+    """By whichever layout was found; the original is shared out ``by`` "names" of classes, or superclasses
+    ("alphabets"), of which ``held_out`` has those for validation and test."""
     [(layout, folder)] = found.items()
     if layout.holds == _FOLDERS.holds:
         return Splits(*(_read_folders(operation, folder, split) for split in SHORT))

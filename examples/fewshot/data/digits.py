@@ -7,27 +7,20 @@ have the digits 0 to 4, the last quarter of each digit's images for the validati
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from .classes import ImageClasses, Splits
-from .images import resized, side
+from .images import resized
 
 SIZE = 28  # as letters; the network that reads them has no use for 8 pixels
 _LEARNT = 0.75  # share of the images of the digits 0 to 4
 _INK = 16  # the darkest level
 
 
-def load_digits(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
-    """5, 5 and 5 classes of about 135, 45 and 180 images each, (I, 1, S, S) uint8, scaled bilinearly.
-
-    The cache is not needed, as the images lie in scikit-learn's own folder.
-    """
+def load_digits(*, image_size: int | None = None) -> Splits:
+    """5, 5 and 5 classes of about 135, 45 and 180 images each, (I, 1, S, S) uint8, scaled bilinearly."""
     from sklearn import datasets  # takes a second, which only this set should cost
 
-    del cache
-    size = side("load_digits", image_size, SIZE)
     found = datasets.load_digits()
     pixels = np.rint(found.images * (255 / _INK)).astype(np.uint8)[:, None]
 
@@ -39,6 +32,6 @@ def load_digits(cache: str | os.PathLike[str] | None = None, *, image_size: int 
         classes = ImageClasses.of_sizes(
             pixels[np.concatenate(rows)], map(len, rows), names, ["DIGITS"] * len(digits)
         )
-        return resized(classes, size)
+        return resized(classes, image_size or SIZE)
 
     return Splits(split(range(5), 0, _LEARNT), split(range(5), _LEARNT, 1), split(range(5, 10), 0, 1))

@@ -11,19 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 
-def stream_key(operation: str, seed: int, stream: int) -> np.ndarray:
+def stream_key(seed: int, stream: int) -> np.ndarray:
     """The Philox key of a stream; two streams of one seed share no numbers."""
     if seed < 0:
-        raise ValueError(f"{operation}: seed must be non-negative, got {seed}")
+        raise ValueError(f"stream_key: seed (--seed) must be non-negative, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(2, np.uint64)
-
-
-def check_range(operation: str, first: int, size: int) -> None:
-    """Raise ValueError if a stream has no items ``first`` to ``first + size - 1``, or these are none."""
-    if first < 0 or size < 1:
-        raise ValueError(
-            f"{operation}: first must be at least 0 and size at least 1, got first={first}, size={size}"
-        )
 
 
 def uniform_rows(key: np.ndarray, first: int, size: int, count: int) -> np.ndarray:

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from .classes import ImageClasses
+from .classes import NUMBERS_PER_IMAGE, ImageClasses
 from .draws import below, stream_key, uniform_rows
-from .pictures import NUMBERS_PER_IMAGE
 
 _STREAM = 6  # of the seed's random draws: how the views are distorted
 _IMAGES = 256  # encoded together
@@ -72,14 +71,10 @@ def encode_classes(
 ) -> EncodedClasses:
     """Encode all images, with a progress bar.
 
-    Parameters
-    ----------
-    encode : (I, C, H, W) -> (I, F) on any device; it must treat each image by itself.
-    views : V, at least 1; without distortions one serves as all.
-    seed : decides the distortions of the views.
-    augment : whether images are distorted, each view otherwise.
+    ``encode`` makes (I, F) of (I, C, H, W) on any device, of each image by itself. With ``augment`` each
+    view is distorted otherwise, as the seed decides; without, one serves as all.
     """
-    key = stream_key("encode_classes", seed, _STREAM)
+    key = stream_key(seed, _STREAM)
     count = classes.images.shape[0]
     views = views if augment else 1
     parts = []

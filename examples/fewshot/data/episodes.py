@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .classes import ImageClasses
-from .draws import below, check_range, skip, stream_key, uniform_rows, without_replacement
+from .classes import NUMBERS_PER_IMAGE, ImageClasses
+from .draws import below, skip, stream_key, uniform_rows, without_replacement
 from .encoded import EncodedClasses
-from .pictures import NUMBERS_PER_IMAGE
 
 Classes = ImageClasses | EncodedClasses
 _STREAM = 0  # of the seed's random draws
@@ -46,25 +45,9 @@ class EpisodeSampler:
     of that class that are not in the support. (Two queries may therefore show one image; with
     ``augment`` under different distortions.)
 
-    Parameters
-    ----------
-    classes : the split to draw from; its normalisation, if any, comes after the distortion.
-    n_way, k_shot, n_query : N, K and Q, each at least 1.
-    seed : non-negative.
-    augment : a random affine map for every image (rotation up to 11 degrees, scale of each axis
-        by up to 15 %, shear up to 0.15, shift up to 7.5 % of the image's side), bilinear. It
-        does not change which images are drawn.
-    lookalikes : (classes, M) int64, M at least N: of each class the ones it is easily taken for, itself
-        among them.
-    hard : share of the episodes whose classes are N of the lookalikes of one random class.
-
-    Examples
-    --------
-    >>> images = np.zeros((6, 1, 28, 28), np.uint8)
-    >>> two = ImageClasses(images, np.array([0, 3, 6]), ("a", "b"), ("LATIN", "LATIN"))
-    >>> sampler = EpisodeSampler(two, n_way=2, k_shot=1, n_query=4, seed=0)
-    >>> sampler.batch(first=10, size=3).query.shape
-    torch.Size([3, 4, 1, 28, 28])
+    Distortion, with ``augment``, does not change which images are drawn. Of ``lookalikes``, (classes, M)
+    int64 with M at least N, each row has the classes that one is easily taken for, itself among them; the
+    share ``hard`` of the episodes has N classes of one random row.
     """
 
     def __init__(
@@ -85,31 +68,24 @@ class EpisodeSampler:
         count = len(classes.names)
         if n_way > count:
             raise ValueError(
-                f"EpisodeSampler: n_way={n_way} needs as many classes, got {count}; lower n_way or "
-                "use a larger split"
+                f"EpisodeSampler: {n_way} classes are drawn at a time, but there are {count}; lower "
+                "--n-way, --pool-classes or --encoder-warmup-classes, or add classes"
             )
         smallest = int(np.argmin(classes.sizes))
         if classes.sizes[smallest] < k_shot + 1:
             raise ValueError(
-                f"EpisodeSampler: k_shot={k_shot} needs at least {k_shot + 1} images in every "
-                f"class (one is left for a query), but class {classes.names[smallest]!r} has "
-                f"{classes.sizes[smallest]}; lower k_shot or leave the class out"
-            )
-        found = 0 if lookalikes is None else lookalikes.shape[1]
-        if hard and found < n_way:
-            raise ValueError(
-                f"EpisodeSampler: hard={hard} draws n_way={n_way} of the lookalikes of a class, got "
-                f"{found} of each"
+                f"EpisodeSampler: {k_shot} images of a class are drawn and one is left, but "
+                f"{classes.names[smallest]!r} has {classes.sizes[smallest]}; lower --k-shot, "
+                "--future-shots, --pool-images or --encoder-warmup-images, or add images to the class"
             )
         self.classes = classes
         self.lookalikes, self.hard = lookalikes, hard
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.augment = augment
-        self._key = stream_key("EpisodeSampler", seed, _STREAM)
+        self._key = stream_key(seed, _STREAM)
 
     def batch(self, first: int, size: int, *, n_support: int | None = None) -> Episodes:
         """Episodes ``first`` to ``first + size - 1``, with only the first ``n_support`` support images."""
-        check_range("EpisodeSampler.batch", first, size)
         n, k, q = self.n_way, self.k_shot, self.n_query
         counts = [n, n * k, n * k, q, q, NUMBERS_PER_IMAGE * (n * k + q), 2 if self.hard else 0]
         numbers = uniform_rows(self._key, first, size, sum(counts))

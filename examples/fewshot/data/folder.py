@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .classes import ImageClasses, Splits
-from .images import opened, read_images, side, visible
+from .images import opened, read_images, visible
 
 SIZE = 28
 _OWN_SPLITS = ("train", "validation", "test")
@@ -36,37 +36,24 @@ _VALIDATION_SHARE, _TEST_SHARE = 0.15, 0.25  # of the alphabets, at least one ea
 
 
 def load_folder(
-    root: str | os.PathLike[str],
-    *,
-    download: bool = False,
-    image_size: int | None = None,
-    seed: int = 0,
-    min_images: int = 2,
+    root: str | os.PathLike[str] | None, *, download: bool = False, image_size: int | None = None
 ) -> Splits:
-    """The images of one of the three layouts above, (I, 1, image_size, image_size), split by alphabet.
-
-    Parameters
-    ----------
-    download : not possible: the images are the user's own.
-    seed : decides which alphabets are held out where the layout does not say; non-negative.
-    min_images : fewest images that a class may have; two are needed for one shot and a query.
-
-    Raises
-    ------
-    FileNotFoundError : if root, one of its split folders, or every image is missing.
-    ValueError : if a class has too few images; if an image cannot be read, is blank, too large or
-        animated, or of a format that is not read; if two images are one file or have one name; if there
-        are too few alphabets to give each split one, image_size is below 1, or a download is asked for.
-    """
+    """The images of one of the three layouts above, (I, 1, image_size, image_size), split by alphabet."""
     if download:
         raise ValueError("load_folder: there is nothing to download; put the images below root")
-    root, size = Path(root), side("load_folder", image_size, SIZE)
+    if root is None:
+        raise FileNotFoundError(
+            "load_folder: root is missing (--root; of other tasks --second-root, --third-root); give the "
+            "folder of your images, alphabet/character/*.png"
+        )
+    root = Path(root)
     parts = _parts(root)
     if len(parts) == 2:
-        parts[:1] = _share_out(parts[0], seed, {"validation": _VALIDATION_SHARE})
+        parts[:1] = _share_out(parts[0], {"validation": _VALIDATION_SHARE})
     elif len(parts) == 1:
-        parts = _share_out(parts[0], seed, {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE})
-    return Splits(*_read(root, parts, min_images, size))
+        parts = _share_out(parts[0], {"validation": _VALIDATION_SHARE, "test": _TEST_SHARE})
+    # Two images are needed for one shot and a query.
+    return Splits(*_read(root, parts, 2, image_size or SIZE))
 
 
 def read_folder(
@@ -74,10 +61,10 @@ def read_folder(
 ) -> ImageClasses:
     """All the images of a folder as one set of classes, for evaluating a checkpoint on other pictures.
 
-    Arguments and errors are those of `load_folder`, except that any number of alphabets will do.
+    Any number of alphabets will do. Classes with fewer than ``min_images`` are a ValueError.
     """
-    root, size = Path(root), side("read_folder", image_size, SIZE)
-    [classes] = _read(root, [[*itertools.chain(*_parts(root))]], min_images, size)
+    root = Path(root)
+    [classes] = _read(root, [[*itertools.chain(*_parts(root))]], min_images, image_size or SIZE)
     return classes
 
 
@@ -135,17 +122,15 @@ def _images(character: Path) -> list[Path]:
     return images
 
 
-def _share_out(alphabets: list[Path], seed: int, shares: dict[str, float]) -> list[list[Path]]:
-    """Training alphabets first, then one list per share, at least one each; decided by names and seed."""
-    if seed < 0:
-        raise ValueError(f"load_folder: seed must be non-negative, got {seed}")
+def _share_out(alphabets: list[Path], shares: dict[str, float]) -> list[list[Path]]:
+    """Training alphabets first, then one list per share, at least one each; a function of their names."""
     if len(alphabets) <= len(shares):
         raise ValueError(
             f"load_folder: splitting {str(alphabets[0].parent)!r} by alphabet into train, "
             f"{', '.join(shares)} needs at least {len(shares) + 1} alphabets, got "
             f"{len(alphabets)}; add alphabets, or read the whole with read_folder to evaluate only"
         )
-    order = np.random.default_rng(seed).permutation(len(alphabets))
+    order = np.random.default_rng(0).permutation(len(alphabets))
     counts = [max(1, round(share * len(alphabets))) for share in shares.values()]
     *held_out, train = np.split(order, np.cumsum(counts))
     return [sorted(alphabets[a] for a in part) for part in (train, *held_out)]

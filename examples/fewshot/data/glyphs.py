@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -34,7 +33,7 @@ from tqdm import tqdm
 
 from .cache import cached_classes
 from .classes import PARTS, ImageClasses, Splits
-from .images import resized, side
+from .images import resized
 
 # Training sees Latin and Greek letters; the test is on three scripts unlike them.
 SCRIPTS = {
@@ -68,22 +67,22 @@ _LETTER_CASE = re.compile(r"\b(SUBSCRIPT|CAPITAL|SMALL|LETTER) ")
 _FORMAT = 2  # raise it when the code below would draw other pictures from the same parameters
 
 
-def load_glyphs(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
+def load_glyphs(*, image_size: int | None = None) -> Splits:
     """The glyph classes, split by script; (I, 1, S, S) uint8 images, ink = 255 on 0.
 
     They are rendered once, then read from the cache (see `cached_classes`), whose file is another one with
     other fonts, parameters, or versions of the rendering libraries. Sides other than 28 are scaled.
     """
-    size = side("load_glyphs", image_size, SIZE)
-    fonts = {face: _font_path(face) for face in FACES}
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    fonts = {face: folder / f"{face}.ttf" for face in FACES}
     depends_on = (
         *(_FORMAT, SCRIPTS, FACES, SIZE, _BOX, _FONT_SIZE, MIN_RENDERINGS),
         *(TWIN_DISTANCE, CROSS_SPLIT_DISTANCE, CASE_TWIN_DISTANCE),
         *(PIL.__version__, features.version("freetype2"), unicodedata.unidata_version),
         *(hashlib.sha256(path.read_bytes()).hexdigest() for path in fonts.values()),
     )
-    classes = cached_classes("glyphs", depends_on, lambda: select_classes(*render_pictures(fonts)), cache)
-    classes = resized(classes, size)
+    classes = cached_classes("glyphs", depends_on, lambda: select_classes(*render_pictures(fonts)))
+    classes = resized(classes, image_size or SIZE)
 
     def split(scripts: tuple[str, ...]) -> ImageClasses:
         return classes.subset([c for c, script in enumerate(classes.alphabets) if script in scripts])
@@ -211,13 +210,3 @@ def _render(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
         small = drawn.resize((width, height), Image.Resampling.BOX, box=ink)
         page.paste(small, ((SIZE - width) // 2, (SIZE - height) // 2))
     return np.asarray(page)
-
-
-def _font_path(face: str) -> Path:
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"load_glyphs: expected the font {path}, which matplotlib ships, but it is not there; "
-            "reinstall matplotlib from a wheel"
-        )
-    return path

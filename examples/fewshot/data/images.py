@@ -26,13 +26,6 @@ _FAILURES: tuple[type[Exception], ...] = (struct.error, zlib.error, EOFError, In
 _FAILURES += (MemoryError, OSError, OverflowError, SyntaxError, TypeError, ValueError)
 
 
-def side(operation: str, image_size: int | None, usual: int) -> int:
-    """S: what is asked for, or else the data set's usual size; ValueError if it is below 1."""
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"{operation}: image_size must be at least 1, got {image_size}")
-    return image_size or usual
-
-
 def visible(operation: str, folder: Path, ending: str = "") -> list[Path]:
     """What a folder holds with names of this ending, by name, without what systems and editors hide there.
 
@@ -116,10 +109,8 @@ def read_images(
 ) -> ImageClasses:
     """Classes from the image files of each, by class name, with a progress bar.
 
-    Parameters
-    ----------
-    read : makes an image of a file, (C, H, W) uint8 of the given shape.
-    groups : the alphabet, superclass or family of each class; None makes each class its own.
+    ``read`` makes an image of a file, (C, H, W) uint8 of the given shape. Without ``groups`` each class is
+    its own alphabet, superclass or family.
     """
     paths = [path for of_class in files.values() for path in of_class]
     images = np.empty((len(paths), *shape), np.uint8)

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .archives import Layout
+from .archives import SHORT, Layout, PublicSet
 from .classes import ImageClasses, Splits
 from .images import decode_image, read_images, visible
 from .pickles import as_named, load_pickle
-from .public import SHORT, PublicSet
 
 _PICKLES = Layout(
     holds=tuple(f"mini-imagenet-cache-{split}.pkl" for split in SHORT),

@@ -12,10 +12,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .archives import Layout
+from .archives import Layout, PublicSet
 from .classes import ImageClasses, Splits
 from .images import decode_image, read_images, visible
-from .public import PublicSet
 
 VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 TRAINING_CHARACTERS = 1200  # those of validation included

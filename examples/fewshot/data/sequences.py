@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .draws import below, check_range, stream_key, uniform_rows
+from .draws import below, stream_key, uniform_rows
 from .episodes import Classes, EpisodeSampler
 
 Order = Literal["random", "alternating", "first", "second"]
@@ -31,32 +32,15 @@ _BATCH_STREAM = 4
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """B sequences as tensors on the CPU."""
-
-    images: torch.Tensor  # (B, L, C, H, W) float32; of classes that are encoded, (B, L, F)
-    # (B, L) int64 in [0, N): with each image the label of the one before it; at first 0, or -1 for none.
-    shown: torch.Tensor
-    labels: torch.Tensor  # (B, L) int64 in [0, N), what is to be answered
-    tasks: torch.Tensor  # (B, L) int64, 0 where the image is of the first domain and 1 where of the second
-    switch: int  # position of the first image of the second task, whichever domain that is
-
-
-@dataclass(frozen=True)
 class Layout:
     """What the sequences of a batch share: which domain comes first, and how long each one's task is."""
 
     order: tuple[int, int]  # of the domains 0 and 1
     lengths: tuple[int, int]  # positions of the task of domain 0 and of domain 1
 
-    def join(self, of_task: Sequence[torch.Tensor]) -> torch.Tensor:
+    def join(self, of_task: Sequence[Tensor]) -> Tensor:
         """What belongs to the positions of whole tasks, (B, N * K, ...) each, in sequence: (B, L, ...)."""
         return torch.cat([of_task[task][:, : self.lengths[task]] for task in self.order], dim=1)
-
-    @property
-    def switch(self) -> int:
-        """Position of the first image of the second task in the sequence."""
-        return self.lengths[self.order[0]]
 
 
 class SequenceSampler:
@@ -68,15 +52,10 @@ class SequenceSampler:
 
     Parameters
     ----------
-    first, second : the classes of the two domains; images of one shape.
-    n_way, k_shot : N and K, at least 1.
-    seed : non-negative.
-    max_trim : most images that a task may lose, at least 0 and below N * K.
+    max_trim : most images that a task may lose, below N * K.
     order : which domain comes first. "random": either, in each batch; "alternating": the first domain
         in batches 0, 2, ..., the second in batches 1, 3, ...; "first" or "second": always that one.
     batch_size : sequences of a batch, which share order and lengths.
-    unknown_label : what is shown at position 0: label 0 as published, or no label at all.
-    augment : distort images at random, as `EpisodeSampler`.
     """
 
     def __init__(
@@ -93,37 +72,16 @@ class SequenceSampler:
         unknown_label: UnknownLabel = "class_0",
         augment: bool = True,
     ) -> None:
-        for name, value, choices in (
-            ("order", order, get_args(Order)),
-            ("unknown_label", unknown_label, get_args(UnknownLabel)),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"SequenceSampler: {name} must be one of {', '.join(choices)}, got {value!r}"
-                )
-        self._key = stream_key("SequenceSampler", seed, _BATCH_STREAM)
-        if batch_size < 1:
-            raise ValueError(f"SequenceSampler: batch_size must be at least 1, got {batch_size}")
-        shapes = [classes.picture_shape for classes in (first, second)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"SequenceSampler: the images of both domains must have one shape, got {shapes[0]} and "
-                f"{shapes[1]}; load both with the same image_size and channels"
-            )
+        self._key = stream_key(seed, _BATCH_STREAM)
         self.samplers = [
             EpisodeSampler(
                 classes, n_way=n_way, k_shot=k_shot, n_query=1, seed=task_seed(seed, task), augment=augment
             )
             for task, classes in enumerate((first, second))
         ]
-        if not 0 <= max_trim < n_way * k_shot:
-            raise ValueError(
-                f"SequenceSampler: max_trim must be at least 0 and below n_way * k_shot = "
-                f"{n_way * k_shot}, so that an image is left, got {max_trim}"
-            )
         self.n_way, self.k_shot = n_way, k_shot
         self.max_trim, self.order, self.batch_size = max_trim, order, batch_size
-        self.unknown_label, self.augment = unknown_label, augment
+        self.unknown_label = unknown_label
 
     def layout(self, batch: int) -> Layout:
         """Order and lengths of the two tasks in a batch, a function of the seed and its number."""
@@ -133,35 +91,32 @@ class SequenceSampler:
         leader = {"random": drawn, "alternating": batch % 2, "first": 0, "second": 1}[self.order]
         return Layout(order=(leader, 1 - leader), lengths=(int(lengths[0]), int(lengths[1])))
 
-    def batch(self, first: int, size: int) -> Sequences:
-        """Sequences ``first`` to ``first + size - 1``, of one batch where the layouts of two may differ."""
-        check_range("SequenceSampler.batch", first, size)
-        batch = first // self.batch_size
-        is_fixed = self.max_trim == 0 and self.order in ("first", "second")
-        if not is_fixed and (first + size - 1) // self.batch_size != batch:
-            raise ValueError(
-                f"SequenceSampler.batch: sequences of one call must be of one batch of {self.batch_size}, "
-                f"got first={first}, size={size}; ask for parts of a batch"
-            )
-        layout = self.layout(batch)
+    def batch(self, first: int, size: int) -> dict[str, Tensor]:
+        """Sequences ``first`` to ``first + size - 1``, all of one batch, which share a layout.
+
+        "images" (B, L, C, H, W) float32, or (B, L, F) of classes that are encoded, and their `answers`.
+        """
+        layout = self.layout(first // self.batch_size)
         drawn = [
             sampler.batch(first, size, n_support=length)
             for sampler, length in zip(self.samplers, layout.lengths, strict=True)
         ]
-        labels = layout.join([task.support_labels for task in drawn])
-        return Sequences(
-            images=layout.join([task.support for task in drawn]),
-            shown=shown_labels(labels, self.unknown_label),
-            labels=labels,
-            tasks=layout.join([torch.full_like(d.support_labels, task) for task, d in enumerate(drawn)]),
-            switch=layout.switch,
-        )
+        images = layout.join([task.support for task in drawn])
+        return {"images": images, **self.answers(layout, [task.support_labels for task in drawn])}
 
+    def answers(self, layout: Layout, labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Of the labels of both tasks, (B, N * K) int64 each, in sequence: (B, L) int64.
 
-def shown_labels(labels: torch.Tensor, unknown_label: UnknownLabel) -> torch.Tensor:
-    """Labels (B, L) one position late; the first position shows label 0, or -1 for none."""
-    unknown = torch.full_like(labels[:, :1], 0 if unknown_label == "class_0" else -1)
-    return torch.cat([unknown, labels[:, :-1]], dim=1)
+        "labels" are to be answered; "shown" is with each image the label of the one before it, at first 0,
+        or -1 for none; "tasks" has the domain of each image, 0 or 1.
+        """
+        joined = layout.join(labels)
+        unknown = torch.full_like(joined[:, :1], 0 if self.unknown_label == "class_0" else -1)
+        return {
+            "shown": torch.cat([unknown, joined[:, :-1]], dim=1),
+            "labels": joined,
+            "tasks": layout.join([torch.full_like(of_task, task) for task, of_task in enumerate(labels)]),
+        }
 
 
 def task_seed(seed: int, task: int) -> int:

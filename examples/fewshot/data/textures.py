@@ -17,15 +17,13 @@ The pictures are the same to the bit on every machine: see `texture_families`.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from .cache import cached_classes
 from .classes import ImageClasses, Splits
-from .images import resized, side
+from .images import resized
 from .texture_families import FAMILIES, NUMBERS, Array, Sheet, Traits, direction
 
 SIZE = 84
@@ -55,17 +53,17 @@ PALETTES = (
 )
 
 
-def load_textures(cache: str | os.PathLike[str] | None = None, *, image_size: int | None = None) -> Splits:
+def load_textures(*, image_size: int | None = None) -> Splits:
     """64, 16 and 20 classes of 60 images each, (I, 3, S, S) uint8; images below 84 are averages over areas.
 
     They are made once, in half a minute, then read from the cache (see `cached_classes`).
     """
-    size = side("load_textures", image_size, SIZE)
+    size = image_size or SIZE
     depends_on = (
         *(_FORMAT, _SEED, SIZE, IMAGES_PER_CLASS, CLASSES_PER_FAMILY, VALIDATION, TEST, HELD_OUT),
         *(PALETTES, _PALETTE_STEPS, _FACTORS),
     )
-    classes = cached_classes("textures", depends_on, make_classes, cache)
+    classes = cached_classes("textures", depends_on, make_classes)
     filtering = Image.Resampling.BOX if size < SIZE else Image.Resampling.BILINEAR
     return split_classes(resized(classes, size, filtering))
 

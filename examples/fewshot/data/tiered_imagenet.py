@@ -18,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .archives import Layout, publish
+from .archives import SHORT, Layout, PublicSet, publish
 from .cache import DAMAGES, read_arrays
 from .cifar import count_labels
 from .classes import PARTS, ImageClasses, Splits
 from .lazy import EncodedImages
 from .pickles import as_named, load_pickle
-from .public import SHORT, PublicSet
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CACHES = Layout(

@@ -58,28 +58,12 @@ def splits() -> Splits:
     return DOMAINS[0]
 
 
-@pytest.fixture(scope="session")
-def tiny_settings() -> Settings:
-    return TINY
-
-
 @pytest.fixture
-def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
-    return dataclasses.replace(tiny_settings, runs=tmp_path)
+def settings(tmp_path: Path) -> Settings:
+    return dataclasses.replace(TINY, runs=tmp_path)
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; of a file named in the server's ``cut`` only half comes."""
-
-    def send_head(self):
-        self.server.asked.append(self.path.lstrip("/"))
-        return super().send_head()
-
-    def copyfile(self, source, outputfile):
-        content = source.read()
-        cut = self.path.lstrip("/") in self.server.cut
-        outputfile.write(content[: len(content) // 2] if cut else content)
-
+class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
@@ -91,10 +75,9 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = functools.partial(Handler, directory=str(folder))
+    handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        httpd.folder, httpd.cut, httpd.asked = folder, set(), []
-        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+        httpd.folder, httpd.url = folder, f"http://127.0.0.1:{httpd.server_port}"
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield httpd

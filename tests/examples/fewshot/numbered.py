@@ -1,9 +1,8 @@
-"""Classes of images that say which they are, and comparison of what samplers draw from them."""
+"""Classes of images that say which they are, and comparison of classes."""
 
 import dataclasses
 
 import numpy as np
-import torch
 
 from examples.fewshot.data.classes import ImageClasses
 
@@ -32,17 +31,3 @@ def assert_same_classes(left, right):
     assert (left.names, left.alphabets) == (right.names, right.alphabets)
     np.testing.assert_array_equal(left.offsets, right.offsets)
     np.testing.assert_array_equal(left.images, right.images)
-
-
-def assert_same(left, right):
-    """Two dataclasses of tensors and numbers, to the bit."""
-    for field in dataclasses.fields(left):
-        a, b = (torch.as_tensor(getattr(drawn, field.name)) for drawn in (left, right))
-        assert a.dtype == b.dtype, field.name
-        assert torch.equal(a, b), field.name
-
-
-def rows(drawn, start, stop):
-    """Some of the episodes, or sequences, of a batch."""
-    tensors = {name: value[start:stop] for name, value in vars(drawn).items() if torch.is_tensor(value)}
-    return dataclasses.replace(drawn, **tensors)

@@ -1,6 +1,6 @@
-"""A training step by one process or by one of several; a program, for `tests.examples.launching`.
+"""Training in double precision, in which one process and several must agree to the last digits.
 
-In double precision, in which one process and several must agree to the last digits.
+A program too, for `tests.examples.launching`: several processes begin a run.
 """
 
 import contextlib
@@ -16,14 +16,13 @@ from examples.fewshot import train
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.models import FewShotLearner
 from examples.fewshot.settings import Settings
-from examples.fewshot.trainer import Training
 from examples.training.accelerator import make_accelerator
 from examples.training.objective import Objective
 from tests.examples.fewshot.conftest import DOMAINS
 from tests.examples.launching import do_jobs
 
 
-class Double(Training):
+class Double(train.Training):
     def make_objective(self, phase: str) -> Objective[FewShotLearner]:
         with double_precision():
             return super().make_objective(phase)
@@ -53,21 +52,12 @@ def make_training(settings: Settings, accelerator: Accelerator) -> Double:
     return made
 
 
-def gradients(settings: Settings) -> dict[str, torch.Tensor]:
-    """Of a step from fresh weights, of everything trained; and the running statistics after it."""
-    training = make_training(settings, make_accelerator(settings))
-    training.enter(training.phases[0])
-    training.begin(2)
-    training.step(2, 0.5)
-    found = {name: p.grad for name, p in training.objective.named_parameters() if p.grad is not None}
-    return {**found, **dict(training.objective.named_buffers())}
-
-
 def taken_encoder(settings: Settings) -> dict[str, torch.Tensor]:
     """Of a run that only the main process can read: the others are on machines without its disk."""
-    if torch.distributed.get_rank():
+    accelerator = make_accelerator(settings)
+    if not accelerator.is_main_process:
         settings = dataclasses.replace(settings, encoder_from=Path("elsewhere"))
-    return make_training(settings, make_accelerator(settings)).learner.encoder.state_dict()
+    return make_training(settings, accelerator).learner.encoder.state_dict()
 
 
 def missing_encoder(settings: Settings) -> dict[str, str]:
@@ -95,7 +85,6 @@ def missing_data(settings: Settings) -> dict[str, Any]:
 
 
 JOBS: dict[str, Callable[[Settings], dict[str, Any]]] = {
-    "gradients": gradients,
     "taken_encoder": taken_encoder,
     "missing_encoder": missing_encoder,
     "missing_data": missing_data,

@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image
 
 from examples.fewshot.data import cifar, omniglot
+from examples.fewshot.data.archives import SHORT, PublicSet
 from examples.fewshot.data.mini_imagenet import MINI_IMAGENET
-from examples.fewshot.data.public import PublicSet
 from examples.fewshot.data.tiered_imagenet import TIERED_IMAGENET
 
-SHORT = ("train", "val", "test")
 # CIFAR-100's superclasses with their classes, from its own file ``meta``; both in its order, by name.
 SUPERCLASSES = {
     "aquatic_mammals": "beaver dolphin otter seal whale",

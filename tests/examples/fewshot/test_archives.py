@@ -9,14 +9,13 @@ import os
 import shutil
 import stat
 import tarfile
-import threading
 import zipfile
 
 import pytest
 
 from examples.fewshot.data import archives
 from examples.fewshot.data.archives import Layout, find, locate, unpack
-from tests.examples.fewshot.damage import damaged
+from tests.examples.fewshot.damage import messages_of
 
 NAMES = ("one.bin", "two.bin")
 FILES = {"one.bin": b"1" * 5000, "two.bin": bytes(range(256)) * 40}
@@ -91,12 +90,6 @@ def assert_refused(archive, message, names=NAMES, md5=None):
 # Finding
 
 
-@pytest.mark.parametrize("below", ["", "a", "a/b"])
-def test_what_is_unpacked_is_found(tmp_path, below):
-    folder = write_files(tmp_path / below)
-    assert locate("test", tmp_path, (LAYOUT,), download=False) == (LAYOUT, folder)
-
-
 def test_files_must_lie_together_and_not_too_deep_and_be_finished(tmp_path):
     write_files(tmp_path / "a" / "b" / "c")
     write_files(tmp_path / "d", {"one.bin": b"1"})
@@ -120,7 +113,7 @@ def test_layouts_are_taken_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("url", "root", "download", "last"),
     [
-        (None, "nowhere", False, "root must be an existing folder, got .*nowhere.*; make it"),
+        (None, "nowhere", False, "root .* must be an existing folder, got .*nowhere.*; make it"),
         (None, "", False, "found nothing to read"),
         (None, "", True, "there is no stable public address"),
         ("http://127.0.0.1:9/set.zip", "", False, r"or add download=True \(--download\)"),
@@ -161,48 +154,42 @@ def a_filter(request, monkeypatch):
 
 
 @pytest.mark.parametrize("member", ESCAPES)
-@every_kind
 @pytest.mark.usefixtures("a_filter")
-def test_members_that_would_leave_the_folder_are_refused(tmp_path, monkeypatch, name, member):
-    """And should a name pass by mistake, the libraries keep it inside."""
+def test_members_of_a_tar_that_would_leave_the_folder_are_refused(tmp_path, monkeypatch, member):
+    """And should a name pass by mistake, the library keeps it inside."""
     root = tmp_path / "x" / "root"
     root.mkdir(parents=True)
     target = member.replace("TARGET", (tmp_path / "evil").as_posix())
-    archive = WRITERS[name](root / name, {**FILES, target: b""})
-    assert_refused(archive, r"evil.*' would leave the folder")
+    archive = write_tar(root / "set.tar.gz", {**FILES, target: b""})
+    assert_refused(archive, r"evil.*' is no plain file or folder inside it")
     if member in ("../evil", "/TARGET") and hasattr(tarfile, "data_filter"):
-        monkeypatch.setattr(archives, "_check_members", list)
-        WRITERS[name](archive, {target: b"1"})
+        monkeypatch.setattr(archives, "_check_member", id)
+        write_tar(archive, {target: b"1"})
         assert_refused(archive, "")
-    assert list(contents(tmp_path)) == [f"x/root/{name}"]
+    assert list(contents(tmp_path)) == ["x/root/set.tar.gz"]
     assert not (tmp_path / "evil").exists()
 
 
-LINK = zipfile.ZipInfo("one.bin")
-LINK.create_system, LINK.external_attr = 3, 0o120777 << 16
+@pytest.mark.parametrize("member", ESCAPES)
+def test_members_of_a_zip_stay_in_the_folder(tmp_path, member):
+    root = tmp_path / "x" / "root"
+    root.mkdir(parents=True)
+    archive = write_zip(root / "set.zip", {**FILES, member.replace("TARGET", str(tmp_path / "evil")): b""})
+    assert unpack("test", archive, NAMES).is_relative_to(root / "set")
+    assert names_in(tmp_path) == {"x"}
+    assert names_in(tmp_path / "x") == {"root"}
+    assert names_in(root) == {"set.zip", "set"}
+
+
 KINDS = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 NULS = ("one\0two.bin", "one.bin\0", "one.bin\0/../../../evil")
-# Of two members in one place the later would replace the earlier, or be passed over.
-PAIRS = (
-    *(("a.bin", "a.bin"), ("a.bin", "./a.bin"), ("a/b.bin", "a//b.bin"), ("a", "a/"), ("a/", "a")),
-    *((".", "b"), ("./", ".")),
-)
 REFUSED = [
-    ("set.zip", [(LINK, "/etc/passwd")], "member 'one.bin' is no plain file"),
     *(
         ("set.tar", {"one.bin": {"type": kind, "linkname": "/etc/passwd"}}, "member 'one.bin' is no plain")
         for kind in KINDS
     ),
-    ("set.tar", {**FILES, "": b"1"}, "one of its members has no name"),
-    *(
-        ("set.tar", {"one.bin": {"pax_headers": {"path": nul}}}, r"'one.*\\x00.*would leave the folder")
-        for nul in NULS
-    ),
-    *(
-        (name, [*FILES.items(), (first, b""), (second, b"")], r"member '[abin./]+' would take the place")
-        for name in ("set.zip", "set.tar")
-        for first, second in PAIRS
-    ),
+    ("set.tar", {**FILES, "": b"1"}, ""),
+    *(("set.tar", {**FILES, "x": {"pax_headers": {"path": nul}}}, "") for nul in NULS),
     *(
         (name, files, "")
         for name in ("set.zip", "set.tar")
@@ -217,26 +204,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "files", "message"), REFUSED)
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_bad_members_are_refused(tmp_path, name, files, message):
     assert_refused(
         WRITERS[name](tmp_path / name, files), message, ("one.bin",) if "plain" in message else NAMES
     )
 
 
-@pytest.mark.parametrize("name", [*NULS, ""])
-def test_bad_names_in_a_zip_are_refused(tmp_path, name):
-    archive = tmp_path / "set.zip"
-    if name:
-        plain = "x" * len(name)
-        write_zip(archive, {plain: b"1", **FILES})
-        archive.write_bytes(archive.read_bytes().replace(plain.encode(), name.encode()))
-    else:
-        with zipfile.ZipFile(archive, "w") as packed:
-            packed.writestr("one.bin", b"1")
-            packed.infolist()[0].filename = ""  # as it is written into the central directory
-        assert zipfile.ZipFile(archive).namelist() == [""]
-    assert_refused(archive, r"'one.*\\x00.*would leave" if name else "one of its members has no name")
+def test_a_link_in_a_zip_is_a_file_with_its_target(tmp_path):
+    link = zipfile.ZipInfo("one.bin")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    found = unpack("test", write_zip(tmp_path / "set.zip", [(link, "/etc/passwd")]), ["one.bin"])
+    assert not (found / "one.bin").is_symlink()
+    assert (found / "one.bin").read_text() == "/etc/passwd"
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set.tar"])
@@ -276,16 +255,14 @@ def test_every_damage_is_named(tmp_path, compression):
     for share in (0.0, 0.3, 0.7):
         archive.write_bytes(whole[: int(len(whole) * share)])
         assert_refused(archive, "")
-    messages = []
-    for content in damaged(whole, 60, 8, within=4000):
-        archive.write_bytes(content)
+
+    def read():
         try:
             shutil.rmtree(unpack("test", archive, NAMES))
-        except ValueError as error:
-            messages.append(str(error))
-        assert names_in(tmp_path) == {archive.name}
-    assert len(messages) > 5
-    assert all(str(archive) in message for message in messages)
+        finally:
+            assert names_in(tmp_path) == {archive.name}
+
+    assert len(messages_of(archive, whole, 60, 8, read, within=4000)) > 5
     archive.write_bytes(whole)
     assert contents(unpack("test", archive, NAMES)) == files
 
@@ -319,24 +296,15 @@ def test_something_in_the_way_is_left_alone(tmp_path):
 
 
 def test_two_at_once(tmp_path, monkeypatch):
-    """Both unpack before either is done; the second to finish takes the first one's folder."""
+    """Another process unpacks meanwhile; its folder is taken."""
     archive = write_zip(tmp_path / "set.zip", FILES)
-    barrier = threading.Barrier(2)
     extract = archives._extract
-    found = []
 
-    def together(*args):
-        barrier.wait(10)
+    def slow(*args):
+        monkeypatch.setattr(archives, "_extract", extract)
+        unpack("test", archive, NAMES)
         extract(*args)
 
-    monkeypatch.setattr(archives, "_extract", together)
-    threads = [
-        threading.Thread(target=lambda: found.append(contents(unpack("test", archive, NAMES))))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [FILES] * 2
+    monkeypatch.setattr(archives, "_extract", slow)
+    assert contents(unpack("test", archive, NAMES)) == FILES
     assert names_in(tmp_path) == {"set.zip", "set"}

@@ -1,4 +1,4 @@
-"""Data that are too small are refused in the settings' names, exactly where no sampler could draw."""
+"""Data that are too small are refused in the settings' names, before a picture is looked at."""
 
 import dataclasses
 
@@ -7,12 +7,11 @@ import pytest
 
 from examples.fewshot import train
 from examples.fewshot.bootstrapping import Bootstrapping
-from examples.fewshot.class_counts import check_training, check_unseen, check_warmup
-from examples.fewshot.data.classes import ImageClasses, Splits
+from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.models import build_learner
 from examples.fewshot.objectives import EncoderWarmup, EpisodeTraining
+from examples.fewshot.protocol import make_validation
 from examples.fewshot.sequential import SequentialTraining
-from examples.fewshot.validation import make_validation
 
 
 class Hidden:
@@ -33,84 +32,59 @@ def hidden(classes, images) -> ImageClasses:
 
 
 def warmup(settings, classes):
-    check_warmup(settings, classes)
     return EncoderWarmup(build_learner(settings), classes, settings)
 
 
-def episodes(settings, classes):
-    check_training(settings, classes)
-    kind = Bootstrapping if settings.protocol == "bootstrapping" else EpisodeTraining
-    return kind(build_learner(settings), classes[0], settings)
-
-
-def sequences(settings, classes):
-    check_training(settings, classes)
-    return SequentialTraining(build_learner(settings), classes, settings)
-
-
-def unseen(settings, classes):
-    splits = [Splits(of, of, of) for of in classes]
-    check_unseen(settings, splits)
-    return make_validation(settings, splits)
+def training(settings, classes):
+    kinds = {"sequential": SequentialTraining, "bootstrapping": Bootstrapping}
+    kind = kinds.get(settings.protocol, EpisodeTraining)
+    return kind(build_learner(settings), classes if kind is SequentialTraining else classes[0], settings)
 
 
 SEQUENTIAL = {"protocol": "sequential", "second_data": "textures", "k_shot": 2, "max_trim": 1, "queries": 0}
 AS_THEY_ARE = SEQUENTIAL | {"augment": False, "augment_evaluation": False}
-BOOTSTRAPPING = {"pools": 0, "protocol": "bootstrapping", "future_shots": 5}
-# What draws; settings; just enough classes and images of each; the flags, and what they ask for.
+# What draws; settings; just enough classes and images of each.
 NEEDS = {
-    "warm-up": (warmup, {}, (8, 3), "--encoder-warmup-classes", "--encoder-warmup-images takes 2 images"),
-    "pools": (episodes, {}, (6, 4), "--pool-classes", "--pool-images takes 3 images"),
-    "episodes": (episodes, {"pools": 0}, (3, 2), "--n-way", "--k-shot takes 1 images"),
-    "futures": (episodes, BOOTSTRAPPING, (3, 7), "--n-way", "--k-shot and --future-shots takes 6 images"),
-    "sequences": (sequences, AS_THEY_ARE, (6, 4), "--pool-classes", "--pool-images takes 3 images"),
-    "copies": (sequences, SEQUENTIAL | {"pools": 0}, (3, 1), "--n-way", "--k-shot takes 2 images"),
-    "copies in pools": (sequences, SEQUENTIAL, (6, 1), "--pool-classes", "--pool-images takes 3 images"),
-    "unseen": (unseen, {}, (3, 2), "--n-way", "--k-shot takes 1 images"),
-    "unseen sequences": (unseen, AS_THEY_ARE, (3, 3), "--n-way", "--k-shot takes 2 images"),
-    "unseen copies": (unseen, SEQUENTIAL, (3, 1), "--n-way", "--k-shot takes 2 images"),
+    "warm-up": (warmup, {}, (8, 3)),
+    "pools": (training, {}, (6, 4)),
+    "episodes": (training, {"pools": 0}, (3, 2)),
+    "futures": (training, {"pools": 0, "protocol": "bootstrapping", "future_shots": 5}, (3, 7)),
+    "sequences": (training, AS_THEY_ARE, (6, 4)),
+    "copies": (training, SEQUENTIAL | {"pools": 0}, (3, 1)),
+    "copies in pools": (training, SEQUENTIAL, (6, 1)),
+    "unseen": (make_validation, {}, (3, 2)),
+    "unseen sequences": (make_validation, AS_THEY_ARE, (3, 3)),
+    "unseen copies": (make_validation, SEQUENTIAL, (3, 1)),
 }
 
 
-@pytest.mark.parametrize(("draw", "changes", "enough", "ways", "shots"), NEEDS.values(), ids=NEEDS)
-def test_enough_classes_and_images_pass_and_one_fewer_are_refused(
-    settings, monkeypatch, draw, changes, enough, ways, shots
-):
-    """By the check, and by the samplers themselves."""
+@pytest.mark.parametrize(("draw", "changes", "enough"), NEEDS.values(), ids=NEEDS)
+def test_enough_classes_and_images_pass_and_one_fewer_are_refused(settings, draw, changes, enough):
     settings = dataclasses.replace(settings, **changes)
-    (classes, images), domains = enough, 2 if draw in (sequences, unseen) else 1
+    (classes, images), domains = enough, len(settings.data_sets)
     draw(settings, [hidden(classes, images)] * domains)
-    few, small = ([hidden(*of)] * domains for of in ((classes - 1, images), (classes, images - 1)))
-    split = "validation" if draw is unseen else "training"
-    for refused, message in (
-        (few, f"{ways} takes {classes} {split} classes of a data set, which has {classes - 1}; lower it"),
-        (small, f"{shots} .* leaves one, but the {split} class 'LETTER 0' has {images - 1}; lower it"),
-    ):
-        with pytest.raises(ValueError, match=f"train: {message}"):
-            draw(settings, refused)
-    for check in ("check_warmup", "check_training", "check_unseen"):
-        monkeypatch.setitem(globals(), check, lambda *_: None)
-    for refused in (few, small):
-        with pytest.raises(ValueError, match=r"EpisodeSampler: .* needs"):
-            draw(settings, refused)
+    with pytest.raises(ValueError, match=f"drawn at a time, but there are {classes - 1}; lower --n-way"):
+        draw(settings, [hidden(classes - 1, images)] * domains)
+    with pytest.raises(ValueError, match=f"but 'LETTER 0' has {images - 1}; lower --k-shot, --f"):
+        draw(settings, [hidden(classes, images - 1)] * domains)
 
 
 def test_domains_share_the_classes_of_the_warmup(settings):
     warmup(settings, [hidden(4, 3)] * 2)
-    with pytest.raises(ValueError, match="--encoder-warmup-classes takes 4 training classes"):
+    with pytest.raises(ValueError, match="4 classes are drawn at a time, but there are 3"):
         warmup(settings, [hidden(4, 3), hidden(3, 3)])
 
 
 @pytest.mark.parametrize(
     ("part", "classes", "message"),
     [
-        ("train", 7, "--encoder-warmup-classes takes 8 training classes"),
-        ("validation", 2, "--n-way takes 3 validation classes"),
-        ("test", 2, "--n-way takes 3 test classes"),
+        ("train", 7, "8 classes are drawn at a time, but there are 7; .* --encoder-warmup-classes"),
+        ("validation", 2, "3 classes are drawn at a time, but there are 2"),
+        ("test", 2, "3 classes are drawn at a time, but there are 2"),
     ],
 )
 def test_a_run_is_refused_before_its_folder_is_made(settings, splits, monkeypatch, part, classes, message):
-    short = dataclasses.replace(splits, **{part: hidden(classes, 6)})
+    short = splits._replace(**{part: hidden(classes, 6)})
     monkeypatch.setattr(train, "load_domains", lambda settings: [short])
     with pytest.raises(ValueError, match=message):
         train.main(settings)

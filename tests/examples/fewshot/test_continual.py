@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from examples.fewshot.continual import ContinualTraining
-from examples.fewshot.data.classes import ImageClasses, Splits
+from examples.fewshot.data.classes import ImageClasses
 from examples.fewshot.data.episodes import EpisodeSampler
 from examples.fewshot.data.sequences import task_seed
 from examples.fewshot.evaluate import Evaluation, evaluate, load_run
 from examples.fewshot.models import FewShotLearner, build_learner
+from examples.fewshot.protocol import make_validation
 from examples.fewshot.settings import Settings
-from examples.fewshot.validation import make_validation
 from examples.training.objective import Share
 from examples.training.statistics import mean_and_interval
 from tests.examples.fewshot.conftest import patterns
@@ -97,13 +97,6 @@ def test_loss_and_gradients_are_those_of_queries_that_are_read_one_by_one(
     assert {name: float(value) for name, value in values.items() if name != "loss"} == pytest.approx(means)
 
 
-def test_images_of_two_shapes_are_refused(settings, splits):
-    settings, grey = of_tasks(settings, 2), splits.train
-    coloured = dataclasses.replace(grey, channels=3)
-    with pytest.raises(ValueError, match=r"one shape, got \(1, 28, 28\) and \(3, 28, 28\); load them with"):
-        ContinualTraining(build_learner(settings), [grey, coloured], settings)
-
-
 # So the answers of a learner that has learnt nothing depend on what it has read.
 MOVING = {"input_gain": 200.0, "beta_init": 2.0, "test_queries": 8}
 
@@ -135,7 +128,7 @@ def matrix_by_hand(run, classes: list[ImageClasses], order: tuple[int, ...], see
 def test_the_matrix_of_an_evaluation(settings, splits, tasks, capsys, drawn):
     run = begun(of_tasks(settings, tasks, **MOVING, test_episodes=8))
     names = ["glyphs", "textures", "digits"][:tasks]
-    others = [dataclasses.replace(splits, test=part) for part in (splits.train, patterns(7, 6, 9))]
+    others = [splits._replace(test=part) for part in (splits.train, patterns(7, 6, 9))]
     data = [splits, *others][:tasks]
     result = evaluate(Evaluation(runs=(run.path,)), data)
     assert result == json.loads(run.evaluation.read_text())
@@ -175,9 +168,8 @@ def test_the_matrix_of_an_evaluation(settings, splits, tasks, capsys, drawn):
 def test_a_validation_has_all_orders_and_decides_by_all_entries(settings, splits):
     settings = of_tasks(settings, 2, **MOVING, validation_episodes=5)
     run = begun(settings)
-    other = Splits(splits.train, splits.test, splits.test)
-    found = make_validation(settings, [splits, other])(load_run(run).model)
-    classes = [splits.validation, other.validation]
+    classes = [splits.validation, splits.test]
+    found = make_validation(settings, classes)(load_run(run).model)
     parts = (((0, 1), range(2)), ((1, 0), range(2, 5)))
     matrices = [matrix_by_hand(run, classes, order, settings.seed, part) for order, part in parts]
     (own, later), (_, last) = np.concatenate(matrices).mean(axis=0)

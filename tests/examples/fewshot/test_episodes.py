@@ -1,7 +1,6 @@
 """Episodes: what is drawn, that it depends on (seed, i) alone, and the distortion of images."""
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -10,10 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.fewshot.data.classes import Normalisation
-from examples.fewshot.data.episodes import Episodes, EpisodeSampler
-from examples.fewshot.data.pictures import distorted
-from tests.examples.fewshot.numbered import SIZES, assert_same, make_classes, rows, tags
+from examples.fewshot.data.classes import Normalisation, distorted
+from examples.fewshot.data.episodes import EpisodeSampler
+from tests.examples.fewshot.numbered import SIZES, make_classes, tags
 
 
 @st.composite
@@ -64,10 +62,16 @@ def test_labels_name_the_classes_and_no_image_is_used_twice(sampler, first, size
     st.lists(st.integers(1, 9), min_size=2, max_size=4),
 )
 def test_an_episode_is_the_same_to_the_bit_however_a_batch_is_shared_out(sampler, first, sizes):
-    whole = sampler.batch(first, sum(sizes))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)  # a worker has one
+        whole = sampler.batch(first, sum(sizes))
+    finally:
+        torch.set_num_threads(threads)
     start = 0
     for size in sizes:
-        assert_same(sampler.batch(first + start, size), rows(whole, start, start + size))
+        for name, value in vars(sampler.batch(first + start, size)).items():
+            assert torch.equal(value, getattr(whole, name)[start : start + size]), name
         start += size
 
 
@@ -92,28 +96,6 @@ def test_a_seed_shows_the_same_pictures_for_ever(augment):
     assert drawn.query_labels.tolist() == _QUERY_LABELS
     sums = torch.cat([drawn.support[0, :4], drawn.query[0]]).double().sum(dim=(1, 2, 3))
     assert sums.tolist() == pytest.approx(_SUMS[augment], rel=1e-6)
-
-
-def eight_from(sampler: EpisodeSampler, first: int) -> dict[str, torch.Tensor]:
-    return vars(sampler.batch(first, 8))
-
-
-def test_an_episode_does_not_depend_on_the_number_of_workers_or_threads():
-    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    classes = make_classes(channels=3, normalisation=normalisation)
-    sampler = EpisodeSampler(classes, n_way=5, k_shot=2, n_query=3, seed=4)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)  # a worker has one
-        whole = sampler.batch(0, 40)
-    finally:
-        torch.set_num_threads(threads)
-    draw = functools.partial(eight_from, sampler)  # picklable: workers may be spawned
-    loader = torch.utils.data.DataLoader(range(0, 40, 8), batch_size=None, num_workers=2, collate_fn=draw)
-    drawn = [Episodes(**batch) for batch in loader]
-    assert len(drawn) == 5
-    for number, episodes in enumerate(drawn):
-        assert_same(episodes, rows(whole, 8 * number, 8 * number + 8))
 
 
 @pytest.mark.parametrize("stored", [1, 3])
@@ -232,19 +214,9 @@ def test_distortions_are_what_they_are_called():
         ({"n_way": 0}, "n_way must be at least 1, got 0"),
         ({"k_shot": 0}, "k_shot must be at least 1, got 0"),
         ({"n_query": -1}, "n_query must be at least 1, got -1"),
-        ({"n_way": 9}, "n_way=9 needs as many classes, got 8; lower n_way"),
-        ({"k_shot": 4}, "needs at least 5 images in every class .* 'class 0' has 4; lower k_shot"),
-        ({"seed": -1}, "EpisodeSampler: seed must be non-negative, got -1"),
     ],
 )
 def test_sampler_refuses(change, message):
     options = {"n_way": 2, "k_shot": 1, "n_query": 1, "seed": 0} | change
     with pytest.raises(ValueError, match=message):
         EpisodeSampler(make_classes(), **options)
-
-
-@pytest.mark.parametrize(("first", "size"), [(-1, 1), (0, 0)])
-def test_batch_refuses(first, size):
-    sampler = EpisodeSampler(make_classes(), n_way=2, k_shot=1, n_query=1, seed=0)
-    with pytest.raises(ValueError, match=f"got first={first}, size={size}"):
-        sampler.batch(first, size)

@@ -1,18 +1,21 @@
 """The rendered letters: what they look like, that none has a twin, and what their file depends on."""
 
 import unicodedata
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
 from examples.fewshot.data import glyphs, load_splits
 
+FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 PARTS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
 def fonts():
-    return {face: glyphs._font_path(face) for face in glyphs.FACES}
+    return {face: FONTS / f"{face}.ttf" for face in glyphs.FACES}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,8 @@ def drawn(fonts):
 def splits(drawn, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "render_pictures", lambda fonts: drawn)
-        return load_splits("glyphs", cache=tmp_path_factory.mktemp("cache"))
+        patch.setenv("SRWM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return load_splits("glyphs")
 
 
 def test_there_are_enough_classes_and_no_script_is_in_two_splits(splits):
@@ -136,25 +140,24 @@ def test_the_file_in_the_cache_and_images_of_another_size(drawn, fonts, tmp_path
         return codes[::40], pictures[:, ::40]
 
     monkeypatch.setattr(glyphs, "render_pictures", render)
-    own, larger = (glyphs.load_glyphs(tmp_path, image_size=size).test for size in (28, 84))
+    monkeypatch.setenv("SRWM_CACHE", str(tmp_path))
+    own, larger = (glyphs.load_glyphs(image_size=size).test for size in (28, 84))
     assert few == [16], "rendered twice"
     assert larger.images.shape == (len(own.images), 1, 84, 84)
     middle = larger.images[:, :, 1::3, 1::3].astype(int)  # where a pixel's centre stays, it keeps its value
     assert np.abs(middle - own.images).max() <= 1
-    with pytest.raises(ValueError, match="load_glyphs: image_size must be at least 1, got 0"):
-        glyphs.load_glyphs(tmp_path, image_size=0)
 
-    changed = tmp_path / "changed.ttf"
-    changed.write_bytes(fonts["DejaVuSans"].read_bytes() + b"\0")
-    font_path = {**fonts, "DejaVuSans": changed}.__getitem__
-    for name, value in (
-        *(("TWIN_DISTANCE", 0.051), ("MIN_RENDERINGS", 9), ("_BOX", 19)),
-        ("_font_path", font_path),
+    other = tmp_path / "fonts" / "ttf"
+    other.mkdir(parents=True)
+    for path in fonts.values():
+        (other / path.name).symlink_to(path)
+    (other / "DejaVuSans.ttf").unlink()
+    (other / "DejaVuSans.ttf").write_bytes(fonts["DejaVuSans"].read_bytes() + b"\0")
+    for owner, name, value in (
+        *((glyphs, "TWIN_DISTANCE", 0.051), (glyphs, "MIN_RENDERINGS", 9), (glyphs, "_BOX", 19)),
+        (matplotlib, "get_data_path", lambda: str(tmp_path)),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(glyphs, name, value)
-            glyphs.load_glyphs(tmp_path)
+            patch.setattr(owner, name, value)
+            glyphs.load_glyphs()
     assert len(few) == len(list(tmp_path.glob("*.npz"))) == 5
-    monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"DejaVuSans\.ttf, which matplotlib ships"):
-        glyphs.load_glyphs(tmp_path)

@@ -9,9 +9,8 @@ import torch
 
 from examples.fewshot.data.classes import Splits
 from examples.fewshot.models import build_learner
-from examples.fewshot.presets import DESCRIPTIONS, PRESETS
-from examples.fewshot.smoke import smoke
-from examples.fewshot.trainer import Training
+from examples.fewshot.presets import PRESETS, smoke
+from examples.fewshot.train import Training
 from examples.training.interrupt import StopRequest
 from examples.training.loop import Loop
 from tests.examples.fewshot.numbered import make_classes
@@ -28,8 +27,8 @@ def test_two_steps_move_every_trained_parameter(name, tmp_path, monkeypatch):
             preset, runs=tmp_path, n_way=2, encoder_warmup_classes=max(2, len(preset.data_sets)), steps=2
         )
     )
-    shape = build_learner(few).encoder.image_shape
-    noise = [make_classes((5, 5), shape[1], shape[0]) for _ in range(3)]
+    channels, size, _ = few.picture_shape
+    noise = [make_classes((5, 5), size, channels) for _ in range(3)]
     domains = [Splits(*noise) for _ in few.data_sets]
     loop = make_loop(few, partial(Training, few, domains))
     learner = loop.work.learner
@@ -104,13 +103,3 @@ def test_published_presets(name):
         **OWN.get(name, {}),
     }
     assert {setting: getattr(s, setting) for setting in expected} == expected
-
-
-def test_every_asked_for_preset_is_there():
-    cores = ("srwm", "deltanet", "lstm", "fake-sr")
-    ours = [f"glyphs-{shots}shot-{core}" for shots in (1, 5) for core in cores]
-    ours += [f"sequential-glyphs-textures-{core}" for core in ("srwm", "deltanet", "lstm")]
-    tasks = [f"continual-glyphs-textures-{core}" for core in ("srwm", "deltanet")]
-    ours += [*tasks, *(f"{name}-no-backward" for name in tasks), "continual-glyphs-textures-digits-srwm"]
-    assert list(DESCRIPTIONS) == list(PRESETS)
-    assert set(PRESETS) == {*PUBLISHED, *ours, "glyphs-2shot-srwm", "glyphs-2shot-bootstrapping"}

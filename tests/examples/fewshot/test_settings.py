@@ -2,14 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.fewshot.models import build_learner
 from examples.fewshot.settings import Settings
-
-
-def test_defaults_fit_together_and_are_the_published_model():
-    Settings().check()
-    assert sum(p.numel() for p in build_learner(Settings()).parameters()) == 1_342_021
-
 
 HARD = {"hard_episodes": 0.5, "feature_views": 1, "pools": 0}
 SEQUENTIAL = {"protocol": "sequential", "second_data": "textures", "pools": 0}
@@ -20,12 +13,9 @@ NEEDS_HARD = "--hard-episodes needs --feature-views, --pools 0 and another proto
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"encoder_warmup_steps": -1}, "--encoder-warmup-steps must be at least 0, got -1"),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0"),
-        ({"dropout": -0.1}, "--dropout must be at least 0"),
         ({"max_minutes": 0.0}, "--max-minutes must be above 0"),
-        ({"clip": float("nan")}, "--clip must be at least 0, got nan"),
         ({"test_episodes": 1}, "--test-episodes must be at least 2, .* got 1"),
         ({"encoder_warmup_images": 1}, "--encoder-warmup-images must be at least 2"),
         ({"pool_classes": 4}, "--pool-classes must be at least --n-way .5., got 4"),
@@ -34,9 +24,7 @@ NEEDS_HARD = "--hard-episodes needs --feature-views, --pools 0 and another proto
         ({"accumulation": 5}, "--batch-size must be a multiple of --accumulation .5., got 32"),
         ({"accumulation": 2}, "--pools must be a multiple of --accumulation .2., got 1"),
         ({"feature_views": -1}, "--feature-views must be at least 0, got -1"),
-        ({"feature_noise": -0.1}, "--feature-noise must be at least 0"),
         ({"feature_views": 2, "train_encoder": True}, "--feature-views 2 .* needs --no-train-encoder"),
-        ({"hard_episodes": 0.5}, NEEDS_HARD + "0, 1 and sync"),
         ({**HARD, "pools": 1}, NEEDS_HARD + "1, 1 and sync"),
         ({**HARD, "feature_views": 0}, NEEDS_HARD + "0, 0 and sync"),
         ({**HARD, **SEQUENTIAL}, NEEDS_HARD + "1, 0 and sequential"),
@@ -49,9 +37,7 @@ NEEDS_HARD = "--hard-episodes needs --feature-views, --pools 0 and another proto
         ({"protocol": "bootstrapping"}, "--pool-images must be at least the 6 that are read .*, got 3"),
         ({"second_data": "textures"}, "--second-data belongs to --protocol sequential"),
         ({**SEQUENTIAL, "second_data": None}, "--second-data belongs to --protocol sequential"),
-        ({"protocol": "continual"}, "--second-data belongs to .* continual, which need it, got .* None"),
         ({"third_data": "digits"}, "--third-data belongs to --protocol continual, got digits with sync"),
-        ({**SEQUENTIAL, "third_data": "digits"}, "--third-data belongs to .*, got digits with sequential"),
         (
             {**CONTINUAL, "sequence_layout": "micro_batch"},
             "--sequence-layout belongs to --protocol sequential, got micro_batch with continual",
@@ -64,10 +50,6 @@ NEEDS_HARD = "--hard-episodes needs --feature-views, --pools 0 and another proto
         ({"second_root": Path("x")}, "--second-root needs --second-data"),
         ({"third_root": Path("x")}, "--third-root needs --third-data"),
         ({**SEQUENTIAL, "max_trim": 5}, "--max-trim must leave an image of the n_way . k_shot = 5, got 5"),
-        (
-            {**SEQUENTIAL, "max_trim": 4, "encoder_warmup_classes": 31},
-            "--encoder-warmup-classes must be a multiple of 2, .* got 31",
-        ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(change, message):

@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from examples.fewshot.models import build_learner
-from examples.fewshot.trainer import Training
+from examples.fewshot.train import Training
 from examples.training.accelerator import make_accelerator
 from examples.training.checkpoint import describe, load
 from examples.training.loop import Loop
@@ -122,27 +122,22 @@ def test_the_encoder_of_another_run(settings, splits):
     best = load(source.folder.best)["learner"]
     for name, value in loop.work.learner.encoder.state_dict().items():
         assert torch.equal(value, best["encoder." + name]), name
-    with pytest.raises(ValueError, match=r"--encoder-from .* differ in blocks.0.*--encoder-channels"):
+    with pytest.raises(
+        ValueError, match=r"(?s)--encoder-from .* another encoder .*blocks\.0.*--encoder-channels"
+    ):
         run(dataclasses.replace(taken, name="other", encoder_channels=4), splits)
     with pytest.raises(FileNotFoundError, match="give the folder of a run"):
         run(dataclasses.replace(taken, name="none", encoder_from=settings.runs / "nothing"), splits)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda value: value * torch.nan, "is not finite"),
-        (lambda value: value.half(), "has the dtype torch.float16, expected torch.float32"),
-    ],
-)
-def test_a_damaged_encoder_of_another_run_is_named(settings, splits, change, message):
+def test_a_damaged_encoder_of_another_run_is_named(settings, splits):
     source = RunFolder(settings.runs / "first")
     learner = build_learner(settings).state_dict()
     name = min(name for name in learner if name.startswith("encoder.") and name.endswith("weight"))
-    learner[name] = change(learner[name])
+    learner[name] *= torch.nan
     source.begin(settings, {**describe(settings), "progress": {}, "learner": learner})
     taken = dataclasses.replace(settings, encoder_warmup_steps=3, encoder_from=source.path)
-    with pytest.raises(ValueError, match=rf"first.checkpoint\.pt: the weight .* {message}; put back"):
+    with pytest.raises(ValueError, match=r"first.checkpoint\.pt: the weight .* is not finite; put back"):
         make_loop(taken, splits)
 
 

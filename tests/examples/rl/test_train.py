@@ -214,7 +214,7 @@ def test_games_are_closed_where_training_does_not_begin(settings, made):
     state = load(folder.checkpoint)
     state["agent"].popitem()
     save(state, folder.checkpoint)
-    with pytest.raises(ValueError, match="lacks the weight"):
+    with pytest.raises(ValueError, match="is no tensor"):
         train.main(dataclasses.replace(settings, resume=True))
     assert all(environment.closed for *_, environment in made)
 
