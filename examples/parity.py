@@ -11,8 +11,6 @@ at each step. (Irie, Csordás, Schmidhuber, EMNLP 2023: https://arxiv.org/abs/23
 Letters in the shapes: B words, L bits.
 """
 
-from __future__ import annotations
-
 import argparse
 
 import torch

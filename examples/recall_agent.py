@@ -11,8 +11,6 @@ together, give the same numbers, with gradients through the states.
 Letters in the shapes: B episodes, L steps.
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

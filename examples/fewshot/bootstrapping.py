@@ -10,8 +10,6 @@ buffers that autograd shared with it; the gradients here are the true ones, and 
 Letters in the shapes: B episodes, N ways, K support shots, J future shots, Q queries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

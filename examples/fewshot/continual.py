@@ -4,8 +4,6 @@ Letters in the shapes: B sequences of T tasks, N ways, K shots, Q queries of a t
 H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

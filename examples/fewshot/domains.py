@@ -1,7 +1,5 @@
 """The data that a run's settings ask for."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from pathlib import Path

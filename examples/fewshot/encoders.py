@@ -9,8 +9,6 @@ The published sizes (Irie et al. 2022, https://arxiv.org/abs/2202.05780, and its
     ResNet12(3, 32, big=True)    512
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Literal

@@ -1,7 +1,5 @@
 """Evaluate runs on unseen classes: ``python -m examples.fewshot.evaluate --help``."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """episodes.png: what the learner saw in some episodes, and what it answered."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

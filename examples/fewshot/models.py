@@ -3,8 +3,6 @@
 Letters in the shapes: B episodes, S support images, Q queries, L positions, N ways, F features.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What a phase of training minimises: the encoder's warm-up, and episodes."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Pictures: of a training run, of an evaluation, and of a study."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -8,8 +8,6 @@ Letters in the shapes: G pools, P classes of a pool, R images of each; B episode
 Q queries.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

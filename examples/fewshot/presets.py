@@ -5,8 +5,6 @@ The published values are those of the scripts of Irie et al. 2022
 difference from another.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

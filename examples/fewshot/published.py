@@ -1,7 +1,5 @@
 """What the published scripts do, where it was a defect and is done only on request."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

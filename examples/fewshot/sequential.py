@@ -3,8 +3,6 @@
 Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, images of H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

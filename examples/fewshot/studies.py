@@ -1,7 +1,5 @@
 """What is compared with what: each study's presets, whose encoder they share, and its table."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Results of evaluations as text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ After Irie, Csordás, Schmidhuber, "Automating Continual Learning" (https://arxi
 Letters in the shapes: B sequences of T tasks, N ways, K shots, Q queries of a task, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

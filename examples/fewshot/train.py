@@ -1,7 +1,5 @@
 """Train a few-shot learner: ``python -m examples.fewshot.train --help``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

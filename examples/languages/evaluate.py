@@ -1,7 +1,5 @@
 """Evaluate trained models on words of each bin: ``python -m examples.languages.evaluate --help``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

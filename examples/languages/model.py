@@ -1,7 +1,5 @@
 """The model: symbols in, a label for every position out."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

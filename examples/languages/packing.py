@@ -3,8 +3,6 @@
 Letters in the shapes: B words, L positions of the longest one, R rows, n positions of all words.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

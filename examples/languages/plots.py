@@ -1,7 +1,5 @@
 """Pictures: how a run went, accuracy against length, and learning rates side by side."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ All learners have two layers, four heads and feed-forward blocks of 256 where th
 many parameters.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

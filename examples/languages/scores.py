@@ -3,8 +3,6 @@
 Letters in the shapes: N words, L positions of the longest one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What is compared with what: each study's learners, tasks and rates, and its tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial

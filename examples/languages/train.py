@@ -1,7 +1,5 @@
 """Train a model on words of a language: ``python -m examples.languages.train --help``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 Letters in the shapes: H heads, L positions, D entries of a head, M columns of a matrix.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

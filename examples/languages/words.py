@@ -3,8 +3,6 @@
 Letters in the shapes: B words, L positions of the longest one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Letters in the shapes: B environments, C x H x W pixels, A actions.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The agent: an encoder, a core that reads its features beside the rewards, a policy and a value."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

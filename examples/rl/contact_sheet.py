@@ -1,7 +1,5 @@
 """An episode as one picture: ``python -m examples.rl.contact_sheet --help``."""
 
-from __future__ import annotations
-
 import math
 from contextlib import closing
 from dataclasses import dataclass

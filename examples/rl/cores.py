@@ -4,8 +4,6 @@ Beside the cores of `examples.training.cores`, and called as they are: none at a
 nothing.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Espeholt et al., IMPALA, ICML 2018 (https://arxiv.org/abs/1802.01561), figure 3,
 in Irie et al. 2022 (https://arxiv.org/abs/2202.05780) without its own LSTM.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from functools import partial

@@ -1,7 +1,5 @@
 """Evaluate runs on levels they have never seen: ``python -m examples.rl.evaluate --help``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import closing

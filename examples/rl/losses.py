@@ -3,8 +3,6 @@
 V-trace: Espeholt et al. 2018, IMPALA (https://arxiv.org/abs/1802.01561), section 4.1.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Pictures: of a training run, of an evaluation, and of a study."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

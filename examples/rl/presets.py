@@ -4,8 +4,6 @@ The published values are those of the scripts of Irie et al. 2022
 (https://arxiv.org/abs/2202.05780, https://github.com/IDSIA/modern-srwm).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """The settings of a training run: what ``--help`` explains and ``config.json`` records."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 

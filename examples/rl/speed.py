@@ -1,7 +1,5 @@
 """Frames per second of agents, and what takes the time: ``python -m examples.rl.speed --help``."""
 
-from __future__ import annotations
-
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What is compared with what: each study's runs, and its table."""
 
-from __future__ import annotations
-
 import itertools
 import shlex
 from collections.abc import Callable

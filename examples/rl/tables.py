@@ -1,7 +1,5 @@
 """Which levels an agent is evaluated on, and the returns there as Markdown, a table for each game."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The device, the processes and the trackers of a run, by Accelerate."""
 
-from __future__ import annotations
-
 import importlib.util
 import uuid
 from datetime import timedelta

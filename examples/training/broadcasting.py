@@ -1,7 +1,5 @@
 """Work that some processes do before or for the others: all of them get its result, or its error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Checkpoints of runs: what they say of themselves, and how they are looked at before they are used."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """How long the parts of a training take."""
 
-from __future__ import annotations
-
 import time
 
 

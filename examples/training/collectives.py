@@ -1,7 +1,5 @@
 """Sums and joins over the processes that train together, differentiable; with one process, nothing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Command lines that start from a preset or from a resumed run: reading them, and writing one."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import shlex

@@ -3,8 +3,6 @@
 Letters in the shapes: L steps, D the width.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

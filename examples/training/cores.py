@@ -4,8 +4,6 @@ One table says which layer a name stands for, which options it takes, and in wha
 learners and the published agents differ.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What evaluations of runs have in common: loading them, which belong together, where the results go."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

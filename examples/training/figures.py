@@ -1,7 +1,5 @@
 """What all pictures have in common: lines, bands and dots, axes, and what is written around them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, and errors of the disk that say what to do."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

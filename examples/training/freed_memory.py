@@ -1,7 +1,5 @@
 """Memory that big tensors give back: kept by the process, not returned to the system at every step."""
 
-from __future__ import annotations
-
 import ctypes
 
 # Of glibc's malloc.h.

@@ -1,7 +1,5 @@
 """The training loop of every program: reports, validation, checkpoints, stopping and going on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence

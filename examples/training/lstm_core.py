@@ -1,7 +1,5 @@
 """A core that is an LSTM."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

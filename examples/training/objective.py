@@ -1,7 +1,5 @@
 """What a phase of supervised training minimises, and the part of its batches that each process sees."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The training program itself: open the run's folder, train, draw, and say how to go on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The files of a run, written so that an interruption at any moment leaves them usable."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The learning rate over a phase of training."""
 
-from __future__ import annotations
-
 import math
 
 

@@ -1,7 +1,5 @@
 """What the settings of every training program have in common."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields

@@ -1,7 +1,5 @@
 """A core that is a stack of layers of `srwm.nn`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

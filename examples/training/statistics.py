@@ -4,8 +4,6 @@ The two answer different questions. Over seeds: what would training again give? 
 would this one trained learner score on more episodes?
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training by Adam on labelled batches, which several processes share and each cuts into parts."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """Numbers as Markdown tables that are read in a terminal too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A core that is a Transformer."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

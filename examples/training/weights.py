@@ -1,7 +1,5 @@
 """Weights of a checkpoint, looked at before they are used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The data sets of the few-shot example, by name."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

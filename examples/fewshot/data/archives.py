@@ -6,8 +6,6 @@ on the same folder, leaves nothing that looks finished and is not. Archives are 
 temporary folder whose name ends in ``.part``, which is renamed when it is complete.
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import lzma

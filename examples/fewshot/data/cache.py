@@ -4,8 +4,6 @@ A file's name holds a hash of everything its contents depend on, so no file is e
 that is absent or damaged is made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

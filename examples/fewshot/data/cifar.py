@@ -12,8 +12,6 @@ Classes bear their names, and their superclasses as groups, if read from CIFAR-1
 lie in folders of the names only, and the pickles have numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

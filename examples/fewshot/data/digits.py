@@ -5,8 +5,6 @@ Handwritten Digits". Ten classes cannot be shared out among three splits of five
 have the digits 0 to 4, the last quarter of each digit's images for the validation, and the test has 5 to 9.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .classes import ImageClasses, Splits

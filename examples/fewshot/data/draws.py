@@ -6,8 +6,6 @@ elementwise with exactly rounded operations, whose results depend neither on the
 machine.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

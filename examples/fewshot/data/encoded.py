@@ -7,8 +7,6 @@ Letters in the shapes: K classes, I images, V views of each; B items of a batch,
 features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

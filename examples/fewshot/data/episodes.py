@@ -7,8 +7,6 @@ vectorised over the batch, so that one core feeds a training loop.
 Letters in the shapes: B episodes, N ways, K shots, Q queries; images of C channels, H x W pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

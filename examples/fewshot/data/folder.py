@@ -12,8 +12,6 @@ cannot be right is refused by its name, and so is one that is met twice: a learn
 scored, on something else than the user thinks. Hidden files and folders are passed over.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Sequence

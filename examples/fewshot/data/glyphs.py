@@ -15,8 +15,6 @@ One class per letter, one image per face (twelve of DejaVu, four of STIX). The s
    class of one split has a twin in another.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

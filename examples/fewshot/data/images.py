@@ -3,8 +3,6 @@
 Letters in the shapes: I images of C channels and H x W pixels, S the side that is asked for.
 """
 
-from __future__ import annotations
-
 import struct
 import warnings
 import zlib

@@ -1,7 +1,5 @@
 """Images that are looked up, turned or decoded when they are asked for, and classes made of them."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

@@ -8,8 +8,6 @@ All images are held in memory: 1.3 GB at 84 pixels, and up to twice as much whil
 which are the fastest of the three forms.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from functools import partial

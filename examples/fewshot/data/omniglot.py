@@ -7,8 +7,6 @@ characters are for training, 172 of them (five alphabets) for validation, and 42
 The border runs through Gurmukhi, whose first 41 characters are for training and last 4 for the test.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -6,8 +6,6 @@ the versions of NumPy use for those are answered by stand-ins of this module, an
 is refused before anything behind it is imported.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 import struct

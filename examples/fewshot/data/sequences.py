@@ -10,8 +10,6 @@ seed and of ``i // batch_size``: all workers and processes that share out a batc
 Letters in the shapes: B sequences of L positions, N ways, K shots; C channels, images of H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

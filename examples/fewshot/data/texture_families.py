@@ -10,8 +10,6 @@ same on every machine, which sines, exponentials, matrix products and Fourier tr
 Letters in the shapes: B images of H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

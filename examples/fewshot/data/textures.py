@@ -15,8 +15,6 @@ on pixels 27 %, on histograms of colour 35 %, on histograms of gradient directio
 The pictures are the same to the bit on every machine: see `texture_families`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 from tqdm import tqdm

@@ -11,8 +11,6 @@ Classes are their own groups: the categories in the pickles cannot be used, sinc
 counted the categories met so far in place of each class's own.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

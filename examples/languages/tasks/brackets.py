@@ -10,8 +10,6 @@ reset Dyck can be longer than its range allows. Here all words of a length are e
 this holds for the length of the second part, and for either part given its length.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache, partial
 from math import comb
 

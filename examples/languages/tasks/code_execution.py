@@ -13,8 +13,6 @@ has a value already, though the program shows it. Tasks called so have the fault
 as Python would print.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Final

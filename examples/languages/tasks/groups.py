@@ -7,8 +7,6 @@ Where the published sets differ: their words begin with a mark, which is labelle
 one length.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import permutations
 

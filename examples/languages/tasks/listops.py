@@ -12,8 +12,6 @@ depths that the task has, the published rules decide. No word is deeper than 19;
 there too, by digits for certain in the 19th list.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from operator import itemgetter

@@ -7,8 +7,6 @@ after the alphabet, "c" or "d". At the end it is "T".
 Where the published sets differ: their ranges bound a counter's n; here they bound the length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -4,8 +4,6 @@ Where the published set differs: its words end at random, so that short ones are
 get a 1 more. Here all words of a length are equally likely.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from .word import IntArray, Task

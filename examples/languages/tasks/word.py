@@ -3,8 +3,6 @@
 Letters in the shapes: L tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

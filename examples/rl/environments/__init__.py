@@ -1,7 +1,5 @@
 """Games to act in, many at a time, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from .cue import COLOURS, CueEnvironment

@@ -3,8 +3,6 @@
 Letters in the shapes: B environments, K = 4 cues, C x H x W pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Procgen: Cobbe et al., ICML 2020, https://arxiv.org/abs/1912.01588; EnvPool: Wen
 https://arxiv.org/abs/2206.10558.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 Letters in the shapes: B environments, C x H x W pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 
