@@ -22,7 +22,7 @@ from .data.sequences import Order
 from .domains import check_same_data, domain_names, load_domains
 from .gallery import draw_gallery
 from .models import FewShotLearner, build_learner
-from .plots import draw_positions, draw_shots, draw_tasks
+from .plots import draw_result
 from .protocol import (
     episode_sampler,
     score,
@@ -164,7 +164,8 @@ def evaluate(options: Evaluation, domains: Sequence[Splits] | None = None) -> di
         joint = {"runs": [{"run": str(run.folder.path), **r} for run, r in zip(runs, results, strict=True)]}
         joint |= {"summary": summary}
         evaluation.write(output, joint, run_table(len(runs), summary))
-        _draw(summary, settings, output.with_suffix(".png"), f"mean of {len(runs)} runs")
+        mean = f"mean of {len(runs)} runs"
+        draw_result({mean: summary}, _title(settings), settings.k_shot, output.with_suffix(".png"))
     return joint
 
 
@@ -244,9 +245,14 @@ def _evaluate_run(options: Evaluation, run: Run, classes: list[ImageClasses]) ->
     if output.resolve() == run.folder.evaluation.resolve():
         of_form = {"orders": run.folder.positions, "matrices": run.folder.tasks}
         picture = next((path for key, path in of_form.items() if key in result), run.folder.episodes)
-    if not _draw(result, settings, picture, f"run {settings.name}"):
+    rows = {f"run {settings.name}": result}
+    if not draw_result(rows, _title(settings), settings.k_shot, picture):
         draw_gallery(run.model.cpu(), episode_sampler(settings, classes[0]), classes[0], picture)
     return result
+
+
+def _title(settings: Settings) -> str:
+    return f"{settings.n_way}-way {settings.k_shot}-shot: {', '.join(domain_names(settings))}"
 
 
 def _score_episodes(options: Evaluation, run: Run, classes: list[ImageClasses]) -> dict[str, Any]:
@@ -356,20 +362,6 @@ def _values(values: np.ndarray, options: Evaluation) -> dict[str, Any]:
     if options.interval == "published":
         return published.mean_and_interval(values, options.tests)
     return mean_and_interval(values)
-
-
-def _draw(result: dict[str, Any], settings: Settings, path: Path, of: str) -> bool:
-    """The picture of sequences, tasks or several numbers of shots; False for others, which have none."""
-    names = domain_names(settings)
-    if "orders" in result:
-        draw_positions(result, names, of, path)
-    elif "matrices" in result:
-        draw_tasks(result, names, of, path)
-    elif "k_shots" in result:
-        draw_shots(result, settings.k_shot, of, path)
-    else:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..training import figures
 from ..training.experiments import Results, intervals_of, row_label
@@ -64,84 +63,29 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
     )
 
 
-# In an evaluation's pictures each domain has its colour, in a study's each row.
-
-
-def draw_positions(result: dict[str, Any], names: list[str], of: str, path: Path) -> None:
-    """Accuracy along sequences of two tasks, in both orders, and after each number of labels.
-
-    A result of `evaluate` with "orders", the names of its domains, and of which run or runs it is.
+def draw_result(rows: dict[str, dict[str, Any]], title: str, trained: int, path: Path) -> bool:
+    """Draw results of `evaluate`, a line for each: accuracy against the position in a sequence, on each task
+    after each task, or against the number of labelled examples, of which one was trained with. False for
+    those of episodes alone, which have no such picture.
     """
-    colours = dict(zip(names, COLOURS, strict=False))
-    orders = result["orders"].values()
-    figure = figures.new_figure(13, 3.6 * len(orders) + 1.2)
-    panels = figure.subplots(len(orders), 2, width_ratios=[2.6, 1], squeeze=False)
-    for (along, beside), order in zip(panels, orders, strict=True):
-        _draw_order(along, order, result["chance"])
-        for (start, stop), name in zip(_parts(order), order["tasks"], strict=True):
-            along.axvspan(start - 0.5, stop - 0.5, color=colours[name], alpha=0.055, linewidth=0)
-            _draw_part(along, order["positions"], start, stop, None, colours[name])
-            total = {key: 100 * value for key, value in order["tasks"][name]["total"].items()}
-            told = f"{name}: {total['mean']:.1f} ± {total['interval_95']:.1f} %"
-            _write_above(along, (start + stop - 1) / 2, told, colours[name])
-            shots = figures.interval(order["tasks"][name]["shots"], figures.SHARES)
-            figures.band(beside, range(len(shots[0])), shots, name, colours[name])
-        counted = order["counting_labels"]["shots"]["mean"]
-        figures.line(beside, range(len(counted)), counted, None, QUIET, **_COUNTING)
-        beside.axhline(result["chance"], **CHANCE)
-        beside.set_ylim(0, 1)
-        beside.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        figures.finish(beside, "labels of the class seen before", "accuracy", shares=True)
-    title = (
-        f"Two {result['n_way']}-way tasks of {result['k_shot']} images a class, each label shown one image "
-        f"late ({of})"
-    )
-    figures.save(figure, path, title, note=_BANDS)
-
-
-def draw_tasks(result: dict[str, Any], names: list[str], of: str, path: Path) -> None:
-    """Accuracy on each task after each task, one panel an order; a result of `evaluate` with "matrices"."""
-    colours = dict(zip(names, COLOURS, strict=False))
-    matrices = result["matrices"]
-    figure, panels = _task_panels(len(matrices) // 2, 2)  # T! orders
-    for axes, (name, order) in zip(panels.flat, matrices.items(), strict=True):
-        lines = [(f"asked about {task}", after, colours[task]) for task, after in order.items()]
-        _draw_tasks(axes, name, order, lines, result["chance"])
-    title = (
-        f"{result['n_way']}-way tasks of {result['k_shot']} images a class, read one after the other ({of})"
-    )
-    figures.save(figure, path, title, note=_BARS)
-
-
-def draw_shots(result: dict[str, Any], trained: int, of: str, path: Path) -> None:
-    """Accuracy against the number of labelled examples of each class; a result with "k_shots".
-
-    ``trained`` is their number in training.
-    """
-    parts = result["k_shots"]
-    title = f"{parts[0]['n_way']}-way {parts[0]['data']} ({of})"
-    _draw_shots({"learner": parts}, "nearest neighbour, same encoder", trained, title, path)
+    first = next(iter(rows.values()))
+    if "orders" in first:
+        _compare_positions(rows, title, path)
+    elif "matrices" in first:
+        _compare_tasks(rows, title, path)
+    elif "k_shots" in first:
+        _draw_shots({label: of["k_shots"] for label, of in rows.items()}, trained, title, path)
+    else:
+        return False
+    return True
 
 
 def draw_comparison(results: Results, path: Path) -> None:
-    """Draw the numbers of a study.
-
-    Their form decides on the picture: learning curves and accuracies, accuracy against the position in a
-    sequence, on each task after each task, or against the number of shots.
-    """
+    """Draw the numbers of a study: as `draw_result`, or learning curves and accuracies."""
     entries = list(results["compared"].values())
     summaries = {row_label(entry, results): entry["summary"] for entry in entries}
-    summary = entries[0]["summary"]
     title = f"{results['title']}\n{intervals_of(results)}"
-    if "orders" in summary:
-        _compare_positions(summaries, title, path)
-    elif "matrices" in summary:
-        _compare_tasks(summaries, title, path)
-    elif "k_shots" in summary:
-        of_rows = {label: of_row["k_shots"] for label, of_row in summaries.items()}
-        nearest = "nearest neighbour on the same encoder"
-        _draw_shots(of_rows, nearest, entries[0]["settings"]["k_shot"], title, path)
-    else:
+    if not draw_result(summaries, title, entries[0]["settings"]["k_shot"], path):
         _compare_accuracies(results, title, path)
 
 
@@ -280,9 +224,7 @@ def _draw_tasks(
     figures.finish(axes, along, "accuracy", shares=True)
 
 
-def _draw_shots(
-    of_rows: dict[str, list[dict[str, Any]]], nearest: str, trained: int, title: str, path: Path
-) -> None:
+def _draw_shots(of_rows: dict[str, list[dict[str, Any]]], trained: int, title: str, path: Path) -> None:
     """Of rows of results, each with one number of shots; and the first one's nearest neighbour."""
     figure = figures.new_figure(8, 5)
     axes = figure.subplots()
@@ -298,6 +240,7 @@ def _draw_shots(
     for (label, of_row), colour in zip(of_rows.items(), COLOURS, strict=False):
         figures.band(axes, shots[order], in_order(of_row, "learner"), label, colour)
     middle, _, _ = in_order(parts, "nearest_neighbour")
+    nearest = "nearest neighbour on the same encoder"
     figures.line(axes, shots[order], middle, nearest, QUIET, linestyle="--")
     axes.axvline(trained, color=INK, linewidth=0.8, linestyle=":", label=f"{trained}, as in training")
     axes.set_xticks(shots[order])

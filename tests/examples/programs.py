@@ -180,8 +180,6 @@ FEWSHOT = Program(
     pictures=[
         (fewshot, "draw_curves"),
         (fewshot_evaluate, "draw_gallery"),
-        (fewshot_evaluate, "draw_positions"),
-        (fewshot_evaluate, "draw_tasks"),
     ],
     files=frozenset(
         {
