@@ -72,15 +72,13 @@ def watch_files(moments: Moments) -> None:
 
     report = run_folder.RunFolder.report
 
-    def reporting(
-        self: run_folder.RunFolder, line: dict[str, Any], after: run_folder.Written
-    ) -> run_folder.Written:
+    def reporting(self: run_folder.RunFolder, line: dict[str, Any], *after: int) -> tuple[int, int]:
         def write_half() -> None:
             with self.metrics.open("a") as file:
                 file.write(json.dumps(line)[:20])
 
         moments.reach("half a line", write_half)
-        written = report(self, line, after)
+        written = report(self, line, *after)
         moments.reach("after a line")
         return written
 
