@@ -64,9 +64,9 @@ def draw_curves(reports: list[dict[str, Any]], settings: Settings, path: Path) -
 
 
 def draw_result(rows: dict[str, dict[str, Any]], title: str, trained: int, path: Path) -> bool:
-    """Draw results of `evaluate`, a line for each: accuracy against the position in a sequence, on each task
-    after each task, or against the number of labelled examples, of which one was trained with. False for
-    those of episodes alone, which have no such picture.
+    """Draw results of `evaluate`, a line for each: accuracy against the position in a sequence, on each
+    task after each task, or against the number of labelled examples, of which one was trained with. False
+    for those of episodes alone, which have no such picture.
     """
     first = next(iter(rows.values()))
     if "orders" in first:

@@ -123,7 +123,7 @@ def test_the_program_stops_where_one_process_does_and_one_alone_goes_on(
 def test_a_run_in_use_a_folder_that_cannot_be_made_and_a_full_disk_stop_all_processes(results, jobs):
     for name, message in {
         "in-use": "in-use is in use: another program",
-        "no-folder": "no-folder: File exists; make room there, mend its permissions or choose another place",
+        "no-folder": "no-folder: File exists; make room there, mend its permissions or choose another",
         "full-disk": "process 0 has no room",
     }.items():
         assert all(message in found["error"] for found in results(name))
