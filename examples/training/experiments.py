@@ -245,7 +245,7 @@ class Comparison(Generic[S]):
         named = results["compared"].keys() | {name for name, _ in self._diverged}
         none = [label for label, row in self.study.rows.items() if row.name not in named]
         if none:
-            print(f"no run yet: {', '.join(none)}")
+            print(f"no run yet: {'; '.join(none)}")
 
 
 def planned_runs(study: Study[S], options: ExperimentOptions) -> list[Run[S]]:
